@@ -1,0 +1,51 @@
+"""A task, and the order in which a run draws tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sod.records import Message
+from sod.seeds import derive
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem: prompt messages and what a verifier needs. Tools are declared by the run."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    ground_truth: str
+    data_source: str = "unknown"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One SFT example: messages with at least one assistant turn, and the tools it declares."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+def draw(count: int, total: int, seed: int, step: int) -> list[int]:
+    """Indices of the `count` items of `step` (from 1) out of `total`: a pure function of (seed, step).
+
+    Every epoch is a new permutation; a step may straddle two epochs.
+    """
+    first = (step - 1) * count
+    chosen: list[int] = []
+    while len(chosen) < count:
+        epoch, offset = divmod(first + len(chosen), total)
+        order = np.random.default_rng(derive(seed, "epoch", epoch)).permutation(total)
+        chosen.extend(int(i) for i in order[offset : offset + count - len(chosen)])
+    return chosen
+
+
+def draw_tasks(tasks: Sequence[Task], count: int, seed: int, step: int) -> list[Task]:
+    """The tasks of one training step; see `draw`."""
+    return [tasks[i] for i in draw(count, len(tasks), seed, step)]

@@ -1,0 +1,43 @@
+"""The tool interface: many calls in, one result or fault each, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sod.records import Fault, ToolCall, ToolResult
+
+
+@dataclass(frozen=True)
+class ToolRequest:
+    """One call of one episode. `episode` names the conversation (for tools that keep state)."""
+
+    episode: str
+    call: ToolCall
+
+
+class Tool(Protocol):
+    """Something the model may call."""
+
+    @property
+    def name(self) -> str:
+        """The name the model uses in its calls."""
+        ...
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """The OpenAI-style function schema that the chat template shows to the model."""
+        ...
+
+    def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
+        """Execute all requests concurrently; one entry each, in the order given.
+
+        What the model did wrong is a `ToolResult` with `error` set; what *we* did wrong is a
+        `Fault`. Never raises for either.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release processes and files. Safe to call twice."""
+        ...
