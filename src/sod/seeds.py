@@ -27,4 +27,5 @@ def uniforms(key_N: NDArray[np.uint64], position_N: NDArray[np.uint64]) -> NDArr
         z = (z ^ (z >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> _U64(27))) * _U64(0x94D049BB133111EB)
         z = z ^ (z >> _U64(31))
-    return (z >> _U64(11)).astype(np.float64) * 2.0**-53
+    unit_N: NDArray[np.float64] = (z >> _U64(11)).astype(np.float64) * 2.0**-53
+    return unit_N

@@ -1,0 +1,275 @@
+"""The composition root: from a recipe to live objects. The only file that knows every concrete class.
+
+Everything that can be wrong with the user's files is found here, cheapest first: recipe, data, tokenizers,
+chat template, and only then weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sod.chat.render import Chat
+from sod.engines.base import Sampling
+from sod.engines.torch_engine import TorchEngine
+from sod.evaluate.runner import Evaluation, evaluate
+from sod.models.load import check_compatible, load_model, load_tokenizer, save_model
+from sod.objective.methods import PRESETS, Method
+from sod.recipe import MethodSpec, Recipe, resolved
+from sod.records import SodError
+from sod.rollout.collect import Collector
+from sod.rollout.episode import Limits
+from sod.rollout.judge import boxed_answer_judge
+from sod.runlog import RunLog, recipe_hash
+from sod.seeds import derive
+from sod.tasks.base import Task, draw
+from sod.tasks.files import Loaded, load_conversations, load_tasks
+from sod.teachers.local import LocalTeacher
+from sod.tools.base import Tool
+from sod.tools.python import PythonTool
+from sod.tools.sandbox.base import Limits as SandboxLimits
+from sod.tools.sandbox.local import LocalSandbox
+from sod.train.loop import Listener, Plan, Trainee, resume_point, run_steps
+from sod.train.optim import Optimizer
+from sod.train.report import StepReport
+from sod.train.sft import Ledger, sft_step
+from sod.train.step import Run, train_step
+
+Notice = Callable[[str], None]
+"""Tells the user something that is not an error: skipped rows, what is being loaded."""
+
+
+def make_method(spec: MethodSpec) -> Method:
+    """The preset named by the recipe with its knobs. Raises SodError for an unknown name or knob."""
+    if spec.name not in PRESETS:
+        raise SodError(f"method: unknown method {spec.name!r}; known: {', '.join(sorted(PRESETS))}")
+    preset = PRESETS[spec.name]
+    knobs = {k: v for k, v in spec.model_dump(exclude={"name", "clip_low", "clip_high"}).items() if v is not None}
+    accepted = preset.__kwdefaults__ or {}
+    unknown = [knob for knob in knobs if knob not in accepted]
+    if unknown:
+        raise SodError(f"method.{unknown[0]}: {spec.name} has no such knob; it has {', '.join(accepted)}")
+    return preset(**knobs, clip_low=spec.clip_low, clip_high=spec.clip_high)
+
+
+def make_tools(recipe: Recipe) -> dict[str, Tool]:
+    """The tools of the recipe, running. The caller closes them."""
+    spec = recipe.tools.python
+    if spec is None:
+        return {}
+    limits = SandboxLimits(seconds=spec.timeout_seconds, memory_mb=spec.memory_mb, processes=spec.processes)
+    sandbox = LocalSandbox(limits, workers=spec.workers, preload=spec.preload, unsafe=spec.unsafe)
+    tool = PythonTool(sandbox, max_code_chars=spec.max_code_chars, max_output_chars=spec.max_output_chars)
+    return {tool.name: tool}
+
+
+def python_schema() -> Mapping[str, Any]:
+    """The Python tool's function schema, without starting it."""
+    return PythonTool.SCHEMA
+
+
+def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
+    """The renderer of the recipe; proves that its template is append-only."""
+    schemas = [python_schema()] if recipe.tools.python else []
+    return Chat(tokenizer, schemas, recipe.chat.template, recipe.chat.template_kwargs)
+
+
+def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
+    """The tasks of a data key; skipped rows are told. Raises SodError when the key is not set."""
+    if source is None:
+        raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
+    return _told(load_tasks(source, recipe.data.split), source, notice)
+
+
+def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
+    """The tasks whose prompts fit `rollout.max_prompt_tokens`; the rest is skipped and told, or refused."""
+    limit = recipe.rollout.max_prompt_tokens
+    lengths = {task.id: len(chat.prompt_ids(task.prompt)) for task in tasks}
+    overlong = [task for task in tasks if lengths[task.id] > limit]
+    if overlong:
+        first = overlong[0]
+        message = (
+            f"{len(overlong)} of {len(tasks)} prompts are longer than rollout.max_prompt_tokens={limit}, "
+            f"the first is {first.id} with {lengths[first.id]} tokens"
+        )
+        if recipe.data.overlong_prompts == "refuse" or len(overlong) == len(tasks):
+            raise SodError(f"{message}; raise the limit or set data.overlong_prompts=skip")
+        notice(f"{message}; skipped")
+    return [task for task in tasks if lengths[task.id] <= limit]
+
+
+def make_collector(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool], model: Any) -> Collector:
+    """The rollout of the recipe with `model` as its student."""
+    spec = recipe.rollout
+    return Collector(
+        engine=TorchEngine(model, chat.stop_ids, spec.max_rows),
+        chat=chat,
+        tools=tools,
+        limits=Limits(spec.max_turns, spec.max_turn_tokens, spec.max_response_tokens),
+        judge=boxed_answer_judge(recipe.reward.correct, recipe.reward.wrong),
+        seed=recipe.seed,
+        fault_retries=spec.fault_retries,
+        max_fault_rate=spec.max_fault_rate,
+    )
+
+
+def run_evaluation(
+    recipe: Recipe,
+    collector: Collector,
+    tasks: Sequence[Task],
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Evaluate as `evaluation` in the recipe says, on a seeded subset of at most `evaluation.tasks` tasks."""
+    spec = recipe.evaluation
+    count = min(spec.tasks, len(tasks))
+    chosen = [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
+    sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
+    return evaluate(collector, chosen, spec.k, sampling, recipe.seed, on_progress=on_progress)
+
+
+@dataclass
+class Job:
+    """A run that is ready to go: `start` runs it to its end."""
+
+    log: RunLog
+    plan: Plan
+    done: int
+    start: Callable[[list[Listener]], None]
+    close: Callable[[], None]
+
+
+def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
+    """A distillation run in `directory`, new or resumed. Raises SodError before anything is loaded where possible."""
+    method = make_method(recipe.method)
+    if method.needs_teacher and recipe.teacher is None:
+        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
+    tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
+    held_out: list[Task] = []
+    if recipe.train.evaluate_every:
+        held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
+    start_path, log, hashed = _place(recipe, directory, resume)
+    tokenizer = load_tokenizer(recipe.student.path)
+    if recipe.teacher is not None:
+        teacher_tokenizer = load_tokenizer(recipe.teacher.path)
+        check_compatible(tokenizer, teacher_tokenizer, recipe.student.path, recipe.teacher.path)
+    chat = make_chat(recipe, tokenizer)
+    tasks = fitting_tasks(tasks, chat, recipe, notice)
+    held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
+    _set_threads(recipe)
+    student, optimizer, done = _trainee(recipe, recipe.optim, recipe.train.steps, start_path)
+    teacher = None
+    if recipe.teacher is not None:
+        weights = load_model(recipe.teacher.path, recipe.teacher.dtype)
+        teacher = LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
+    tools = make_tools(recipe)
+    collector = make_collector(recipe, chat, tools, student)
+    log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
+    run = Run(recipe, tasks, student, teacher, collector, method, optimizer, dumps=directory / "dumps")
+    plan = Plan(
+        steps=recipe.train.steps,
+        checkpoint_every=recipe.train.checkpoint_every,
+        keep_checkpoints=recipe.train.keep_checkpoints,
+        recipe_hash=hashed,
+        trajectories_every=recipe.train.trajectories_every,
+        evaluate_every=recipe.train.evaluate_every,
+    )
+
+    def held_out_figures(step: int) -> dict[str, float]:
+        result = run_evaluation(recipe, collector, held_out)
+        return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
+
+    def start(listeners: list[Listener]) -> None:
+        trainee = Trainee(optimizer.state, _saver(student, chat))
+        run_steps(plan, log, done, lambda step: train_step(run, step), trainee, listeners, held_out_figures)
+
+    return Job(log, plan, done, start, lambda: [tool.close() for tool in tools.values()] and None)
+
+
+def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
+    """A supervised run in `directory`, new or resumed."""
+    if recipe.data.sft is None:
+        raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
+    conversations = _told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
+    start_path, log, hashed = _place(recipe, directory, resume)
+    chat = make_chat(recipe, load_tokenizer(recipe.student.path))
+    examples: list[Ledger] = []
+    overlong = 0
+    for conversation in conversations:
+        ids, turns = chat.encode_conversation(conversation.messages)
+        if len(ids) <= recipe.sft.max_tokens:
+            examples.append((ids, turns))
+        else:
+            overlong += 1
+    if overlong:
+        notice(f"{overlong} of {len(conversations)} conversations are longer than sft.max_tokens; skipped")
+    if not examples:
+        raise SodError(f"{recipe.data.sft}: no conversation fits sft.max_tokens={recipe.sft.max_tokens}")
+    _set_threads(recipe)
+    spec = recipe.sft
+    student, optimizer, done = _trainee(recipe, spec.optim, spec.steps, start_path)
+    log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
+    plan = Plan(spec.steps, spec.checkpoint_every, recipe.train.keep_checkpoints, hashed, kind="sft")
+
+    def one(step: int) -> StepReport:
+        return sft_step(student, optimizer, examples, spec.batch_size, spec.optim, recipe.seed, step)
+
+    def start(listeners: list[Listener]) -> None:
+        run_steps(plan, log, done, one, Trainee(optimizer.state, _saver(student, chat)), listeners)
+
+    return Job(log, plan, done, start, lambda: None)
+
+
+def final_model(path: str) -> str:
+    """The model directory behind a run (its newest checkpoint) or model path. Raises SodError for a broken one."""
+    from sod.train.checkpoint import COMPLETE, verify
+
+    directory = Path(path)
+    if (directory / "recipe.yaml").is_file():
+        found = RunLog.open(directory).checkpoints()
+        if not found:
+            raise SodError(f"{path}: this run has no checkpoint yet")
+        directory = found[-1][1]
+    if (directory / COMPLETE).exists() or directory.parent.name == "checkpoints":
+        verify(directory)
+        return str(directory)
+    return path
+
+
+def _told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
+    if loaded.skipped:
+        notice(f"{source}: {loaded.summary()}")
+    return list(loaded.items)
+
+
+def _place(recipe: Recipe, directory: Path, resume: bool) -> tuple[Any, RunLog | None, str]:
+    """`(resume point or None, the run's log if it exists, recipe hash)`."""
+    hashed = recipe_hash(resolved(recipe))
+    if not resume:
+        RunLog.refuse_existing(directory)
+        return None, None, hashed
+    log = RunLog.open(directory)
+    return resume_point(log, hashed), log, hashed
+
+
+def _trainee(recipe: Recipe, spec: Any, steps: int, point: Any) -> tuple[Any, Optimizer, int]:
+    """`(model, optimizer, steps done)`, from the recipe's student or from a checkpoint."""
+    path = recipe.student.path if point is None else str(point[0])
+    student = load_model(path, recipe.student.dtype)
+    optimizer = Optimizer(student, spec, steps)
+    if point is None:
+        return student, optimizer, 0
+    optimizer.load(point[2])
+    return student, optimizer, point[1]
+
+
+def _saver(model: Any, chat: Chat) -> Callable[[Path], None]:
+    return lambda directory: save_model(model, chat.tokenizer, chat.template, chat.end_id, directory)
+
+
+def _set_threads(recipe: Recipe) -> None:
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)

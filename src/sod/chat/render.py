@@ -1,0 +1,220 @@
+"""Messages to token ids, append-only.
+
+The ledger is prompt ids, then for each turn the sampled ids and a rendered *suffix* (tool output and the
+next generation prompt). The suffix is cut out of the chat template's own rendering, so any template works
+that does not rewrite what it rendered before; `Chat` proves that when it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Literal, Protocol, final
+
+from sod.chat.parse import render_call
+from sod.records import Message, SodError
+
+_TURN = "\u2402turn{}\u2403"
+_RESULT = "\u2402result{}\u2403"
+
+
+class Tokenizer(Protocol):
+    """What we use of a Hugging Face tokenizer."""
+
+    chat_template: Any
+    eos_token_id: int | None
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    def decode(self, token_ids: Any, **options: Any) -> Any: ...
+    def get_vocab(self) -> dict[str, int]: ...
+
+
+def hermes_template() -> str:
+    """Our own small ChatML template with Hermes tool calls."""
+    return files("sod.chat").joinpath("templates/hermes.jinja").read_text(encoding="utf-8")
+
+
+def choose_template(tokenizer: Tokenizer, wanted: Literal["auto", "tokenizer", "hermes"]) -> str | None:
+    """The template to use: None means the tokenizer's own.
+
+    `auto` keeps the tokenizer's template when it mentions tools, else takes ours.
+    Raises SodError when `tokenizer` is asked for and there is none.
+    """
+    own = tokenizer.chat_template
+    if wanted == "hermes":
+        return hermes_template()
+    if wanted == "tokenizer":
+        if not own:
+            raise SodError("chat.template: the tokenizer has no chat template; use chat.template=hermes")
+        return None
+    return None if isinstance(own, str) and "tools" in own else hermes_template()
+
+
+@final
+class Chat:
+    """A tokenizer with its chat template and the run's tools, as an append-only renderer."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template: Literal["auto", "tokenizer", "hermes"] = "auto",
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raises SodError when the template is not append-only (see `_check_append_only`)."""
+        self.tokenizer = tokenizer
+        self.tools = [dict(tool) for tool in tools]
+        self.template = choose_template(tokenizer, template)
+        self._kwargs = dict(template_kwargs or {})
+        self._parts: dict[int, list[str]] = {}
+        self._suffixes: dict[tuple[str, ...], tuple[int, ...]] = {}
+        after_turn = self._render(_probe(1, 0), generate=False).rpartition(_TURN.format(1))[2]
+        end_ids = tokenizer.encode(after_turn, add_special_tokens=False)
+        if not end_ids:
+            raise SodError("chat template: nothing marks the end of an assistant turn")
+        self.end_id = end_ids[0]
+        self.end_text = str(tokenizer.decode([self.end_id], skip_special_tokens=False))
+        if not after_turn.startswith(self.end_text):
+            raise SodError("chat template: the end of an assistant turn is not a token of its own")
+        self.stop_ids = frozenset({self.end_id} | ({tokenizer.eos_token_id} - {None}))
+        self._check_append_only()
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the prompt, up to and including the opening of the assistant's turn."""
+        return self._encode(self._render([_as_dict(m) for m in messages], generate=True))
+
+    def suffix_ids(self, results: Sequence[str]) -> tuple[int, ...]:
+        """Token ids that follow a turn's end token: the tool results and the next turn's opening."""
+        key = tuple(results)
+        if key not in self._suffixes:
+            if len(self._suffixes) > 10_000:
+                self._suffixes.clear()
+            self._suffixes[key] = tuple(self._encode(self._suffix_text(key)))
+        return self._suffixes[key]
+
+    def assistant_text(self, message: Message) -> str:
+        """What the assistant would have sampled to say `message`, end token not included."""
+        calls = "\n".join(render_call(call) for call in message.tool_calls)
+        return f"{message.content}\n{calls}" if message.content and calls else message.content + calls
+
+    def decode_turn(self, token_ids: Sequence[int]) -> str:
+        """Text of one turn's sampled ids, its end token left out."""
+        kept = token_ids[:-1] if token_ids and token_ids[-1] in self.stop_ids else token_ids
+        return str(self.tokenizer.decode(list(kept), skip_special_tokens=False))
+
+    def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """`(token_ids, turn_ids)` of an SFT example: the very ledger a rollout of it would have written.
+
+        Messages after the last assistant turn carry no signal and are left out.
+        Raises ValueError when there is no assistant turn, or a message other than a tool result follows one.
+        """
+        first = next((i for i, m in enumerate(messages) if m.role == "assistant"), None)
+        if first is None:
+            raise ValueError("no assistant message")
+        ids = self.prompt_ids(messages[:first])
+        turns = [0] * len(ids)
+        turn, at = 0, first
+        while at < len(messages):
+            if messages[at].role != "assistant":
+                raise ValueError(f"message {at}: role {messages[at].role!r} where an assistant turn belongs")
+            turn += 1
+            sampled = [*self._encode(self.assistant_text(messages[at])), self.end_id]
+            ids += sampled
+            turns += [turn] * len(sampled)
+            results = _following_results(messages, at + 1)
+            at += 1 + len(results)
+            if at < len(messages):
+                if not results:
+                    raise ValueError(f"message {at}: role {messages[at].role!r} directly after an assistant turn")
+                suffix = self.suffix_ids(results)
+                ids += suffix
+                turns += [0] * len(suffix)
+        return ids, turns
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _render(self, messages: list[dict[str, Any]], generate: bool) -> str:
+        text = self.tokenizer.apply_chat_template(
+            messages,
+            tools=self.tools or None,
+            chat_template=self.template,
+            add_generation_prompt=generate,
+            tokenize=False,
+            **self._kwargs,
+        )
+        return str(text)
+
+    def _suffix_text(self, results: tuple[str, ...]) -> str:
+        count = len(results)
+        if count not in self._parts:
+            text = self._render(_probe(1, count), generate=True).rpartition(_TURN.format(1))[2]
+            text = text.removeprefix(self.end_text)
+            parts = []
+            for number in range(count):
+                before, mark, text = text.partition(_RESULT.format(number))
+                if not mark:
+                    raise SodError("chat template: a tool message's content is not rendered; use chat.template=hermes")
+                parts.append(before)
+            self._parts[count] = [*parts, text]
+        parts = self._parts[count]
+        return "".join(a + b for a, b in zip(parts, results, strict=False)) + parts[-1]
+
+    def _check_append_only(self) -> None:
+        """Prove on a probe conversation that later messages never change earlier text.
+
+        Raises SodError naming the part of the template that breaks the ledger.
+        """
+        prompt = self._render(_probe(0, 0), generate=True)
+        whole = self._render(_probe(2, 1), generate=True)
+        head, found, rest = whole.partition(_TURN.format(1))
+        # A template may put an empty think block before an earlier turn, or leave it out (Qwen3); what
+        # was rendered as prompt stays as it was rendered, so only the part before it must agree.
+        if not found or not head.startswith(prompt.removesuffix("<think>\n\n</think>\n\n")):
+            raise SodError(
+                "chat template: the prompt changes once the assistant has answered, so token ids could not be "
+                "appended; use chat.template=hermes"
+            )
+        between = rest.partition(_TURN.format(2))[0]
+        appended = self.end_text + self._suffix_text((_RESULT.format(0),))
+        if between.removesuffix("<think>\n\n</think>\n\n") != appended.removesuffix("<think>\n\n</think>\n\n"):
+            raise SodError(
+                "chat template: the text between two assistant turns changes with what follows; "
+                "use chat.template=hermes"
+            )
+        prompt_text = prompt + "7" + self.end_text + self._suffix_text(("8",))
+        pieces = self._encode(prompt) + self._encode("7") + [self.end_id, *self.suffix_ids(("8",))]
+        if self._encode(prompt_text) != pieces:
+            raise SodError(
+                "chat template: tokens merge across the border of a turn; the turn must end in a special token"
+            )
+
+
+def _following_results(messages: Sequence[Message], at: int) -> list[str]:
+    results = []
+    while at < len(messages) and messages[at].role == "tool":
+        results.append(messages[at].content)
+        at += 1
+    return results
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        row["tool_calls"] = [
+            {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
+            for c in message.tool_calls
+        ]
+    if message.name:
+        row["name"] = message.name
+    return row
+
+
+def _probe(turns: int, results: int) -> list[dict[str, Any]]:
+    """A conversation of marked assistant turns, each followed by `results` marked tool messages."""
+    rows: list[dict[str, Any]] = [{"role": "user", "content": "probe"}]
+    for turn in range(1, turns + 1):
+        rows.append({"role": "assistant", "content": _TURN.format(turn)})
+        rows += [{"role": "tool", "content": _RESULT.format(n)} for n in range(results)]
+    return rows

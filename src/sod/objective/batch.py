@@ -1,0 +1,127 @@
+"""The token batch: every trajectory of a step as right-padded tensors with absolute positions.
+
+Legend: B trajectories, T tokens (padded), K turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sod.records import Group
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Trajectories as tensors. Log-probabilities are in nats; entry `t` is of token `t` given `< t`.
+
+    token_BT        int64, right-padded with 0
+    turn_BT         int64: 0 = context or padding, k = sampled in the k-th turn
+    length_B        int64: tokens of each trajectory, prompt included
+    group_B         int64: trajectories with equal numbers belong to one task (GRPO's group)
+    reward_B        float32
+    sampled_BT      float32: log-probs reported by the sampler
+    old_BT          float32: log-probs from the trainer's own forward before the update
+    teacher_BT      float32: the teacher's log-probs of the same tokens
+    advantage_BT    float32: what the surrogate multiplies
+
+    The last three are None until their phase of the step has run.
+    """
+
+    token_BT: Tensor
+    turn_BT: Tensor
+    length_B: Tensor
+    group_B: Tensor
+    reward_B: Tensor
+    sampled_BT: Tensor
+    old_BT: Tensor | None = None
+    teacher_BT: Tensor | None = None
+    advantage_BT: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.token_BT.shape[0])
+
+    def action_tokens(self) -> int:
+        """Sampled tokens in the batch: the one denominator of a token mean."""
+        return int((self.turn_BT > 0).sum())
+
+    def filled(self, **columns: Tensor) -> TokenBatch:
+        """A copy with the named columns set."""
+        return replace(self, **columns)
+
+    def rows(self, index: Sequence[int] | Tensor) -> TokenBatch:
+        """The given trajectories, trimmed to their longest."""
+        at = torch.as_tensor(index, dtype=torch.int64)
+        width = int(self.length_B[at].max()) if len(at) else 0
+        columns: dict[str, Tensor | None] = {}
+        for name in self.__dataclass_fields__:
+            column: Tensor | None = getattr(self, name)
+            if column is not None:
+                columns[name] = column[at][:, :width] if name.endswith("_BT") else column[at]
+        return TokenBatch(**columns)  # type: ignore[arg-type]
+
+    def micro_indices(self, budget: int) -> list[list[int]]:
+        """Row numbers of each micro-batch: length-sorted, `rows x longest <= budget` tokens (padding counted).
+
+        A trajectory longer than the budget gets a micro-batch of its own.
+        """
+        order = sorted(range(len(self)), key=lambda row: (-int(self.length_B[row]), row))
+        micros: list[list[int]] = []
+        for row in order:
+            if micros and int(self.length_B[micros[-1][0]]) * (len(micros[-1]) + 1) <= budget:
+                micros[-1].append(row)
+            else:
+                micros.append([row])
+        return micros
+
+    def split(self, budget: int) -> list[TokenBatch]:
+        """Micro-batches of at most `budget` tokens; see `micro_indices`."""
+        return [self.rows(index) for index in self.micro_indices(budget)]
+
+    def minibatches(self, groups: int) -> list[TokenBatch]:
+        """Whole groups, `groups` of them at a time, in the order they were drawn."""
+        kept = torch.unique(self.group_B, sorted=True)
+        chunks = kept.split(groups)
+        return [self.rows(torch.nonzero(torch.isin(self.group_B, chunk)).flatten()) for chunk in chunks]
+
+
+def pack(groups: Sequence[Group]) -> TokenBatch:
+    """The usable trajectories of `groups` as one batch. Faulted episodes are not in it.
+
+    Raises ValueError when nothing is left.
+    """
+    numbered = [(number, t) for number, group in enumerate(groups) for t in group.trajectories]
+    if not numbered:
+        raise ValueError("no usable trajectory in this step: every episode faulted")
+    trajectories = [trajectory for _, trajectory in numbered]
+    return TokenBatch(
+        token_BT=_pad([t.token_ids for t in trajectories], torch.int64),
+        turn_BT=_pad([t.turn_ids for t in trajectories], torch.int64),
+        length_B=torch.tensor([len(t.token_ids) for t in trajectories]),
+        group_B=torch.tensor([number for number, _ in numbered]),
+        reward_B=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
+        sampled_BT=_pad([t.sampled_logps for t in trajectories], torch.float32),
+    )
+
+
+def supervised_batch(ledgers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> TokenBatch:
+    """SFT examples, each `(token_ids, turn_ids)`, as a batch: the assistant's tokens are the actions."""
+    blank = [[0.0] * len(tokens) for tokens, _ in ledgers]
+    return TokenBatch(
+        token_BT=_pad([tokens for tokens, _ in ledgers], torch.int64),
+        turn_BT=_pad([turns for _, turns in ledgers], torch.int64),
+        length_B=torch.tensor([len(tokens) for tokens, _ in ledgers]),
+        group_B=torch.arange(len(ledgers)),
+        reward_B=torch.zeros(len(ledgers)),
+        sampled_BT=_pad(blank, torch.float32),
+    )
+
+
+def _pad(rows: Sequence[Sequence[int] | Sequence[float]], dtype: torch.dtype) -> Tensor:
+    out = torch.zeros(len(rows), max(len(row) for row in rows), dtype=dtype)
+    for number, row in enumerate(rows):
+        out[number, : len(row)] = torch.tensor(row, dtype=dtype)
+    return out

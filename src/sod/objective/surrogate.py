@@ -1,0 +1,45 @@
+"""The loss: PPO's clipped surrogate over action tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SurrogateTerms:
+    """Sums over the micro-batch's action tokens; divide by the mini-batch's token count for means."""
+
+    loss: Tensor  # differentiable
+    clipped: float
+    kl: float
+
+
+def clipped_surrogate(
+    logp_BT: Tensor,
+    old_BT: Tensor,
+    advantage_BT: Tensor,
+    turn_BT: Tensor,
+    total: float,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+) -> SurrogateTerms:
+    """`-sum_t min(r A, clip(r, 1 - low, 1 + high) A) / total` with `r = pi_theta / pi_old` (arXiv 1707.06347).
+
+    `total` is the action-token count of the whole mini-batch, not of this micro-batch. The clip range
+    is DAPO's decoupled one (arXiv 2503.14476). Context positions are masked before any arithmetic.
+    """
+    action_BT = turn_BT > 0
+    log_ratio = logp_BT[action_BT] - old_BT[action_BT]
+    advantage = advantage_BT[action_BT]
+    ratio = log_ratio.exp()
+    plain = ratio * advantage
+    bounded = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage
+    loss = -torch.minimum(plain, bounded).sum() / total
+    with torch.no_grad():
+        clipped = float((bounded < plain).sum())
+        # k3 estimator of KL(old || new) (Schulman, "Approximating KL divergence").
+        kl = float((ratio - 1.0 - log_ratio).sum())
+    return SurrogateTerms(loss, clipped, kl)

@@ -1,0 +1,230 @@
+"""The curves of a run as one picture: small multiples over optimizer steps, at README width."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sod.runlog import write_bytes_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Series = tuple[list[int], list[float]]  # steps, values
+
+# Okabe and Ito's colours, which survive colour blindness and grey print, darkest and calmest first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#444444")
+INK, GRID = "#333333", "#E6E6E6"
+SECONDS = "seconds/"
+SPARSE = "eval/"
+DPI = 100
+WIDTH, ROW_HEIGHT, TITLE_HEIGHT = 12.0, 2.35, 0.6  # inches
+SMOOTH_FROM = 40  # points; shorter series are shown as they are
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small plot: `lines` maps a row key to its label (shown where a panel has several lines)."""
+
+    title: str
+    lines: Mapping[str, str]
+    from_zero: bool = False
+    exact: bool = False  # never smoothed
+
+
+PANELS = (
+    Panel(
+        "reward and accuracy",
+        {"reward": "reward", "accuracy": "accuracy", "eval/avg_at_k": "eval avg@k"},
+    ),
+    Panel("teacher gap (nats/token)", {"teacher_gap": "gap"}),
+    Panel("divergence (nats/token)", {"d_first": "first turn", "d_last": "last turn"}, from_zero=True),
+    Panel("mean turn weight", {"weight": "weight"}, from_zero=True),
+    Panel("tool errors (share of calls)", {"tool_error_rate": "tool errors"}, from_zero=True),
+    Panel("turns per episode", {"turns": "turns"}, from_zero=True),
+    Panel("response length (tokens)", {"response_tokens": "tokens"}, from_zero=True),
+    Panel("loss", {"loss": "loss"}),
+    Panel("gradient norm", {"grad_norm": "norm"}, from_zero=True),
+    Panel("learning rate", {"lr": "lr"}, from_zero=True, exact=True),
+    Panel("tokens per second", {"tokens_per_second": "tokens/s"}, from_zero=True),
+)
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw the curves of `rows` (metrics rows, each with a `step`) as a PNG at `path`.
+
+    1200 pixels wide, up to four panels a row; a panel whose keys no row holds is left out, and so are
+    null and non-finite values. `seconds/<phase>` are stacked. Long series are drawn faint with their
+    trend on top. The bytes depend on the arguments only.
+    Raises SodError if `path` cannot be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    panels = [(panel, lines) for panel in PANELS if (lines := _lines(rows, panel))]
+    phases = _phases(rows)
+    count = len(panels) + bool(phases)
+    columns = _columns(count)
+    height = TITLE_HEIGHT + ROW_HEIGHT * max(math.ceil(count / columns), 1)
+    shown = [step for _, lines in panels for steps, _ in lines.values() for step in steps]
+    shown += phases[0] if phases else []
+    with rc_context(_style()):
+        # A bare Figure draws with Agg: no display, no pyplot state.
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+        figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+        grid = [_axes(figure, columns, count, position, shown) for position in range(1, count + 1)]
+        for axes, (panel, lines) in zip(grid, panels, strict=False):
+            _draw_panel(axes, panel, lines)
+        if phases:
+            _draw_phases(grid[-1], *phases)
+        if grid:
+            figure.supxlabel("optimizer step", fontsize=10)
+        else:
+            figure.text(0.5, 0.45, "no metrics yet", ha="center")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", metadata={"Software": None})
+    write_bytes_atomic(path, picture.getvalue())
+
+
+def _columns(count: int) -> int:
+    """Columns that leave the fewest holes: up to three panels in one row, then three or four a row."""
+    if count <= 3:
+        return max(count, 1)
+    return min((4, 3), key=lambda columns: (-count % columns, -columns))
+
+
+def _axes(figure: Figure, columns: int, count: int, position: int, steps: Sequence[int]) -> Axes:
+    """An empty panel. All panels span the same steps, so that they can be compared by eye."""
+    axes = figure.add_subplot(math.ceil(count / columns), columns, position)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    margin = max(0.02 * (max(steps) - min(steps)), 0.5)
+    axes.set_xlim(min(steps) - margin, max(steps) + margin)
+    axes.locator_params(axis="x", integer=True, nbins=6, min_n_ticks=1)
+    axes.yaxis.set_major_formatter("{x:.4g}")  # 1e-06 beside its tick, not a factor above the panel
+    return axes
+
+
+def _draw_panel(axes: Axes, panel: Panel, lines: Mapping[str, Series]) -> None:
+    axes.set_title(panel.title)
+    for colour, (key, label) in zip(COLOURS, panel.lines.items(), strict=False):
+        if key not in lines:
+            continue
+        steps, values = lines[key]
+        if key.startswith(SPARSE):
+            axes.plot(steps, values, color=colour, label=label, marker="o", markersize=5, linewidth=1.2)
+        elif panel.exact or len(values) < SMOOTH_FROM:
+            marker = "o" if len(values) == 1 else None  # a line through one point is invisible
+            axes.plot(steps, values, color=colour, label=label, marker=marker)
+        else:
+            axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+            axes.plot(steps, _smooth(values), color=colour, label=label)
+    if panel.from_zero:
+        _from_zero(axes, [value for _, values in lines.values() for value in values])
+    if len(panel.lines) > 1:
+        axes.legend()
+
+
+def _draw_phases(axes: Axes, steps: list[int], seconds: Mapping[str, list[float]]) -> None:
+    """Seconds per phase, stacked: the top edge is the time of a step."""
+    axes.set_title("seconds per step")
+    if len(steps) == 1:
+        bottom = 0.0
+        for colour, (phase, values) in zip(_cycle(len(seconds)), seconds.items(), strict=True):
+            axes.bar(steps, values, bottom=bottom, color=colour, label=phase, width=0.4)
+            bottom += values[0]
+    else:
+        stack = list(seconds.values())
+        if len(steps) >= SMOOTH_FROM:  # a fit may dip below zero beside a rare phase, a stack may not
+            stack = [[max(value, 0.0) for value in _smooth(values)] for values in stack]
+        axes.stackplot(steps, *stack, labels=list(seconds), colors=_cycle(len(seconds)), alpha=0.85, linewidth=0)
+    axes.set_ylim(bottom=0.0)
+    handles, labels = axes.get_legend_handles_labels()
+    # Beside the areas, in their order: top first.
+    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _from_zero(axes: Axes, values: Sequence[float]) -> None:
+    """Rates, lengths and norms mislead unless their axis starts at zero."""
+    if min(values) >= 0.0:
+        top = max(values)
+        axes.set_ylim(0.0, 1.08 * top if top > 0.0 else 1.0)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], panel: Panel) -> dict[str, Series]:
+    """The panel's series that have at least one number."""
+    found = {key: _series(rows, key) for key in panel.lines}
+    return {key: series for key, series in found.items() if series[0]}
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
+    """(steps, values) of `key` by step; the last row of a step wins."""
+    points = {int(row["step"]): float(row[key]) for row in rows if _is_number(row.get(key))}
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]
+
+
+def _phases(rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], dict[str, list[float]]] | None:
+    """Steps and, for each phase in order of appearance, its seconds (0 where a step has none)."""
+    keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(SECONDS)))
+    series = {key: dict(zip(*_series(rows, key), strict=True)) for key in keys}
+    series = {key: points for key, points in series.items() if points}
+    if not series:
+        return None
+    steps = sorted({step for points in series.values() for step in points})
+    return steps, {
+        key.removeprefix(SECONDS): [points.get(step, 0.0) for step in steps] for key, points in series.items()
+    }
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Local linear regression over a tenth of the series (Cleveland 1979, without the weights).
+
+    A moving average would flatten a falling curve at both ends, just where it is read off.
+    """
+    count, half = len(values), max(len(values) // 20, 1)
+    smooth = []
+    for i in range(count):
+        start = min(max(i - half, 0), count - 2 * half - 1)
+        x = np.arange(start, start + 2 * half + 1) - i
+        y = np.asarray(values[start : start + len(x)])
+        slope = ((x - x.mean()) * y).sum() / ((x - x.mean()) ** 2).sum()
+        smooth.append(float(y.mean() - slope * x.mean()))
+    return smooth
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _style() -> Any:  # matplotlib's own type for this lists its 300 keys
+    return {
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.edgecolor": "#BBBBBB",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.formatter.limits": (-3, 4),
+        "text.color": INK,
+        "text.parse_math": False,  # a dollar in a title is a dollar
+        "axes.titlecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "lines.linewidth": 1.8,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "legend.handlelength": 1.2,
+        "figure.facecolor": "white",
+    }

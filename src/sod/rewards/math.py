@@ -1,0 +1,132 @@
+"""Is the boxed answer right? Pure functions over text: nothing is evaluated, so junk cannot hang.
+
+Answers are compared exactly, as rational numbers where both are numbers and as normalised text
+elsewhere. Deliberately strict: "24 clips" is not 24, 0.333 is not 1/3.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+_LONGEST_NUMBER = 400  # characters; a longer "number" stays text (int() alone is quadratic in it)
+_LARGEST_EXPONENT = 100  # 1e101 stays text: as a Fraction it would only grow
+
+# `\\boxed{` is what a model writes that escapes its own backslash.
+_BRACES = re.compile(r"\\?\\boxed\s*\{|\\.|[{}]")
+_SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;:() \[\]]|~")
+_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|°")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
+_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
+_NUMBER = re.compile(rf"([-+]?)({_DECIMAL})(?:[eE]([-+]?\d{{1,4}}))?")
+_RATIO = re.compile(rf"([-+]?)({_DECIMAL})/([-+]?{_DECIMAL})")
+_FRAC = re.compile(
+    rf"([-+]?)(\d*)\\frac(?:\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}|(\d)(\d)|(\d)\{{({_DECIMAL})\}})"
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the text answered (None: no complete `\\boxed{}`) and whether it is right."""
+
+    answer: str | None
+    correct: bool
+
+
+def verify(text: str, ground_truth: str) -> Verdict:
+    """Compare the last boxed answer in `text` with the ground truth."""
+    answer = last_boxed(text)
+    return Verdict(answer, answer is not None and equal(answer, ground_truth))
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last complete `\\boxed{...}` (innermost if nested), or None.
+
+    A box that is never closed (a cut response) does not hide an earlier complete one. Linear in
+    the length of the text.
+    """
+    opened: list[int | None] = []  # content start of a box, None for any other brace
+    last: tuple[int, int] | None = None
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token == "{":
+            opened.append(None)
+        elif token == "}":
+            start = opened.pop() if opened else None
+            if start is not None and (last is None or start > last[0]):
+                last = (start, match.start())
+        elif token.endswith("{") and "boxed" in token:
+            opened.append(match.end())
+    return None if last is None else text[last[0] : last[1]].strip()
+
+
+def equal(answer: str, truth: str) -> bool:
+    """Whether both normalise to the same, non-empty text."""
+    normal = normalise(answer)
+    return normal != "" and normal == normalise(truth)
+
+
+def normalise(answer: str) -> str:
+    """One spelling per value: numbers as exact `n` or `n/d`, anything else as tidied text.
+
+    Dropped: `$`, `%`, degrees, thousands commas, LaTeX spacing, `\\text{}` around the whole (its
+    content stays) or behind a value (a unit), a final period. Fractions in every spelling are
+    numbers: `1/2`, `0.5`, `\\frac{1}{2}`, `\\dfrac12`. Never evaluates an expression.
+    """
+    text = answer.replace("\u2212", "-").replace("{,}", ",").replace("\\dfrac", "\\frac")
+    text = text.replace("\\tfrac", "\\frac")
+    text = _SPACING.sub(" ", text.replace(",\\!", ",").replace("\\$", ""))
+    text = _DEGREES.sub("", text)
+    text = text.replace("\\%", "").replace("%", "").replace("$", "").strip()
+    text = _without_text(text.rstrip(". ")).rstrip(". ").strip()
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    # Spaces go, but "1 2" must not become 12, nor "New York" one word.
+    text = _FREE_SPACE.sub("", " ".join(text.split()))
+    if text.startswith("{") and text.endswith("}") and text.count("{") == 1:
+        text = text[1:-1]
+    value = _rational(text)
+    return text if value is None else str(value)
+
+
+def _without_text(text: str) -> str:
+    whole = _WRAPPED.fullmatch(text)
+    if whole:
+        return whole.group(1).strip()
+    for match in _WRAPPED.finditer(text):
+        if match.end() == len(text):
+            return text[: match.start()].strip()
+    return text
+
+
+def _rational(text: str) -> Fraction | None:
+    """The exact value of a plain number, ratio or `\\frac`; None for everything else."""
+    if len(text) > _LONGEST_NUMBER:
+        return None
+    if number := _NUMBER.fullmatch(text):
+        sign, digits, exponent = number.groups()
+        power = int(exponent or 0)
+        if abs(power) > _LARGEST_EXPONENT:
+            return None
+        return _signed(sign, Fraction(digits) * Fraction(10) ** power)
+    if ratio := _RATIO.fullmatch(text):
+        sign, top, bottom = ratio.groups()
+        return _quotient(sign, "", top, bottom)
+    if frac := _FRAC.fullmatch(text):
+        sign, whole, *parts = frac.groups()
+        top, bottom = (part for part in parts if part is not None)
+        return _quotient(sign, whole, top, bottom)
+    return None
+
+
+def _quotient(sign: str, whole: str, top: str, bottom: str) -> Fraction | None:
+    if Fraction(bottom) == 0:
+        return None
+    return _signed(sign, Fraction(whole or 0) + Fraction(top) / Fraction(bottom))
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else value

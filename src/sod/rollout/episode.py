@@ -1,0 +1,164 @@
+"""One conversation of the student with its tools, as prose.
+
+`play` is a generator that does no work of its own: it yields what it needs (a turn to sample, tools to
+run) and is sent the answer. Whoever drives it owns batching, concurrency and retries, so the same prose
+serves a lock-step batch today and an asynchronous server tomorrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sod.chat.parse import MalformedCall, parse_calls
+from sod.engines.base import Sampled, SampleRequest
+from sod.records import Fault, Message, StopReason, ToolCall, ToolResult, Trajectory, Turn
+from sod.tasks.base import Task
+from sod.tools.base import ToolRequest
+
+
+class Renderer(Protocol):
+    """What an episode needs of `sod.chat.render.Chat`."""
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]: ...
+    def suffix_ids(self, results: Sequence[str]) -> tuple[int, ...]: ...
+    def decode_turn(self, token_ids: Sequence[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where an episode ends. Tokens; the response counts tool output too."""
+
+    max_turns: int
+    max_turn_tokens: int
+    max_response_tokens: int
+
+
+@dataclass(frozen=True)
+class AskTurn:
+    """Sample this turn and send back a `Sampled`."""
+
+    request: SampleRequest
+
+
+@dataclass(frozen=True)
+class AskTools:
+    """Run these calls and send back one `ToolResult` each, or a single `Fault`."""
+
+    requests: tuple[ToolRequest, ...]
+
+
+Ask = AskTurn | AskTools
+Reply = Sampled | list[ToolResult] | Fault
+Play = Generator[Ask, Reply, Trajectory]
+
+
+@dataclass
+class _Ledger:
+    """Append-only columns of a trajectory."""
+
+    token_ids: list[int] = field(default_factory=list)
+    turn_ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+    def context(self, ids: Sequence[int]) -> None:
+        self.token_ids += ids
+        self.turn_ids += [0] * len(ids)
+        self.logps += [0.0] * len(ids)
+
+    def actions(self, turn: int, sampled: Sampled) -> tuple[int, int]:
+        start = len(self.token_ids)
+        self.token_ids += sampled.token_ids
+        self.turn_ids += [turn] * len(sampled.token_ids)
+        self.logps += sampled.logps
+        return start, len(self.token_ids)
+
+
+def play(
+    task: Task,
+    sample: int,
+    prompt_ids: Sequence[int],
+    chat: Renderer,
+    tool_names: Collection[str],
+    limits: Limits,
+    noise_key: int,
+) -> Play:
+    """Play one episode; returns its (unrewarded) trajectory.
+
+    A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
+    episode: nothing of it reaches the model.
+    """
+    episode = f"{task.id}#{sample}"
+    ledger = _Ledger()
+    ledger.context(prompt_ids)
+    turns: list[Turn] = []
+    stop, fault = StopReason.MAX_TURNS, None
+    for k in range(1, limits.max_turns + 1):
+        room = len(prompt_ids) + limits.max_response_tokens - len(ledger.token_ids)
+        budget = min(limits.max_turn_tokens, room)
+        sampled = yield AskTurn(SampleRequest(episode, tuple(ledger.token_ids), budget, noise_key))
+        assert isinstance(sampled, Sampled)
+        start, end = ledger.actions(k, sampled)
+        text = chat.decode_turn(sampled.token_ids)
+        parsed = parse_calls(text) if sampled.stopped else ()
+        turn = Turn(k, start, end, text, calls=tuple(_recorded(call) for call in parsed))
+        if not parsed:
+            turns.append(turn)
+            stop = StopReason.ANSWER if sampled.stopped else StopReason.LENGTH
+            break
+        if k == limits.max_turns:
+            turns.append(turn)
+            break
+        results = yield from _answers(episode, parsed, tool_names)
+        if isinstance(results, Fault):
+            turns.append(turn)
+            stop, fault = StopReason.FAULT, results
+            break
+        turns.append(Turn(k, start, end, text, turn.calls, tuple(results)))
+        suffix = chat.suffix_ids([result.text for result in results])
+        if len(ledger.token_ids) + len(suffix) >= len(prompt_ids) + limits.max_response_tokens:
+            stop = StopReason.LENGTH
+            break
+        ledger.context(suffix)
+    return Trajectory(
+        task_id=task.id,
+        sample=sample,
+        prompt_tokens=len(prompt_ids),
+        token_ids=tuple(ledger.token_ids),
+        turn_ids=tuple(ledger.turn_ids),
+        sampled_logps=tuple(ledger.logps),
+        turns=tuple(turns),
+        stop=stop,
+        fault=fault,
+    )
+
+
+def _answers(
+    episode: str, parsed: Sequence[ToolCall | MalformedCall], tool_names: Collection[str]
+) -> Generator[Ask, Reply, list[ToolResult] | Fault]:
+    """One result per call, in order: tool errors of our own making for bad calls, the tools' for the rest."""
+    known = [call for call in parsed if isinstance(call, ToolCall) and call.name in tool_names]
+    executed: list[ToolResult] = []
+    if known:
+        reply = yield AskTools(tuple(ToolRequest(episode, call) for call in known))
+        if isinstance(reply, Fault):
+            return reply
+        assert isinstance(reply, list)
+        executed = reply
+    replies = iter(executed)
+    results = []
+    for call in parsed:
+        if isinstance(call, MalformedCall):
+            results.append(call.result())
+        elif call.name in tool_names:
+            results.append(next(replies))
+        else:
+            offer = ", ".join(sorted(tool_names))
+            results.append(ToolResult(f"Error: unknown_tool: {call.name[:80]!r}; tools: {offer}", error="unknown_tool"))
+    return results
+
+
+def _recorded(call: ToolCall | MalformedCall) -> ToolCall:
+    """A malformed call is recorded with an empty name: it named nothing."""
+    return call if isinstance(call, ToolCall) else ToolCall("", {})

@@ -1,0 +1,217 @@
+"""What a worker gives up before it runs the model's programs: root, network, files, other processes.
+
+Part of the zygote (see `zygote.py`): runs once per worker, standard library only. It uses ctypes
+because `os.unshare` and `mount` are not in Python 3.11. Linux 5.12 or newer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")  # a program may write here, and only here
+HIDDEN = ("/run",)  # sockets of the host's services
+FIRST_UID = 1_500_000_000  # far from real users; see `drop_root`
+NOBODY = 65534
+
+NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 0x1000, 0x4000, 0x40000
+MNT_DETACH, MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 2, 442, -100, 0x8000
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+CAPABILITY_VERSION_3 = 0x20080522
+
+libc = ctypes.CDLL(None, use_errno=True)
+no_capabilities = (ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0)), bytes(24))
+
+
+def checked(result: int, what: str) -> None:
+    """Raise OSError when a C call failed."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def prctl(option: int, value: int) -> None:
+    checked(libc.prctl(option, value, 0, 0, 0), f"prctl {option}")
+
+
+def unshare(flags: int) -> None:
+    checked(libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    arguments = (source.encode(), target.encode(), kind.encode() if kind else None)
+    checked(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
+
+
+def make_read_only() -> None:
+    """Every mount of this namespace, in one call."""
+    attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0))
+    call = (AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.c_size_t(32))
+    checked(libc.syscall(MOUNT_SETATTR, *call), "mount_setattr")
+
+
+def python_paths() -> list[str]:
+    """The directories that imports need, outermost only."""
+    wanted = {os.path.abspath(p) for p in (sys.prefix, sys.base_prefix, *sys.path) if os.path.isdir(p)}
+    return sorted(p for p in wanted if not any(p.startswith(q.rstrip("/") + "/") for q in wanted))
+
+
+def closed_ancestor(path: str) -> str | None:
+    """The outermost directory on the way to `path` that other users may not enter."""
+    parts = path.split("/")
+    for depth in range(2, len(parts) + 1):
+        ancestor = "/".join(parts[:depth])
+        if not os.stat(ancestor).st_mode & 0o001:
+            return ancestor
+    return None
+
+
+def open_the_way() -> None:
+    """As root: keep Python reachable after the drop, even below a private directory such as /root.
+
+    In a mount namespace of our own, the private directory is replaced by an empty one that holds
+    the needed directories only.
+    """
+    closed: dict[str, list[str]] = {}
+    for path in python_paths():
+        if (ancestor := closed_ancestor(path)) is not None:
+            closed.setdefault(ancestor, []).append(path)
+    if not closed:
+        return
+    unshare(NEWNS)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    for ancestor, paths in closed.items():
+        handles = [os.open(path, os.O_PATH) for path in paths]
+        mount("tmpfs", ancestor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+        for path, handle in zip(paths, handles, strict=True):
+            os.makedirs(path, exist_ok=True)
+            mount(f"/proc/self/fd/{handle}", path, None, MS_BIND | MS_REC)
+            os.close(handle)
+
+
+def drop_root() -> bool:
+    """Become an unprivileged user; whether that is what we are now.
+
+    A uid of the worker's own keeps process counts and signals apart from everybody else's; where
+    only part of the uids exist (rootless containers) it is nobody. Root stays when it may not drop,
+    or when Python could then not be read.
+    """
+    if os.geteuid() != 0:
+        return True
+    with suppress(OSError):
+        open_the_way()
+    if any(closed_ancestor(path) for path in python_paths()):
+        return False
+    for uid in (FIRST_UID + os.getpid(), NOBODY):
+        with suppress(OSError):
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            return True
+    return False
+
+
+def enter_namespaces() -> None:
+    """New user, network, IPC, mount and (for the next fork) pid namespaces."""
+    uid, gid = os.geteuid(), os.getegid()
+    prctl(PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root after the drop
+    unshare(NEWUSER | NEWNET | NEWIPC | NEWNS | NEWPID)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"1000 {uid} 1"), ("gid_map", f"1000 {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def close_filesystem() -> tuple[str, ...]:
+    """Everything read-only, service sockets hidden; the scratch directories, still to be mounted."""
+    paths = python_paths()
+
+    def unused(directory: str) -> bool:
+        plain = os.path.isdir(directory) and os.path.realpath(directory) == directory
+        return plain and not any((path + "/").startswith(directory + "/") for path in paths)
+
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    with suppress(OSError):  # refused where /proc is partly masked (Docker); only hides host processes
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
+    with suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as file:
+        file.write("0")  # a program has no use for capabilities, not even in a namespace of its own
+    for directory in filter(unused, HIDDEN):
+        mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV)
+    make_read_only()
+    return tuple(filter(unused, SCRATCH))
+
+
+@dataclass
+class Isolation:
+    """What a worker obtained. `problem` is why the first missing thing could not be had."""
+
+    obtained: dict[str, bool] = field(
+        default_factory=lambda: dict.fromkeys(("unprivileged", "network", "pid_namespace", "filesystem"), False)
+    )
+    scratch: tuple[str, ...] = ()  # directories to hide under a fresh tmpfs before every program
+    problem: str = ""
+
+
+def isolate() -> Isolation:
+    """Give up what can be given up, in the order that makes the next step possible.
+
+    Returns in a fork of the caller where pid namespaces exist; the caller stays behind as keeper.
+    """
+    isolation = Isolation()
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")  # when memory runs out, rather us than the training process
+    try:
+        isolation.obtained["unprivileged"] = drop_root()
+        enter_namespaces()
+        isolation.obtained["network"] = True
+        keep()
+        isolation.obtained["pid_namespace"] = True
+        isolation.scratch = close_filesystem()
+        isolation.obtained["filesystem"] = bool(isolation.scratch)
+    except OSError as error:
+        isolation.problem = str(error)
+    if not isolation.obtained["unprivileged"]:
+        isolation.problem = isolation.problem or "an unprivileged user could not read Python's own files"
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    return isolation
+
+
+def keep() -> None:
+    """Fork into the new pid namespace; the original process waits for the fork and ends with it."""
+    if (pid := os.fork()) != 0:
+        os.closerange(3, 256)
+        os.waitpid(pid, 0)
+        os._exit(0)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setsid()
+
+
+# --- for every program ----------------------------------------------------------------------------
+
+
+def fresh_scratch(scratch: tuple[str, ...], memory_mb: int) -> None:
+    """Put an empty tmpfs (one for all scratch directories) in the place of the last program's files."""
+    for directory in scratch:
+        libc.umount2(directory.encode(), MNT_DETACH)  # fails the first time: nothing mounted yet
+    options = f"size={memory_mb}m,nr_inodes=4096,mode=700"
+    mount("tmpfs", scratch[0], "tmpfs", MS_NOSUID | MS_NODEV, options)
+    for directory in scratch[1:]:
+        mount(scratch[0], directory, None, MS_BIND)
+
+
+def new_pid_namespace(own: int) -> None:
+    """For the next fork. `own` is the zygote's namespace (a descriptor): only from there may one branch."""
+    checked(libc.setns(own, NEWPID), "setns")
+    unshare(NEWPID)
+
+
+def drop_capabilities() -> None:
+    """In a program: those that the user namespace gave."""
+    checked(libc.capset(*no_capabilities), "capset")
+    prctl(PR_SET_DUMPABLE, 1)  # the zygote is closed to ptrace; its fork may look at itself

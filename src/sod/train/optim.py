@@ -1,0 +1,96 @@
+"""AdamW over float32 master weights, with a refusal of non-finite gradients before anything moves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from sod.recipe import OptimSpec
+from sod.records import SodError
+
+
+class NonFiniteError(SodError):
+    """A loss or gradient is NaN or infinite; the weights have not been touched."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer step did: gradient norm before clipping, and the learning rate."""
+
+    grad_norm: float
+    lr: float
+
+
+def learning_rate(spec: OptimSpec, step: int, steps: int) -> float:
+    """The learning rate of `step` (from 1) in a run of `steps`: linear warm-up, then the schedule to 0."""
+    if step <= spec.warmup_steps:
+        return spec.lr * step / spec.warmup_steps
+    if spec.schedule == "constant":
+        return spec.lr
+    left = max(0.0, (steps - step + 1) / max(1, steps - spec.warmup_steps))
+    return spec.lr * (left if spec.schedule == "linear" else 0.5 * (1.0 - math.cos(math.pi * left)))
+
+
+@final
+class Optimizer:
+    """AdamW for one model.
+
+    A bfloat16 model keeps float32 masters here: gradients are accumulated and updates made in float32,
+    and the model's weights are the rounded masters. A float32 model is its own master.
+    """
+
+    def __init__(self, model: Any, spec: OptimSpec, steps: int) -> None:
+        self.spec = spec
+        self.steps = steps
+        self._weights = [p for p in model.parameters() if p.requires_grad]
+        self._separate = any(p.dtype != torch.float32 for p in self._weights)
+        self._masters = [p.detach().float().clone() if self._separate else p for p in self._weights]
+        self._adamw = torch.optim.AdamW(
+            self._masters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
+        )
+
+    def accumulate(self) -> None:
+        """Take the gradients of one backward pass; call after each micro-batch."""
+        if not self._separate:
+            return
+        for weight, master in zip(self._weights, self._masters, strict=True):
+            if weight.grad is not None:
+                grad = weight.grad.float()
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
+                weight.grad = None
+
+    def step(self, step: int) -> Update:
+        """Clip and apply the accumulated gradients of training step `step`.
+
+        Raises NonFiniteError before any weight or moment has changed; the gradients are dropped.
+        """
+        norm = float(torch.nn.utils.get_total_norm([m.grad for m in self._masters if m.grad is not None]))
+        if not math.isfinite(norm):
+            self._adamw.zero_grad(set_to_none=True)
+            raise NonFiniteError(f"step {step}: the gradient norm is {norm}; no weight was changed")
+        torch.nn.utils.clip_grads_with_norm_(self._masters, self.spec.clip_grad, torch.tensor(norm))
+        lr = learning_rate(self.spec, step, self.steps)
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+        if self._separate:
+            with torch.no_grad():
+                for weight, master in zip(self._weights, self._masters, strict=True):
+                    weight.copy_(master)
+        return Update(norm, lr)
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on: moments, and the masters where they are not the model itself."""
+        return {"adamw": self._adamw.state_dict(), "masters": self._masters if self._separate else None}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore `state`, bit for bit."""
+        self._adamw.load_state_dict(state["adamw"])
+        if self._separate:
+            with torch.no_grad():
+                for master, saved in zip(self._masters, state["masters"], strict=True):
+                    master.copy_(saved)

@@ -1,0 +1,115 @@
+"""One training step. Read this first.
+
+The student plays, the teacher scores what it sampled, the method turns both into an advantage per token,
+and the clipped surrogate moves the student. Everything before the update is detached.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sod.engines.base import Sampling
+from sod.models.score import action_logps, score
+from sod.objective.batch import TokenBatch, pack
+from sod.objective.methods import Method, advantage, surrogate
+from sod.recipe import Recipe
+from sod.rollout.collect import Collector
+from sod.tasks.base import Task, draw_tasks
+from sod.teachers.base import Teacher
+from sod.train.optim import NonFiniteError, Optimizer
+from sod.train.report import StepReport, describe
+
+
+@dataclass
+class Run:
+    """The live objects of a training run; `sod.build` makes it from a recipe."""
+
+    recipe: Recipe
+    tasks: Sequence[Task]
+    student: Any
+    teacher: Teacher | None
+    rollout: Collector
+    method: Method
+    optimizer: Optimizer
+    dumps: Path
+    clock: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to `clock[phase]`."""
+        began = time.perf_counter()
+        yield
+        self.clock[phase] = self.clock.get(phase, 0.0) + time.perf_counter() - began
+
+
+def train_step(run: Run, step: int) -> StepReport:
+    """Step `step` (from 1): rollout, scores, advantage, update. A pure function of weights, seed and step.
+
+    Raises SodError when every episode faulted, and NonFiniteError (with the batch dumped) before a
+    non-finite gradient could move a weight.
+    """
+    run.clock = {}
+    began = time.perf_counter()
+    recipe = run.recipe
+    tasks = draw_tasks(run.tasks, recipe.rollout.prompts, recipe.seed, step)
+    collected = run.rollout.collect(tasks, recipe.rollout.samples, sampling_of(recipe), "train", step)
+    run.clock.update(collected.seconds)
+    batch = pack(collected.groups)
+    with run.timed("old"):
+        batch = batch.filled(
+            old_BT=score(run.student, batch, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
+        )
+    if run.teacher is not None:
+        with run.timed("teacher"):
+            batch = batch.filled(teacher_BT=run.teacher.score(batch))
+    signal = advantage(run.method, batch)
+    batch = batch.filled(advantage_BT=signal.advantage_BT)
+    with run.timed("update"):
+        updates = update(run, batch, step)
+    run.rollout.engine.sync(run.student)
+    return describe(step, collected, batch, signal, updates, run.clock, time.perf_counter() - began)
+
+
+def update(run: Run, batch: TokenBatch, step: int) -> dict[str, float]:
+    """The optimizer steps of one batch: whole groups per mini-batch, one denominator for each."""
+    optim = run.recipe.optim
+    sums = {"loss": 0.0, "clip_fraction": 0.0, "kl": 0.0, "grad_norm": 0.0, "lr": 0.0}
+    minis = batch.minibatches(optim.mini_batch_prompts or len(batch))
+    for mini in minis:
+        total = mini.action_tokens()
+        for micro in mini.split(optim.micro_batch_tokens):
+            logp_BT = action_logps(run.student, micro, run.recipe.rollout.temperature)
+            terms = surrogate(run.method, logp_BT, micro, total)
+            terms.loss.backward()
+            run.optimizer.accumulate()
+            sums["loss"] += float(terms.loss.detach())
+            sums["clip_fraction"] += terms.clipped / total
+            sums["kl"] += terms.kl / total
+        try:
+            done = run.optimizer.step(step)
+        except NonFiniteError as error:
+            raise dump(run, mini, step, error) from None
+        sums["grad_norm"] += done.grad_norm
+        sums["lr"] += done.lr
+    return {key: value / len(minis) for key, value in sums.items()} | {"updates": float(len(minis))}
+
+
+def dump(run: Run, batch: TokenBatch, step: int, error: NonFiniteError) -> NonFiniteError:
+    """Keep the offending batch on disk and say where."""
+    run.dumps.mkdir(parents=True, exist_ok=True)
+    path = run.dumps / f"step-{step:06d}.pt"
+    torch.save({name: getattr(batch, name) for name in batch.__dataclass_fields__}, path)
+    return NonFiniteError(f"{error}; the batch is in {path}")
+
+
+def sampling_of(recipe: Recipe) -> Sampling:
+    """The distribution that training episodes are sampled from."""
+    rollout = recipe.rollout
+    return Sampling(rollout.temperature, rollout.top_p, rollout.top_k)

@@ -1,0 +1,490 @@
+"""The local sandbox: real processes, hostile programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sod.records import Fault, SodError
+from sod.tools.sandbox.base import Execution, Limits, Sandbox
+from sod.tools.sandbox.local import LocalSandbox
+
+SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    local = LocalSandbox(Limits(seconds=SECONDS, memory_mb=256))
+    yield local
+    local.close()
+
+
+def run(sandbox: Sandbox, program: str) -> Execution:
+    (result,) = sandbox.execute([program])
+    assert isinstance(result, Execution), result
+    return result
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    return [d for child in children(pid) for d in (child, *descendants(child))]
+
+
+def mine() -> list[int]:
+    """Our children, whichever thread started them."""
+    lists = [p.read_text().split() for p in Path("/proc/self/task").glob("*/children")]
+    return [int(pid) for pids in lists for pid in pids]
+
+
+def gone(pids: list[int], within: float = 3.0) -> bool:
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if not any(_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def sleepers(marker: str) -> list[int]:
+    """Processes whose command line holds the marker."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if marker.encode() in entry.read_bytes():
+                found.append(int(entry.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+# --- ordinary programs ----------------------------------------------------------------------------
+
+
+def test_isolation_is_complete(sandbox: Sandbox) -> None:
+    assert sandbox.isolation == dict.fromkeys(("unprivileged", "network", "pid_namespace", "filesystem"), True)
+
+
+def test_ok(sandbox: Sandbox) -> None:
+    result = run(sandbox, "import sys; print('out'); print('err', file=sys.stderr)")
+    assert (result.status, result.stdout, result.stderr) == ("ok", "out\n", "err\n")
+    assert 0 < result.seconds < SECONDS
+
+
+def test_runs_as_main_with_fresh_globals(sandbox: Sandbox) -> None:
+    assert run(sandbox, "if __name__ == '__main__': print('main'); leak = 1").stdout == "main\n"
+    assert run(sandbox, "print('leak' in globals(), sorted(k for k in globals() if k[0] != '_'))").stdout == (
+        "False []\n"
+    )
+    classes = "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)"
+    assert run(sandbox, classes).stdout == "True\n"
+
+
+def test_traceback(sandbox: Sandbox) -> None:
+    result = run(sandbox, "def f():\n    return 1/0\nprint('before')\nf()")
+    assert (result.status, result.stdout) == ("error", "before\n")
+    assert result.stderr.startswith('Traceback (most recent call last):\n  File "<program>", line 4')
+    assert "return 1/0" in result.stderr
+    assert "zygote" not in result.stderr
+    assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "last"),
+    [
+        ("import sys; sys.exit()", "ok", ""),
+        ("import sys; sys.exit(0)", "ok", ""),
+        ("import sys; sys.exit(1)", "error", "process exited with status 1"),
+        ("import sys; sys.exit('why')", "error", "why"),
+        ("raise KeyboardInterrupt", "error", "KeyboardInterrupt"),
+        ("import os; os._exit(3)", "error", "process exited with status 3"),
+        ("import os; os._exit(86)", "memory", "more than 256 MiB"),
+        ("import ctypes; ctypes.string_at(0)", "error", "process killed by signal 11"),
+        ("x = '\\ud800'; print(x)", "error", None),
+        ("raise MemoryError", "memory", "more than 256 MiB"),
+        ("x = [0] * 10**10", "memory", "more than 256 MiB"),
+        ("x = b'x'\nwhile True: x += x", "memory", "more than 256 MiB"),
+        ("while True: pass", "timeout", "stopped after 1 s"),
+        ("import time; time.sleep(100)", "timeout", "stopped after 1 s"),
+        ("def f(): f()\nf()", "error", "RecursionError: maximum recursion depth exceeded"),
+        ("a = 1\x00", "error", "source code string cannot contain null bytes"),
+        ("a = '\ud800'", "error", None),
+        ("(" * 300, "error", None),
+        ("class E(Exception):\n  def __str__(self): 1/0\nraise E", "error", "<exception str() failed>"),
+    ],
+)
+def test_how_programs_end(sandbox: Sandbox, program: str, status: str, last: str | None) -> None:
+    result = run(sandbox, program)
+    assert result.status == status, result
+    if last is not None:
+        assert (result.stderr.strip().splitlines() or [""])[-1].endswith(last)
+
+
+def test_threads_are_waited_for(sandbox: Sandbox) -> None:
+    program = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(.1), print('late'))).start()"
+    assert run(sandbox, program).stdout == "late\n"
+    pool = "from concurrent.futures import ThreadPoolExecutor as P\np = P(2)\nprint(list(p.map(abs, [-1, -2])))"
+    assert run(sandbox, pool).stdout == "[1, 2]\n"
+
+
+def test_subprocesses_work(sandbox: Sandbox) -> None:
+    result = run(sandbox, "import subprocess; print(subprocess.run(['echo', 'x'], capture_output=True).stdout)")
+    assert result.stdout == "b'x\\n'\n", result
+    pool = "import multiprocessing as m\nif __name__ == '__main__':\n  print(m.Pool(2).map(abs, [-1, -2]))"
+    assert run(sandbox, pool).stdout == "[1, 2]\n"
+
+
+def test_stdin_is_empty(sandbox: Sandbox) -> None:
+    assert run(sandbox, "import sys; print(repr(sys.stdin.read()))").stdout == "''\n"
+    assert run(sandbox, "input()").stderr.endswith("EOFError: EOF when reading a line\n")
+
+
+def test_output_limit_is_in_characters(sandbox: Sandbox) -> None:
+    exact = run(sandbox, "import sys; sys.stdout.write('é' * 4096)")
+    assert (exact.status, exact.stdout) == ("ok", "é" * 4096)
+    over = run(sandbox, "import sys; sys.stdout.write('é' * 4097)")
+    assert (over.status, over.stdout) == ("output_limit", "é" * 4096)
+    endless = run(sandbox, "while True: print('x')")
+    assert (endless.status, endless.stdout) == ("output_limit", "x\n" * 2048)
+    assert endless.seconds < SECONDS
+
+
+def test_of_stderr_the_tail_is_kept(sandbox: Sandbox) -> None:
+    result = run(sandbox, "import sys\nfor i in range(20000): print('warn', file=sys.stderr)\n1/0")
+    assert (result.status, len(result.stderr)) == ("error", 4096)
+    assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_order_and_concurrency(sandbox: Sandbox) -> None:
+    programs = [f"import time; time.sleep({0.3 if i < 2 else 0}); print({i})" for i in range(20)]
+    begun = time.monotonic()
+    results = sandbox.execute(programs)
+    assert [r.stdout for r in results if isinstance(r, Execution)] == [f"{i}\n" for i in range(20)]
+    assert time.monotonic() - begun < 0.6
+    assert sandbox.execute([]) == []
+
+
+def test_deterministic_across_workers(sandbox: Sandbox) -> None:
+    results = sandbox.execute(["print({'a', 'b', 'c', 'delta'}, hash('x'), dir())"] * 8)
+    assert len({r.stdout for r in results if isinstance(r, Execution)}) == 1
+
+
+def test_random_numbers_differ_between_calls(sandbox: Sandbox) -> None:
+    results = sandbox.execute(["import random; print(random.random())"] * 4)
+    assert len({r.stdout for r in results if isinstance(r, Execution)}) == 4
+
+
+def test_callers_in_several_threads(sandbox: Sandbox) -> None:
+    got: dict[int, list[Execution | Fault]] = {}
+
+    def work(i: int) -> None:
+        got[i] = sandbox.execute([f"print({i})"] * 5)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, results in got.items():
+        assert [r.stdout for r in results if isinstance(r, Execution)] == [f"{i}\n"] * 5
+
+
+# --- hostile programs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass",
+        "import os\nwhile True:\n  if os.fork() == 0: os.setsid()",
+        "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+        "import os, signal\nfor s in (2, 9, 15, 19): os.kill(-1, s)",
+        "import os, signal\nos.killpg(0, signal.SIGKILL)",
+        "import os\nos.closerange(0, 100)",
+        "import os\nfor fd in range(100):\n  try: os.write(fd, b'\\x00' * 999)\n  except OSError: pass",
+        "import os\nfor fd in range(3, 100):\n  try: os.read(fd, 9); print('read', fd)\n  except OSError: pass",
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()",
+        "import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)",
+        "import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()",
+        "import resource\nfor p in range(1, 9):\n  try: resource.prlimit(p, resource.RLIMIT_CPU, (0, 0))\n"
+        "  except OSError: pass",
+        "import os, sys\nsys.stdout = None\nos.close(1)\nraise SystemExit",
+        "import builtins\nfor name in list(vars(builtins)): delattr(builtins, name)",
+        "import os, signal\nfor s in range(1, 65):\n  try: signal.signal(s, signal.SIG_IGN)\n"
+        "  except (OSError, ValueError): pass\nwhile True: pass",
+        "import os\nfor i in range(10**6): os.mkdir('d'); os.chdir('d')",
+        "import os\nfor i in range(10**5): open(str(i), 'w')\nos.chmod('.', 0)",
+        "import os\nf = open('big', 'wb')\nwhile True: f.write(bytes(1 << 20))",
+    ],
+)
+def test_the_sandbox_survives(sandbox: Sandbox, program: str) -> None:
+    before = mine()
+    run(sandbox, program)
+    assert mine() == before  # no worker had to be replaced
+    results = sandbox.execute(["print(12*7)"] * 4)
+    assert [r.stdout for r in results if isinstance(r, Execution)] == ["84\n"] * 4
+
+
+def test_no_survivors(sandbox: Sandbox) -> None:
+    program = (
+        "import os, subprocess, time\n"
+        "for _ in range(3): subprocess.Popen(['sleep', '98765.4'], start_new_session=True)\n"
+        "if os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: time.sleep(1000)\n"
+        "print('started', flush=True)\n"
+    )
+    for ending, status in (("", "ok"), ("time.sleep(1000)", "timeout"), ("1/0", "error")):
+        result = run(sandbox, program + ending)
+        assert (result.status, result.stdout.splitlines()[0]) == (status, "started")
+        assert sleepers("98765.4") == []
+        assert all(len(descendants(keeper)) == 1 for keeper in mine())
+
+
+def test_processes_are_limited() -> None:
+    count = (
+        "import os, time\nn = 0\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(9)\n    n += 1\n"
+        "except OSError: print(n)"
+    )
+    local = LocalSandbox(Limits(processes=5), workers=2)
+    results = local.execute([count] * 4)
+    local.close()
+    assert [r.stdout for r in results if isinstance(r, Execution)] == ["4\n"] * 4
+
+
+def test_cpu_time_is_limited_over_threads() -> None:
+    local = LocalSandbox(Limits(seconds=8, cpu_seconds=1), workers=1)
+    result = run(local, "while True: pass")
+    local.close()
+    assert (result.status, result.stderr) == ("timeout", "stopped after 1 s of CPU time\n")
+
+
+def test_no_network(sandbox: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port)).close()  # reachable from here
+        result = run(sandbox, f"import socket; socket.create_connection(('127.0.0.1', {port}), .5)")
+    assert result.status == "error"
+    assert "OSError: [Errno" in result.stderr
+    assert run(sandbox, "import socket; print(socket.if_nameindex())").stdout == "[(1, 'lo')]\n"
+
+
+def test_no_privileges(sandbox: Sandbox, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    for path in (tmp_path, *tmp_path.parents[:-1]):
+        if path.stat().st_uid == os.getuid() and path.name.startswith("pytest"):
+            path.chmod(0o755)
+    assert run(sandbox, "import os; os.setuid(0)").stderr.startswith("Traceback")
+    assert run(sandbox, "import os; os.chroot('.')").stderr.startswith("Traceback")
+    assert run(sandbox, f"open({str(secret)!r}, 'w')").status == "error"
+    for path in (Path(__file__).parent / "written", Path.home() / "written", Path("/usr/written")):
+        assert run(sandbox, f"open({str(path)!r}, 'w')").status == "error"
+        assert not path.exists()
+    capabilities = run(sandbox, "print([l for l in open('/proc/self/status') if l[:6] == 'CapEff'])").stdout
+    assert "0000000000000000" in capabilities
+    unshare = "import ctypes; print(ctypes.CDLL(None).unshare(0x10000000))"
+    assert run(sandbox, unshare).stdout == "-1\n"
+
+
+def test_host_processes_are_invisible(sandbox: Sandbox) -> None:
+    listing = "import os; print([p for p in os.listdir('/proc') if p.isdigit()])"
+    assert run(sandbox, listing).stdout.count("'") == 4  # the zygote and the program
+    assert run(sandbox, "open('/proc/1/mem', 'rb')").status == "error"
+
+
+def test_files_are_gone_at_the_next_call() -> None:
+    local = LocalSandbox(workers=1)
+    listing = "import os; print(os.listdir('.'), os.listdir('/dev/shm'), os.stat('.').st_mode & 0o777 == 0o700)"
+    assert run(local, listing).stdout == "[] [] True\n"
+    write = (
+        "import os, tempfile\nopen('a', 'w').write('x'); os.mkdir('d'); open('d/f', 'w')\n"
+        "open('/dev/shm/s', 'w'); tempfile.mkstemp(); os.chmod('d', 0); print(len(os.listdir('.')), open('a').read())"
+    )
+    assert run(local, write).status == "ok"
+    assert run(local, listing).stdout == "[] [] True\n"
+    module = "open('helper.py', 'w').write('y = 3')\nimport helper\nprint(helper.y)"
+    assert run(local, module).stdout == "3\n"
+    assert run(local, "import helper").status == "error"
+    local.close()
+
+
+# --- failures of ours -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [0, 1])  # the keeper, the zygote
+def test_a_lost_worker_is_replaced_and_the_program_retried(depth: int) -> None:
+    before = mine()
+    local = LocalSandbox(workers=2)
+    keepers = [pid for pid in mine() if pid not in before]
+    victims = [[keeper, *children(keeper)][depth] for keeper in keepers]
+    killer = threading.Timer(0.3, lambda: [os.kill(pid, signal.SIGKILL) for pid in victims])
+    killer.start()
+    results = local.execute([f"import time; time.sleep(.6); print({i})" for i in range(3)])
+    killer.join()
+    assert [r.stdout for r in results if isinstance(r, Execution)] == ["0\n", "1\n", "2\n"]
+    assert gone(victims)
+    local.close()
+    assert mine() == before
+
+
+def test_killed_while_idle() -> None:
+    before = mine()
+    local = LocalSandbox(workers=2)
+    for pid in mine():
+        if pid not in before:
+            os.kill(pid, signal.SIGKILL)
+    results = local.execute(["print(1)"] * 4)
+    assert [r.stdout for r in results if isinstance(r, Execution)] == ["1\n"] * 4
+    local.close()
+
+
+def test_fault_when_no_worker_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = mine()
+    local = LocalSandbox(workers=2)
+    keepers = [pid for pid in mine() if pid not in before]
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    killer = threading.Timer(0.2, lambda: [os.kill(pid, signal.SIGKILL) for pid in keepers])
+    killer.start()
+    results = local.execute(["import time; time.sleep(.5)"] * 3)
+    assert [type(r) for r in results] == [Fault] * 3
+    assert all(r.kind == "sandbox" for r in results if isinstance(r, Fault))
+    monkeypatch.undo()
+    assert run(local, "print(1)").stdout == "1\n"  # better times
+    local.close()
+
+
+def test_fault_after_two_losses() -> None:
+    before = mine()
+    local = LocalSandbox(workers=1)
+    stop = threading.Event()
+
+    def kill_all() -> None:
+        while not stop.wait(0.2):
+            for pid in mine():
+                if pid not in before:
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    (result,) = local.execute(["import time; time.sleep(3)"])
+    stop.set()
+    killer.join()
+    assert isinstance(result, Fault)
+    assert result.kind == "sandbox"
+    local.close()
+    assert mine() == before
+
+
+def test_close_is_idempotent_and_leaves_nothing() -> None:
+    before = mine()
+    local = LocalSandbox(workers=2)
+    pids = [d for keeper in mine() if keeper not in before for d in (keeper, *descendants(keeper))]
+    assert len(pids) == 4
+    local.close()
+    local.close()
+    assert gone(pids)
+    assert [type(r) for r in local.execute(["print(1)"])] == [Fault]
+
+
+def test_nothing_outlives_the_killed_owner(tmp_path: Path) -> None:
+    script = (
+        "import os, threading, time\nfrom sod.tools.sandbox.local import LocalSandbox\n"
+        "s = LocalSandbox(workers=2)\n"
+        "if os.fork() == 0: time.sleep(1000)\n"  # holds copies of the channels
+        's.execute([\'import subprocess; subprocess.run(["sleep", "87654.3"])\'] * 2)'
+    )
+    owner = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 10
+    while len(sleepers("87654.3")) < 3 and time.monotonic() < deadline:  # two and the script's own
+        time.sleep(0.02)
+    family = descendants(owner.pid)
+    (bystander,) = [pid for pid in children(owner.pid) if not children(pid)]
+    family.remove(bystander)
+    assert len(family) >= 8
+    owner.kill()
+    owner.wait()
+    assert gone(family)
+    os.kill(bystander, signal.SIGKILL)
+
+
+def test_a_sandbox_outlives_the_thread_that_made_it() -> None:
+    made: list[LocalSandbox] = []
+    thread = threading.Thread(target=lambda: made.append(LocalSandbox(workers=1)))
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    before = mine()
+    assert run(made[0], "print(1)").stdout == "1\n"
+    assert mine() == before
+    made[0].close()
+
+
+def test_without_namespaces_only_unsafe_starts() -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare(1)")
+    script = (
+        "import sys\nfrom sod.records import SodError\nfrom sod.tools.sandbox.local import LocalSandbox\n"
+        "try: LocalSandbox()\nexcept SodError as error: print(error)\n"
+        "s = LocalSandbox(unsafe=True)\nprint(s.isolation)\n"
+        'p = \'import os, time\\nopen("f", "w")\\n'
+        "if os.fork() == 0: os.setsid(); time.sleep(76543)\\nprint(os.listdir())'\n"
+        "print([r.stdout for r in s.execute([p] * 4)])\ns.close()"
+    )
+    shell = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+    command = ["unshare", "-Ur", "sh", "-c", shell, sys.executable, script]
+    before = set(Path("/tmp").glob("sod-sandbox-*"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    if "unshare:" in done.stderr:
+        pytest.skip("user namespaces are not permitted")
+    error, isolation, output = done.stdout.splitlines()
+    assert error.startswith("sandbox: OSError: no isolation of: ")
+    assert "network" in error
+    assert "'network': False" in isolation
+    assert output == str(["['f']\n"] * 4)
+    assert set(Path("/tmp").glob("sod-sandbox-*")) == before
+
+
+def test_start_errors_are_one_line() -> None:
+    with pytest.raises(SodError, match=r"^sandbox: .*no_such_module[^\n]*$"):
+        LocalSandbox(preload=["no_such_module"])
+    with pytest.raises(SodError, match="workers must be at least 1"):
+        LocalSandbox(workers=0)
+    with pytest.raises(ValueError, match="must be positive"):
+        Limits(seconds=0)
+
+
+def test_preloaded_modules() -> None:
+    pytest.importorskip("numpy")
+    local = LocalSandbox(preload=["numpy"], workers=2)
+    results = local.execute(["import numpy as np; print(np.arange(4).sum(), np.random.rand())"] * 4)
+    outputs = [r.stdout.split() for r in results if isinstance(r, Execution)]
+    assert [words[0] for words in outputs] == ["6"] * 4
+    assert len({words[1] for words in outputs}) == 4
+    big = run(local, "import numpy as np; np.ones(10**10)")
+    assert big.status == "memory"
+    local.close()
+
+
+def test_throughput(sandbox: Sandbox) -> None:
+    begun = time.monotonic()
+    results = sandbox.execute(["print(12*7)"] * 200)
+    assert time.monotonic() - begun < 5
+    assert all(isinstance(r, Execution) and r.stdout == "84\n" for r in results)

@@ -1,0 +1,127 @@
+"""The Python tool, on a real sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from sod.records import Fault, ToolCall, ToolResult
+from sod.tools.base import Tool, ToolRequest
+from sod.tools.python import PythonTool
+from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.local import LocalSandbox
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[Tool]:
+    python = PythonTool(LocalSandbox(Limits(seconds=0.5, memory_mb=128)), 1000, 60)
+    yield python
+    python.close()
+
+
+def call(tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
+    (result,) = tool.run([ToolRequest("e", ToolCall("python", arguments))])
+    assert isinstance(result, ToolResult)
+    return result
+
+
+def run(tool: Tool, code: str) -> tuple[str, str | None]:
+    result = call(tool, {"code": code})
+    return result.text, result.error
+
+
+def test_schema_names_the_tool(tool: Tool) -> None:
+    assert tool.name == tool.schema["function"]["name"] == "python"
+    assert tool.schema["function"]["parameters"]["required"] == ["code"]
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "error"),
+    [
+        ("print(12*7)", "84", None),
+        ("print('a')\nprint('b')\n\n", "a\nb", None),
+        ("12*7", "(no output)", None),
+        ("", "(no output)", None),
+        ("print('é∑🙂')", "é∑🙂", None),
+        ("1/0", "ZeroDivisionError: division by zero", "exception"),
+        ("print('so far')\n1/0", "so far\nZeroDivisionError: division by zero", "exception"),
+        ("x = = 1", "SyntaxError: invalid syntax", "exception"),
+        ("import no_such", "ModuleNotFoundError: No module named 'no_such'", "exception"),
+        ("import sys; sys.exit('bad input')", "bad input", "exception"),
+        ("import sys; sys.exit(3)", "process exited with status 3", "exception"),
+        ("print(1)\nwhile True: pass", "1\nError: timeout: stopped after 0.5 s", "timeout"),
+        ("x = bytearray(10**10)", "Error: memory: more than 128 MiB", "memory"),
+        ("import sys; sys.stderr.write('a warning')", "(no output)", None),
+    ],
+)
+def test_what_the_model_reads(tool: Tool, code: str, text: str, error: str | None) -> None:
+    assert run(tool, code) == (text, error)
+
+
+def test_output_is_cut(tool: Tool) -> None:
+    assert run(tool, "print('x' * 60)") == ("x" * 60, None)
+    assert run(tool, "print('x' * 61)") == ("x" * 60 + "... [cut, 61 characters in all]", None)
+
+
+def test_endless_output_is_a_tool_error(tool: Tool) -> None:
+    text, error = run(tool, "while True: print('x')")
+    assert error == "output_limit"
+    assert text.endswith("\nError: output_limit: more than 4096 characters of output")
+
+
+def test_a_long_exception_is_cut(tool: Tool) -> None:
+    text, error = run(tool, "raise ValueError('y' * 500)")
+    assert error == "exception"
+    assert text == f"ValueError: {'y' * 48}... [cut, 512 characters in all]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({}, "`code` is missing"),
+        ({"source": "1"}, "`code` is missing"),
+        ({"code": 7}, "`code` must be a string"),
+        ({"code": None}, "`code` must be a string"),
+        ({"code": "1", "timeout": 3}, "only `code` is accepted, not 'timeout'"),
+    ],
+)
+def test_bad_arguments(tool: Tool, arguments: Mapping[str, Any], reason: str) -> None:
+    result = call(tool, arguments)
+    assert (result.text, result.error) == (f"Error: bad_arguments: {reason}", "bad_arguments")
+
+
+def test_code_too_long(tool: Tool) -> None:
+    assert run(tool, "#" * 1000) == ("(no output)", None)
+    too_long = "Error: code_too_long: 1001 characters, at most 1000"
+    assert run(tool, "#" * 1001) == (too_long, "code_too_long")
+
+
+def test_no_local_paths_reach_the_model(tool: Tool) -> None:
+    for code in ("def f(): g()\nf()", "open('nowhere')", "import json; json.loads('{')", "print(__name__)"):
+        text, _ = run(tool, code)
+        assert "zygote" not in text
+        assert "/" not in text
+
+
+def test_order_is_kept_among_refused_and_executed(tool: Tool) -> None:
+    codes: list[Any] = ["import time; time.sleep(.2); print(0)", 1, "print(2)", "1/0", "print(4)"]
+    requests = [ToolRequest("e", ToolCall("python", {"code": code})) for code in codes]
+    results = tool.run(requests)
+    assert [r.text.split(":")[0] for r in results if isinstance(r, ToolResult)] == [
+        "0", "Error", "2", "ZeroDivisionError", "4",
+    ]  # fmt: skip
+
+
+def test_nothing_to_do(tool: Tool) -> None:
+    assert tool.run([]) == []
+
+
+def test_close_twice_then_fault() -> None:
+    python = PythonTool(LocalSandbox(workers=1))
+    python.close()
+    python.close()
+    (result,) = python.run([ToolRequest("e", ToolCall("python", {"code": "print(1)"}))])
+    assert isinstance(result, Fault)
+    assert result.kind == "sandbox"
