@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ from sod.tasks.base import Task, draw
 from sod.tasks.files import Loaded, load_conversations, load_tasks
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import Tool
+from sod.tools.python import SCHEMA as PYTHON_SCHEMA
 from sod.tools.python import PythonTool
 from sod.tools.sandbox.base import Limits as SandboxLimits
 from sod.tools.sandbox.local import LocalSandbox
+from sod.train.checkpoint import COMPLETE, verify
 from sod.train.loop import Listener, Plan, Trainee, resume_point, run_steps
 from sod.train.optim import Optimizer
 from sod.train.report import StepReport
@@ -67,14 +70,15 @@ def make_tools(recipe: Recipe) -> dict[str, Tool]:
     return {tool.name: tool}
 
 
-def python_schema() -> Mapping[str, Any]:
-    """The Python tool's function schema, without starting it."""
-    return PythonTool.SCHEMA
+def close_tools(tools: Mapping[str, Tool]) -> None:
+    """Release what `make_tools` started."""
+    for tool in tools.values():
+        tool.close()
 
 
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
     """The renderer of the recipe; proves that its template is append-only."""
-    schemas = [python_schema()] if recipe.tools.python else []
+    schemas = [PYTHON_SCHEMA] if recipe.tools.python else []
     return Chat(tokenizer, schemas, recipe.chat.template, recipe.chat.template_kwargs)
 
 
@@ -121,14 +125,31 @@ def run_evaluation(
     recipe: Recipe,
     collector: Collector,
     tasks: Sequence[Task],
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate as `evaluation` in the recipe says, on a seeded subset of at most `evaluation.tasks` tasks."""
     spec = recipe.evaluation
-    count = min(spec.tasks, len(tasks))
+    count = min(spec.tasks, len(tasks)) if spec.tasks else len(tasks)
     chosen = [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
     return evaluate(collector, chosen, spec.k, sampling, recipe.seed, on_progress=on_progress)
+
+
+def evaluate_model(
+    recipe: Recipe, data: str, notice: Notice, on_progress: Callable[[int, int], None] | None = None
+) -> Evaluation:
+    """Load the recipe's student and evaluate it on the tasks in `data`."""
+    path = final_model(recipe.student.path)
+    tasks = loaded_tasks(data, "--data", recipe, notice)
+    chat = make_chat(recipe, load_tokenizer(path))
+    tasks = fitting_tasks(tasks, chat, recipe, notice)
+    _set_threads(recipe)
+    model = load_model(path, recipe.student.dtype)
+    tools = make_tools(recipe)
+    try:
+        return run_evaluation(recipe, make_collector(recipe, chat, tools, model), tasks, on_progress)
+    finally:
+        close_tools(tools)
 
 
 @dataclass
@@ -152,9 +173,10 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     if recipe.train.evaluate_every:
         held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
     start_path, log, hashed = _place(recipe, directory, resume)
-    tokenizer = load_tokenizer(recipe.student.path)
-    if recipe.teacher is not None:
-        teacher_tokenizer = load_tokenizer(recipe.teacher.path)
+    tokenizer = load_tokenizer(final_model(recipe.student.path))
+    teacher_path = final_model(recipe.teacher.path) if recipe.teacher else None
+    if recipe.teacher is not None and teacher_path is not None:
+        teacher_tokenizer = load_tokenizer(teacher_path)
         check_compatible(tokenizer, teacher_tokenizer, recipe.student.path, recipe.teacher.path)
     chat = make_chat(recipe, tokenizer)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -162,8 +184,8 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     _set_threads(recipe)
     student, optimizer, done = _trainee(recipe, recipe.optim, recipe.train.steps, start_path)
     teacher = None
-    if recipe.teacher is not None:
-        weights = load_model(recipe.teacher.path, recipe.teacher.dtype)
+    if recipe.teacher is not None and teacher_path is not None:
+        weights = load_model(teacher_path, recipe.teacher.dtype)
         teacher = LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
     tools = make_tools(recipe)
     collector = make_collector(recipe, chat, tools, student)
@@ -186,7 +208,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         trainee = Trainee(optimizer.state, _saver(student, chat))
         run_steps(plan, log, done, lambda step: train_step(run, step), trainee, listeners, held_out_figures)
 
-    return Job(log, plan, done, start, lambda: [tool.close() for tool in tools.values()] and None)
+    return Job(log, plan, done, start, partial(close_tools, tools))
 
 
 def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -195,7 +217,7 @@ def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
     conversations = _told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
     start_path, log, hashed = _place(recipe, directory, resume)
-    chat = make_chat(recipe, load_tokenizer(recipe.student.path))
+    chat = make_chat(recipe, load_tokenizer(final_model(recipe.student.path)))
     examples: list[Ledger] = []
     overlong = 0
     for conversation in conversations:
@@ -225,8 +247,6 @@ def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -
 
 def final_model(path: str) -> str:
     """The model directory behind a run (its newest checkpoint) or model path. Raises SodError for a broken one."""
-    from sod.train.checkpoint import COMPLETE, verify
-
     directory = Path(path)
     if (directory / "recipe.yaml").is_file():
         found = RunLog.open(directory).checkpoints()
@@ -257,7 +277,7 @@ def _place(recipe: Recipe, directory: Path, resume: bool) -> tuple[Any, RunLog |
 
 def _trainee(recipe: Recipe, spec: Any, steps: int, point: Any) -> tuple[Any, Optimizer, int]:
     """`(model, optimizer, steps done)`, from the recipe's student or from a checkpoint."""
-    path = recipe.student.path if point is None else str(point[0])
+    path = final_model(recipe.student.path) if point is None else str(point[0])
     student = load_model(path, recipe.student.dtype)
     optimizer = Optimizer(student, spec, steps)
     if point is None:

@@ -132,13 +132,38 @@ class SftSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """How `sod eval` and the evaluations during training sample."""
+    """How `sod eval` and the evaluations during training sample; `tasks: 0` takes all there are."""
 
     k: int = Field(4, ge=1)
-    tasks: int = Field(64, ge=1)
+    tasks: int = Field(64, ge=0)
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
+
+
+class ScratchSpec(Section):
+    """Shape of a Qwen3 model made from nothing."""
+
+    layers: int = Field(4, ge=1)
+    hidden: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    ffn: int = Field(256, ge=8)
+
+
+class WorldSpec(Section):
+    """The quickstart's generated world: task counts, and how teacher and student come to be."""
+
+    shortest: int = Field(2, ge=1)
+    longest: int = Field(5, ge=1)
+    sft: int = Field(8_000, ge=1)
+    train: int = Field(4_000, ge=1)
+    validation: int = Field(128, ge=1)
+    test: int = Field(256, ge=1)
+    vocab_size: int = Field(1_024, ge=300)
+    context: int = Field(2_048, ge=64)
+    teacher: ScratchSpec = ScratchSpec()
+    student: ScratchSpec = ScratchSpec()
+    teacher_sft: SftSpec = SftSpec()
 
 
 Tracker = Literal["wandb", "trackio", "tensorboard"]
@@ -166,6 +191,7 @@ class Recipe(Section):
     train: TrainSpec = TrainSpec()
     sft: SftSpec = SftSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    world: WorldSpec | None = None
     trackers: list[Tracker] = Field(default_factory=list)
 
     @model_validator(mode="after")

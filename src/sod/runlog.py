@@ -54,12 +54,8 @@ class RunLog:
 
         Raises SodError if it already holds a run, or cannot be written.
         """
+        cls.refuse_existing(path)
         run = cls(Path(path))
-        if run._recipe_file.exists():
-            raise SodError(
-                f"{run._recipe_file}: this directory already holds a run; "
-                "continue it with --resume or choose another run directory"
-            )
         with _writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
         write_json_atomic(run.path / "manifest.json", _manifest(recipe, seed))
@@ -67,6 +63,15 @@ class RunLog:
         text = yaml.safe_dump(_plain(recipe, finite=False), sort_keys=False, allow_unicode=True, width=100)
         write_text_atomic(run._recipe_file, text)
         return run
+
+    @classmethod
+    def refuse_existing(cls, path: Path | str) -> None:
+        """Raises SodError if `path` already holds a run: nothing written is ever overwritten."""
+        held = cls(Path(path))._recipe_file
+        if held.exists():
+            raise SodError(
+                f"{held}: this directory already holds a run; continue it with --resume or choose another run directory"
+            )
 
     @classmethod
     def open(cls, path: Path | str) -> RunLog:
@@ -214,6 +219,12 @@ def _turn_row(turn: Turn, divergence: float | None, weight: float | None) -> dic
         "calls": [{"name": call.name, "arguments": dict(call.arguments)} for call in turn.calls],
         "results": [{"text": r.text, "error": r.error, "seconds": r.seconds} for r in turn.results],
     }
+
+
+def write_evaluation(directory: Path, figures: Mapping[str, Any], trajectories: Iterable[Trajectory]) -> None:
+    """Write `evaluation.json` (the figures and where they come from) and `generations.jsonl` (every episode)."""
+    write_text_atomic(directory / "generations.jsonl", "".join(_dump(trajectory_row(t)) + "\n" for t in trajectories))
+    write_json_atomic(directory / "evaluation.json", figures)
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:

@@ -52,6 +52,7 @@ def test_numpy_arrays_are_welcome() -> None:
     assert pass_at_k(np.array([[True, False], [False, False]])) == 0.5  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(rows, st.data())
 def test_pass_at_k_equals_enumeration_of_all_subsets(correct: list[list[bool]], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, min(len(row) for row in correct)))
@@ -103,6 +104,7 @@ def test_a_tie_is_the_mean_over_the_tied_answers() -> None:
     assert maj_at_k([["1", "1", "2", "2", "3"]], [[1, 1, 0, 0, 0]]) == 0.5
 
 
+@settings(deadline=None)
 @given(votes)
 def test_majority_equals_random_tie_breaking_over_all_orders(answers: list[str | None]) -> None:
     correct = [float(answer == "1") for answer in answers]
@@ -115,6 +117,7 @@ def test_majority_equals_random_tie_breaking_over_all_orders(answers: list[str |
     assert maj_at_k([answers], [correct]) == pytest.approx(np.mean(outcomes), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(votes, st.randoms(use_true_random=False))
 def test_majority_does_not_depend_on_order(answers: list[str | None], random: object) -> None:
     pairs = [(answer, float(answer == "1")) for answer in answers]

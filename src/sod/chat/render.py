@@ -77,7 +77,8 @@ class Chat:
         self.end_text = str(tokenizer.decode([self.end_id], skip_special_tokens=False))
         if not after_turn.startswith(self.end_text):
             raise SodError("chat template: the end of an assistant turn is not a token of its own")
-        self.stop_ids = frozenset({self.end_id} | ({tokenizer.eos_token_id} - {None}))
+        eos = tokenizer.eos_token_id
+        self.stop_ids: frozenset[int] = frozenset({self.end_id} if eos is None else {self.end_id, eos})
         self._check_append_only()
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -102,6 +103,10 @@ class Chat:
         """Text of one turn's sampled ids, its end token left out."""
         kept = token_ids[:-1] if token_ids and token_ids[-1] in self.stop_ids else token_ids
         return str(self.tokenizer.decode(list(kept), skip_special_tokens=False))
+
+    def conversation_text(self, messages: Sequence[Message]) -> str:
+        """The template's own rendering of a finished conversation, as text."""
+        return self._render([_as_dict(m) for m in messages], generate=False)
 
     def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """`(token_ids, turn_ids)` of an SFT example: the very ledger a rollout of it would have written.

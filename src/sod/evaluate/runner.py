@@ -46,9 +46,9 @@ def evaluate(
     seed: int,
     purpose: str = "eval",
     chunk: int = 512,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Play `k` episodes of every task and summarise them.
+    """Play `k` episodes of every task and summarise them; `on_progress` hears (tasks done, tasks in all).
 
     Raises SodError when there is no task, or every episode of every task faulted.
     """
@@ -60,7 +60,7 @@ def evaluate(
         part = tasks[first : first + per_call]
         groups += collector.collect(part, k, sampling, purpose, first).groups
         if on_progress:
-            on_progress(len(part))
+            on_progress(first + len(part), len(tasks))
     trajectories = [t for group in groups for t in group.trajectories]
     if not trajectories:
         raise SodError("evaluation: every episode faulted")

@@ -122,8 +122,7 @@ class LocalSandbox:
             self._fill_pool()
         except (WorkerLostError, OSError) as error:
             self.close()
-            hint = "install what is missing, or allow user namespaces, or set `unsafe` for programs you trust"
-            raise SodError(f"sandbox: {error}; {hint}") from error
+            raise SodError(f"sandbox: {error}") from error
         self._isolation = dict(self._pool[0].isolation)
 
     @property
@@ -240,7 +239,7 @@ class LocalSandbox:
             "owner": os.getpid(),
         }
         environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": "/usr/local/bin:/usr/bin:/bin",  # nothing about this machine
             "LANG": "C.UTF-8",
             "LD_BIND_NOW": "1",  # symbols are bound here once, not in every fork
             "PYTHONPATH": str(Path(__file__).resolve().parent.parent),  # where `sandbox` is; for the start only

@@ -29,7 +29,7 @@ import traceback
 import types
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from .confine import Isolation, drop_capabilities, fresh_scratch, isolate, new_pid_namespace, prctl
 
@@ -54,7 +54,7 @@ class Worker:
     own_namespace: int  # this process's pid namespace, -1 without namespaces
     isolation: Isolation
     config: dict[str, Any]
-    rlimits: list[tuple[int, tuple[int, int]]]
+    address_space: int  # limit of a program's processes (bytes)
 
 
 # --- in the fork ----------------------------------------------------------------------------------
@@ -65,8 +65,8 @@ def confine(worker: Worker, out: int, err: int) -> None:
     os.setsid()
     os.dup2(out, 1)
     os.dup2(err, 2)
-    for which, bounds in worker.rlimits:
-        resource.setrlimit(which, bounds)
+    set_limit(resource.RLIMIT_AS, worker.address_space)
+    set_limit(resource.RLIMIT_CPU, worker.config["cpu_seconds"])
     if worker.own_namespace >= 0:
         drop_capabilities()
     os.chdir(os.environ["HOME"])
@@ -111,8 +111,8 @@ def report(error: BaseException, source: str) -> int:
     return EXIT_ERROR
 
 
-def become_program(worker: Worker, source: bytes, out: int, err: int) -> None:
-    """The whole life of a fork. Never returns, whatever happens."""
+def become_program(worker: Worker, source: bytes, out: int, err: int) -> NoReturn:
+    """The whole life of a fork."""
     status = EXIT_ERROR
     try:
         confine(worker, out, err)
@@ -169,7 +169,8 @@ def watch(worker: Worker, pid: int, out: Output, err: Output) -> str:
         while (left := deadline - time.monotonic()) > 0:
             ready = dict(poller.poll(math.ceil(left * 1000)))
             if worker.owner in ready or worker.channel in ready:
-                os._exit(0)
+                end(worker, pid)
+                leave(worker)
             for descriptor in outputs.keys() & ready.keys():
                 if not outputs[descriptor].read():
                     poller.unregister(descriptor)
@@ -263,26 +264,26 @@ def empty_directory(path: str) -> None:
 # --- the worker -----------------------------------------------------------------------------------
 
 
-def program_rlimits(config: dict[str, Any], isolation: Isolation) -> list[tuple[int, tuple[int, int]]]:
-    """The resource limits of a program, never above what this process may set."""
-    with open("/proc/self/statm") as file:
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
-    memory = config["memory_mb"] << 20
-    wanted = {
-        resource.RLIMIT_AS: mapped + memory,
-        resource.RLIMIT_CPU: config["cpu_seconds"],
-        resource.RLIMIT_FSIZE: memory,
-        resource.RLIMIT_NOFILE: 256,
-        resource.RLIMIT_CORE: 0,
-    }
+def limit_once(config: dict[str, Any], isolation: Isolation) -> None:
+    """The limits that this process can live with too: its forks inherit them at no cost."""
+    set_limit(resource.RLIMIT_FSIZE, config["memory_mb"] << 20)
+    set_limit(resource.RLIMIT_NOFILE, 256)
+    set_limit(resource.RLIMIT_CORE, 0)
     if isolation.obtained["pid_namespace"]:  # else it would count the user's other processes too
-        wanted[resource.RLIMIT_NPROC] = config["processes"] + 2  # keeper and zygote count
-    limits = []
-    for which, value in wanted.items():
-        hard = resource.getrlimit(which)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        limits.append((which, (value, value)))
-    return limits
+        set_limit(resource.RLIMIT_NPROC, config["processes"] + 2)  # keeper and zygote count
+
+
+def set_limit(which: int, value: int) -> None:
+    """Soft and hard limit, never above the present hard limit."""
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def mapped_bytes() -> int:
+    """Address space of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def warm_up(preload: list[str]) -> None:
@@ -305,16 +306,18 @@ def start(config: dict[str, Any]) -> Worker:
     isolation = isolate()
     if not config["unsafe"] and not all(isolation.obtained.values()):
         missing = ", ".join(name for name, obtained in isolation.obtained.items() if not obtained)
-        raise OSError(f"no isolation of: {missing} ({isolation.problem})")
+        fix = "allow user namespaces, or set `unsafe` if you trust the programs"
+        raise OSError(f"no isolation of: {missing} ({isolation.problem}); {fix}")
     home = isolation.scratch[0] if isolation.scratch else make_home()
     os.environ.update(HOME=home, TMPDIR=home)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY) if isolation.obtained["pid_namespace"] else -1
     warm_up(config["preload"])
     started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    rlimits = program_rlimits(config, isolation)
+    limit_once(config, isolation)
+    address_space = mapped_bytes() + (config["memory_mb"] << 20)
     if own >= 0:
         prctl(PR_SET_DUMPABLE, 0)
-    return Worker(config["channel"], owner, started, own, isolation, config, rlimits)
+    return Worker(config["channel"], owner, started, own, isolation, config, address_space)
 
 
 def make_home() -> str:
@@ -334,12 +337,17 @@ def receive(worker: Worker, length: int) -> bytes:
         ready = dict(poller.poll())
         chunk = os.read(worker.channel, length - len(data)) if worker.channel in ready else b""
         if not chunk:
-            if not worker.isolation.scratch:
-                empty_directory(os.environ["HOME"])
-                os.rmdir(os.environ["HOME"])
-            os._exit(0)
+            leave(worker)
         data += chunk
     return data
+
+
+def leave(worker: Worker) -> NoReturn:
+    """End in good order."""
+    if not worker.isolation.scratch:
+        empty_directory(os.environ["HOME"])
+        os.rmdir(os.environ["HOME"])
+    os._exit(0)
 
 
 def send(channel: int, status: str, seconds: float, out: bytes, err: bytes) -> None:
@@ -351,13 +359,13 @@ def send(channel: int, status: str, seconds: float, out: bytes, err: bytes) -> N
 def main() -> None:
     """Serve programs until LocalSandbox goes away. A failure of ours is told, then ends the worker."""
     config = json.loads(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[:] = sys.orig_argv[:] = ["program.py"]
     sys.path.remove(os.environ.pop("PYTHONPATH"))
-    sys.path.insert(0, "")
+    del os.environ["LD_BIND_NOW"]
     try:
         worker = start(config)
-        ready = json.dumps({**worker.isolation.obtained})
+        sys.path.insert(0, "")  # a program may import what it wrote
+        ready = json.dumps(worker.isolation.obtained)
         send(worker.channel, "ready", 0.0, ready.encode(), b"")
         while True:
             (length,) = REQUEST.unpack(receive(worker, REQUEST.size))

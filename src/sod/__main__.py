@@ -1,0 +1,5 @@
+"""`python -m sod`."""
+
+from sod.cli import main
+
+main()

@@ -1,0 +1,30 @@
+"""One re-execution of the process with glibc allocator tunables.
+
+glibc gives every large tensor back to the kernel and faults it in again at the next use, which makes CPU
+training several times slower. The tunables are read at program start only, hence the re-execution; it costs
+no dependency and happens before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+MARK = "SOD_ALLOCATOR"
+
+
+def reexecute_with_tunables() -> None:
+    """Replace this process by itself with the tunables set.
+
+    Does nothing where glibc is not the C library, another allocator is preloaded, the user has set
+    GLIBC_TUNABLES or `SOD_ALLOCATOR=off`, or it has been done before.
+    """
+    env = os.environ
+    if platform.libc_ver()[0] != "glibc" or MARK in env or "GLIBC_TUNABLES" in env or "LD_PRELOAD" in env:
+        return
+    env[MARK] = "done"
+    env["GLIBC_TUNABLES"] = TUNABLES
+    # orig_argv keeps the interpreter's own flags (-m, -X ...), which sys.argv has lost.
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
