@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -161,12 +162,22 @@ def test_wandb_without_a_login_writes_offline(tmp_path: Path) -> None:
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     (log,) = run.glob("run-*.wandb")
     history: dict[int, dict[str, float]] = {}
-    for record in wandb_records(log):
+    for record in finished_records(log):
         if record.WhichOneof("record_type") == "history":
             items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             step = json.loads(items.pop("_step"))
             history[step] = {key: json.loads(value) for key, value in items.items() if not key.startswith("_")}
     assert history == PASSED_ON
+
+
+def finished_records(path: Path) -> list[Any]:
+    """Every record of a finished run. W&B's service process may write the last ones after `finish`."""
+    for _ in range(200):
+        records = wandb_records(path)
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has no exit record after 10 seconds")
 
 
 def wandb_records(path: Path) -> list[Any]:
@@ -180,6 +191,8 @@ def wandb_records(path: Path) -> list[Any]:
             position += room
             continue
         length, kind = int.from_bytes(raw[position + 4 : position + 6], "little"), raw[position + 6]
+        if position + 7 + length > len(raw):  # still being written
+            break
         body += raw[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # full, or the last part

@@ -65,12 +65,22 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def kill_later(pids: list[int], seconds: float) -> threading.Timer:
+    def kill() -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    timer = threading.Timer(seconds, kill)
+    timer.start()
+    return timer
+
+
 def sleepers(marker: str) -> list[int]:
-    """Processes whose command line holds the marker."""
+    """The `sleep` processes with this argument."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if marker.encode() in entry.read_bytes():
+            if entry.read_bytes() == f"sleep\0{marker}\0".encode():
                 found.append(int(entry.parent.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -175,11 +185,11 @@ def test_of_stderr_the_tail_is_kept(sandbox: Sandbox) -> None:
 
 
 def test_order_and_concurrency(sandbox: Sandbox) -> None:
-    programs = [f"import time; time.sleep({0.3 if i < 2 else 0}); print({i})" for i in range(20)]
+    programs = [f"import time; time.sleep({0.5 if i < 2 else 0}); print({i})" for i in range(20)]
     begun = time.monotonic()
     results = sandbox.execute(programs)
     assert [r.stdout for r in results if isinstance(r, Execution)] == [f"{i}\n" for i in range(20)]
-    assert time.monotonic() - begun < 0.6
+    assert time.monotonic() - begun < 1.0  # one after the other it would be more
     assert sandbox.execute([]) == []
 
 
@@ -269,7 +279,7 @@ def test_processes_are_limited() -> None:
     assert [r.stdout for r in results if isinstance(r, Execution)] == ["4\n"] * 4
 
 
-def test_cpu_time_is_limited_over_threads() -> None:
+def test_cpu_time_is_limited() -> None:
     local = LocalSandbox(Limits(seconds=8, cpu_seconds=1), workers=1)
     result = run(local, "while True: pass")
     local.close()
@@ -289,9 +299,6 @@ def test_no_network(sandbox: Sandbox) -> None:
 def test_no_privileges(sandbox: Sandbox, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("x")
-    for path in (tmp_path, *tmp_path.parents[:-1]):
-        if path.stat().st_uid == os.getuid() and path.name.startswith("pytest"):
-            path.chmod(0o755)
     assert run(sandbox, "import os; os.setuid(0)").stderr.startswith("Traceback")
     assert run(sandbox, "import os; os.chroot('.')").stderr.startswith("Traceback")
     assert run(sandbox, f"open({str(secret)!r}, 'w')").status == "error"
@@ -335,8 +342,7 @@ def test_a_lost_worker_is_replaced_and_the_program_retried(depth: int) -> None:
     local = LocalSandbox(workers=2)
     keepers = [pid for pid in mine() if pid not in before]
     victims = [[keeper, *children(keeper)][depth] for keeper in keepers]
-    killer = threading.Timer(0.3, lambda: [os.kill(pid, signal.SIGKILL) for pid in victims])
-    killer.start()
+    killer = kill_later(victims, 0.3)
     results = local.execute([f"import time; time.sleep(.6); print({i})" for i in range(3)])
     killer.join()
     assert [r.stdout for r in results if isinstance(r, Execution)] == ["0\n", "1\n", "2\n"]
@@ -361,8 +367,7 @@ def test_fault_when_no_worker_can_start(monkeypatch: pytest.MonkeyPatch) -> None
     local = LocalSandbox(workers=2)
     keepers = [pid for pid in mine() if pid not in before]
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    killer = threading.Timer(0.2, lambda: [os.kill(pid, signal.SIGKILL) for pid in keepers])
-    killer.start()
+    kill_later(keepers, 0.2)
     results = local.execute(["import time; time.sleep(.5)"] * 3)
     assert [type(r) for r in results] == [Fault] * 3
     assert all(r.kind == "sandbox" for r in results if isinstance(r, Fault))
@@ -413,7 +418,7 @@ def test_nothing_outlives_the_killed_owner(tmp_path: Path) -> None:
     )
     owner = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.monotonic() + 10
-    while len(sleepers("87654.3")) < 3 and time.monotonic() < deadline:  # two and the script's own
+    while len(sleepers("87654.3")) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     family = descendants(owner.pid)
     (bystander,) = [pid for pid in children(owner.pid) if not children(pid)]
