@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from sod.models.score import check_projection
 from sod.records import SodError
+
+transformers_logging.disable_progress_bar()  # our own progress display is enough
 
 Dtype = Literal["float32", "bfloat16"]
 
