@@ -17,7 +17,7 @@ from sod.records import Message, ToolCall
 from sod.seeds import derive
 from sod.tasks.base import Conversation, Task
 
-LARGEST = 9_999
+LARGEST = 999
 SOURCE = "chain"
 
 
@@ -52,8 +52,8 @@ class Chain:
 
 
 def random_chain(rng: np.random.Generator, shortest: int, longest: int) -> Chain:
-    """A chain of `shortest` to `longest` operations whose values stay within 0 to 9,999."""
-    value = start = int(rng.integers(2, 100))
+    """A chain of `shortest` to `longest` operations whose values stay within 0 to 999."""
+    value = start = int(rng.integers(10, 100))
     operations: list[tuple[str, int]] = []
     for _ in range(int(rng.integers(shortest, longest + 1))):
         operator, operand = _random_operation(rng, value)
@@ -112,6 +112,6 @@ def _apply(value: int, operator: str, operand: int) -> int:
 def _random_operation(rng: np.random.Generator, value: int) -> tuple[str, int]:
     while True:
         operator = "+-*"[int(rng.integers(3))]
-        operand = int(rng.integers(2, 10 if operator == "*" else 100))
+        operand = int(rng.integers(2, 10))
         if 0 <= _apply(value, operator, operand) <= LARGEST:
             return operator, operand

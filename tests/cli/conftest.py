@@ -1,0 +1,210 @@
+"""A tiny world made by `sod quickstart` itself, and ways to run `sod`: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from sod import cli
+from sod.runlog import RunLog
+from sod.tasks.files import load_tasks, write_tasks
+
+FRESH_SEED = 67280421310721  # what torch's generator holds in a process that nobody has seeded
+
+RECIPE = {
+    "name": "tiny",
+    "seed": 3,
+    "student": "",  # filled in by `World.recipe`
+    "chat": {"template": "hermes"},
+    "tools": {"python": {"timeout_seconds": 5.0, "memory_mb": 256, "max_code_chars": 14, "max_output_chars": 64}},
+    "rollout": {
+        "prompts": 2,
+        "samples": 2,
+        "max_turns": 4,
+        "max_prompt_tokens": 128,
+        "max_turn_tokens": 24,
+        "max_response_tokens": 160,
+    },
+    "method": "sod",
+    "optim": {"lr": 1e-3, "warmup_steps": 1, "micro_batch_tokens": 256},
+    "train": {"steps": 3, "checkpoint_every": 1, "keep_checkpoints": 2, "trajectories_every": 1},
+    "sft": {"steps": 70, "batch_size": 8, "checkpoint_every": 1000, "optim": {"lr": 1e-2, "warmup_steps": 5}},
+    "evaluation": {"k": 2, "tasks": 0},
+    "world": {
+        "shortest": 2,
+        "longest": 3,
+        "sft": 64,
+        "train": 24,
+        "validation": 4,
+        "test": 6,
+        "vocab_size": 400,
+        "context": 512,
+        "teacher": {"layers": 2, "hidden": 32, "heads": 2, "ffn": 64},
+        "student": {"layers": 1, "hidden": 32, "heads": 2, "ffn": 64},
+        "teacher_sft": {"steps": 100, "batch_size": 8, "optim": {"lr": 1e-2, "warmup_steps": 5, "schedule": "cosine"}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class World:
+    """The directory of a finished tiny quickstart."""
+
+    path: Path
+
+    def data(self, name: str) -> str:
+        """A split: `sft`, `train`, `validation`, `test`, or `reachable` (see `make_reachable`)."""
+        return str(self.path / "data" / f"{name}.parquet")
+
+    @property
+    def student(self) -> str:
+        """The student after a little SFT: it calls the tool, often wrongly."""
+        return str(self.path / "student-sft")
+
+    @property
+    def teacher(self) -> str:
+        return str(self.path / "teacher-sft")
+
+    def recipe(self, directory: Path) -> Path:
+        """A recipe file that trains this world's student with its teacher."""
+        content = {
+            **RECIPE,
+            "student": {"path": self.student, "dtype": "float32"},
+            "teacher": {"path": self.teacher, "dtype": "float32"},
+            "data": {"sft": self.data("sft"), "train": self.data("reachable"), "validation": self.data("validation")},
+        }
+        path = directory / "recipe.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+
+def run_sod(*arguments: str | Path) -> Outcome:
+    """`sod ARGUMENTS` in this process, through its real entry point. What `main` does not catch is raised."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(FRESH_SEED)
+        patch.setattr(sys, "argv", ["sod", *map(str, arguments)])
+        patch.setenv("SOD_ALLOCATOR", "off")
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def start_sod(arguments: Sequence[str | Path], cwd: Path | None = None) -> subprocess.Popen[str]:
+    """`sod ARGUMENTS` in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sod", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "SOD_ALLOCATOR": "off"},
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60.0) -> None:
+    """Poll until `condition` holds; fails when the process ends before that."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            out, err = process.communicate()
+            pytest.fail(f"the process ended with {process.returncode} too early:\n{out}\n{err}")
+        if time.monotonic() > limit:
+            process.kill()
+            pytest.fail(f"nothing happened within {seconds} s:\n{process.communicate()}")
+        time.sleep(0.001)
+
+
+def make_reachable(world: World, scratch: Path) -> None:
+    """Write the training tasks with answers that the student sometimes gives, so that rewards differ.
+
+    So small a student is never right; it gets as ground truth what it answered in an evaluation.
+    """
+    ended = run_sod("eval", world.student, "--data", world.data("train"), "-k", "4", "--out", scratch / "eval")
+    assert ended.code == 0, ended.err
+    rows = [json.loads(line) for line in (scratch / "eval" / "generations.jsonl").read_text().splitlines()]
+    given = {row["task_id"]: row["answer"] for row in rows if row["answer"]}
+    tasks = load_tasks(world.data("train")).items
+    write_tasks(world.data("reachable"), [replace(t, ground_truth=given.get(t.id, t.ground_truth)) for t in tasks])
+
+
+@pytest.fixture(scope="session")
+def sod() -> Callable[..., Outcome]:
+    """See `run_sod`."""
+    return run_sod
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., None]:
+    """See `wait_for`."""
+    return wait_for
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """See `start_sod`; whatever still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+        started.append(start_sod(arguments, cwd))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Data, teacher, student and a finished three-step run, from `sod quickstart`."""
+    directory = tmp_path_factory.mktemp("world")
+    recipe = directory / "quickstart.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, "student": {"path": "replaced"}}), encoding="utf-8")
+    ended = run_sod("quickstart", recipe, "--out", directory / "qs")
+    assert ended.code == 0, ended.err
+    made = World(directory / "qs")
+    make_reachable(made, directory)
+    return made
+
+
+@pytest.fixture
+def recipe(world: World, tmp_path: Path) -> Path:
+    """A recipe file of the test's own."""
+    return world.recipe(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(world: World) -> RunLog:
+    """The distillation run of the quickstart."""
+    return RunLog.open(world.path / "sod")

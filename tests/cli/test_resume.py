@@ -1,0 +1,209 @@
+"""A killed, interrupted or terminated run, resumed, ends exactly as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sod.runlog import RunLog
+from sod.train import checkpoint
+
+TRAIN = ("train.steps=18", "train.checkpoint_every=3", "train.evaluate_every=9")
+SFT = ("sft.steps=60", "sft.checkpoint_every=4")
+BFLOAT16 = ("student.dtype=bfloat16", "teacher.dtype=bfloat16")
+TIMINGS = ("seconds", "tokens_per_second")
+
+
+def untimed(value: Any) -> Any:
+    """`value` without anything that depends on the clock."""
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if not k.startswith(TIMINGS)}
+    return [untimed(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same(one: Any, other: Any, where: str = "state") -> None:
+    """Equal in structure and equal bit for bit in every tensor."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}.{number}")
+    else:
+        assert one == other, where
+
+
+def assert_same_run(path: Path, reference: Path) -> None:
+    """Same metrics and trajectories except timings, same checkpoints with the same weights and optimizer."""
+    mine, theirs = RunLog.open(path), RunLog.open(reference)
+    assert untimed(mine.metrics()) == untimed(theirs.metrics())
+    for file in sorted((reference / "trajectories").glob("*.jsonl")):
+        step = int(file.stem.removeprefix("step-"))
+        assert untimed(mine.trajectories(step)) == untimed(theirs.trajectories(step))
+    assert [step for step, _ in mine.checkpoints()] == [step for step, _ in theirs.checkpoints()]
+    for (_, ours), (_, other) in zip(mine.checkpoints(), theirs.checkpoints(), strict=True):
+        checkpoint.verify(ours)
+        assert (ours / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+        states = [torch.load(d / checkpoint.TRAINER, weights_only=True) for d in (ours, other)]
+        assert_same(*states)
+
+
+def kill_after_rows(process: subprocess.Popen[str], run: Path, wait: Any, rows: int, delay: float) -> None:
+    """kill -9 `delay` seconds after the process has finished `rows` more steps."""
+    first = lines(run)
+    wait(lambda: lines(run) >= first + rows, process)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+
+
+def kill_in_checkpoint(process: subprocess.Popen[str], run: Path, wait: Any) -> None:
+    """kill -9 while a checkpoint is being written: its partial directory exists."""
+    wait(lambda: any((run / "checkpoints").glob(".*.partial")), process)
+    os.kill(process.pid, signal.SIGKILL)
+
+
+def lines(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def descendants(pid: int) -> list[int]:
+    """The live child processes of `pid` and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "kills"),
+    [("train", TRAIN, 3), ("sft", SFT, 3), ("train", (*TRAIN, *BFLOAT16), 1)],
+    ids=["train", "sft", "train-bfloat16"],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    command: str, changes: tuple[str, ...], kills: int, recipe: Path, tmp_path: Path, sod: Any, start: Any, wait: Any
+) -> None:
+    """kill -9 at random moments, the last one inside a checkpoint write, costs nothing but time."""
+    reference, run = tmp_path / "reference", tmp_path / "killed"
+    assert sod(command, recipe, *changes, "--run", reference).code == 0
+    rng = random.Random(f"{command}{kills}")
+    arguments: tuple[Any, ...] = (command, recipe, *changes, "--run", run)
+    for number in range(kills):
+        process = start(*arguments)
+        if number == kills - 1:
+            kill_in_checkpoint(process, run, wait)
+        else:
+            kill_after_rows(process, run, wait, rng.randint(1, 3), rng.uniform(0.0, 0.1))
+        assert process.wait(10) == -signal.SIGKILL
+        assert lines(run) < RunLog.open(reference).metrics()[-1]["step"] * (number + 1)
+        arguments = (command, "--resume", run)
+    process = start(*arguments)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert_same_run(run, reference)
+
+
+def test_no_tool_worker_outlives_a_killed_run(recipe: Path, tmp_path: Path, start: Any, wait: Any) -> None:
+    """kill -9 of the trainer ends its sandbox processes too."""
+    process = start("train", recipe, "train.steps=1000", "--run", tmp_path / "run")
+    wait(lambda: lines(tmp_path / "run") >= 1, process)
+    workers = descendants(process.pid)
+    assert workers
+    process.kill()
+    process.wait(10)
+    limit = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert not [pid for pid in workers if alive(pid)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stop_signal_leaves_a_checkpoint_to_go_on_from(
+    number: int, code: int, recipe: Path, tmp_path: Path, sod: Any, start: Any, wait: Any
+) -> None:
+    """Ctrl-C (to the whole process group, as a terminal sends it) and SIGTERM finish the step, save and say so."""
+    reference, run = tmp_path / "reference", tmp_path / "stopped"
+    changes = ("train.steps=14", "train.checkpoint_every=7")
+    process = start("train", recipe, *changes, "--run", run)
+    wait(lambda: lines(run) >= 2, process)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert len(err.strip().splitlines()) == 1, err
+    log = RunLog.open(run)
+    finished = log.metrics()[-1]["step"]
+    assert f"stopped after step {finished} of 14" in err
+    assert str(run) in err
+    newest, directory = log.checkpoints()[-1]
+    assert newest == finished == checkpoint.verify(directory)
+    assert sod("train", "--resume", run).code == 0
+    assert sod("train", recipe, *changes, "--run", reference).code == 0
+    assert_same_run(run, reference)
+
+
+def test_resuming_a_finished_run_changes_nothing(recipe: Path, tmp_path: Path, sod: Any) -> None:
+    """Nothing is left to do: exit code 0, metrics and checkpoints as they were."""
+    run = tmp_path / "run"
+    assert sod("train", recipe, "--run", run).code == 0
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "curves.png"}
+    again = sod("train", "--resume", run)
+    assert (again.code, again.err.strip()) == (0, "")
+    assert "finished" in again.out
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "curves.png"} == before
+
+
+def test_repeated_run_is_identical(recipe: Path, tmp_path: Path, sod: Any, start: Any) -> None:
+    """The same recipe in this process and in another gives the same metrics, episodes and weights."""
+    process = start("train", recipe, "train.steps=4", "--run", tmp_path / "there")
+    assert sod("train", recipe, "train.steps=4", "--run", tmp_path / "here").code == 0
+    assert process.wait(60) == 0
+    assert_same_run(tmp_path / "here", tmp_path / "there")
+
+
+def test_another_seed_is_another_run(recipe: Path, tmp_path: Path, sod: Any) -> None:
+    """The comparison above can fail: another seed gives other episodes and other weights."""
+    for name, seed in (("one", 1), ("two", 2)):
+        assert sod("train", recipe, "train.steps=2", f"seed={seed}", "--run", tmp_path / name).code == 0
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def test_resume_ignores_a_cut_metrics_line(recipe: Path, tmp_path: Path, sod: Any) -> None:
+    """A row cut by a kill is closed off, and the replayed step stands in its place."""
+    changes = ("train.steps=4", "train.checkpoint_every=2")
+    assert sod("train", recipe, *changes, "--run", tmp_path / "reference").code == 0
+    run = tmp_path / "run"
+    assert sod("train", recipe, *changes, "--run", run).code == 0
+    rows = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(rows[:2]) + rows[2][: len(rows[2]) // 2])
+    _, last = RunLog.open(run).checkpoints()[-1]
+    last.rename(last.with_name(last.name + ".away"))
+    assert sod("train", "--resume", run).code == 0
+    with pytest.warns(UserWarning, match="cut line"):
+        assert [row["step"] for row in RunLog.open(run).metrics()] == [1, 2, 3, 4]
+    with pytest.warns(UserWarning, match="cut line"):
+        assert_same_run(run, tmp_path / "reference")
+    assert json.loads((run / "manifest.json").read_text())["seed"] == 3

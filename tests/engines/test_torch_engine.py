@@ -1,0 +1,176 @@
+"""The embedded engine: its log-probabilities are the model's, and its tokens depend on the request alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from sod.engines.base import Sampled, SampleRequest, Sampling
+from sod.engines.torch_engine import TorchEngine
+
+Make = Callable[..., Any]
+Logps = Callable[..., list[float]]
+
+
+def requests(count: int, vocabulary: int, longest: int = 40, new: int = 60) -> list[SampleRequest]:
+    """Random contexts of very different lengths."""
+    rng = random.Random(0)
+    return [
+        SampleRequest(f"e{n}", tuple(rng.choices(range(vocabulary), k=rng.randint(1, longest))), new, rng.getrandbits(63))
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def stop_ids(tokenizer: Any) -> frozenset[int]:
+    """A third of the vocabulary stops a turn, so that rows leave their batch at many different times."""
+    return frozenset(range(0, len(tokenizer), 30))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_equal_a_plain_full_forward(
+    model: Any, stop_ids: frozenset[int], full_logps: Logps, temperature: float
+) -> None:
+    """Through prefill, decoding, dropped rows and a growing cache: within 1e-4 nats in float32."""
+    asked = requests(20, 400, new=150)
+    answers = TorchEngine(model, stop_ids, max_rows=16).generate(asked, Sampling(temperature=temperature))
+    lengths = {len(answer.token_ids) for answer in answers}
+    assert len(lengths) > 5
+    assert max(lengths) > 70  # longer than the cache's first spare room
+    for request, answer in zip(asked, answers, strict=True):
+        whole = full_logps(model, (*request.token_ids, *answer.token_ids), temperature)
+        assert answer.logps == pytest.approx(whole[len(request.token_ids) :], abs=1e-4)
+
+
+def test_tokens_do_not_depend_on_the_batch(model: Any, stop_ids: frozenset[int]) -> None:
+    """Alone, shuffled, and for any `max_rows`: the same tokens, and log-probs up to float rounding."""
+    asked = requests(12, 400)
+    whole = TorchEngine(model, stop_ids).generate(asked, Sampling())
+    order = list(range(len(asked)))
+    random.Random(1).shuffle(order)
+    shuffled = TorchEngine(model, stop_ids).generate([asked[i] for i in order], Sampling())
+    variants = [[shuffled[order.index(i)] for i in range(len(asked))]]
+    variants += [TorchEngine(model, stop_ids, max_rows=rows).generate(asked, Sampling()) for rows in (1, 2, 5)]
+    for answers in variants:
+        for ours, theirs in zip(answers, whole, strict=True):
+            assert ours.token_ids == theirs.token_ids
+            assert ours.stopped == theirs.stopped
+            assert ours.logps == pytest.approx(theirs.logps, abs=1e-4)
+
+
+def test_a_repeated_run_is_bit_identical(model: Any, stop_ids: frozenset[int]) -> None:
+    asked = requests(9, 400)
+    first, second = (TorchEngine(model, stop_ids, 4).generate(asked, Sampling(0.9, 0.95, 50)) for _ in range(2))
+    assert first == second
+
+
+def test_the_key_and_the_context_length_make_the_noise(model: Any, stop_ids: frozenset[int]) -> None:
+    """Equal requests with one key agree; another key, or a session name, does what it should."""
+    context = tuple(range(5, 15))
+    asked = [SampleRequest(name, context, 40, key) for name, key in (("a", 1), ("b", 1), ("a", 2))]
+    one, same, other = TorchEngine(model, frozenset()).generate(asked, Sampling())
+    assert one == same
+    assert one.token_ids != other.token_ids
+    # Going on from half-way gives the other half: the noise belongs to the position.
+    (rest,) = TorchEngine(model, frozenset()).generate(
+        [SampleRequest("a", context + one.token_ids[:20], 20, 1)], Sampling()
+    )
+    assert rest.token_ids == one.token_ids[20:]
+
+
+def check_end(answer: Sampled, request: SampleRequest, stop_ids: frozenset[int]) -> None:
+    assert len(answer.token_ids) == len(answer.logps)
+    assert not any(token in stop_ids for token in answer.token_ids[:-1])
+    assert answer.stopped == bool(answer.token_ids and answer.token_ids[-1] in stop_ids)
+    assert answer.stopped or len(answer.token_ids) == request.max_new_tokens
+
+
+def test_a_turn_ends_in_its_stop_token_or_at_its_limit(model: Any, stop_ids: frozenset[int]) -> None:
+    """Limits of 0 and 1, a stop token exactly at the limit, and long ones, all in one batch."""
+    rng = random.Random(3)
+    asked = [
+        SampleRequest(str(n), tuple(rng.choices(range(400), k=6)), n % 30, rng.getrandbits(63)) for n in range(90)
+    ]
+    answers = TorchEngine(model, stop_ids, 32).generate(asked, Sampling())
+    for answer, request in zip(answers, asked, strict=True):
+        check_end(answer, request, stop_ids)
+    assert any(a.stopped and len(a.token_ids) == r.max_new_tokens for a, r in zip(answers, asked, strict=True))
+    assert {a.stopped for a in answers} == {True, False}
+
+
+def test_greedy_follows_the_argmax(model: Any) -> None:
+    """Against the plain forward's argmax token by token; ignores the noise key."""
+    asked = [SampleRequest("a", tuple(range(9)), 25, key) for key in (1, 2)]
+    one, two = TorchEngine(model, frozenset()).generate(asked, Sampling(temperature=0.0))
+    assert one == two
+    ids = list(range(9))
+    for token in one.token_ids:
+        with torch.no_grad():
+            assert int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token
+        ids.append(token)
+    assert set(one.logps) == {0.0}
+
+
+def test_no_requests_and_sync(model: Any, random_model: Make) -> None:
+    """An empty call answers nothing; after `sync` the new weights sample."""
+    engine = TorchEngine(model, frozenset())
+    assert engine.generate([], Sampling()) == []
+    asked = requests(2, 400, new=20)
+    before = engine.generate(asked, Sampling())
+    other = random_model(seed=9, sharpness=8.0)
+    engine.sync(other)
+    assert engine.generate(asked, Sampling()) == TorchEngine(other, frozenset()).generate(asked, Sampling()) != before
+
+
+def test_no_gradient_is_kept(random_model: Make) -> None:
+    """Sampling with a model in training leaves its gradients and mode alone."""
+    student = random_model(seed=4)
+    TorchEngine(student, frozenset()).generate(requests(2, 400, new=4), Sampling())
+    assert all(p.grad is None and p.requires_grad for p in student.parameters())
+
+
+def test_bfloat16(random_model: Make, full_logps: Logps) -> None:
+    """Same checks at bfloat16's precision."""
+    student = random_model(seed=0, sharpness=2.0).bfloat16()
+    asked = requests(6, 400, new=30)
+    for request, answer in zip(asked, TorchEngine(student, frozenset()).generate(asked, Sampling()), strict=True):
+        whole = full_logps(student, (*request.token_ids, *answer.token_ids))[len(request.token_ids) :]
+        gap = sum(abs(a - b) for a, b in zip(answer.logps, whole, strict=True)) / len(whole)
+        assert gap < 0.05
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_any_attention_implementation(random_model: Make, full_logps: Logps, attention: str) -> None:
+    """Some models load with eager attention, which adds a mask instead of selecting by it."""
+    student = random_model(seed=0, sharpness=8.0)
+    student.set_attn_implementation(attention)
+    asked = requests(6, 400, new=30)
+    for request, answer in zip(asked, TorchEngine(student, frozenset()).generate(asked, Sampling()), strict=True):
+        whole = full_logps(student, (*request.token_ids, *answer.token_ids))
+        assert answer.logps == pytest.approx(whole[len(request.token_ids) :], abs=1e-4)
+
+
+def test_sliding_window_attention(tokenizer: Any, full_logps: Logps) -> None:
+    """Beyond its window a model must not see more while sampling than while being trained."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), use_sliding_window=True, sliding_window=8, max_window_layers=0, **shape, **heads
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student = Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        student.get_input_embeddings().weight.mul_(30)
+        student.get_output_embeddings().weight.mul_(30)
+    assert config.layer_types == ["sliding_attention"] * 2
+    asked = requests(6, 400, new=30)
+    for request, answer in zip(asked, TorchEngine(student, frozenset()).generate(asked, Sampling()), strict=True):
+        whole = full_logps(student, (*request.token_ids, *answer.token_ids))
+        assert answer.logps == pytest.approx(whole[len(request.token_ids) :], abs=1e-4)
