@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sod.chat.render import Chat
-from sod.models.scratch import new_qwen3, train_tokenizer
 from sod.models.score import action_logps
+from sod.models.scratch import new_qwen3, train_tokenizer
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.tasks import chain
 from sod.tasks.base import Conversation
@@ -51,7 +51,10 @@ def random_model(tokenizer: Any) -> Callable[..., Any]:
     def make(seed: int = 0, sharpness: float = 1.0, layers: int = 2) -> Any:
         model = new_qwen3(tokenizer, layers=layers, hidden=32, heads=2, ffn=64, context=2048, seed=seed)
         with torch.no_grad():
-            model.get_input_embeddings().weight.mul_(sharpness)
+            model.get_decoder().norm.weight.mul_(sharpness)
+            for name, weight in model.get_decoder().layers.named_parameters():
+                if "proj" in name:
+                    weight.mul_(5.0)  # what came before matters, or a model with tied embeddings only repeats itself
         return model.eval()
 
     return make

@@ -239,8 +239,12 @@ def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -
     def one(step: int) -> StepReport:
         return sft_step(student, optimizer, examples, spec.batch_size, spec.optim, recipe.seed, step)
 
+    def reached(metrics: Mapping[str, float]) -> bool:
+        return spec.target_loss is not None and metrics["loss"] < spec.target_loss
+
     def start(listeners: list[Listener]) -> None:
-        run_steps(plan, log, done, one, Trainee(optimizer.state, _saver(student, chat)), listeners)
+        trainee = Trainee(optimizer.state, _saver(student, chat))
+        run_steps(plan, log, done, one, trainee, listeners, finished=reached)
 
     return Job(log, plan, done, start, lambda: None)
 

@@ -26,7 +26,7 @@ app.add_typer(models_app, name="models")
 
 RecipeArgument = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="Run directory; runs/NAME by default.")]
+RunOption = Annotated[Path | None, typer.Option("--run", help="Run directory; default runs/NAME-METHOD.")]
 ResumeOption = Annotated[Path | None, typer.Option("--resume", help="Go on with this run from its newest checkpoint.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write.")]
 
@@ -67,7 +67,7 @@ def sft(
     """Supervised fine-tuning of the recipe's student on data.sft."""
     from sod.build import prepare_sft
 
-    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, suffix="-sft")
+    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, stage="sft")
     _run_job(spec, "sft", prepare_sft(spec, directory, resume is not None, notice))
 
 
@@ -173,7 +173,7 @@ def _refuse_filled(directory: Path) -> None:
 
 
 def _recipe_and_directory(
-    recipe: str | None, overrides: list[str] | None, run: Path | None, resume: Path | None, suffix: str = ""
+    recipe: str | None, overrides: list[str] | None, run: Path | None, resume: Path | None, stage: str = ""
 ) -> tuple[Recipe, Path]:
     """The recipe asked for and its run directory; a resumed run must be asked for with its own recipe."""
     given = list(overrides or [])
@@ -184,7 +184,7 @@ def _recipe_and_directory(
         if recipe is None:
             raise SodError("name a recipe file, e.g. recipes/quickstart.yaml, or --resume RUN")
         spec = load_recipe(recipe, given)
-        return spec, run or Path("runs") / f"{spec.name}{suffix}"
+        return spec, run or Path("runs") / f"{spec.name}-{stage or spec.method.name}"
     if run is not None and run != resume:
         raise SodError("--run and --resume name different directories; give --resume alone")
     from sod.runlog import RunLog

@@ -44,7 +44,9 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
         make_models(world, recipe, conversations, paths)
     base = recipe.model_copy(update={"data": recipe.data.model_copy(update=data_paths(paths["data"]))})
     with _timed(seconds, "teacher sft"):
-        spec = base.model_copy(update={"student": _at(recipe, paths["teacher-init"]), "sft": world.teacher_sft})
+        traces = base.data.model_copy(update={"sft": str(paths["data"] / "sft-teacher.parquet")})
+        update = {"student": _at(recipe, paths["teacher-init"]), "sft": world.teacher_sft, "data": traces}
+        spec = base.model_copy(update=update)
         run_job("teacher SFT", prepare_sft(spec, paths["teacher-sft"], False, notice))
     with _timed(seconds, "student sft"):
         spec = base.model_copy(update={"student": _at(recipe, paths["student-init"])})
@@ -71,12 +73,18 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
 
 
 def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation]:
-    """Write the world's disjoint splits below `directory`; returns the SFT conversations."""
+    """Write the world's disjoint splits below `directory`; returns the teacher's SFT conversations.
+
+    The teacher's traces have every length, the student's only the shorter ones.
+    """
     directory.mkdir(parents=True)
     sizes = {"sft": world.sft, "train": world.train, "validation": world.validation, "test": world.test}
     chains = chain.splits(sizes, world.shortest, world.longest, seed)
-    conversations = [chain.as_conversation(c, n, SCHEMA) for n, c in enumerate(chains["sft"])]
-    write_conversations(directory / "sft.parquet", conversations)
+    traces = [(len(c.operations), chain.as_conversation(c, n, SCHEMA)) for n, c in enumerate(chains["sft"])]
+    conversations = [conversation for _, conversation in traces]
+    short = [conversation for operations, conversation in traces if operations <= world.student_longest]
+    write_conversations(directory / "sft-teacher.parquet", conversations)
+    write_conversations(directory / "sft.parquet", short)
     for name in ("train", "validation", "test"):
         write_tasks(directory / f"{name}.parquet", [chain.as_task(c, n) for n, c in enumerate(chains[name])])
     return conversations

@@ -122,9 +122,10 @@ class TrainSpec(Section):
 
 
 class SftSpec(Section):
-    """Supervised fine-tuning on `data.sft`."""
+    """Supervised fine-tuning on `data.sft`; ends early at the first step whose loss is below `target_loss`."""
 
     steps: int = Field(200, ge=1)
+    target_loss: float | None = Field(None, gt=0)
     batch_size: int = Field(32, ge=1)
     max_tokens: int = Field(4096, ge=8)
     checkpoint_every: int = Field(200, ge=1)
@@ -151,10 +152,14 @@ class ScratchSpec(Section):
 
 
 class WorldSpec(Section):
-    """The quickstart's generated world: task counts, and how teacher and student come to be."""
+    """The quickstart's generated world: task counts, and how teacher and student come to be.
+
+    Tasks have `shortest` to `longest` operations; the student's SFT sees at most `student_longest`.
+    """
 
     shortest: int = Field(2, ge=1)
     longest: int = Field(5, ge=1)
+    student_longest: int = Field(3, ge=1)
     sft: int = Field(8_000, ge=1)
     train: int = Field(4_000, ge=1)
     validation: int = Field(128, ge=1)

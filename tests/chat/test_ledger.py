@@ -18,7 +18,9 @@ from sod.tasks.base import Conversation, Task
 CALL = '<tool_call>{"name": "python", "arguments": {"code": "1"}}</tool_call>'
 PIECES = st.one_of(
     st.lists(st.integers(0, 399), max_size=12),  # any ids at all
-    st.sampled_from([CALL, CALL + CALL, "<tool_call>[]</tool_call>", '<tool_call>{"name": "x", "arguments": {}}</tool_call>']),
+    st.sampled_from(
+        [CALL, CALL + CALL, "<tool_call>[]</tool_call>", '<tool_call>{"name": "x", "arguments": {}}</tool_call>']
+    ),
 )
 
 

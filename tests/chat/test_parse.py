@@ -26,7 +26,7 @@ def errors(text: str) -> list[str | None]:
 
 
 def test_text_without_calls() -> None:
-    assert parse_calls("") == parse_calls("The answer is \\boxed{3}; {\"name\": 1}") == ()
+    assert parse_calls("") == parse_calls('The answer is \\boxed{3}; {"name": 1}') == ()
 
 
 def test_several_calls_in_order_with_text_between() -> None:
@@ -85,7 +85,7 @@ def test_unbalanced_marks_are_named(text: str, expected: list[str | None]) -> No
 
 
 def test_arguments_keep_their_types() -> None:
-    arguments = {"code": "a\n\t\"b\" <x> \\ é 🙂", "n": 10**100, "deep": [{"x": [None, True, 1.5]}]}
+    arguments = {"code": 'a\n\t"b" <x> \\ é 🙂', "n": 10**100, "deep": [{"x": [None, True, 1.5]}]}
     assert parse_calls(render_call(ToolCall("f", arguments))) == (ToolCall("f", arguments),)
 
 

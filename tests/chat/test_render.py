@@ -139,7 +139,7 @@ def test_template_choice(tokenizer: Any) -> None:
     assert choose_template(tools, "auto") is None
     assert choose_template(plain, "tokenizer") is choose_template(several, "tokenizer") is None
     assert choose_template(tools, "hermes") == hermes_template()
-    with pytest.raises(SodError, match="no chat template; use chat.template=hermes"):
+    with pytest.raises(SodError, match=r"no chat template; use chat\.template=hermes"):
         choose_template(tokenizer, "tokenizer")
 
 
@@ -151,7 +151,9 @@ def test_auto_renders_with_the_template_it_chose(tokenizer: Any) -> None:
     assert "Call a tool with <tool_call>" in tokenizer.decode(ours.prompt_ids(messages))
 
 
-@pytest.mark.xfail(strict=True, reason="undecided: `auto` keeps any template that mentions tools, whatever its call syntax")
+@pytest.mark.xfail(
+    strict=True, reason="undecided: `auto` keeps any template that mentions tools, whatever its call syntax"
+)
 def test_auto_does_not_keep_a_template_whose_calls_we_cannot_read(tokenizer: Any) -> None:
     """Llama's template knows tools, but its calls are bare JSON: every call would be taken for an answer."""
     llama_like = PLAIN.replace("m.content", "(m.tool_calls[0].function | tojson if m.tool_calls else m.content)")
@@ -163,7 +165,7 @@ def test_auto_does_not_keep_a_template_whose_calls_we_cannot_read(tokenizer: Any
 
 def test_hermes_rendering(chat: Chat) -> None:
     """Golden text of our own template: system, tools, text before a call, two calls, two results."""
-    calls = (ToolCall("python", {"code": "print(\"é\")"}), ToolCall("python", {}))
+    calls = (ToolCall("python", {"code": 'print("é")'}), ToolCall("python", {}))
     messages = [
         Message("system", "S"),
         Message("user", "U"),
@@ -211,7 +213,12 @@ def test_sft_ledger_is_the_encoding_of_the_templates_own_rendering(conversations
 def test_sft_turn_ids_mark_what_the_assistant_says(chat: Chat) -> None:
     """Turn k's tokens decode to its text and the end token; trailing messages are left out."""
     call = ToolCall("python", {"code": "print(1)"})
-    messages = [Message("user", "7"), Message("assistant", "so", (call,)), Message("tool", "1"), Message("assistant", "1")]
+    messages = [
+        Message("user", "7"),
+        Message("assistant", "so", (call,)),
+        Message("tool", "1"),
+        Message("assistant", "1"),
+    ]
     ids, turns = chat.encode_conversation([*messages, Message("tool", "unread")])
     assert (ids, turns) == chat.encode_conversation(messages)
     said = [chat.tokenizer.decode([i for i, k in zip(ids, turns, strict=True) if k == turn]) for turn in (1, 2)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,18 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from sod import cli
 from sod.runlog import RunLog
 from sod.tasks.files import load_tasks, write_tasks
 
-FRESH_SEED = 67280421310721  # what torch's generator holds in a process that nobody has seeded
-
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
     "student": "",  # filled in by `World.recipe`
@@ -103,12 +101,7 @@ class World:
 def run_sod(*arguments: str | Path) -> Outcome:
     """`sod ARGUMENTS` in this process, through its real entry point. What `main` does not catch is raised."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.manual_seed(FRESH_SEED)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["sod", *map(str, arguments)])
         patch.setenv("SOD_ALLOCATOR", "off")
         try:
@@ -147,12 +140,16 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
 def make_reachable(world: World, scratch: Path) -> None:
     """Write the training tasks with answers that the student sometimes gives, so that rewards differ.
 
-    So small a student is never right; it gets as ground truth what it answered in an evaluation.
+    So small a student is never right; its first sample of each task in a run that hardly moves becomes the
+    ground truth, so that a run of the same seed meets it again.
     """
-    ended = run_sod("eval", world.student, "--data", world.data("train"), "-k", "4", "--out", scratch / "eval")
+    shutil.copy(world.data("train"), world.data("reachable"))
+    count = RECIPE["world"]["train"] // RECIPE["rollout"]["prompts"]
+    changes = (f"train.steps={count}", "optim.lr=1e-12", "train.checkpoint_every=1000")
+    ended = run_sod("train", world.recipe(scratch), *changes, "--run", scratch / "still")
     assert ended.code == 0, ended.err
-    rows = [json.loads(line) for line in (scratch / "eval" / "generations.jsonl").read_text().splitlines()]
-    given = {row["task_id"]: row["answer"] for row in rows if row["answer"]}
+    rows = [row for step in range(1, count + 1) for row in RunLog.open(scratch / "still").trajectories(step)]
+    given = {row["task_id"]: row["answer"] for row in rows if row["answer"] and row["sample"] == 0}
     tasks = load_tasks(world.data("train")).items
     write_tasks(world.data("reachable"), [replace(t, ground_truth=given.get(t.id, t.ground_truth)) for t in tasks])
 

@@ -79,6 +79,13 @@ def test_log_probs_are_normalised_and_truncated(sampling: Sampling) -> None:
     assert logp_V.exp().tolist() == pytest.approx(exact(sampling), abs=1e-6)
 
 
+def test_every_nucleus_is_the_smallest_that_holds_its_mass() -> None:
+    """top_p from 0.01 to 0.99: always the tokens that the definition keeps."""
+    for percent in range(1, 100):
+        sampling = Sampling(temperature=1.3, top_p=percent / 100)
+        assert log_probs(LOGITS[None], sampling)[0].exp().tolist() == pytest.approx(exact(sampling), abs=1e-6)
+
+
 def test_log_probs_match_in_any_row_order() -> None:
     """Truncation belongs to the row: shuffled vocabularies give shuffled distributions."""
     order = torch.randperm(len(LOGITS), generator=torch.Generator().manual_seed(0))
@@ -158,9 +165,3 @@ def test_greedy_takes_the_best_at_log_probability_zero() -> None:
     token_B, logp_B = draw(logits_BV, Sampling(temperature=0.0), zeros_B, zeros_B)
     assert token_B.tolist() == [1, 0]
     assert logp_B.tolist() == [0.0, 0.0]
-
-
-def test_top_k_ties_keep_k_tokens() -> None:
-    """Four equal logits, k = 2: two tokens stay."""
-    logp_V = log_probs(torch.zeros(1, 4), Sampling(top_k=2))[0]
-    assert int(torch.isfinite(logp_V).sum()) == 2

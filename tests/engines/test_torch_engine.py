@@ -8,26 +8,30 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
+from sod.records import SodError
 
 Make = Callable[..., Any]
 Logps = Callable[..., list[float]]
 
 
-def requests(count: int, vocabulary: int, longest: int = 40, new: int = 60) -> list[SampleRequest]:
+def requests(count: int, vocabulary: int = 400, longest: int = 40, new: int = 60) -> list[SampleRequest]:
     """Random contexts of very different lengths."""
     rng = random.Random(0)
     return [
-        SampleRequest(f"e{n}", tuple(rng.choices(range(vocabulary), k=rng.randint(1, longest))), new, rng.getrandbits(63))
+        SampleRequest(
+            f"e{n}", tuple(rng.choices(range(vocabulary), k=rng.randint(1, longest))), new, rng.getrandbits(63)
+        )
         for n in range(count)
     ]
 
 
 @pytest.fixture(scope="module")
 def stop_ids(tokenizer: Any) -> frozenset[int]:
-    """A third of the vocabulary stops a turn, so that rows leave their batch at many different times."""
+    """Every thirtieth token stops a turn, so that rows leave their batch at many different times."""
     return frozenset(range(0, len(tokenizer), 30))
 
 
@@ -36,8 +40,10 @@ def test_log_probs_equal_a_plain_full_forward(
     model: Any, stop_ids: frozenset[int], full_logps: Logps, temperature: float
 ) -> None:
     """Through prefill, decoding, dropped rows and a growing cache: within 1e-4 nats in float32."""
-    asked = requests(20, 400, new=150)
-    answers = TorchEngine(model, stop_ids, max_rows=16).generate(asked, Sampling(temperature=temperature))
+    asked = requests(20, new=150)
+    answers = TorchEngine(model, frozenset(sorted(stop_ids)[::4]), max_rows=16).generate(
+        asked, Sampling(temperature=temperature)
+    )
     lengths = {len(answer.token_ids) for answer in answers}
     assert len(lengths) > 5
     assert max(lengths) > 70  # longer than the cache's first spare room
@@ -48,7 +54,7 @@ def test_log_probs_equal_a_plain_full_forward(
 
 def test_tokens_do_not_depend_on_the_batch(model: Any, stop_ids: frozenset[int]) -> None:
     """Alone, shuffled, and for any `max_rows`: the same tokens, and log-probs up to float rounding."""
-    asked = requests(12, 400)
+    asked = requests(12)
     whole = TorchEngine(model, stop_ids).generate(asked, Sampling())
     order = list(range(len(asked)))
     random.Random(1).shuffle(order)
@@ -63,7 +69,7 @@ def test_tokens_do_not_depend_on_the_batch(model: Any, stop_ids: frozenset[int])
 
 
 def test_a_repeated_run_is_bit_identical(model: Any, stop_ids: frozenset[int]) -> None:
-    asked = requests(9, 400)
+    asked = requests(9)
     first, second = (TorchEngine(model, stop_ids, 4).generate(asked, Sampling(0.9, 0.95, 50)) for _ in range(2))
     assert first == second
 
@@ -93,9 +99,9 @@ def test_a_turn_ends_in_its_stop_token_or_at_its_limit(model: Any, stop_ids: fro
     """Limits of 0 and 1, a stop token exactly at the limit, and long ones, all in one batch."""
     rng = random.Random(3)
     asked = [
-        SampleRequest(str(n), tuple(rng.choices(range(400), k=6)), n % 30, rng.getrandbits(63)) for n in range(90)
+        SampleRequest(str(n), tuple(rng.choices(range(400), k=6)), n % 12, rng.getrandbits(63)) for n in range(240)
     ]
-    answers = TorchEngine(model, stop_ids, 32).generate(asked, Sampling())
+    answers = TorchEngine(model, stop_ids, 100).generate(asked, Sampling())
     for answer, request in zip(answers, asked, strict=True):
         check_end(answer, request, stop_ids)
     assert any(a.stopped and len(a.token_ids) == r.max_new_tokens for a, r in zip(answers, asked, strict=True))
@@ -119,7 +125,7 @@ def test_no_requests_and_sync(model: Any, random_model: Make) -> None:
     """An empty call answers nothing; after `sync` the new weights sample."""
     engine = TorchEngine(model, frozenset())
     assert engine.generate([], Sampling()) == []
-    asked = requests(2, 400, new=20)
+    asked = requests(2, new=20)
     before = engine.generate(asked, Sampling())
     other = random_model(seed=9, sharpness=8.0)
     engine.sync(other)
@@ -129,14 +135,14 @@ def test_no_requests_and_sync(model: Any, random_model: Make) -> None:
 def test_no_gradient_is_kept(random_model: Make) -> None:
     """Sampling with a model in training leaves its gradients and mode alone."""
     student = random_model(seed=4)
-    TorchEngine(student, frozenset()).generate(requests(2, 400, new=4), Sampling())
+    TorchEngine(student, frozenset()).generate(requests(2, new=4), Sampling())
     assert all(p.grad is None and p.requires_grad for p in student.parameters())
 
 
 def test_bfloat16(random_model: Make, full_logps: Logps) -> None:
     """Same checks at bfloat16's precision."""
     student = random_model(seed=0, sharpness=2.0).bfloat16()
-    asked = requests(6, 400, new=30)
+    asked = requests(6, new=30)
     for request, answer in zip(asked, TorchEngine(student, frozenset()).generate(asked, Sampling()), strict=True):
         whole = full_logps(student, (*request.token_ids, *answer.token_ids))[len(request.token_ids) :]
         gap = sum(abs(a - b) for a, b in zip(answer.logps, whole, strict=True)) / len(whole)
@@ -148,16 +154,14 @@ def test_any_attention_implementation(random_model: Make, full_logps: Logps, att
     """Some models load with eager attention, which adds a mask instead of selecting by it."""
     student = random_model(seed=0, sharpness=8.0)
     student.set_attn_implementation(attention)
-    asked = requests(6, 400, new=30)
+    asked = requests(6, new=30)
     for request, answer in zip(asked, TorchEngine(student, frozenset()).generate(asked, Sampling()), strict=True):
         whole = full_logps(student, (*request.token_ids, *answer.token_ids))
         assert answer.logps == pytest.approx(whole[len(request.token_ids) :], abs=1e-4)
 
 
 def test_sliding_window_attention(tokenizer: Any, full_logps: Logps) -> None:
-    """Beyond its window a model must not see more while sampling than while being trained."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
+    """Beyond its window a model must not see more while sampling than in training: right, or refused by name."""
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     config = Qwen3Config(
@@ -167,10 +171,16 @@ def test_sliding_window_attention(tokenizer: Any, full_logps: Logps) -> None:
         torch.manual_seed(0)
         student = Qwen3ForCausalLM(config).eval()
     with torch.no_grad():
-        student.get_input_embeddings().weight.mul_(30)
-        student.get_output_embeddings().weight.mul_(30)
+        student.get_input_embeddings().weight.mul_(10)
+        student.get_output_embeddings().weight.mul_(20)
     assert config.layer_types == ["sliding_attention"] * 2
-    asked = requests(6, 400, new=30)
-    for request, answer in zip(asked, TorchEngine(student, frozenset()).generate(asked, Sampling()), strict=True):
+    asked = requests(6, new=30)
+    try:
+        answers = TorchEngine(student, frozenset()).generate(asked, Sampling())
+    except SodError as refusal:
+        if "sliding" in str(refusal):
+            return
+        raise
+    for request, answer in zip(asked, answers, strict=True):
         whole = full_logps(student, (*request.token_ids, *answer.token_ids))
         assert answer.logps == pytest.approx(whole[len(request.token_ids) :], abs=1e-4)

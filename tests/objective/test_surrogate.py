@@ -75,7 +75,9 @@ def token_logps(logits_PV: Tensor, sequence: tuple[int, ...]) -> Tensor:
     return torch.stack([logp_PV[PREFIXES.index(sequence[:t]), token] for t, token in enumerate(sequence)])
 
 
-def expected_gradient(method: Method, student: Tensor, teacher: Tensor, reward_of: dict[tuple[int, ...], float]) -> Tensor:
+def expected_gradient(
+    method: Method, student: Tensor, teacher: Tensor, reward_of: dict[tuple[int, ...], float]
+) -> Tensor:
     """E over all sequences of the gradient of our loss at theta = old, each sequence a batch of its own."""
     theta = student.clone().requires_grad_()
     total = torch.zeros((), dtype=torch.float64)

@@ -1,0 +1,328 @@
+"""What a run leaves behind, and what happens when its directory is not as it was left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sod.recipe import parse_recipe
+from sod.runlog import RunLog
+from sod.train import checkpoint
+
+STEP_METRICS = {
+    "reward",
+    "accuracy",
+    "teacher_gap",
+    "d_first",
+    "d_last",
+    "weight",
+    "tool_error_rate",
+    "turns",
+    "response_tokens",
+    "tokens_per_second",
+    "seconds/sample",
+    "seconds/tools",
+    "seconds/old",
+    "seconds/teacher",
+    "seconds/update",
+}
+
+
+@pytest.fixture(scope="module")
+def original(world: Any, sod: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps with two checkpoints (never change it: see `run`)."""
+    directory = tmp_path_factory.mktemp("original")
+    changes = ("train.steps=4", "train.checkpoint_every=2")
+    assert sod("train", world.recipe(directory), *changes, "--run", directory / "run").code == 0
+    return directory / "run"
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+def newest(run: Path) -> Path:
+    return RunLog.open(run).checkpoints()[-1][1]
+
+
+def assert_one_error(ended: Any, *named: str) -> None:
+    """Exit code 1 and a single line on stderr that contains every string of `named`."""
+    assert ended.code == 1, ended
+    (line,) = ended.err.strip().splitlines()
+    assert line.startswith("error: ")
+    for name in named:
+        assert name in line
+
+
+class TestTrajectories:
+    """The turn-by-turn record."""
+
+    def rows(self, run: Path) -> list[dict[str, Any]]:
+        return [row for step in range(1, 5) for row in RunLog.open(run).trajectories(step)]
+
+    def test_weights_follow_from_the_written_divergences(self, original: Path) -> None:
+        """w_1 = 1 and w_k = min((d_1 + eps) / (d_k + eps), 1.2), re-derived from the d_k in the file."""
+        clipped = lowered = 0
+        for row in self.rows(original):
+            first, *later = row["turns"]
+            assert first["w_k"] == 1.0
+            for turn in later:
+                expected = min((first["d_k"] + 1e-6) / (turn["d_k"] + 1e-6), 1.2)
+                assert turn["w_k"] == pytest.approx(expected, rel=1e-5)
+                clipped += turn["w_k"] == pytest.approx(1.2)
+                lowered += turn["w_k"] < 0.9
+        assert clipped
+        assert lowered
+
+    def test_turns_are_whole(self, original: Path) -> None:
+        """Turns count from 1, tokens add up, every call has its result, and results are what Python gives."""
+        rows = self.rows(original)
+        assert len(rows) == 4 * 2 * 2
+        good = bad = 0
+        for row in rows:
+            turns = row["turns"]
+            assert [turn["k"] for turn in turns] == list(range(1, len(turns) + 1))
+            assert 0 < sum(turn["n_tokens"] for turn in turns) <= row["response_tokens"]
+            assert all(0 < turn["n_tokens"] <= 24 for turn in turns)
+            for turn in turns[:-1]:
+                assert len(turn["calls"]) == len(turn["results"]) > 0
+            for call, result in ((c, r) for t in turns for c, r in zip(t["calls"], t["results"], strict=False)):
+                code = call["arguments"].get("code")
+                if result["error"] is None and isinstance(code, str) and code.startswith("print("):
+                    assert result["text"] == str(eval(code.removeprefix("print")))
+                    good += 1
+                bad += result["error"] is not None
+        assert good
+        assert bad
+
+    def test_episodes_agree_with_the_metrics(self, original: Path) -> None:
+        """Reward, accuracy, turns, lengths, tool errors, d and w of the metrics are means over the written episodes."""
+        for row in RunLog.open(original).metrics():
+            episodes = RunLog.open(original).trajectories(row["step"])
+            turns = [turn for episode in episodes for turn in episode["turns"]]
+            results = [result for turn in turns for result in turn["results"]]
+            expected = {
+                "reward": sum(e["reward"] for e in episodes) / len(episodes),
+                "accuracy": sum(e["correct"] for e in episodes) / len(episodes),
+                "turns": len(turns) / len(episodes),
+                "response_tokens": sum(e["response_tokens"] for e in episodes) / len(episodes),
+                "tool_error_rate": sum(r["error"] is not None for r in results) / len(results),
+                "d_first": sum(e["turns"][0]["d_k"] for e in episodes) / len(episodes),
+                "d_last": sum(e["turns"][-1]["d_k"] for e in episodes) / len(episodes),
+                "weight": sum(turn["w_k"] for turn in turns) / len(turns),
+            }
+            for name, value in expected.items():
+                assert row[name] == pytest.approx(value, rel=1e-5), name
+
+    def test_rewards_differ(self, original: Path) -> None:
+        """The world is one where the reward says something: some episodes are right and some wrong."""
+        assert {row["reward"] for row in self.rows(original)} == {-1.0, 1.0}
+        assert all((row["reward"] == 1.0) == row["correct"] for row in self.rows(original))
+
+
+class TestWritten:
+    """Metrics, curves, recipe, manifest, checkpoints."""
+
+    def test_metrics(self, original: Path) -> None:
+        """One row per step with everything the project promises to show, all numbers."""
+        rows = RunLog.open(original).metrics()
+        assert [(row["kind"], row["step"]) for row in rows] == [("train", n) for n in range(1, 5)]
+        for row in rows:
+            assert row.keys() >= STEP_METRICS
+            assert all(isinstance(row[name], float) for name in STEP_METRICS)
+            phases = sum(value for name, value in row.items() if name.startswith("seconds/"))
+            assert 0 < phases <= row["seconds"]
+
+    def test_same_model_has_no_gap(self, recipe: Path, world: Any, sod: Any, tmp_path: Path) -> None:
+        """With the student as its own teacher, d and the gap are about 0 at the first step: the scores line up."""
+        own = f"teacher.path={world.student}"
+        assert sod("train", recipe, own, "train.steps=1", "--run", tmp_path / "run").code == 0
+        (row,) = RunLog.open(tmp_path / "run").metrics()
+        assert abs(row["teacher_gap"]) < 1e-6
+        assert row["d_first"] < 1e-6
+        assert row["d_last"] < 1e-6
+        assert row["sampler_gap"] < 1e-4
+
+    def test_curves(self, original: Path) -> None:
+        """A PNG of some size."""
+        assert (original / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (original / "curves.png").stat().st_size > 5_000
+
+    def test_recipe_and_manifest(self, original: Path, world: Any) -> None:
+        """The resolved recipe parses to the run's own, and the manifest's hash, seed and versions are true."""
+        written = yaml.safe_load((original / "recipe.yaml").read_text())
+        spec = parse_recipe(written, "recipe.yaml")
+        assert (spec.train.steps, spec.train.checkpoint_every, spec.optim.betas) == (4, 2, (0.9, 0.95))
+        assert spec.student.path == world.student
+        manifest = json.loads((original / "manifest.json").read_text())
+        canonical = json.dumps(written, sort_keys=True, separators=(",", ":"))
+        assert manifest["recipe_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
+        assert manifest["seed"] == 3
+        assert manifest["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+        assert manifest["versions"]["python"] == sys.version.split()[0]
+        assert "train.steps=4" in manifest["argv"]
+
+    def test_checkpoint_is_a_plain_model_directory(self, original: Path) -> None:
+        """transformers alone reads a checkpoint, template and end-of-turn token included, and weights moved."""
+        first, last = (path for _, path in RunLog.open(original).checkpoints())
+        models = [AutoModelForCausalLM.from_pretrained(path) for path in (first, last)]
+        tokenizer = AutoTokenizer.from_pretrained(last)
+        assert models[1].generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "1+1"}], tokenize=False)
+        assert "<|im_start|>user\n1+1<|im_end|>" in text
+        moved = [not torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True)]
+        assert all(moved)
+
+
+class TestQuickstart:
+    """The whole path in one command."""
+
+    def test_summary(self, world: Any) -> None:
+        """Four models on the same held-out tasks, with intervals, and every stage timed."""
+        summary = json.loads((world.path / "summary.json").read_text())
+        for name in ("vanilla", "sft", "sod", "teacher"):
+            low, high = summary[name]["ci95"]
+            assert low <= summary[name]["avg_at_k"] <= high
+            assert summary[name]["tasks"] == 6
+        assert summary["vanilla"]["tool_calls"] == 0
+        assert summary["teacher"]["tool_calls"] > 1
+        assert set(summary["seconds"]) >= {"teacher sft", "student sft", "distillation", "evaluation"}
+
+    def test_sft_learns(self, world: Any) -> None:
+        """The loss of the student's SFT falls by far."""
+        rows = RunLog.open(world.student).metrics()
+        assert rows[-1]["loss"] < rows[0]["loss"] / 4
+
+    def test_refuses_an_earlier_one(self, world: Any, sod: Any) -> None:
+        """Nothing is overwritten."""
+        before = (world.path / "summary.json").read_bytes()
+        recipe = world.path.parent / "quickstart.yaml"
+        assert_one_error(sod("quickstart", recipe, "--out", world.path), str(world.path), "--out")
+        assert (world.path / "summary.json").read_bytes() == before
+
+
+class TestRefusals:
+    """A directory that cannot be started in, or gone on with."""
+
+    def test_used_directory(self, run: Path, recipe: Path, sod: Any) -> None:
+        """A run directory is never started in again, by either command."""
+        before = (run / "metrics.jsonl").read_bytes()
+        for command in ("train", "sft"):
+            assert_one_error(sod(command, recipe, "--run", run), str(run), "already holds a run", "--resume")
+        assert (run / "metrics.jsonl").read_bytes() == before
+
+    def test_no_run(self, tmp_path: Path, sod: Any) -> None:
+        """--resume of something else."""
+        for path in (tmp_path, tmp_path / "gone"):
+            assert_one_error(sod("train", "--resume", path), str(path), "not a run directory")
+
+    @pytest.mark.parametrize("damage", ["weights", "marker", "optimizer", "cut marker"])
+    def test_cut_checkpoint(self, damage: str, run: Path, world: Any, tmp_path: Path, sod: Any) -> None:
+        """A newest checkpoint cut short is named, on resume and on evaluation; removed, the older one serves."""
+        last = newest(run)
+        if damage == "marker":
+            (last / checkpoint.COMPLETE).unlink()
+        else:
+            name = {"weights": "model.safetensors", "optimizer": checkpoint.TRAINER}.get(damage, checkpoint.COMPLETE)
+            with open(last / name, "r+b") as file:
+                file.truncate((last / name).stat().st_size // 2)
+        assert_one_error(sod("train", "--resume", run), str(last), "remove")
+        evaluation = ("--data", world.data("test"), "-k", "1", "--tasks", "1", "--out", tmp_path / "eval")
+        for model in (run, last):
+            assert_one_error(sod("eval", model, *evaluation), str(last))
+        assert not (tmp_path / "eval").exists()
+        shutil.rmtree(last)
+        assert sod("train", "--resume", run).code == 0
+        assert checkpoint.verify(last) == 4
+
+    def test_another_recipe(self, run: Path, recipe: Path, sod: Any) -> None:
+        """The section that differs is shown with both values; nothing is written."""
+        before = (run / "metrics.jsonl").read_bytes()
+        ended = sod("train", "--resume", run, "optim.lr=0.5")
+        assert_one_error(ended, str(run), "another recipe", "optim", "0.5", "0.001")
+        assert_one_error(sod("train", recipe, "--resume", run), "train differs")
+        assert_one_error(sod("train", recipe, "--resume", run, "--run", run.parent / "x"), "--run and --resume")
+        assert (run / "metrics.jsonl").read_bytes() == before
+
+    def test_same_recipe_is_no_other(self, run: Path, recipe: Path, sod: Any) -> None:
+        """Naming the very recipe and overrides again is allowed."""
+        assert sod("train", recipe, "train.steps=4", "train.checkpoint_every=2", "--resume", run).code == 0
+
+    def test_checkpoint_of_another_recipe(self, run: Path, sod: Any) -> None:
+        """A recipe.yaml edited in place no longer fits its checkpoints."""
+        text = (run / "recipe.yaml").read_text()
+        (run / "recipe.yaml").write_text(text.replace("lr: 0.001", "lr: 0.002", 1))
+        assert_one_error(sod("train", "--resume", run), str(newest(run)), "another recipe")
+
+    def test_other_kind_of_run(self, run: Path, sod: Any) -> None:
+        """`sod sft --resume` of a distillation run would train it on something else: refused, nothing written."""
+        before = (run / "metrics.jsonl").read_bytes()
+        assert_one_error(sod("sft", "--resume", run), str(run))
+        assert (run / "metrics.jsonl").read_bytes() == before
+
+    def test_other_kind_of_run_that_is_longer(self, recipe: Path, sod: Any, tmp_path: Path) -> None:
+        """`sod train --resume` of an SFT run that has more steps than the distillation would have."""
+        run = tmp_path / "sft"
+        assert sod("sft", recipe, "sft.steps=5", "--run", run).code == 0
+        assert_one_error(sod("train", "--resume", run), str(run))
+
+    def test_unwritable_directory(self, recipe: Path, sod: Any, tmp_path: Path) -> None:
+        """A path that cannot become a directory is named."""
+        (tmp_path / "file").touch()
+        assert_one_error(sod("train", recipe, "--run", tmp_path / "file" / "run"), str(tmp_path / "file" / "run"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> list[str]:
+    """A command prefix that runs `$1...` with a small tmpfs mounted at `tmp_path/disk`, in a mount namespace."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        ended = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", disk], capture_output=True, text=True)
+        reason = ended.stderr
+    except FileNotFoundError:
+        ended, reason = None, "no unshare command"
+    if ended is None or ended.returncode:
+        pytest.skip(f"cannot mount a tmpfs in a user namespace: {reason}")
+    return ["unshare", "-rm", "sh", "-c"]
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", checkpoint.TRAINER])
+def test_full_disk(victim: str, small_disk: list[str], recipe: Path, tmp_path: Path, original: Path) -> None:
+    """The disk fills up in the middle of the second checkpoint: the error names it and the reason.
+
+    The first checkpoint stays whole and no partial one is left.
+    """
+    sizes = {file.name: -(-file.stat().st_size // 4096) * 4096 for file in newest(original).iterdir()}
+    room = sum(sizes.values()) + 12 * 4096  # the first checkpoint, metrics, directories
+    room += sizes[victim] // 2 + (0 if victim == "model.safetensors" else sum(sizes.values()) - sizes[victim])
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    script = (
+        f"mount -t tmpfs -o size={room} none {disk} && "
+        f'"$0" -m sod train {recipe} train.steps=4 train.trajectories_every=0 tools.python.unsafe=true '
+        f"--run {disk}/run; code=$?; cp -a {disk}/run {kept}; exit $code"
+    )
+    env = os.environ | {"SOD_ALLOCATOR": "off", "OMP_NUM_THREADS": "1"}
+    command = [*small_disk, script, sys.executable]
+    ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert "Traceback" not in ended.stderr, ended.stderr[-500:]
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith(f"error: {disk}/run/checkpoints/step-000002: ")
+    assert [step for step, _ in RunLog.open(kept).checkpoints()] == [1]
+    assert checkpoint.verify(kept / "checkpoints" / "step-000001") == 1
+    assert not list((kept / "checkpoints").glob(".*"))
+    assert "no space left" in line

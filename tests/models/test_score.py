@@ -1,0 +1,142 @@
+"""Chunked log-probabilities of given tokens against the model's own full logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sod.models import score as score_module
+from sod.models.score import action_logps, check_projection, score
+from sod.objective.batch import TokenBatch
+from sod.records import SodError
+
+Make = Callable[..., Any]
+
+
+def by_full_logits(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+    """Row by row without padding, through the model's whole forward."""
+    rows = []
+    for row in range(len(batch)):
+        token_T = batch.token_BT[row, : batch.length_B[row]]
+        logp_TV = (model(input_ids=token_T[None]).logits[0].float() / temperature).log_softmax(-1)
+        picked = torch.cat([torch.zeros(1), logp_TV[:-1].gather(1, token_T[1:, None]).squeeze(1)])
+        picked = picked.masked_fill(batch.turn_BT[row, : len(token_T)] == 0, 0.0)
+        rows.append(torch.nn.functional.pad(picked, (0, batch.token_BT.shape[1] - len(token_T))))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_equals_log_softmax_of_the_full_logits(model: Any, random_batch: Make, temperature: float) -> None:
+    batch = random_batch(rows=8, seed=1)
+    ours_BT = action_logps(model, batch, temperature).detach()
+    assert ours_BT.dtype == torch.float32
+    torch.testing.assert_close(ours_BT, by_full_logits(model, batch, temperature).detach(), atol=1e-5, rtol=1e-5)
+    assert torch.equal(ours_BT != 0, batch.turn_BT > 0)
+
+
+def gradients(model: Any, logp_BT: Tensor) -> list[Tensor]:
+    weight_BT = torch.linspace(-1, 2, logp_BT.numel()).view(logp_BT.shape)
+    return list(torch.autograd.grad((logp_BT * weight_BT).sum(), list(model.parameters())))
+
+
+def test_tiny_chunks_change_neither_values_nor_gradients(
+    model: Any, random_batch: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the full logits' own gradient, with 64 tokens a chunk and several chunks."""
+    batch = random_batch(rows=30, seed=3)
+    assert batch.action_tokens() > 3 * 64
+    exact_BT = by_full_logits(model, batch, 0.8)
+    exact = gradients(model, exact_BT)
+    for limit in (2**25, 1):
+        monkeypatch.setattr(score_module, "CHUNK_LOGITS", limit)
+        ours_BT = action_logps(model, batch, 0.8)
+        torch.testing.assert_close(ours_BT, exact_BT, atol=1e-5, rtol=1e-5)
+        for ours, theirs in zip(gradients(model, ours_BT), exact, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_no_projection_covers_more_than_one_chunk(
+    model: Any, random_batch: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watches the output embedding: never more than 64 rows at once, forward or recomputed backward."""
+    monkeypatch.setattr(score_module, "CHUNK_LOGITS", 1)
+    batch = random_batch(rows=30, seed=3)
+    widths: list[int] = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda _m, _i, out: widths.append(out.shape[0]))
+    try:
+        action_logps(model, batch).sum().backward()
+    finally:
+        handle.remove()
+        model.zero_grad()
+    assert max(widths) <= 64
+    assert sum(widths) == 2 * batch.action_tokens()
+
+
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+def test_score_is_action_logps_in_any_micro_batches(model: Any, random_batch: Make, budget: int) -> None:
+    batch = random_batch(rows=7, seed=5)
+    got_BT = score(model, batch, budget, temperature=0.9)
+    assert not got_BT.requires_grad
+    torch.testing.assert_close(got_BT, action_logps(model, batch, 0.9).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_without_actions_scores_zero(model: Any) -> None:
+    from sod.objective.batch import supervised_batch
+
+    assert action_logps(model, supervised_batch([([1, 2, 3], [0, 0, 0])])).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_bfloat16(random_model: Make, random_batch: Make) -> None:
+    """Runs, returns float32, has gradients, and agrees with float32 at bfloat16's precision."""
+    batch = random_batch(rows=4, seed=6)
+    whole, half = random_model(seed=0, sharpness=2.0), random_model(seed=0, sharpness=2.0).bfloat16()
+    logp_BT = action_logps(half, batch)
+    assert logp_BT.dtype == torch.float32
+    assert float((logp_BT - action_logps(whole, batch)).abs().mean().detach()) < 0.1
+    logp_BT.sum().backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in half.parameters())
+
+
+class ScaledLogits(torch.nn.Module):
+    """A model that does what Granite, Cohere and Gemma do: changes its logits after the projection."""
+
+    def __init__(self, inner: Any, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.config = inner.config
+        self.change = change
+
+    def get_decoder(self) -> Any:
+        return self.inner.get_decoder()
+
+    def get_output_embeddings(self) -> Any:
+        return self.inner.get_output_embeddings()
+
+    def forward(self, **inputs: Any) -> Any:
+        out = self.inner(**inputs)
+        out.logits = self.change(out.logits)
+        return out
+
+
+@pytest.mark.parametrize("scale", [0.125, 0.5, 2.0])
+def test_scaled_logits_are_refused(model: Any, scale: float) -> None:
+    with pytest.raises(SodError, match=r"some/model: architecture 'qwen3' changes its logits"):
+        check_projection(ScaledLogits(model, lambda logits: logits * scale), "some/model")
+
+
+def test_capped_and_broken_logits_are_refused(model: Any) -> None:
+    """A soft cap, and NaN (which no comparison may let through)."""
+    for change in (lambda logits: 2 * torch.tanh(logits / 2), lambda logits: logits * torch.nan):
+        with pytest.raises(SodError, match="changes its logits"):
+            check_projection(ScaledLogits(model, change), "some/model")
+
+
+def test_honest_models_pass(model: Any, random_model: Make) -> None:
+    """In both precisions; a shift of all logits is no change of the distribution."""
+    check_projection(model, "here")
+    check_projection(random_model().bfloat16(), "here")
+    check_projection(ScaledLogits(model, lambda logits: logits + 3.0), "here")

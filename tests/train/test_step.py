@@ -1,0 +1,285 @@
+"""One training step: mini-batches, micro-batches, refusals, and that it can be repeated."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sod.build import make_method
+from sod.engines.torch_engine import TorchEngine
+from sod.objective.batch import TokenBatch
+from sod.objective.methods import advantage
+from sod.recipe import Recipe
+from sod.records import Fault, SodError
+from sod.rollout.collect import Collector
+from sod.rollout.episode import Limits
+from sod.rollout.judge import boxed_answer_judge
+from sod.tasks import chain
+from sod.teachers.local import LocalTeacher
+from sod.train.optim import NonFiniteError, Optimizer
+from sod.train.sft import sft_step
+from sod.train.step import Run, train_step, update
+
+TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
+
+
+@pytest.fixture
+def make_run(acting_model: Any, random_model: Any, chat: Any, python_tool: Any, tmp_path: Path) -> Callable[..., Run]:
+    """`make_run(optim={...}, method=...)`: live objects around copies of the acting student."""
+
+    def make(optim: dict[str, Any] | None = None, method: Any = "sod", rollout: Any = None, tool: Any = None) -> Run:
+        recipe = Recipe.model_validate(
+            {
+                "student": {"path": "in memory"},
+                "method": method,
+                "optim": {"lr": 1e-3, **(optim or {})},
+                "rollout": {"prompts": 3, "samples": 2, **(rollout or {})},
+            }
+        )
+        student = copy.deepcopy(acting_model)
+        spec = recipe.rollout
+        collector = Collector(
+            TorchEngine(student, chat.stop_ids),
+            chat,
+            {"python": tool or python_tool},
+            Limits(3, 24, 120),
+            boxed_answer_judge(1.0, -1.0),
+            seed=0,
+            fault_retries=spec.fault_retries,
+            max_fault_rate=spec.max_fault_rate,
+        )
+        teacher = LocalTeacher(random_model(seed=8, sharpness=3.0), 256)
+        optimizer = Optimizer(student, recipe.optim, 10)
+        return Run(
+            recipe, TASKS, student, teacher, collector, make_method(recipe.method), optimizer, tmp_path / "dumps"
+        )
+
+    return make
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in run.student.state_dict().items()}
+
+
+def ready(run: Run, batch: TokenBatch) -> TokenBatch:
+    """A batch with old and teacher log-probabilities and the advantage of the run's method."""
+    from sod.models.score import score
+
+    assert run.teacher is not None
+    batch = batch.filled(old_BT=score(run.student, batch, 10_000))
+    batch = batch.filled(teacher_BT=run.teacher.score(batch))
+    return batch.filled(advantage_BT=advantage(run.method, batch).advantage_BT)
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def count_steps(run: Run) -> int:
+    """Optimizer steps so far, from the moments' own counter."""
+    return max(int(state["step"]) for state in run.optimizer.state()["adamw"]["state"].values())
+
+
+class TestUpdate:
+    """From a batch with its advantage to the new weights."""
+
+    @pytest.mark.parametrize(("groups", "steps"), [(1, 3), (2, 2), (3, 1), (None, 1), (8, 1)])
+    def test_mini_batches_are_optimizer_steps(
+        self, groups: int | None, steps: int, make_run: Any, random_batch: Any
+    ) -> None:
+        """Three groups make one step for each `mini_batch_prompts` of them."""
+        run = make_run({"mini_batch_prompts": groups})
+        done = update(run, ready(run, random_batch(6, seed=2)), 1)
+        assert done["updates"] == steps == count_steps(run)
+
+    def test_first_mini_batch_is_the_first_groups(self, make_run: Any, random_batch: Any) -> None:
+        """One step on the first group and one on the rest equals two updates with those rows by hand."""
+        run, by_hand = make_run({"mini_batch_prompts": 2}), make_run()
+        batch = ready(run, random_batch(8, seed=2))
+        update(run, batch, 1)
+        update(by_hand, batch.rows([0, 1, 2, 3]), 1)
+        update(by_hand, batch.rows([4, 5, 6, 7]), 1)
+        assert distance(weights(run), weights(by_hand)) == 0.0
+        assert distance(weights(run), weights(make_run())) > 1e-4
+
+    @pytest.mark.parametrize("groups", [None, 2])
+    def test_micro_batches_do_not_change_the_weights(
+        self, groups: int | None, make_run: Any, random_batch: Any
+    ) -> None:
+        """One denominator: whatever the token budget, the same weights to 1e-6.
+
+        Adam's first step hides the scale of a gradient, so gradients (in the moments) are compared too. The rate
+        is small because Adam makes a whole step of a gradient that is nothing but rounding.
+        """
+        results = []
+        for budget in (1, 40, 10_000):
+            run = make_run({"lr": 1e-5, "micro_batch_tokens": budget, "mini_batch_prompts": groups, "clip_grad": 1e9})
+            batch = ready(run, random_batch(8, seed=4))
+            done = update(run, batch, 1)
+            moments = [s["exp_avg"].flatten() for s in run.optimizer.state()["adamw"]["state"].values()]
+            results.append((done, torch.cat(moments), weights(run)))
+        (first, gradient, after), *others = results
+        assert float(gradient.abs().max()) > 1e-3
+        assert distance(after, weights(make_run())) > 9e-6
+        for done, moment, result in others:
+            assert done["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-5)
+            assert done["loss"] == pytest.approx(first["loss"], abs=1e-6)
+            assert float((moment - gradient).abs().max()) < 1e-6
+            assert distance(result, after) < 1e-6
+
+    def test_on_policy_loss_is_minus_the_mean_advantage(self, make_run: Any, random_batch: Any) -> None:
+        """With one update the ratio is 1: the loss is -mean(A), nothing is clipped and the KL is 0."""
+        run = make_run()
+        batch = ready(run, random_batch(6, seed=5))
+        assert batch.advantage_BT is not None
+        done = update(run, batch, 1)
+        mean = float(batch.advantage_BT.double().sum()) / batch.action_tokens()
+        assert done["loss"] == pytest.approx(-mean, rel=1e-4)
+        assert done["clip_fraction"] == 0.0
+        assert abs(done["kl"]) < 1e-6
+
+    def test_gradient_moves_towards_the_advantage(self, make_run: Any, random_batch: Any) -> None:
+        """Tokens with a positive advantage become likelier, those with a negative one less likely."""
+        from sod.models.score import score
+
+        run = make_run({"lr": 3e-4})
+        batch = ready(run, random_batch(6, seed=6))
+        sign_BT = torch.where(torch.arange(6)[:, None] % 2 == 0, 1.0, -1.0).expand(batch.token_BT.shape)
+        batch = batch.filled(advantage_BT=sign_BT * (batch.turn_BT > 0))
+        assert batch.old_BT is not None
+        update(run, batch, 1)
+        moved_BT = score(run.student, batch, 10_000) - batch.old_BT
+        assert float((moved_BT * sign_BT).sum()) > 0
+
+
+class TestNonFinite:
+    """What is not finite stops the run before the weights move, and is kept for whoever looks into it."""
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_batch_is_dumped_and_named(self, bad: float, make_run: Any, random_batch: Any) -> None:
+        """The message names the step and the file, and the file holds the very batch."""
+        run = make_run()
+        batch = ready(run, random_batch(4, seed=3))
+        assert batch.advantage_BT is not None
+        row, position = (int(i) for i in torch.nonzero(batch.turn_BT > 0)[3])
+        batch.advantage_BT[row, position] = bad
+        before = weights(run)
+        with pytest.raises(NonFiniteError) as caught:
+            update(run, batch, 12)
+        path = run.dumps / "step-000012.pt"
+        assert str(path) in str(caught.value)
+        assert "step 12" in str(caught.value)
+        assert distance(weights(run), before) == 0.0
+        assert not run.optimizer.state()["adamw"]["state"]
+        kept = torch.load(path, weights_only=True)
+        assert torch.equal(kept["token_BT"], batch.token_BT)
+        assert torch.equal(
+            kept["advantage_BT"],
+            batch.advantage_BT,
+        ) or math.isnan(bad)
+        assert not math.isfinite(kept["advantage_BT"][row, position])
+
+    @pytest.mark.parametrize("whose", ["student", "teacher"])
+    def test_nan_weight_ends_in_one_line(self, whose: str, make_run: Any) -> None:
+        """A NaN that appears among the weights during a run is a SodError: a line, not a traceback."""
+        run = make_run()
+        model = run.student if whose == "student" else run.teacher.model
+        with torch.no_grad():
+            model.get_decoder().norm.weight[0] = math.nan
+        before = weights(run)
+        with pytest.raises(SodError):
+            train_step(run, 1)
+        for name, weight in weights(run).items():
+            assert torch.equal(weight.nan_to_num(), before[name].nan_to_num())
+
+    def test_every_episode_faulted(self, make_run: Any) -> None:
+        """With every fault allowed there is still nothing to train on: a SodError, as `train_step` says."""
+
+        class Down:
+            """A tool whose sandbox is gone for good."""
+
+            name = "python"
+
+            def run(self, requests: Any) -> list[Fault]:
+                return [Fault("sandbox", "down")] * len(requests)
+
+        run = make_run(rollout={"max_fault_rate": 1.0, "prompts": 1, "samples": 1, "fault_retries": 0}, tool=Down())
+        before = weights(run)
+        for step in range(1, 9):  # an episode without a call cannot fault; one of these has a call
+            try:
+                train_step(run, step)
+            except SodError:
+                break
+            before = weights(run)
+        else:
+            pytest.fail("no episode had a call")
+        assert distance(weights(run), before) == 0.0
+
+
+class TestTrainStep:
+    """The whole step."""
+
+    def test_repeatable(self, make_run: Any) -> None:
+        """Two runs from the same weights give the same metrics (except timings), episodes and weights."""
+        runs = [make_run(), make_run()]
+        for step in (1, 2):
+            one, two = (train_step(run, step) for run in runs)
+            timeless = [
+                {k: v for k, v in r.metrics.items() if not k.startswith(("seconds", "tokens_per_second"))}
+                for r in (one, two)
+            ]
+            assert timeless[0] == timeless[1]
+            assert [t["turns"][0]["text"] for t in one.trajectories] == [
+                t["turns"][0]["text"] for t in two.trajectories
+            ]
+        assert distance(*(weights(run) for run in runs)) == 0.0
+
+    def test_moves_and_samples_with_the_moved_weights(self, make_run: Any) -> None:
+        """The step changes the student, and the next rollout is sampled from the changed one."""
+        run = make_run({"lr": 1e-2})
+        before = weights(run)
+        train_step(run, 1)
+        assert distance(weights(run), before) > 1e-4
+        assert train_step(run, 2).metrics["sampler_gap"] < 1e-4
+
+    def test_grpo_needs_no_teacher(self, make_run: Any) -> None:
+        """Without a teacher there is no gap to report, and the step still runs."""
+        run = make_run(method="grpo")
+        run.teacher = None
+        report = train_step(run, 1)
+        assert not {"teacher_gap", "d_first", "weight", "seconds/teacher"} & set(report.metrics)
+        assert all(turn["d_k"] is None and turn["w_k"] is None for t in report.trajectories for turn in t["turns"])
+
+    def test_distillation_closes_the_gap(self, make_run: Any) -> None:
+        """On-policy distillation does what it is for: 12 steps of OPD bring the student closer to its teacher."""
+        run = make_run({"lr": 5e-3}, method="opd")
+        gaps = [train_step(run, step).metrics["teacher_gap"] for step in range(1, 13)]
+        assert sum(gaps[-3:]) / 3 > sum(gaps[:3]) / 3 + 0.2
+
+
+def test_sft_step(acting_model: Any, chat: Any, conversations: Any) -> None:
+    """The loss is the mean negative log-likelihood per assistant token, whatever the micro-batch; it falls."""
+    examples = [chat.encode_conversation(c.messages) for c in conversations[:8]]
+    losses = {}
+    for budget in (1, 10_000):
+        model = copy.deepcopy(acting_model)
+        spec = Recipe.model_validate({"student": {"path": "x"}, "optim": {"lr": 1e-3, "micro_batch_tokens": budget}})
+        optimizer = Optimizer(model, spec.optim, 5)
+        losses[budget] = [
+            sft_step(model, optimizer, examples, 8, spec.optim, seed=0, step=s).metrics["loss"] for s in range(1, 6)
+        ]
+    total = count = 0.0
+    for ids, turns in examples:
+        with torch.no_grad():
+            logp_TV = acting_model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        total -= sum(float(logp_TV[t - 1, token]) for t, (token, k) in enumerate(zip(ids, turns, strict=True)) if k)
+        count += sum(1 for k in turns if k)
+    assert losses[1][0] == pytest.approx(total / count, rel=1e-5)
+    assert losses[1] == pytest.approx(losses[10_000], rel=1e-4)
+    assert losses[1][-1] < losses[1][0]
