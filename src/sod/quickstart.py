@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sod.build import Job, Notice, evaluate_model, prepare_sft, prepare_train
 from sod.chat.render import Chat
 from sod.models.load import save_model
@@ -75,19 +77,19 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
 def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation]:
     """Write the world's disjoint splits below `directory`; returns the teacher's SFT conversations.
 
-    The teacher's traces have every length, the student's only the shorter ones.
+    The teacher's expert makes no mistakes; the student's misreads an operand now and then and carries on.
     """
     directory.mkdir(parents=True)
     sizes = {"sft": world.sft, "train": world.train, "validation": world.validation, "test": world.test}
     chains = chain.splits(sizes, world.shortest, world.longest, seed)
-    traces = [(len(c.operations), chain.as_conversation(c, n, SCHEMA)) for n, c in enumerate(chains["sft"])]
-    conversations = [conversation for _, conversation in traces]
-    short = [conversation for operations, conversation in traces if operations <= world.student_longest]
-    write_conversations(directory / "sft-teacher.parquet", conversations)
-    write_conversations(directory / "sft.parquet", short)
+    rng = np.random.default_rng(derive(seed, "slips"))
+    clean = [chain.as_conversation(c, n, SCHEMA) for n, c in enumerate(chains["sft"])]
+    sloppy = [chain.as_conversation(c.misread(rng, world.slips), n, SCHEMA, c) for n, c in enumerate(chains["sft"])]
+    write_conversations(directory / "sft-teacher.parquet", clean)
+    write_conversations(directory / "sft.parquet", sloppy)
     for name in ("train", "validation", "test"):
         write_tasks(directory / f"{name}.parquet", [chain.as_task(c, n) for n, c in enumerate(chains[name])])
-    return conversations
+    return clean
 
 
 def data_paths(directory: Path) -> dict[str, str]:

@@ -154,12 +154,13 @@ class ScratchSpec(Section):
 class WorldSpec(Section):
     """The quickstart's generated world: task counts, and how teacher and student come to be.
 
-    Tasks have `shortest` to `longest` operations; the student's SFT sees at most `student_longest`.
+    Tasks have `shortest` to `longest` operations. In the student's SFT traces each call misreads its operand
+    with probability `slips`; the teacher's are clean.
     """
 
     shortest: int = Field(2, ge=1)
     longest: int = Field(5, ge=1)
-    student_longest: int = Field(3, ge=1)
+    slips: float = Field(0.2, ge=0, lt=1)
     sft: int = Field(8_000, ge=1)
     train: int = Field(4_000, ge=1)
     validation: int = Field(128, ge=1)

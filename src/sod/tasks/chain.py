@@ -18,6 +18,7 @@ from sod.seeds import derive
 from sod.tasks.base import Conversation, Task
 
 LARGEST = 999
+OPERANDS = range(2, 10)
 SOURCE = "chain"
 
 
@@ -44,6 +45,14 @@ class Chain:
             code = f"{value}{operator}{operand}"
             value = _apply(value, operator, operand)
             yield code, value
+
+    def misread(self, rng: np.random.Generator, rate: float) -> Chain:
+        """The chain as a sloppy expert reads it: each operand is another digit with probability `rate`."""
+        operations = []
+        for operator, operand in self.operations:
+            others = [digit for digit in OPERANDS if digit != operand]
+            operations.append((operator, int(rng.choice(others)) if rng.random() < rate else operand))
+        return Chain(self.start, tuple(operations))
 
     @property
     def value(self) -> int:
@@ -88,9 +97,12 @@ def as_task(chain: Chain, number: int) -> Task:
     )
 
 
-def as_conversation(chain: Chain, number: int, tool: Mapping[str, Any]) -> Conversation:
-    """The expert's trace: one `python` call per operation, then the boxed result."""
-    messages = [Message("user", chain.expression)]
+def as_conversation(chain: Chain, number: int, tool: Mapping[str, Any], posed: Chain | None = None) -> Conversation:
+    """The expert's trace: one `python` call per operation, then the boxed result.
+
+    `posed` is the task as it stands in the prompt, where that is not the chain the expert works out.
+    """
+    messages = [Message("user", (posed or chain).expression)]
     for code, result in chain.steps():
         messages.append(Message("assistant", "", (ToolCall("python", {"code": f"print({code})"}),)))
         messages.append(Message("tool", str(result), name="python"))
@@ -112,6 +124,6 @@ def _apply(value: int, operator: str, operand: int) -> int:
 def _random_operation(rng: np.random.Generator, value: int) -> tuple[str, int]:
     while True:
         operator = "+-*"[int(rng.integers(3))]
-        operand = int(rng.integers(2, 10))
+        operand = int(rng.choice(OPERANDS))
         if 0 <= _apply(value, operator, operand) <= LARGEST:
             return operator, operand
