@@ -143,7 +143,7 @@ def evaluate_model(
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = make_chat(recipe, load_tokenizer(path))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
-    _set_threads(recipe)
+    _prepare_torch(recipe)
     model = load_model(path, recipe.student.dtype)
     tools = make_tools(recipe)
     try:
@@ -172,7 +172,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
         held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
-    start_path, log, hashed = _place(recipe, directory, resume)
+    start_path, log, hashed = _place(recipe, directory, resume, "train")
     tokenizer = load_tokenizer(final_model(recipe.student.path))
     teacher_path = final_model(recipe.teacher.path) if recipe.teacher else None
     if recipe.teacher is not None and teacher_path is not None:
@@ -181,7 +181,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     chat = make_chat(recipe, tokenizer)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
-    _set_threads(recipe)
+    _prepare_torch(recipe)
     student, optimizer, done = _trainee(recipe, recipe.optim, recipe.train.steps, start_path)
     teacher = None
     if recipe.teacher is not None and teacher_path is not None:
@@ -216,7 +216,7 @@ def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -
     if recipe.data.sft is None:
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
     conversations = _told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
-    start_path, log, hashed = _place(recipe, directory, resume)
+    start_path, log, hashed = _place(recipe, directory, resume, "sft")
     chat = make_chat(recipe, load_tokenizer(final_model(recipe.student.path)))
     examples: list[Ledger] = []
     overlong = 0
@@ -230,7 +230,7 @@ def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -
         notice(f"{overlong} of {len(conversations)} conversations are longer than sft.max_tokens; skipped")
     if not examples:
         raise SodError(f"{recipe.data.sft}: no conversation fits sft.max_tokens={recipe.sft.max_tokens}")
-    _set_threads(recipe)
+    _prepare_torch(recipe)
     spec = recipe.sft
     student, optimizer, done = _trainee(recipe, spec.optim, spec.steps, start_path)
     log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
@@ -269,13 +269,16 @@ def _told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
     return list(loaded.items)
 
 
-def _place(recipe: Recipe, directory: Path, resume: bool) -> tuple[Any, RunLog | None, str]:
+def _place(recipe: Recipe, directory: Path, resume: bool, kind: str) -> tuple[Any, RunLog | None, str]:
     """`(resume point or None, the run's log if it exists, recipe hash)`."""
     hashed = recipe_hash(resolved(recipe))
     if not resume:
         RunLog.refuse_existing(directory)
         return None, None, hashed
     log = RunLog.open(directory)
+    others = {row["kind"] for row in log.metrics()} - {kind}
+    if others:
+        raise SodError(f"{directory}: a run of `sod {others.pop()}`; it cannot be resumed as `sod {kind}`")
     return resume_point(log, hashed), log, hashed
 
 
@@ -294,6 +297,8 @@ def _saver(model: Any, chat: Chat) -> Callable[[Path], None]:
     return lambda directory: save_model(model, chat.tokenizer, chat.template, chat.end_id, directory)
 
 
-def _set_threads(recipe: Recipe) -> None:
+def _prepare_torch(recipe: Recipe) -> None:
+    # Nothing of ours draws from torch's global generator; a model with dropout would.
+    torch.manual_seed(derive(recipe.seed, "torch"))
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,11 @@ from sod.allocator import reexecute_with_tunables
 from sod.console import err, evaluation_table, notice, out, progress, rows_table, step_line
 from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe, resolved
 from sod.records import SodError
+
+try:  # newer typer brings its own copy of click
+    from typer._click.exceptions import ClickException, NoArgsIsHelpError
+except ImportError:
+    from click.exceptions import ClickException, NoArgsIsHelpError  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from sod.build import Job
@@ -44,6 +50,12 @@ def main() -> None:
         sys.exit(130)
     except typer.Abort:
         sys.exit(130)
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ClickException as error:
+        err.print(f"error: {error.format_message()}", markup=False)
+        sys.exit(error.exit_code)
     except OSError as error:
         err.print(f"error: {error.filename or 'system'}: {error.strerror or error}", markup=False)
         sys.exit(1)
@@ -204,7 +216,7 @@ def _recipe_and_directory(
 
 
 def _evaluation_recipe(model: str, recipe: str | None, changes: list[str]) -> Recipe:
-    changes = [f"student.path={model}", *changes]
+    changes = [f"student.path={json.dumps(model)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:
         return load_recipe(recipe, changes)
     kept = Path(model) / "recipe.yaml"

@@ -216,10 +216,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(apply_overrides(read_yaml(where), overrides, where), where)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's own loader keeps the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(where: str) -> dict[str, Any]:
     """The mapping in a YAML file. Raises SodError naming the file and the line."""
     try:
-        content = yaml.safe_load(Path(where).read_text(encoding="utf-8"))
+        content = yaml.load(Path(where).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise SodError(f"{where}: no such recipe file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ _U64 = np.uint64
 
 def derive(seed: int, *names: str | int) -> int:
     """A 63-bit seed that depends on `seed` and every name, in order."""
-    text = "\x1f".join([str(seed), *(f"{type(n).__name__}:{n}" for n in names)])
+    text = "\x1f".join([str(seed), *(f"{type(n).__name__}:{n}".replace("\x1f", "\x1f\x1f") for n in names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

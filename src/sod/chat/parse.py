@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sod.records import ToolCall, ToolResult
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MAX_DEPTH = 64  # of a call's JSON: what is recorded must be writable by anyone's JSON writer
 _MARK = re.compile(f"{OPEN}|{CLOSE}")
 
 
@@ -53,6 +56,8 @@ def _parse_one(body: str) -> ToolCall | MalformedCall:
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", "the value is too deep or too long")
         return MalformedCall("invalid_json", reason)
+    if _deeper_than(call, MAX_DEPTH):
+        return MalformedCall("invalid_json", f"nested deeper than {MAX_DEPTH}")
     if not isinstance(call, dict):
         return MalformedCall("invalid_call", "expected a JSON object with name and arguments")
     name, arguments = call.get("name"), call.get("arguments")
@@ -61,6 +66,22 @@ def _parse_one(body: str) -> ToolCall | MalformedCall:
     if not isinstance(arguments, dict):
         return MalformedCall("invalid_call", "arguments must be a JSON object")
     return ToolCall(name, arguments)
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    """Whether a JSON value nests deeper than `limit`; level by level, as recursion is what must not run out."""
+    level = [value]
+    for _ in range(limit):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def render_call(call: ToolCall) -> str:

@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Literal, Protocol, final
 
+from jinja2 import TemplateError
+
 from sod.chat.parse import render_call
 from sod.records import Message, SodError
 
 _TURN = "\u2402turn{}\u2403"
-_RESULT = "\u2402result{}\u2403"
+_RESULT = '\u2402"result{}\n"\u2403'  # with what a template might escape
+_EMPTY_THINK = "<think>\n\n</think>\n\n"
 
 
 class Tokenizer(Protocol):
@@ -23,6 +26,7 @@ class Tokenizer(Protocol):
 
     chat_template: Any
     eos_token_id: int | None
+    added_tokens_decoder: Mapping[int, Any]
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
@@ -75,7 +79,7 @@ class Chat:
             raise SodError("chat template: nothing marks the end of an assistant turn")
         self.end_id = end_ids[0]
         self.end_text = str(tokenizer.decode([self.end_id], skip_special_tokens=False))
-        if not after_turn.startswith(self.end_text):
+        if not after_turn.startswith(self.end_text) or self.end_id not in tokenizer.added_tokens_decoder:
             raise SodError("chat template: the end of an assistant turn is not a token of its own")
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self.end_id} if eos is None else {self.end_id, eos})
@@ -141,14 +145,17 @@ class Chat:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _render(self, messages: list[dict[str, Any]], generate: bool) -> str:
-        text = self.tokenizer.apply_chat_template(
-            messages,
-            tools=self.tools or None,
-            chat_template=self.template,
-            add_generation_prompt=generate,
-            tokenize=False,
-            **self._kwargs,
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                tools=self.tools or None,
+                chat_template=self.template,
+                add_generation_prompt=generate,
+                tokenize=False,
+                **self._kwargs,
+            )
+        except TemplateError as error:
+            raise SodError(f"chat template: {error}; use chat.template=hermes") from error
         return str(text)
 
     def _suffix_text(self, results: tuple[str, ...]) -> str:
@@ -172,18 +179,19 @@ class Chat:
         Raises SodError naming the part of the template that breaks the ledger.
         """
         prompt = self._render(_probe(0, 0), generate=True)
-        whole = self._render(_probe(2, 1), generate=True)
+        whole = self._render(_probe(3, 1), generate=True)
         head, found, rest = whole.partition(_TURN.format(1))
         # A template may put an empty think block before an earlier turn, or leave it out (Qwen3); what
         # was rendered as prompt stays as it was rendered, so only the part before it must agree.
-        if not found or not head.startswith(prompt.removesuffix("<think>\n\n</think>\n\n")):
+        if not found or not head.startswith(prompt.removesuffix(_EMPTY_THINK)):
             raise SodError(
                 "chat template: the prompt changes once the assistant has answered, so token ids could not be "
                 "appended; use chat.template=hermes"
             )
-        between = rest.partition(_TURN.format(2))[0]
+        between, _, rest = rest.partition(_TURN.format(2))
+        second = rest.partition(_TURN.format(3))[0]
         appended = self.end_text + self._suffix_text((_RESULT.format(0),))
-        if between.removesuffix("<think>\n\n</think>\n\n") != appended.removesuffix("<think>\n\n</think>\n\n"):
+        if {text.removesuffix(_EMPTY_THINK) for text in (between, second)} != {appended.removesuffix(_EMPTY_THINK)}:
             raise SodError(
                 "chat template: the text between two assistant turns changes with what follows; "
                 "use chat.template=hermes"

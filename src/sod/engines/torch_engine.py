@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.sampler import draw
+from sod.records import SodError
 
 
 class _RoomyLayer(DynamicLayer):
@@ -73,7 +74,13 @@ class TorchEngine:
     """Samples with a Hugging Face causal LM in this process; `sync` costs nothing as the weights are shared."""
 
     def __init__(self, model: Any, stop_ids: frozenset[int], max_rows: int = 128) -> None:
-        """`max_rows` bounds how many episodes share a batch, and so the cache."""
+        """`max_rows` bounds how many episodes share a batch, and so the cache.
+
+        Raises SodError for layers that do not attend to the whole context: the mask below would be wrong for them.
+        """
+        kinds = set(getattr(model.config, "layer_types", None) or []) - {"full_attention"}
+        if kinds:
+            raise SodError(f"student: layers of kind {', '.join(sorted(kinds))} are not supported by the torch engine")
         self.model = model
         self.stop_ids = stop_ids
         self.max_rows = max_rows
@@ -117,7 +124,7 @@ class TorchEngine:
             visible_BS = torch.cat([visible_BS, visible_BS.new_ones(len(rows), 1)], dim=1)
             hidden_BD = decoder(
                 input_ids=next_B[:, None],
-                attention_mask=visible_BS[:, None, None, :],
+                attention_mask=_additive(visible_BS, hidden_BD.dtype)[:, None, None, :],
                 position_ids=length_B[:, None],
                 past_key_values=cache,
                 use_cache=True,
@@ -129,6 +136,8 @@ class TorchEngine:
         logits_BV = self.model.get_output_embeddings()(hidden_BD)
         key_B = np.array([row.request.noise_key for row in rows], dtype=np.uint64)
         position_B = np.array([len(row.request.token_ids) + len(row.token_ids) for row in rows], dtype=np.uint64)
+        if not bool(torch.isfinite(logits_BV).all()):
+            raise SodError("sampling: the model's logits are not finite (NaN or infinite weights?)")
         token_B, logp_B = draw(logits_BV, sampling, key_B, position_B)
         for row, token, logp in zip(rows, token_B.tolist(), logp_B.tolist(), strict=True):
             if not row.done:
@@ -136,3 +145,8 @@ class TorchEngine:
                 row.logps.append(logp)
                 row.stopped = token in self.stop_ids
         return token_B
+
+
+def _additive(visible_BS: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where visible, else the least number: right for attention that adds its mask and for one that selects by it."""
+    return torch.zeros(visible_BS.shape, dtype=dtype).masked_fill(~visible_BS, torch.finfo(dtype).min)

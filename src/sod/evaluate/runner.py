@@ -65,6 +65,8 @@ def evaluate(
     if not trajectories:
         raise SodError("evaluation: every episode faulted")
     whole = [group for group in groups if group.trajectories]
+    if not any(len(group.trajectories) >= k for group in whole):
+        raise SodError(f"evaluation: every task lost an episode to a fault; pass@{k} needs {k} samples of one")
     estimates = summarise(
         [[t.answer for t in group.trajectories] for group in whole],
         [[float(t.correct) for t in group.trajectories] for group in whole],

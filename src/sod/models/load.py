@@ -41,9 +41,13 @@ def load_model(path: str, dtype: Dtype) -> Any:
     """
     _refuse_missing(path, "config.json")
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), output_loading_info=True)
     except Exception as error:  # safetensors, transformers and torch each raise kinds of their own
         raise SodError(f"{path}: cannot load a model: {_first_line(error)}") from error
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would leave them random
+        missing = sorted(report["missing_keys"])
+        raise SodError(f"{path}: {len(missing)} weights are missing, e.g. {missing[0]}; the file is not whole")
     model.eval()
     check_projection(model, path)
     return model

@@ -80,6 +80,8 @@ def check_projection(model: Any, where: str) -> None:
         ours_BT = action_logps(model, batch)
         full_BTV = model(input_ids=token_BT, use_cache=False).logits.float().log_softmax(-1)
     theirs_BT = full_BTV[:, :-1].gather(2, token_BT[:, 1:, None]).squeeze(2)
+    if not bool(torch.isfinite(full_BTV).all()):
+        raise SodError(f"{where}: the model's output is not finite (NaN or infinite weights?)")
     worst = float((ours_BT[:, 1:] - theirs_BT).abs().max())
     if not worst < 0.05:
         raise SodError(

@@ -41,7 +41,7 @@ def combine(
     """
     action_BT = turn_BT > 0
     total_BT = torch.zeros(turn_BT.shape, dtype=torch.float32)
-    if gap_BT is not None and weight_BT is not None:
+    if gap_BT is not None and weight_BT is not None and kappa != 0.0:
         live_BT = action_BT & (weight_BT != 0)
         total_BT = total_BT + kappa * weight_BT * gap_BT.masked_fill(~live_BT, 0.0)
     if reward_advantage_B is not None:

@@ -89,7 +89,7 @@ def play(
     A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
     episode: nothing of it reaches the model.
     """
-    episode = f"{task.id}#{sample}"
+    episode = f"{task.id}#{sample}@{noise_key:016x}"
     ledger = _Ledger()
     ledger.context(prompt_ids)
     turns: list[Turn] = []

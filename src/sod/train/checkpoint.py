@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sod.records import SodError
 
@@ -47,7 +48,8 @@ def save(directory: Path, position: Position, optimizer: dict[str, Any], save_mo
             "optimizer": optimizer,
             "rng": torch.get_rng_state(),
         }
-        torch.save(state, partial / TRAINER)
+        with open(partial / TRAINER, "wb") as file:  # given a path, torch would hide the reason of a failure
+            torch.save(state, file)
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
         (partial / COMPLETE).write_text(json.dumps({"step": position.step, "files": sizes}, indent=1), encoding="utf-8")
         for path in partial.iterdir():
@@ -55,10 +57,11 @@ def save(directory: Path, position: Position, optimizer: dict[str, Any], save_mo
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
         _sync(directory.parent)
-    except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "no space left on device; free some" if full else str(error).strip().splitlines()[0]
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause)
+        reason = "no space left on device; free some" if full else str(cause).strip().splitlines()[0]
         raise SodError(f"{directory}: cannot write the checkpoint: {reason}; earlier checkpoints are kept") from error
 
 

@@ -20,6 +20,7 @@ from sod.models.score import action_logps, score
 from sod.objective.batch import TokenBatch, pack
 from sod.objective.methods import Method, advantage, surrogate
 from sod.recipe import Recipe
+from sod.records import SodError
 from sod.rollout.collect import Collector
 from sod.tasks.base import Task, draw_tasks
 from sod.teachers.base import Teacher
@@ -61,6 +62,8 @@ def train_step(run: Run, step: int) -> StepReport:
     tasks = draw_tasks(run.tasks, recipe.rollout.prompts, recipe.seed, step)
     collected = run.rollout.collect(tasks, recipe.rollout.samples, sampling_of(recipe), "train", step)
     run.clock.update(collected.seconds)
+    if not collected.trajectories:
+        raise SodError(f"step {step}: every episode faulted; nothing to train on")
     batch = pack(collected.groups)
     with run.timed("old"):
         batch = batch.filled(
@@ -69,7 +72,10 @@ def train_step(run: Run, step: int) -> StepReport:
     if run.teacher is not None:
         with run.timed("teacher"):
             batch = batch.filled(teacher_BT=run.teacher.score(batch))
-    signal = advantage(run.method, batch)
+    try:
+        signal = advantage(run.method, batch)
+    except ValueError as error:  # a log-probability that is not finite
+        raise dump(run, batch, step, NonFiniteError(f"step {step}: {error}")) from None
     batch = batch.filled(advantage_BT=signal.advantage_BT)
     with run.timed("update"):
         updates = update(run, batch, step)
