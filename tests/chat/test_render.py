@@ -151,9 +151,6 @@ def test_auto_renders_with_the_template_it_chose(tokenizer: Any) -> None:
     assert "Call a tool with <tool_call>" in tokenizer.decode(ours.prompt_ids(messages))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="undecided: `auto` keeps any template that mentions tools, whatever its call syntax"
-)
 def test_auto_does_not_keep_a_template_whose_calls_we_cannot_read(tokenizer: Any) -> None:
     """Llama's template knows tools, but its calls are bare JSON: every call would be taken for an answer."""
     llama_like = PLAIN.replace("m.content", "(m.tool_calls[0].function | tojson if m.tool_calls else m.content)")

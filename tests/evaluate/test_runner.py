@@ -155,7 +155,7 @@ def test_pass_at_k_where_no_task_kept_k_samples(acting_model: Any, chat: Any, py
     class LastDown(FaultyFor):
         def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
             answers = self.tool.run(requests)
-            last = [request.episode.endswith("#1") for request in requests]
+            last = ["#1@" in request.episode for request in requests]
             return [Fault("sandbox", "down") if bad else a for bad, a in zip(last, answers, strict=True)]
 
     calling = _always_calling(acting_model, chat, python_tool)

@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol, final
 
 from jinja2 import TemplateError
 
-from sod.chat.parse import render_call
-from sod.records import Message, SodError
+from sod.chat.parse import parse_calls, render_call
+from sod.records import Message, SodError, ToolCall
 
 _TURN = "\u2402turn{}\u2403"
 _RESULT = '\u2402"result{}\n"\u2403'  # with what a template might escape
@@ -42,7 +42,7 @@ def hermes_template() -> str:
 def choose_template(tokenizer: Tokenizer, wanted: Literal["auto", "tokenizer", "hermes"]) -> str | None:
     """The template to use: None means the tokenizer's own.
 
-    `auto` keeps the tokenizer's template when it mentions tools, else takes ours.
+    `auto` keeps the tokenizer's template when it knows tools and writes calls as we read them, else takes ours.
     Raises SodError when `tokenizer` is asked for and there is none.
     """
     own = tokenizer.chat_template
@@ -52,7 +52,18 @@ def choose_template(tokenizer: Tokenizer, wanted: Literal["auto", "tokenizer", "
         if not own:
             raise SodError("chat.template: the tokenizer has no chat template; use chat.template=hermes")
         return None
-    return None if isinstance(own, str) and "tools" in own else hermes_template()
+    return None if isinstance(own, str) and "tools" in own and _writes_readable_calls(tokenizer) else hermes_template()
+
+
+def _writes_readable_calls(tokenizer: Tokenizer) -> bool:
+    """Whether a call rendered by the tokenizer's own template is read back by `parse_calls`."""
+    call = ToolCall("probe", {"code": "1"})
+    messages = [_as_dict(Message("user", _TURN.format(0))), _as_dict(Message("assistant", "", (call,)))]
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except TemplateError:
+        return False
+    return parse_calls(text.rpartition(_TURN.format(0))[2]) == (call,)
 
 
 @final
