@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -231,7 +231,7 @@ def _run_job(spec: Recipe, title: str, job: Job) -> None:
     from sod.train.report import StepReport
 
     every = max(1, job.plan.steps // 200)
-    with _trackers(spec, job) as trackers, progress(title, job.plan.steps, "steps") as bar:
+    with closing(job), _trackers(spec, job) as trackers, progress(title, job.plan.steps, "steps") as bar:
         bar.update(bar.task_ids[0], completed=job.done)
 
         def show(report: StepReport) -> None:
@@ -241,10 +241,7 @@ def _run_job(spec: Recipe, title: str, job: Job) -> None:
             for tracker in trackers:
                 tracker.log(report.metrics, report.step)
 
-        try:
-            job.start([show])
-        finally:
-            job.close()
+        job.start([show])
     draw_curves(job.log.metrics(), job.log.curves_path, f"{spec.name}: {title}")
     out.print(f"{title} finished: {job.log.path}", markup=False)
 

@@ -70,7 +70,7 @@ class Optimizer:
         norm = float(torch.nn.utils.get_total_norm([m.grad for m in self._masters if m.grad is not None]))
         if not math.isfinite(norm):
             self._adamw.zero_grad(set_to_none=True)
-            raise NonFiniteError(f"step {step}: the gradient norm is {norm}; no weight was changed")
+            raise NonFiniteError(f"step {step}: the gradient norm is {norm}; this update changed no weight")
         torch.nn.utils.clip_grads_with_norm_(self._masters, self.spec.clip_grad, torch.tensor(norm))
         lr = learning_rate(self.spec, step, self.steps)
         for group in self._adamw.param_groups:
