@@ -169,6 +169,8 @@ def test_missing_key_and_inconsistent_limits(file: Path) -> None:
     [
         (b"a: [1, 2\n", "not valid YAML: .*line 2"),
         (b"a: b: c\n", "not valid YAML: .*line 1"),
+        (b"!!map foo\n", "not valid YAML: .*line 1"),
+        (b"optim: !!map [lr]\n", "not valid YAML: .*line 1"),
         (b"- student\n- teacher\n", "a recipe is a mapping of keys, this file holds list"),
         (b"", "this file holds NoneType"),
         (b"just text\n", "this file holds str"),

@@ -220,7 +220,8 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML's own loader keeps the last of two equal keys without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
+        # A scalar tagged as a mapping has no pairs; YAML's own loader says so below.
+        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", node.start_mark)

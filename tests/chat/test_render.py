@@ -83,6 +83,7 @@ REFUSED = {
         "{{ '<", "{%- if m.role == 'tool' -%}{{ raise_exception('no tools') }}{%- endif -%}{{ '<", 1
     ),
     "syntax error": PLAIN + "{% if",
+    "type error": PLAIN.replace("m.content", "(m.content + 3)"),
 }
 
 
@@ -158,6 +159,13 @@ def test_auto_does_not_keep_a_template_whose_calls_we_cannot_read(tokenizer: Any
     call = ToolCall("python", {"code": "1"})
     text = chat.conversation_text([Message("user", "7"), Message("assistant", "", (call,)), Message("tool", "1")])
     assert parse_calls(text.partition("<|im_start|>user")[2]) == (call,)
+
+
+def test_auto_does_not_keep_a_template_that_wants_arguments_as_text(tokenizer: Any) -> None:
+    """DeepSeek's adds them to a string, which with a mapping is Python's own TypeError, not one of Jinja's."""
+    calls = "{%- for c in m.tool_calls or [] -%}{{ '<tool_call>' + c.function.arguments }}{%- endfor -%}"
+    own = "{%- if tools -%}Tools.{%- endif -%}" + PLAIN.replace("{%- endfor -%}", calls + "{%- endfor -%}", 1)
+    assert choose_template(with_template(tokenizer, own), "auto") == hermes_template()
 
 
 def test_hermes_rendering(chat: Chat) -> None:

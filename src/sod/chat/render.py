@@ -19,6 +19,8 @@ from sod.records import Message, SodError, ToolCall
 _TURN = "\u2402turn{}\u2403"
 _RESULT = '\u2402"result{}\n"\u2403'  # with what a template might escape
 _EMPTY_THINK = "<think>\n\n</think>\n\n"
+# Jinja lets through what Python raises inside a template, e.g. where one adds a call's arguments to a string.
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)
 
 
 class Tokenizer(Protocol):
@@ -61,7 +63,7 @@ def _writes_readable_calls(tokenizer: Tokenizer) -> bool:
     messages = [_as_dict(Message("user", _TURN.format(0))), _as_dict(Message("assistant", "", (call,)))]
     try:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except TemplateError:
+    except _TEMPLATE_ERRORS:
         return False
     return parse_calls(text.rpartition(_TURN.format(0))[2]) == (call,)
 
@@ -165,7 +167,7 @@ class Chat:
                 tokenize=False,
                 **self._kwargs,
             )
-        except TemplateError as error:
+        except _TEMPLATE_ERRORS as error:
             raise SodError(f"chat template: {error}; use chat.template=hermes") from error
         return str(text)
 
