@@ -15,7 +15,7 @@ from sod.seeds import derive
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
-# Qwen3's own 0.02 suits thousands of channels; at a hundred it delays learning to copy by hundreds of steps.
+# Qwen3's own 0.02 suits thousands of channels; at a hundred, 260 SFT steps ended at 3 times the loss of this.
 INIT_STD = 0.06
 
 
