@@ -188,8 +188,12 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         weights = load_model(teacher_path, recipe.teacher.dtype)
         teacher = LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
     tools = make_tools(recipe)
-    collector = make_collector(recipe, chat, tools, student)
-    log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
+    try:
+        collector = make_collector(recipe, chat, tools, student)
+        log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
+    except BaseException:
+        close_tools(tools)
+        raise
     run = Run(recipe, tasks, student, teacher, collector, method, optimizer, dumps=directory / "dumps")
     plan = Plan(
         steps=recipe.train.steps,
@@ -239,12 +243,9 @@ def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -
     def one(step: int) -> StepReport:
         return sft_step(student, optimizer, examples, spec.batch_size, spec.optim, recipe.seed, step)
 
-    def reached(metrics: Mapping[str, float]) -> bool:
-        return spec.target_loss is not None and metrics["loss"] < spec.target_loss
-
     def start(listeners: list[Listener]) -> None:
         trainee = Trainee(optimizer.state, _saver(student, chat))
-        run_steps(plan, log, done, one, trainee, listeners, finished=reached)
+        run_steps(plan, log, done, one, trainee, listeners)
 
     return Job(log, plan, done, start, lambda: None)
 

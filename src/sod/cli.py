@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -250,12 +250,10 @@ def _run_job(spec: Recipe, title: str, job: Job) -> None:
 def _trackers(spec: Recipe, job: Job) -> Iterator[list]:  # type: ignore[type-arg]
     from sod.trackers import open_tracker
 
-    opened = [
-        open_tracker(name, "sod", job.log.path.name, job.log.path / "trackers" / name, resolved(spec))
-        for name in spec.trackers
-    ]
-    try:
+    with ExitStack() as stack:  # what was opened is finished, also when the next one fails to open
+        opened = []
+        for name in spec.trackers:
+            directory = job.log.path / "trackers" / name
+            opened.append(open_tracker(name, "sod", job.log.path.name, directory, resolved(spec)))
+            stack.callback(opened[-1].finish)
         yield opened
-    finally:
-        for tracker in opened:
-            tracker.finish()

@@ -122,10 +122,9 @@ class TrainSpec(Section):
 
 
 class SftSpec(Section):
-    """Supervised fine-tuning on `data.sft`; ends early at the first step whose loss is below `target_loss`."""
+    """Supervised fine-tuning on `data.sft`."""
 
     steps: int = Field(200, ge=1)
-    target_loss: float | None = Field(None, gt=0)
     batch_size: int = Field(32, ge=1)
     max_tokens: int = Field(4096, ge=8)
     checkpoint_every: int = Field(200, ge=1)
@@ -252,7 +251,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str], where:
         if not equals or not key or any(not part for part in key.split(".")):
             raise SodError(f"{where}: override {override!r} is not of the form key=value, e.g. optim.lr=1e-4")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, _UniqueKeys)
         except yaml.YAMLError:
             value = text
         *parents, last = key.split(".")

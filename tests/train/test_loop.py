@@ -130,17 +130,3 @@ def test_signal_in_the_last_step_is_a_finished_run(log: RunLog) -> None:
 
     run_steps(plan(), log, 0, step, counter.trainee, [])
     assert saved(log)[-1] == (7, "7")
-
-
-def test_stops_when_finished(log: RunLog) -> None:
-    """The first step whose metrics are good enough is the last: saved, and not gone on from after a resume."""
-    counter = Counter()
-
-    def finished(metrics: Any) -> bool:
-        return metrics["loss"] < 0.3  # 1/4
-
-    run_steps(plan(), log, 0, counter.step, counter.trainee, [], finished=finished)
-    assert [row["step"] for row in log.metrics()] == [1, 2, 3, 4]
-    assert saved(log) == [(3, "3"), (4, "4")]
-    run_steps(plan(), log, 4, counter.step, counter.trainee, [], finished=finished)
-    assert counter.value == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +60,11 @@ def run_steps(
     trainee: Trainee,
     listeners: list[Listener],
     evaluate: Callable[[int], dict[str, float]] | None = None,
-    finished: Callable[[Mapping[str, float]], bool] = lambda metrics: False,
 ) -> None:
-    """Run the steps after `done` up to `plan.steps`, or up to the first whose metrics are `finished`.
+    """Run the steps after `done` up to `plan.steps`.
 
     Raises InterruptedRunError after Ctrl-C or SIGTERM, with a checkpoint of the last finished step.
     """
-    if any(row["step"] == done and row["kind"] == plan.kind and finished(row) for row in log.metrics()):
-        return
     with _stop_requests() as requests:
         for step in range(done + 1, plan.steps + 1):
             report = take_step(step)
@@ -78,12 +75,10 @@ def run_steps(
                 log.write_trajectories(step, report.trajectories)
             for listener in listeners:
                 listener(report)
-            last = step == plan.steps or finished(report.metrics)
+            last = step == plan.steps
             if step % plan.checkpoint_every == 0 or last or requests:
                 _save(plan, log, step, trainee)
-            if last:
-                return
-            if requests:
+            if requests and not last:
                 raise InterruptedRunError(
                     f"stopped after step {step} of {plan.steps}; go on with --resume {log.path}", requests[0]
                 )
