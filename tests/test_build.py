@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 import torch
 
 from sod.build import (
-    close_tools,
     final_model,
     fitting_tasks,
     loaded_tasks,
@@ -33,6 +33,7 @@ from sod.tasks.files import write_conversations, write_tasks
 from sod.tools.base import ToolRequest
 from sod.train import checkpoint
 from sod.train.checkpoint import Position
+from support import math_judge
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
 
@@ -135,20 +136,18 @@ class TestTools:
     def test_limits_reach_the_sandbox(self, make_recipe: Any) -> None:
         """Code length, output length and time are the recipe's, by running programs."""
         limits = {"max_code_chars": 40, "max_output_chars": 16, "timeout_seconds": 0.5}
-        tools = make_tools(make_recipe(tools={"python": {**limits, "workers": 1}}))
-        try:
+        with ExitStack() as opened:
+            tools = make_tools(make_recipe(tools={"python": {**limits, "workers": 1}}), opened)
             programs = ["print(6*7)", "x" * 41, "print('y' * 99)", "while True: pass"]
             results = tools["python"].run([ToolRequest("e", ToolCall("python", {"code": code})) for code in programs])
             assert [getattr(result, "error", "fault") for result in results] == [None, "code_too_long", None, "timeout"]
             assert results[0].text == "42"
             assert results[2].text.startswith("y" * 16 + "...")
-        finally:
-            close_tools(tools)
 
     def test_no_tool(self, make_recipe: Any, tokenizer: Any) -> None:
         """`python: null` starts no sandbox and shows the model no schema."""
         recipe = make_recipe(tools={"python": None})
-        assert make_tools(recipe) == {}
+        assert make_tools(recipe, ExitStack()) == {}
         prompts = [
             tokenizer.decode(make_chat(spec, tokenizer).prompt_ids(TASKS[0].prompt)) for spec in (recipe, make_recipe())
         ]
@@ -192,7 +191,7 @@ class TestEvaluation:
         """So many tasks, in the file's order, so many samples; 0 and too many mean all."""
         for wanted, expected in ((0, 6), (4, 4), (99, 6)):
             recipe = make_recipe(evaluation={"k": 2, "tasks": wanted}, tools={"python": None})
-            result = run_evaluation(recipe, make_collector(recipe, chat, {}, acting_model), TASKS)
+            result = run_evaluation(recipe, make_collector(recipe, chat, {}, math_judge(), acting_model), TASKS)
             ids = [t.task_id for t in result.trajectories][::2]
             assert len(ids) == len(set(ids)) == result.tasks == expected
             assert ids == [task.id for task in TASKS if task.id in ids]

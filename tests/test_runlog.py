@@ -21,7 +21,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sod.records import Fault, SodError, StopReason, ToolCall, ToolResult, Trajectory, Turn
+from sod.records import Fault, FaultKind, SodError, StopReason, ToolCall, ToolResult, Trajectory, Turn
 from sod.runlog import (
     RunLog,
     recipe_hash,
@@ -403,8 +403,8 @@ def test_a_trajectory_becomes_a_row_and_comes_back(run: RunLog) -> None:
 
 
 def test_a_fault_is_told_in_the_row() -> None:
-    row = trajectory_row(trajectory(Fault("sandbox", "connection refused")))
-    assert row["fault"] == {"kind": "sandbox", "detail": "connection refused"}
+    row = trajectory_row(trajectory(Fault(FaultKind.UNREACHABLE, "connection refused")))
+    assert row["fault"] == {"kind": "unreachable", "detail": "connection refused"}
     assert row["stop"] == "fault"
 
 

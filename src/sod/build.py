@@ -7,13 +7,14 @@ chat template, and only then weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sod.build_tools import make_judge, make_tools, refuse_unreadable
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
@@ -22,9 +23,9 @@ from sod.models.load import check_compatible, load_model, load_tokenizer, save_m
 from sod.objective.methods import PRESETS, Method
 from sod.recipe import MethodSpec, Recipe, resolved
 from sod.records import SodError
-from sod.rollout.collect import Collector
+from sod.rollout.collect import Collector, Judge
 from sod.rollout.episode import Limits
-from sod.rollout.judge import boxed_answer_judge
+from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog, recipe_hash
 from sod.seeds import derive
 from sod.tasks.base import Task, draw
@@ -32,9 +33,6 @@ from sod.tasks.files import Loaded, load_conversations, load_tasks
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import Tool
 from sod.tools.python import SCHEMA as PYTHON_SCHEMA
-from sod.tools.python import PythonTool
-from sod.tools.sandbox.base import Limits as SandboxLimits
-from sod.tools.sandbox.local import LocalSandbox
 from sod.train.checkpoint import COMPLETE, verify
 from sod.train.loop import Listener, Plan, Trainee, resume_point, run_steps
 from sod.train.optim import Optimizer
@@ -59,23 +57,6 @@ def make_method(spec: MethodSpec) -> Method:
     return preset(**knobs, clip_low=spec.clip_low, clip_high=spec.clip_high)
 
 
-def make_tools(recipe: Recipe) -> dict[str, Tool]:
-    """The tools of the recipe, running. The caller closes them."""
-    spec = recipe.tools.python
-    if spec is None:
-        return {}
-    limits = SandboxLimits(seconds=spec.timeout_seconds, memory_mb=spec.memory_mb, processes=spec.processes)
-    sandbox = LocalSandbox(limits, workers=spec.workers, preload=spec.preload, unsafe=spec.unsafe)
-    tool = PythonTool(sandbox, max_code_chars=spec.max_code_chars, max_output_chars=spec.max_output_chars)
-    return {tool.name: tool}
-
-
-def close_tools(tools: Mapping[str, Tool]) -> None:
-    """Release what `make_tools` started."""
-    for tool in tools.values():
-        tool.close()
-
-
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
     """The renderer of the recipe; proves that its template is append-only."""
     schemas = [PYTHON_SCHEMA] if recipe.tools.python else []
@@ -86,7 +67,9 @@ def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -
     """The tasks of a data key; skipped rows are told. Raises SodError when the key is not set."""
     if source is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
-    return _told(load_tasks(source, recipe.data.split), source, notice)
+    tasks = _told(load_tasks(source, recipe.data.split), source, notice)
+    refuse_unreadable(recipe, tasks)
+    return tasks
 
 
 def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
@@ -106,7 +89,7 @@ def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Not
     return [task for task in tasks if lengths[task.id] <= limit]
 
 
-def make_collector(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool], model: Any) -> Collector:
+def make_collector(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool], judge: Judge, model: Any) -> Collector:
     """The rollout of the recipe with `model` as its student."""
     spec = recipe.rollout
     return Collector(
@@ -114,10 +97,11 @@ def make_collector(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool], model:
         chat=chat,
         tools=tools,
         limits=Limits(spec.max_turns, spec.max_turn_tokens, spec.max_response_tokens),
-        judge=boxed_answer_judge(recipe.reward.correct, recipe.reward.wrong),
+        judge=judge,
         seed=recipe.seed,
         fault_retries=spec.fault_retries,
         max_fault_rate=spec.max_fault_rate,
+        fault_window=spec.fault_window,
     )
 
 
@@ -143,13 +127,12 @@ def evaluate_model(
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = make_chat(recipe, load_tokenizer(path))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
-    _prepare_torch(recipe)
-    model = load_model(path, recipe.student.dtype)
-    tools = make_tools(recipe)
-    try:
-        return run_evaluation(recipe, make_collector(recipe, chat, tools, model), tasks, on_progress)
-    finally:
-        close_tools(tools)
+    with ExitStack() as opened:
+        tools, judge = make_tools(recipe, opened), make_judge(recipe, opened)
+        refuse_unhealthy(tools)
+        _prepare_torch(recipe)
+        model = load_model(path, recipe.student.dtype)
+        return run_evaluation(recipe, make_collector(recipe, chat, tools, judge, model), tasks, on_progress)
 
 
 @dataclass
@@ -173,28 +156,9 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     if recipe.train.evaluate_every:
         held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
     start_path, log, hashed = _place(recipe, directory, resume, "train")
-    tokenizer = load_tokenizer(final_model(recipe.student.path))
-    teacher_path = final_model(recipe.teacher.path) if recipe.teacher else None
-    if recipe.teacher is not None and teacher_path is not None:
-        teacher_tokenizer = load_tokenizer(teacher_path)
-        check_compatible(tokenizer, teacher_tokenizer, recipe.student.path, recipe.teacher.path)
-    chat = make_chat(recipe, tokenizer)
+    chat = make_chat(recipe, _common_tokenizer(recipe))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
-    _prepare_torch(recipe)
-    student, optimizer, done = _trainee(recipe, recipe.optim, recipe.train.steps, start_path)
-    teacher = None
-    if recipe.teacher is not None and teacher_path is not None:
-        weights = load_model(teacher_path, recipe.teacher.dtype)
-        teacher = LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
-    tools = make_tools(recipe)
-    try:
-        collector = make_collector(recipe, chat, tools, student)
-        log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
-    except BaseException:
-        close_tools(tools)
-        raise
-    run = Run(recipe, tasks, student, teacher, collector, method, optimizer, dumps=directory / "dumps")
     plan = Plan(
         steps=recipe.train.steps,
         checkpoint_every=recipe.train.checkpoint_every,
@@ -203,6 +167,16 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         trajectories_every=recipe.train.trajectories_every,
         evaluate_every=recipe.train.evaluate_every,
     )
+    with ExitStack() as opened:  # nothing that was started outlives a failure here
+        tools, judge = make_tools(recipe, opened), make_judge(recipe, opened)
+        refuse_unhealthy(tools)
+        _prepare_torch(recipe)
+        student, optimizer, done = _trainee(recipe, recipe.optim, recipe.train.steps, start_path)
+        collector = make_collector(recipe, chat, tools, judge, student)
+        teacher = _make_teacher(recipe)
+        kept = log or RunLog.create(directory, resolved(recipe), recipe.seed)
+        close = opened.pop_all().close
+    run = Run(recipe, tasks, student, teacher, collector, method, optimizer, dumps=directory / "dumps")
 
     def held_out_figures(step: int) -> dict[str, float]:
         result = run_evaluation(recipe, collector, held_out)
@@ -210,9 +184,25 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
 
     def start(listeners: list[Listener]) -> None:
         trainee = Trainee(optimizer.state, _saver(student, chat))
-        run_steps(plan, log, done, lambda step: train_step(run, step), trainee, listeners, held_out_figures)
+        run_steps(plan, kept, done, lambda step: train_step(run, step), trainee, listeners, held_out_figures)
 
-    return Job(log, plan, done, start, partial(close_tools, tools))
+    return Job(kept, plan, done, start, close)
+
+
+def _common_tokenizer(recipe: Recipe) -> Any:
+    """The student's tokenizer. Raises SodError where the teacher's is another."""
+    tokenizer = load_tokenizer(final_model(recipe.student.path))
+    if recipe.teacher is not None:
+        theirs = load_tokenizer(final_model(recipe.teacher.path))
+        check_compatible(tokenizer, theirs, recipe.student.path, recipe.teacher.path)
+    return tokenizer
+
+
+def _make_teacher(recipe: Recipe) -> LocalTeacher | None:
+    if recipe.teacher is None:
+        return None
+    weights = load_model(final_model(recipe.teacher.path), recipe.teacher.dtype)
+    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
 
 
 def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:

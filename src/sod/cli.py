@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sod.allocator import reexecute_with_tunables
+from sod.cli_sandbox import sandbox_app
 from sod.console import err, evaluation_table, notice, out, progress, rows_table, step_line
 from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe, resolved
 from sod.records import SodError
@@ -28,6 +29,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Write training data in the verl schema.")
 models_app = typer.Typer(no_args_is_help=True, help="Make small local models.")
 app.add_typer(data_app, name="data")
+app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(models_app, name="models")
 
 RecipeArgument = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML).")]

@@ -43,9 +43,29 @@ class DataSpec(Section):
     overlong_prompts: Literal["skip", "refuse"] = "skip"
 
 
-class PythonSpec(Section):
-    """The Python tool's limits per call."""
+class FusionSpec(Section):
+    """A SandboxFusion service (`sod sandbox serve` is one); the keys are those of `sandbox.fusion.FusionOptions`."""
 
+    url: str
+    concurrency: int = Field(32, ge=1)
+    connect_seconds: float = Field(5.0, gt=0)
+    grace_seconds: float = Field(15.0, gt=0)
+    attempts: int = Field(4, ge=1)
+    backoff_seconds: float = Field(0.5, ge=0)
+    backoff_max_seconds: float = Field(8.0, ge=0)
+    breaker_failures: int = Field(20, ge=1)
+    breaker_seconds: float = Field(10.0, ge=0)
+
+
+class PythonSpec(Section):
+    """The Python tool's limits per call.
+
+    `stateful` keeps one interpreter per episode; else every call stands alone. `fusion` runs the code on a service
+    instead of this machine.
+    """
+
+    stateful: bool = False
+    fusion: FusionSpec | None = None
     timeout_seconds: float = Field(5.0, gt=0)
     memory_mb: int = Field(512, ge=32)
     processes: int = Field(8, ge=1)
@@ -55,6 +75,12 @@ class PythonSpec(Section):
     preload: list[str] = Field(default_factory=list)
     unsafe: bool = False
 
+    @model_validator(mode="after")
+    def _consistent(self) -> PythonSpec:
+        if self.stateful and self.fusion is not None:
+            raise ValueError("tools.python: a SandboxFusion service keeps no state; set stateful or fusion, not both")
+        return self
+
 
 class ToolsSpec(Section):
     """The tools the model may call; null leaves one out."""
@@ -63,7 +89,11 @@ class ToolsSpec(Section):
 
 
 class RolloutSpec(Section):
-    """What the student does in one step."""
+    """What the student does in one step.
+
+    The run stops when more than `max_fault_rate` of the last `fault_window` episodes faulted.
+    `distill_before_fault` keeps the turns before a fault for the teacher's signal (never for rewards).
+    """
 
     prompts: int = Field(16, ge=1)
     samples: int = Field(8, ge=1)
@@ -77,13 +107,36 @@ class RolloutSpec(Section):
     max_rows: int = Field(128, ge=1)
     fault_retries: int = Field(2, ge=0)
     max_fault_rate: float = Field(0.1, ge=0, le=1)
+    fault_window: int = Field(64, ge=1)
+    distill_before_fault: bool = False
+
+
+VerifierName = Literal["math", "choice", "code"]
 
 
 class RewardSpec(Section):
-    """What an episode earns."""
+    """What an episode earns, and who decides.
+
+    `by_source` names the verifier of a `data_source` where that is not `verifier`. `tool_bonus` and
+    `overlong_buffer` (tokens; 0: off) are the paper's shaping. Limits of the verifiers: `math_seconds` of CPU time
+    per answer, `code_seconds` per test, `code_memory_mb` per program.
+    """
 
     correct: float = 1.0
     wrong: float = -1.0
+    verifier: VerifierName = "math"
+    by_source: dict[str, VerifierName] = Field(default_factory=dict)
+    tool_bonus: bool = False
+    overlong_buffer: int = Field(0, ge=0)
+    math_seconds: int = Field(3, ge=1)
+    code_seconds: float = Field(6.0, gt=0)
+    code_memory_mb: int = Field(1024, ge=32)
+    workers: int = Field(2, ge=1)
+
+    @property
+    def verifiers(self) -> set[VerifierName]:
+        """Every verifier that a task may need."""
+        return {self.verifier, *self.by_source.values()}
 
 
 class MethodSpec(Section):

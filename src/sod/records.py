@@ -7,7 +7,7 @@ sampled, tool output is appended as rendered, and nothing is ever re-encoded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -50,12 +50,65 @@ class ToolResult:
     seconds: float = 0.0
 
 
+class FaultKind(StrEnum):
+    """What of ours failed. Metrics count faults under these names."""
+
+    SANDBOX = "sandbox"  # no local worker, or it was lost
+    SESSION = "session"  # a session's state was lost by our doing
+    UNREACHABLE = "unreachable"  # no connection to a service, or it broke
+    TIMEOUT = "timeout"  # a service did not answer in time
+    SERVER = "server"  # a service answered that it failed
+    BAD_REPLY = "bad_reply"  # an answer cut short, not JSON, or of the wrong types
+    VERIFIER = "verifier"  # the verifier itself failed (not: the answer is junk)
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A failure of ours (sandbox down, worker lost): says nothing about the model, never trained on."""
+    """A failure of ours (sandbox down, worker lost): says nothing about the model, never trained on.
 
-    kind: str
+    `retryable` is False where another attempt cannot help (the state of a session is gone).
+    """
+
+    kind: FaultKind
     detail: str
+    retryable: bool = True
+
+
+@dataclass(frozen=True)
+class Program:
+    """Source to be run as `__main__` of a fresh interpreter, and what it finds there.
+
+    `files` are put into the working directory before (relative names), those named in `fetch` are
+    read back after; one that is not there is left out. `seconds` (wall clock) and `memory_mb` (MiB)
+    replace the sandbox's own limits.
+    """
+
+    source: str
+    stdin: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    fetch: tuple[str, ...] = ()
+    seconds: float | None = None
+    memory_mb: int | None = None
+
+
+ExecutionStatus = Literal["ok", "error", "timeout", "memory", "output_limit"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How one program or cell ended. All of it is the program's own doing.
+
+    Where the status is not `ok`, the last line of `stderr` says why in words fit for the model: the
+    end of the traceback, `process killed by signal 11`, `stopped after 5 s`, ...
+    `seconds` (wall clock) is informative only. `exit_code` is None where the program was stopped.
+    """
+
+    status: ExecutionStatus
+    stdout: str
+    stderr: str
+    seconds: float
+    exit_code: int | None = 0
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class StopReason(StrEnum):
@@ -85,7 +138,8 @@ class Trajectory:
 
     `token_ids`, `turn_ids` and `sampled_logps` have equal length (tokens). `turn_ids[t]` is 0 at
     context and k at an action token of turn k; `sampled_logps[t]` (nats) is the log-probability
-    under the distribution the token was sampled from, and 0.0 at context.
+    under the distribution the token was sampled from, and 0.0 at context. `verdict` is what the
+    verifier had to say (the first failed test), for people.
     """
 
     task_id: str
@@ -99,6 +153,7 @@ class Trajectory:
     answer: str | None = None
     correct: bool = False
     reward: float = 0.0
+    verdict: str = ""
     fault: Fault | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +169,26 @@ class Trajectory:
     def action_tokens(self) -> int:
         """Tokens the student sampled."""
         return sum(1 for k in self.turn_ids if k)
+
+    def before_fault(self) -> Trajectory:
+        """The part that a fault leaves usable for distillation: every turn before the one whose call faulted.
+
+        That turn is left out because its call may be why we failed. All of it where the verifier faulted,
+        after the last turn; without a turn where the first call faulted.
+        """
+        if self.stop is not StopReason.FAULT:
+            return self
+        kept = self.turns[:-1]
+        end = self.turns[-1].start
+        while end > self.prompt_tokens and not self.turn_ids[end - 1]:
+            end -= 1  # tool output that only the dropped turn would have read
+        return replace(
+            self,
+            token_ids=self.token_ids[:end],
+            turn_ids=self.turn_ids[:end],
+            sampled_logps=self.sampled_logps[:end],
+            turns=kept,
+        )
 
     @property
     def tool_results(self) -> tuple[ToolResult, ...]:

@@ -202,6 +202,7 @@ def trajectory_row(
         "reward": trajectory.reward,
         "correct": trajectory.correct,
         "answer": trajectory.answer,
+        "verdict": trajectory.verdict,
         "fault": None if fault is None else {"kind": fault.kind, "detail": fault.detail},
         "prompt_tokens": trajectory.prompt_tokens,
         "response_tokens": trajectory.response_tokens,

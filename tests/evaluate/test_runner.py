@@ -12,12 +12,12 @@ import pytest
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.evaluate.runner import episode_figures, evaluate
-from sod.records import Fault, SodError, ToolResult
+from sod.records import Fault, FaultKind, SodError, ToolResult
 from sod.rollout.collect import Collector
 from sod.rollout.episode import Limits
-from sod.rollout.judge import boxed_answer_judge
 from sod.tasks import chain
 from sod.tools.base import ToolRequest
+from support import math_judge
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"test": 7}, 2, 3, seed=2)["test"])]
 WARM = Sampling(1.0, 1.0, 0)
@@ -34,7 +34,7 @@ class FaultyFor:
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         answers = self.tool.run(requests)
         down = [request.episode.split("#")[0] in self.tasks for request in requests]
-        return [Fault("sandbox", "down") if bad else a for bad, a in zip(down, answers, strict=True)]
+        return [Fault(FaultKind.SANDBOX, "down") if bad else a for bad, a in zip(down, answers, strict=True)]
 
 
 def collector(model: Any, chat: Any, tool: Any, max_fault_rate: float = 1.0) -> Collector:
@@ -43,7 +43,7 @@ def collector(model: Any, chat: Any, tool: Any, max_fault_rate: float = 1.0) -> 
         chat,
         {"python": tool},
         Limits(4, 24, 160),
-        boxed_answer_judge(1.0, -1.0),
+        math_judge(),
         seed=0,
         fault_retries=0,
         max_fault_rate=max_fault_rate,
@@ -156,7 +156,7 @@ def test_pass_at_k_where_no_task_kept_k_samples(acting_model: Any, chat: Any, py
         def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
             answers = self.tool.run(requests)
             last = ["#1@" in request.episode for request in requests]
-            return [Fault("sandbox", "down") if bad else a for bad, a in zip(last, answers, strict=True)]
+            return [Fault(FaultKind.SANDBOX, "down") if bad else a for bad, a in zip(last, answers, strict=True)]
 
     calling = _always_calling(acting_model, chat, python_tool)
     with pytest.raises(SodError):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sod.models.score import action_logps, score
 from sod.objective import PRESETS, TokenBatch, advantage, pack, supervised_batch, surrogate
-from sod.records import Fault, Group, StopReason, Trajectory
+from sod.records import Fault, FaultKind, Group, StopReason, Trajectory, Turn
 
 Make = Callable[..., Any]
 
@@ -36,7 +36,7 @@ def trajectory(task: str, sample: int, turn_ids: tuple[int, ...], reward: float 
 
 
 def test_pack_leaves_faulted_trajectories_out() -> None:
-    faulted = replace(trajectory("a", 1, (0, 1, 1, 1, 1)), stop=StopReason.FAULT, fault=Fault("down", "x"))
+    faulted = replace(trajectory("a", 1, (0, 1, 1, 1, 1)), stop=StopReason.FAULT, fault=Fault(FaultKind.SANDBOX, "x"))
     groups = [
         Group("a", (trajectory("a", 0, (0, 1, 1), reward=1.0),), (faulted,)),
         Group("b", (), (faulted,)),
@@ -50,6 +50,52 @@ def test_pack_leaves_faulted_trajectories_out() -> None:
     assert batch.reward_B.tolist() == [1.0, 0.0, -1.0]
     assert batch.sampled_BT.tolist() == [[0, -0.5, -0.5, 0], [0, -0.5, 0, 0], [0, -0.5, 0, -0.5]]
     assert batch.action_tokens() == 5
+
+
+def cut_off(task: str, sample: int, turn_ids: tuple[int, ...]) -> Trajectory:
+    """An episode whose last turn's call faulted, with the turns that `turn_ids` say."""
+    whole = trajectory(task, sample, turn_ids, reward=9.0)
+    spans = {k: [t for t, turn in enumerate(turn_ids) if turn == k] for k in sorted(set(turn_ids) - {0})}
+    turns = tuple(Turn(k, span[0], span[-1] + 1, "") for k, span in spans.items())
+    return replace(whole, turns=turns, stop=StopReason.FAULT, fault=Fault(FaultKind.SANDBOX, "x"))
+
+
+@pytest.mark.parametrize(
+    ("turn_ids", "kept"),
+    [((0, 1, 1, 0, 2, 2), (0, 1, 1)), ((0, 1, 2, 2), (0, 1)), ((0, 1, 0, 2, 0, 0, 3), (0, 1, 0, 2)), ((0, 1, 1), (0,))],
+)
+def test_what_a_fault_leaves_usable(turn_ids: tuple[int, ...], kept: tuple[int, ...]) -> None:
+    """Whole turns before the one whose call faulted, without the tool output that only that one read."""
+    left = cut_off("a", 1, turn_ids).before_fault()
+    assert left.turn_ids == kept
+    assert left.token_ids == tuple(range(10, 10 + len(kept)))
+    assert [turn.index for turn in left.turns] == sorted(set(kept) - {0})
+
+
+def test_a_verifiers_fault_leaves_the_whole_episode_usable() -> None:
+    judged = replace(trajectory("a", 0, (0, 1, 0, 2)), fault=Fault(FaultKind.VERIFIER, "x"))
+    assert judged.before_fault() == judged
+
+
+def test_turns_before_a_fault_are_distilled_without_a_reward() -> None:
+    """They follow all others, keep their group, and neither baseline nor reward advantage knows of them."""
+    clean = [trajectory("a", n, (0, 1, 1), reward=reward) for n, reward in enumerate((1.0, -1.0))]
+    groups = [
+        Group("a", tuple(clean), (cut_off("a", 2, (0, 1, 0, 2)), cut_off("a", 3, (0, 1, 1)))),
+        Group("b", (trajectory("b", 0, (0, 1)), trajectory("b", 1, (0, 1)))),
+    ]
+    plain, batch = pack(groups), pack(groups, distill_before_fault=True)
+    assert batch.turn_BT.tolist() == [[0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
+    assert batch.group_B.tolist() == [0, 0, 1, 1, 0]
+    assert batch.rewarded_B is not None
+    assert batch.rewarded_B.tolist() == [True] * 4 + [False]
+    filled = [b.filled(old_BT=b.sampled_BT, teacher_BT=b.sampled_BT * 2) for b in (plain, batch)]
+    without, with_ = (advantage(PRESETS["sod"](), b) for b in filled)
+    assert with_.reward_advantage_B is not None
+    assert without.reward_advantage_B is not None
+    assert with_.reward_advantage_B.tolist() == [*without.reward_advantage_B.tolist(), 0.0]
+    assert torch.equal(with_.advantage_BT[:4], without.advantage_BT)
+    assert with_.advantage_BT[4].tolist() == [0.0, -0.5, 0.0]  # the teacher gap alone
 
 
 def test_pack_of_nothing_raises() -> None:

@@ -11,14 +11,14 @@ import pytest
 from sod.chat.render import Chat
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
-from sod.records import Fault, Group, Message, SodError, StopReason, ToolResult, Trajectory
+from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, ToolResult, Trajectory
 from sod.rollout.collect import Collector
 from sod.rollout.episode import Limits
-from sod.rollout.judge import boxed_answer_judge
 from sod.tasks import chain
 from sod.tasks.base import Task
 from sod.tools.base import Tool, ToolRequest
 from sod.tools.python import SCHEMA
+from support import math_judge
 
 LIMITS = Limits(max_turns=4, max_turn_tokens=60, max_response_tokens=300)
 CALL = '<tool_call>{"name": "python", "arguments": {"code": "print(1+1)"}}</tool_call>'
@@ -29,7 +29,8 @@ def collector(
     engine: Any, chat: Chat, tools: Iterable[Tool] = (), limits: Limits = LIMITS, **options: Any
 ) -> Collector:
     by_name = {tool.name: tool for tool in tools}
-    return Collector(engine, chat, by_name, limits, boxed_answer_judge(1.0, -1.0), options.pop("seed", 0), **options)
+    judge = options.pop("judge", math_judge())
+    return Collector(engine, chat, by_name, limits, judge, options.pop("seed", 0), **options)
 
 
 def task(name: str, truth: str = "2") -> Task:
@@ -78,17 +79,25 @@ class FlakyTool:
     batches: list[list[ToolRequest]] = field(default_factory=list)
     name: str = "python"
     schema: Mapping[str, Any] = field(default_factory=lambda: SCHEMA)
+    finished: list[str] = field(default_factory=list)
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         earlier = [request for batch in self.batches for request in batch]
         self.batches.append(list(requests))
         return [self.respond(request, earlier.count(request)) for request in requests]
 
+    def probe(self) -> Fault | None:
+        return None
+
+    def finish(self, episodes: Sequence[str]) -> None:
+        self.finished += episodes
+
     def close(self) -> None:
         pass
 
 
-DOWN = Fault("sandbox_down", "SECRET worker 3 lost")
+DOWN = Fault(FaultKind.SANDBOX, "SECRET worker 3 lost")
+GONE = Fault(FaultKind.SESSION, "SECRET state", retryable=False)
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +185,36 @@ def test_a_passing_fault_is_retried_and_leaves_no_trace(chat: Chat, retries: int
     got = collector(engine, chat, [tool], fault_retries=retries).collect(
         [task("bad"), task("good")], 1, Sampling(), "train", 1
     )
-    assert got.faults == 0
+    assert got.faults == []
+    assert got.retries == attempts_down
     assert all(t.correct and t.reward == 1.0 for t in got.trajectories)
     assert [len(batch) for batch in tool.batches] == [2] + [1] * attempts_down
     assert all("SECRET" not in chat.tokenizer.decode(t.token_ids) for t in got.trajectories)
+
+
+def test_a_fault_that_no_attempt_can_help_is_not_retried(chat: Chat) -> None:
+    engine = ScriptedEngine(chat, {"t": [CALL]})
+    tool = FlakyTool(lambda request, attempt: GONE)
+    got = collector(engine, chat, [tool], fault_retries=5, max_fault_rate=1.0).collect(
+        [task("t")], 1, Sampling(), "train", 1
+    )
+    assert (got.faults, got.retries, len(tool.batches)) == ([GONE], 0, 1)
+
+
+def test_tools_hear_of_every_episode_that_is_over(chat: Chat) -> None:
+    """Each once, answered, cut off or faulted, and not before its last call."""
+    script = {"long": [CALL, CALL, "\\boxed{2}"], "short": ["\\boxed{2}"], "bad": [CALL]}
+    tool = FlakyTool(lambda request, attempt: DOWN if "bad" in request.episode else ToolResult("2"))
+    rollout = collector(ScriptedEngine(chat, script), chat, [tool], fault_retries=0, max_fault_rate=1.0)
+    run = tool.run
+
+    def checked(requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
+        assert not {request.episode for request in requests} & set(tool.finished)
+        return run(requests)
+
+    tool.run = checked  # type: ignore[method-assign]
+    rollout.collect([task(name) for name in script], 1, Sampling(), "train", 1)
+    assert [name.split("#")[0] for name in tool.finished] == ["short", "bad", "long"]
 
 
 def test_a_lasting_fault_sets_the_episode_apart(chat: Chat) -> None:
@@ -195,24 +230,25 @@ def test_a_lasting_fault_sets_the_episode_apart(chat: Chat) -> None:
     (faulted,) = bad.faulted
     assert (faulted.stop, faulted.fault, faulted.reward, faulted.answer) == (StopReason.FAULT, DOWN, 0.0, None)
     assert faulted.turns[-1].results == ()
-    assert got.faults == 1
+    assert got.faults == [DOWN]
     assert got.trajectories == list(good.trajectories)
     for trajectory in (*got.trajectories, faulted):
         assert "SECRET" not in chat.tokenizer.decode(trajectory.token_ids)
-        assert "sandbox_down" not in chat.tokenizer.decode(trajectory.token_ids)
 
 
 def test_too_many_faults_stop_the_run(chat: Chat) -> None:
-    """Two of four at a limit of one half pass; at 0.49 the message tells counts, setting and first fault."""
+    """Two of four at a limit of one half pass; at 0.49 the message tells counts, settings and a fault."""
     tasks = [task(f"bad{n}") for n in range(2)] + [task(f"good{n}") for n in range(2)]
 
     def collect(rate: float) -> Any:
         engine = ScriptedEngine(chat, {"bad": [CALL], "good": [CALL, "\\boxed{2}"]})
         tool = FlakyTool(lambda request, attempt: DOWN if "bad" in request.episode else ToolResult("2"))
-        return collector(engine, chat, [tool], max_fault_rate=rate).collect(tasks, 1, Sampling(), "train", 1)
+        return collector(engine, chat, [tool], max_fault_rate=rate, fault_window=4).collect(
+            tasks, 1, Sampling(), "train", 1
+        )
 
-    assert collect(0.5).faults == 2
-    with pytest.raises(SodError, match=r"2 of 4 episodes faulted.*max_fault_rate=0.49.*sandbox_down: SECRET worker 3"):
+    assert len(collect(0.5).faults) == 2
+    with pytest.raises(SodError, match=r"2 of the last 4 .*max_fault_rate=0.49.*sandbox: SECRET worker 3"):
         collect(0.49)
 
 
@@ -332,6 +368,6 @@ def test_only_an_answer_can_be_right(stop: StopReason, chat: Chat) -> None:
     """The same last turn, judged under every stop reason."""
     engine = ScriptedEngine(chat, {"t": ["\\boxed{2}"]})
     (t,) = collector(engine, chat).collect([task("t")], 1, Sampling(), "train", 1).trajectories
-    judged = boxed_answer_judge(0.7, -0.3)(task("t"), replace(t, stop=stop))
+    (judged,) = math_judge(0.7, -0.3)([(task("t"), replace(t, stop=stop))])
     assert judged.correct == (stop is StopReason.ANSWER)
     assert judged.reward == (0.7 if stop is StopReason.ANSWER else -0.3)

@@ -125,3 +125,70 @@ def test_close_twice_then_fault() -> None:
     (result,) = python.run([ToolRequest("e", ToolCall("python", {"code": "print(1)"}))])
     assert isinstance(result, Fault)
     assert result.kind == "sandbox"
+
+
+# --- stateful -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stateful() -> Iterator[PythonTool]:
+    python = PythonTool(LocalSandbox(Limits(seconds=0.5, memory_mb=128)), 1000, 60, stateful=True)
+    yield python
+    python.close()
+
+
+def texts(tool: Tool, *calls: tuple[str, str]) -> list[str]:
+    results = tool.run([ToolRequest(episode, ToolCall("python", {"code": code})) for episode, code in calls])
+    return [result.text for result in results if isinstance(result, ToolResult)]
+
+
+def test_stateful_keeps_names_within_an_episode(stateful: PythonTool) -> None:
+    assert "earlier calls" in stateful.schema["function"]["description"]
+    assert texts(stateful, ("e", "x = 1"), ("f", "x = 10")) == ["(no output)"] * 2
+    assert texts(stateful, ("e", "print(x)"), ("f", "print(x)"), ("g", "print(x)")) == [
+        "1", "10", "NameError: name 'x' is not defined",
+    ]  # fmt: skip
+    stateful.finish(["e", "f", "g"])
+
+
+def test_stateful_calls_of_one_episode_go_in_order(stateful: PythonTool) -> None:
+    calls = [("e", "import time; time.sleep(.1); n = [0]"), ("f", "print('f')"), ("e", "n += [1]"), ("e", "print(n)")]
+    assert texts(stateful, *calls) == ["(no output)", "f", "(no output)", "[0, 1]"]
+    stateful.finish(["e", "f"])
+
+
+def test_finish_forgets(stateful: PythonTool) -> None:
+    texts(stateful, ("e", "x = 1"))
+    stateful.finish(["e", "unknown"])
+    assert texts(stateful, ("e", "print(x)")) == ["NameError: name 'x' is not defined"]
+    stateful.finish(["e"])
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("while True: pass", "Error: timeout: stopped after 0.5 s; the state of this session is lost"),
+        ("y = bytearray(10**10)", "Error: memory: more than 128 MiB; the state of this session is lost"),
+        ("print(1); import sys; sys.exit()", "1\nthe interpreter ended; the state of this session is lost"),
+        ("import os; os._exit(4)", "process exited with status 4; the state of this session is lost"),
+    ],
+)
+def test_the_model_is_told_that_its_state_is_lost(code: str, text: str) -> None:
+    python = PythonTool(LocalSandbox(Limits(seconds=0.5, memory_mb=128), workers=1), stateful=True)
+    said = texts(python, ("e", "x = 1"), ("e", code), ("e", "print(x)"))
+    python.close()
+    assert said[1:] == [text, "NameError: name 'x' is not defined"]
+
+
+def test_stateless_has_nothing_to_finish(tool: Tool) -> None:
+    tool.finish(["e"])
+    assert run(tool, "print(1)") == ("1", None)
+
+
+def test_probe_says_what_is_wrong() -> None:
+    python = PythonTool(LocalSandbox(workers=1))
+    assert python.probe() is None
+    python.close()
+    fault = python.probe()
+    assert fault is not None
+    assert fault.detail == "the sandbox is closed"

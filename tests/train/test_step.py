@@ -16,15 +16,15 @@ from sod.engines.torch_engine import TorchEngine
 from sod.objective.batch import TokenBatch
 from sod.objective.methods import advantage
 from sod.recipe import Recipe
-from sod.records import Fault, SodError
+from sod.records import Fault, FaultKind, SodError
 from sod.rollout.collect import Collector
 from sod.rollout.episode import Limits
-from sod.rollout.judge import boxed_answer_judge
 from sod.tasks import chain
 from sod.teachers.local import LocalTeacher
 from sod.train.optim import NonFiniteError, Optimizer
 from sod.train.sft import sft_step
 from sod.train.step import Run, train_step, update
+from support import math_judge
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
 
@@ -49,7 +49,7 @@ def make_run(acting_model: Any, random_model: Any, chat: Any, python_tool: Any, 
             chat,
             {"python": tool or python_tool},
             Limits(3, 24, 120),
-            boxed_answer_judge(1.0, -1.0),
+            math_judge(),
             seed=0,
             fault_retries=spec.fault_retries,
             max_fault_rate=spec.max_fault_rate,
@@ -207,7 +207,10 @@ class TestNonFinite:
             name = "python"
 
             def run(self, requests: Any) -> list[Fault]:
-                return [Fault("sandbox", "down")] * len(requests)
+                return [Fault(FaultKind.SANDBOX, "down")] * len(requests)
+
+            def finish(self, episodes: Any) -> None:
+                """Keeps nothing."""
 
         run = make_run(rollout={"max_fault_rate": 1.0, "prompts": 1, "samples": 1, "fault_retries": 0}, tool=Down())
         before = weights(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -79,8 +80,12 @@ def evaluate(
 
 
 def episode_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means over episodes: reward, accuracy, turns, lengths (tokens), and the share of tool calls in error."""
+    """Means over episodes: reward, accuracy, turns, lengths (tokens), and the share of tool calls in error.
+
+    `tool_errors/NAME` is the share of calls that ended in that tool error.
+    """
     results = [result for t in trajectories for result in t.tool_results]
+    errors = Counter(result.error for result in results if result.error is not None)
     return {
         "reward": fmean(t.reward for t in trajectories),
         "accuracy": fmean(t.correct for t in trajectories),
@@ -89,4 +94,5 @@ def episode_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "action_tokens": fmean(t.action_tokens for t in trajectories),
         "tool_calls": fmean(len(t.tool_results) for t in trajectories),
         "tool_error_rate": fmean(r.error is not None for r in results) if results else 0.0,
+        **{f"tool_errors/{name}": count / len(results) for name, count in sorted(errors.items())},
     }

@@ -27,8 +27,10 @@ class TokenBatch:
     old_BT          float32: log-probs from the trainer's own forward before the update
     teacher_BT      float32: the teacher's log-probs of the same tokens
     advantage_BT    float32: what the surrogate multiplies
+    rewarded_B      bool: False where a fault left no reward: no part of any baseline, no reward advantage
 
-    The last three are None until their phase of the step has run.
+    `old_BT`, `teacher_BT` and `advantage_BT` are None until their phase of the step has run; `rewarded_B` is
+    None where every trajectory has its reward.
     """
 
     token_BT: Tensor
@@ -40,6 +42,7 @@ class TokenBatch:
     old_BT: Tensor | None = None
     teacher_BT: Tensor | None = None
     advantage_BT: Tensor | None = None
+    rewarded_B: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.token_BT.shape[0])
@@ -88,12 +91,17 @@ class TokenBatch:
         return [self.rows(torch.nonzero(torch.isin(self.group_B, chunk)).flatten()) for chunk in chunks]
 
 
-def pack(groups: Sequence[Group]) -> TokenBatch:
-    """The usable trajectories of `groups` as one batch. Faulted episodes are not in it.
+def pack(groups: Sequence[Group], distill_before_fault: bool = False) -> TokenBatch:
+    """The usable trajectories of `groups` as one batch, in order.
 
-    Raises ValueError when nothing is left.
+    Faulted episodes are not in it, unless `distill_before_fault`: then what they sampled before the fault
+    follows after all the others, without a reward. Raises ValueError when nothing is left.
     """
     numbered = [(number, t) for number, group in enumerate(groups) for t in group.trajectories]
+    usable = len(numbered)
+    if distill_before_fault:
+        cut = [(number, t.before_fault()) for number, group in enumerate(groups) for t in group.faulted]
+        numbered += [(number, t) for number, t in cut if t.action_tokens]
     if not numbered:
         raise ValueError("no usable trajectory in this step: every episode faulted")
     trajectories = [trajectory for _, trajectory in numbered]
@@ -103,6 +111,7 @@ def pack(groups: Sequence[Group]) -> TokenBatch:
         length_B=torch.tensor([len(t.token_ids) for t in trajectories]),
         group_B=torch.tensor([number for number, _ in numbered]),
         reward_B=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
+        rewarded_B=torch.arange(len(trajectories)) < usable if len(trajectories) > usable else None,
         sampled_BT=_pad([t.sampled_logps for t in trajectories], torch.float32),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from sod.objective import weights
@@ -69,9 +70,19 @@ def advantage(method: Method, batch: TokenBatch) -> Signal:
         weight_BK = method.turn_weights(stats)
         weight_BT = spread(weight_BK, batch.turn_BT)
         gap_BT = batch.teacher_BT - batch.old_BT
-    reward_B = group_advantage(batch.reward_B, batch.group_B) if method.needs_reward else None
+    reward_B = _reward_advantage(batch) if method.needs_reward else None
     total_BT = combine(reward_B, gap_BT, weight_BT, batch.turn_BT, method.kappa, method.rho)
     return Signal(total_BT, stats, weight_BK, reward_B)
+
+
+def _reward_advantage(batch: TokenBatch) -> Tensor:
+    """GRPO's advantage among the trajectories that have a reward; 0 for the others. Shape B."""
+    rewarded_B = batch.rewarded_B
+    if rewarded_B is None:
+        return group_advantage(batch.reward_B, batch.group_B)
+    advantage_B = torch.zeros_like(batch.reward_B)
+    advantage_B[rewarded_B] = group_advantage(batch.reward_B[rewarded_B], batch.group_B[rewarded_B])
+    return advantage_B
 
 
 def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch, total: float) -> SurrogateTerms:

@@ -1,39 +1,38 @@
 """Is the boxed answer right? Pure functions over text: nothing is evaluated, so junk cannot hang.
 
 Answers are compared exactly, as rational numbers where both are numbers and as normalised text
-elsewhere. Deliberately strict: "24 clips" is not 24, 0.333 is not 1/3.
+elsewhere. Deliberately strict: "24 clips" is not 24, 0.333 is not 1/3. `sod.rewards.math_verifier`
+adds symbolic equivalence on top.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+
+from sod.rewards.base import Verdict
 
 _LONGEST_NUMBER = 400  # characters; a longer "number" stays text (int() alone is quadratic in it)
 _LARGEST_EXPONENT = 100  # 1e101 stays text: as a Fraction it would only grow
 
 # `\\boxed{` is what a model writes that escapes its own backslash.
 _BRACES = re.compile(r"\\?\\boxed\s*\{|\\.|[{}]")
-_SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;:() \[\]]|~")
+# A row break (`\\`) matches first so that `\\ ` is not taken for a space.
+_SPACING = re.compile(r"(\\\\)|\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;:() \[\]]|~")
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_POWER_OF_UNIT = re.compile(r"\^(?:\d|\{\d\})$")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|°")
+_BASE = re.compile(r"(?<=\d)_\{(\d{1,2})\}")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _NUMBER = re.compile(rf"([-+]?)({_DECIMAL})(?:[eE]([-+]?\d{{1,4}}))?")
 _RATIO = re.compile(rf"([-+]?)({_DECIMAL})/([-+]?{_DECIMAL})")
 _FRAC = re.compile(
-    rf"([-+]?)(\d*)\\frac(?:\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}|(\d)(\d)|(\d)\{{({_DECIMAL})\}})"
+    rf"([-+]?)(\d*)\\frac ?(?:\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}|(\d)(\d)"
+    rf"|(\d)\{{({_DECIMAL})\}}|\{{([-+]?{_DECIMAL})\}}(\d))"
 )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the text answered (None: no complete `\\boxed{}`) and whether it is right."""
-
-    answer: str | None
-    correct: bool
+_SCIENTIFIC = re.compile(rf"([-+]?{_DECIMAL})\\(?:times|cdot) ?10\^(?:(\d)|\{{([-+]?\d{{1,4}})\}})")
 
 
 def verify(text: str, ground_truth: str) -> Verdict:
@@ -73,12 +72,14 @@ def normalise(answer: str) -> str:
     """One spelling per value: numbers as exact `n` or `n/d`, anything else as tidied text.
 
     Dropped: `$`, `%`, degrees, thousands commas, LaTeX spacing, `\\text{}` around the whole (its
-    content stays) or behind a value (a unit), a final period. Fractions in every spelling are
-    numbers: `1/2`, `0.5`, `\\frac{1}{2}`, `\\dfrac12`. Never evaluates an expression.
+    content stays) or behind a value (a unit, with its power), a final period. Fractions in every
+    spelling are numbers: `1/2`, `0.5`, `\\frac{1}{2}`, `\\dfrac12`; so is `1.5\\times 10^{3}`. Never
+    evaluates an expression.
     """
     text = answer.replace("\u2212", "-").replace("{,}", ",").replace("\\dfrac", "\\frac")
     text = text.replace("\\tfrac", "\\frac")
-    text = _SPACING.sub(" ", text.replace(",\\!", ",").replace("\\$", ""))
+    text = re.sub(r",\\! ?", ",", text).replace("\\$", "")
+    text = _SPACING.sub(lambda match: match.group(1) or " ", text)
     text = _DEGREES.sub("", text)
     text = text.replace("\\%", "").replace("%", "").replace("$", "").strip()
     text = _without_text(text.rstrip(". ")).rstrip(". ").strip()
@@ -86,9 +87,10 @@ def normalise(answer: str) -> str:
         text = text.replace(",", "")
     # Spaces go, but "1 2" must not become 12, nor "New York" one word.
     text = _FREE_SPACE.sub("", " ".join(text.split()))
+    text = _BASE.sub(r"_\1", text)
     if text.startswith("{") and text.endswith("}") and text.count("{") == 1:
         text = text[1:-1]
-    value = _rational(text)
+    value = rational(text)
     return text if value is None else str(value)
 
 
@@ -96,13 +98,14 @@ def _without_text(text: str) -> str:
     whole = _WRAPPED.fullmatch(text)
     if whole:
         return whole.group(1).strip()
+    end = power.start() if (power := _POWER_OF_UNIT.search(text)) else len(text)
     for match in _WRAPPED.finditer(text):
-        if match.end() == len(text):
+        if match.end() == end and match.start() > 0:
             return text[: match.start()].strip()
     return text
 
 
-def _rational(text: str) -> Fraction | None:
+def rational(text: str) -> Fraction | None:
     """The exact value of a plain number, ratio or `\\frac`; None for everything else."""
     if len(text) > _LONGEST_NUMBER:
         return None
@@ -112,6 +115,10 @@ def _rational(text: str) -> Fraction | None:
         if abs(power) > _LARGEST_EXPONENT:
             return None
         return _signed(sign, Fraction(digits) * Fraction(10) ** power)
+    if scientific := _SCIENTIFIC.fullmatch(text):
+        digits, digit, power_text = scientific.groups()
+        power = int(digit or power_text)
+        return Fraction(digits) * Fraction(10) ** power if abs(power) <= _LARGEST_EXPONENT else None
     if ratio := _RATIO.fullmatch(text):
         sign, top, bottom = ratio.groups()
         return _quotient(sign, "", top, bottom)

@@ -75,6 +75,11 @@ class _Ledger:
         return start, len(self.token_ids)
 
 
+def name(task: Task, sample: int, noise_key: int) -> str:
+    """What tools know the episode by: no two episodes of a run share it."""
+    return f"{task.id}#{sample}@{noise_key:016x}"
+
+
 def play(
     task: Task,
     sample: int,
@@ -89,7 +94,7 @@ def play(
     A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
     episode: nothing of it reaches the model.
     """
-    episode = f"{task.id}#{sample}@{noise_key:016x}"
+    episode = name(task, sample, noise_key)
     ledger = _Ledger()
     ledger.context(prompt_ids)
     turns: list[Turn] = []

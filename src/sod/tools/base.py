@@ -38,6 +38,14 @@ class Tool(Protocol):
         """
         ...
 
+    def probe(self) -> Fault | None:
+        """One trivial call whose answer is known: None when it came, else what is wrong."""
+        ...
+
+    def finish(self, episodes: Sequence[str]) -> None:
+        """These conversations are over: whatever was kept for them may go. Unknown names are ignored."""
+        ...
+
     def close(self) -> None:
         """Release processes and files. Safe to call twice."""
         ...

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from sod.records import Fault, ToolResult
+from sod.records import Execution, Fault, Program, ToolResult
 from sod.tools.base import ToolRequest
-from sod.tools.sandbox.base import Execution, Sandbox
+from sod.tools.sandbox.base import Cell, Sandbox, SessionSandbox
+from sod.tools.sandbox.probe import healthy
+from sod.tools.sandbox.sessions import STATE_LOST
 
 NAME = "python"
 SCHEMA: Mapping[str, Any] = {
@@ -22,16 +24,26 @@ SCHEMA: Mapping[str, Any] = {
         },
     },
 }
+STATEFUL_DESCRIPTION = "Run Python code and read what it prints. Names and files of earlier calls are still there."
 
 
 class PythonTool:
-    """Executes `code` as a program of its own: no state between calls, no echo of a last expression.
+    """Executes `code` and shows what it prints; the value of a last expression is not echoed.
 
+    Each call is a program of its own; where `stateful`, it is a cell of its episode's session, and
+    finds what earlier calls of the episode defined. That needs a `SessionSandbox`.
     `max_code_chars` and `max_output_chars` are in characters. The sandbox is closed with the tool.
     """
 
-    def __init__(self, sandbox: Sandbox, max_code_chars: int = 20_000, max_output_chars: int = 2_000) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        max_code_chars: int = 20_000,
+        max_output_chars: int = 2_000,
+        stateful: bool = False,
+    ) -> None:
         self._sandbox = sandbox
+        self._sessions = cast(SessionSandbox, sandbox) if stateful else None
         self._max_code_chars = max_code_chars
         self._max_output_chars = max_output_chars
 
@@ -43,23 +55,39 @@ class PythonTool:
     @property
     def schema(self) -> Mapping[str, Any]:
         """One required string, `code`."""
-        return SCHEMA
+        if self._sessions is None:
+            return SCHEMA
+        return {**SCHEMA, "function": {**SCHEMA["function"], "description": STATEFUL_DESCRIPTION}}
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
-        """Execute all requests; see `Tool.run`.
+        """Execute all requests; see `Tool.run`. Where stateful, those of one episode run in the order given.
 
         Tool errors: `bad_arguments`, `code_too_long`, `exception`, `timeout`, `memory`, `output_limit`.
         """
         results: list[ToolResult | Fault | None] = [self._refuse(r.call.arguments) for r in requests]
         accepted = [index for index, refusal in enumerate(results) if refusal is None]
-        programs = [requests[index].call.arguments["code"] for index in accepted]
-        for index, outcome in zip(accepted, self._sandbox.execute(programs), strict=True):
+        outcomes = self._execute([requests[index] for index in accepted])
+        for index, outcome in zip(accepted, outcomes, strict=True):
             results[index] = outcome if isinstance(outcome, Fault) else self._show(outcome)
         return [result for result in results if result is not None]
+
+    def probe(self) -> Fault | None:
+        """Whether the sandbox answers one trivial program rightly; see `Tool.probe`."""
+        return healthy(self._sandbox)
+
+    def finish(self, episodes: Sequence[str]) -> None:
+        """Forget the state of these episodes and free its memory; nothing to do where there is none."""
+        if self._sessions is not None:
+            self._sessions.end_sessions(episodes)
 
     def close(self) -> None:
         """Close the sandbox. Safe to call twice."""
         self._sandbox.close()
+
+    def _execute(self, requests: Sequence[ToolRequest]) -> list[Execution | Fault]:
+        if self._sessions is None:
+            return self._sandbox.execute([Program(request.call.arguments["code"]) for request in requests])
+        return self._sessions.run_cells([Cell(r.episode, r.call.arguments["code"]) for r in requests])
 
     def _refuse(self, arguments: Mapping[str, Any]) -> ToolResult | None:
         """A tool error for arguments that cannot be executed, else None."""
@@ -77,10 +105,12 @@ class PythonTool:
     def _show(self, execution: Execution) -> ToolResult:
         """What the model reads of an execution: its stdout, then the last line of what went wrong."""
         output = self._cut(execution.stdout.rstrip("\n"))
+        lines = execution.stderr.strip().splitlines()
+        last = self._cut(lines[-1].strip()) if lines else "the program failed"
         if execution.status == "ok":
+            if self._sessions is not None and last.endswith(STATE_LOST):
+                output = f"{output}\n{last}" if output else last
             return ToolResult(output or "(no output)", None, execution.seconds)
-        lines = execution.stderr.strip().splitlines() or ["the program failed"]
-        last = self._cut(lines[-1].strip())
         name = "exception" if execution.status == "error" else execution.status
         if name != "exception":
             last = f"Error: {name}: {last}"

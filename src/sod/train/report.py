@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ def describe(
 ) -> StepReport:
     """The report of a training step."""
     metrics = episode_figures(collected.trajectories)
-    metrics["faults"] = float(collected.faults)
+    metrics |= fault_figures(collected, batch)
     action_BT = batch.turn_BT > 0
     assert batch.old_BT is not None
     metrics["sampler_gap"] = float((batch.old_BT - batch.sampled_BT)[action_BT].abs().mean())
@@ -52,6 +53,15 @@ def describe(
     metrics["seconds"] = seconds
     metrics |= {f"seconds/{phase}": value for phase, value in clock.items()}
     return StepReport(step, metrics, trajectory_rows(collected, signal))
+
+
+def fault_figures(collected: Collected, batch: TokenBatch) -> dict[str, float]:
+    """What of ours failed: episodes set apart, in all and by kind; calls tried again; rows distilled up to a fault."""
+    faults = collected.faults
+    played = len(collected.trajectories) + len(faults)
+    figures = {"faults": float(len(faults)), "fault_rate": len(faults) / played, "retries": float(collected.retries)}
+    figures |= {f"faults/{kind}": float(count) for kind, count in Counter(fault.kind for fault in faults).items()}
+    return figures | {"distilled_before_fault": float(len(batch) - len(collected.trajectories))}
 
 
 def trajectory_rows(collected: Collected, signal: Signal) -> list[dict[str, Any]]:

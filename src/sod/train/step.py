@@ -64,7 +64,8 @@ def train_step(run: Run, step: int) -> StepReport:
     run.clock.update(collected.seconds)
     if not collected.trajectories:
         raise SodError(f"step {step}: every episode faulted; nothing to train on")
-    batch = pack(collected.groups)
+    # What came before a fault is good for the teacher's signal alone.
+    batch = pack(collected.groups, recipe.rollout.distill_before_fault and run.method.needs_teacher)
     with run.timed("old"):
         batch = batch.filled(
             old_BT=score(run.student, batch, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)

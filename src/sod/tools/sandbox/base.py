@@ -1,15 +1,13 @@
-"""What a sandbox is: programs in, one execution or fault each, in order."""
+"""What a sandbox is: programs in, one execution or fault each, in order; with sessions where it keeps state."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from sod.records import Fault
-
-Status = Literal["ok", "error", "timeout", "memory", "output_limit"]
+from sod.records import Execution, Fault, Program
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Execution:
-    """How one program ended. All of it is the program's own doing.
+class Cell:
+    """Source to be run in a session: names that earlier cells of the session defined are there."""
 
-    Where the status is not `ok`, the last line of `stderr` says why in words fit for the model: the
-    end of the traceback, `process killed by signal 11`, `stopped after 5 s`, ...
-    `seconds` (wall clock) is informative only.
-    """
-
-    status: Status
-    stdout: str
-    stderr: str
-    seconds: float
+    session: str
+    source: str
 
 
 class Sandbox(Protocol):
@@ -63,8 +54,8 @@ class Sandbox(Protocol):
         """What is really kept from the programs, by name (`network`, `filesystem`, ...)."""
         ...
 
-    def execute(self, programs: Sequence[str]) -> list[Execution | Fault]:
-        """Run every program as `__main__` of a fresh interpreter; one entry each, in the order given.
+    def execute(self, programs: Sequence[Program]) -> list[Execution | Fault]:
+        """Run every program, concurrently; one entry each, in the order given.
 
         Never raises for what a program does, nor for a failure of ours (that is a `Fault`).
         """
@@ -72,4 +63,22 @@ class Sandbox(Protocol):
 
     def close(self) -> None:
         """End the workers and remove their files. Safe to call twice."""
+        ...
+
+
+class SessionSandbox(Sandbox, Protocol):
+    """A sandbox that can also keep state: one interpreter per session."""
+
+    def run_cells(self, cells: Sequence[Cell]) -> list[Execution | Fault]:
+        """Run every cell; one entry each, in the order given. A session begins with its first cell.
+
+        Cells of one session run in the order given, different sessions concurrently. A cell that is
+        stopped (`timeout`, `memory`, `output_limit`) or ends the interpreter ends its session: the
+        last line of its `stderr` says that the state is lost, and the next cell begins anew. A
+        session lost by *our* doing answers every later cell with a `Fault` until it is ended.
+        """
+        ...
+
+    def end_sessions(self, sessions: Sequence[str]) -> None:
+        """Kill the interpreters and forget the state; unknown names are ignored."""
         ...

@@ -21,7 +21,7 @@ NOBODY = 65534
 
 NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 0x1000, 0x4000, 0x40000
-MNT_DETACH, MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 2, 442, -100, 0x8000
+MNT_DETACH, MOUNT_SETATTR, OPEN_TREE, AT_FDCWD, AT_RECURSIVE = 2, 442, 428, -100, 0x8000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -87,12 +87,28 @@ def open_the_way() -> None:
     unshare(NEWNS)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     for ancestor, paths in closed.items():
-        handles = [os.open(path, os.O_PATH) for path in paths]
+        handles = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths]
         mount("tmpfs", ancestor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
         for path, handle in zip(paths, handles, strict=True):
             os.makedirs(path, exist_ok=True)
-            mount(f"/proc/self/fd/{handle}", path, None, MS_BIND | MS_REC)
+            if os.fstat(handle).st_mode & 0o001:
+                bind(f"/proc/self/fd/{handle}", path)
+            else:  # closed itself: what is in it, in an open directory of the same name
+                for name in os.listdir(handle):
+                    bind(f"/proc/self/fd/{handle}/{name}", f"{path}/{name}")
             os.close(handle)
+
+
+def bind(source: str, target: str) -> None:
+    """Show a file, directory or symbolic link in another place too."""
+    if os.path.islink(source) and not source.removeprefix("/proc/self/fd/").isdigit():
+        os.symlink(os.readlink(source), target)
+        return
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    mount(source, target, None, MS_BIND | MS_REC)
 
 
 def drop_root() -> bool:
@@ -117,18 +133,33 @@ def drop_root() -> bool:
     return False
 
 
-def enter_namespaces() -> None:
-    """New user, network, IPC, mount and (for the next fork) pid namespaces."""
+def enter_namespaces(flags: int, proc: int | None = None) -> None:
+    """New namespaces, a user namespace among them; `proc`: a descriptor of /proc where that is read-only."""
     uid, gid = os.geteuid(), os.getegid()
     prctl(PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root after the drop
-    unshare(NEWUSER | NEWNET | NEWIPC | NEWNS | NEWPID)
+    unshare(NEWUSER | flags)
     for name, text in (("setgroups", "deny"), ("uid_map", f"1000 {uid} 1"), ("gid_map", f"1000 {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
+        write_proc(f"self/{name}", text, proc)
 
 
-def close_filesystem() -> tuple[str, ...]:
-    """Everything read-only, service sockets hidden; the scratch directories, still to be mounted."""
+def write_proc(name: str, text: str, proc: int | None = None) -> None:
+    """Write a file of /proc, or of the /proc that the descriptor `proc` stands for."""
+    handle = os.open(name if proc is not None else f"/proc/{name}", os.O_WRONLY, dir_fd=proc)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
+def writable_proc() -> int:
+    """A copy of the mount of /proc that is in no directory, and so out of every program's reach."""
+    handle = libc.syscall(OPEN_TREE, AT_FDCWD, b"/proc", 1 | os.O_CLOEXEC | AT_RECURSIVE)
+    checked(handle, "open_tree")
+    return int(handle)
+
+
+def close_filesystem(isolation: Isolation, sessions: bool) -> None:
+    """Everything read-only, service sockets hidden; the scratch directories are still to be mounted."""
     paths = python_paths()
 
     def unused(directory: str) -> bool:
@@ -138,12 +169,20 @@ def close_filesystem() -> tuple[str, ...]:
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     with suppress(OSError):  # refused where /proc is partly masked (Docker); only hides host processes
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
-    with suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as file:
-        file.write("0")  # a program has no use for capabilities, not even in a namespace of its own
+    if sessions:
+        isolation.proc = writable_proc()
+    else:
+        forbid_namespaces()
     for directory in filter(unused, HIDDEN):
         mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV)
     make_read_only()
-    return tuple(filter(unused, SCRATCH))
+    isolation.scratch = tuple(filter(unused, SCRATCH))
+
+
+def forbid_namespaces(proc: int | None = None) -> None:
+    """A program has no use for capabilities, not even in a namespace of its own."""
+    with suppress(OSError):  # where /proc/sys is masked; seccomp refuses them too
+        write_proc("sys/user/max_user_namespaces", "0", proc)
 
 
 @dataclass
@@ -154,12 +193,14 @@ class Isolation:
         default_factory=lambda: dict.fromkeys(("unprivileged", "network", "pid_namespace", "filesystem"), False)
     )
     scratch: tuple[str, ...] = ()  # directories to hide under a fresh tmpfs before every program
+    proc: int = -1  # descriptor of a writable /proc, where sessions are to be begun
     problem: str = ""
 
 
-def isolate() -> Isolation:
+def isolate(sessions: bool) -> Isolation:
     """Give up what can be given up, in the order that makes the next step possible.
 
+    `sessions`: forks of this process will need namespaces of their own (see `enter_session`).
     Returns in a fork of the caller where pid namespaces exist; the caller stays behind as keeper.
     """
     isolation = Isolation()
@@ -167,11 +208,11 @@ def isolate() -> Isolation:
         file.write("500")  # when memory runs out, rather us than the training process
     try:
         isolation.obtained["unprivileged"] = drop_root()
-        enter_namespaces()
+        enter_namespaces(NEWNET | NEWIPC | NEWNS | NEWPID)
         isolation.obtained["network"] = True
         keep()
         isolation.obtained["pid_namespace"] = True
-        isolation.scratch = close_filesystem()
+        close_filesystem(isolation, sessions)
         isolation.obtained["filesystem"] = bool(isolation.scratch)
     except OSError as error:
         isolation.problem = str(error)
@@ -209,6 +250,15 @@ def new_pid_namespace(own: int) -> None:
     """For the next fork. `own` is the zygote's namespace (a descriptor): only from there may one branch."""
     checked(libc.setns(own, NEWPID), "setns")
     unshare(NEWPID)
+
+
+def enter_session(isolation: Isolation) -> None:
+    """In the fork that becomes a session: user, mount and IPC namespaces of its own.
+
+    Process counts are kept per user and user namespace: so one session cannot use up another's.
+    """
+    enter_namespaces(NEWNS | NEWIPC, isolation.proc)
+    forbid_namespaces(isolation.proc)
 
 
 def drop_capabilities() -> None:

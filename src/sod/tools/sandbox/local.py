@@ -1,95 +1,37 @@
 """The default sandbox: programs run on this machine, in forks of warm workers (see `zygote.py`).
 
-What the kernel keeps from a program is in `LocalSandbox.isolation`. Known limits: files that every
-user may read can be read, and a program's processes are bounded in memory each, not together.
+What the kernel keeps from a program is in `LocalSandbox.isolation`, and how in `LocalSandbox.level`:
+
+- `full`: namespaces of its own (user, pid, mount, network, IPC), a read-only file system, scratch
+  directories of its own; and, where `pyseccomp` and `landlock` are installed, a filter of system calls
+  and a list of directories that may be read (the system's and Python's).
+- `reduced`, where user namespaces are not to be had: the last two alone keep files and network away.
+  The processes of the machine exist for a program (it cannot signal, trace or list them), its scratch
+  directory is bounded per file only, and its sessions share a limit of processes.
+- `unsafe`: less than that, and only where the caller said `unsafe=True`.
+
+Known limits: a program's processes are bounded in memory each, not together.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import selectors
-import socket
-import subprocess
-import sys
+import logging
 import threading
-import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Any, Literal, TypeVar, cast
 
-from sod.records import Fault, SodError
-from sod.tools.sandbox.base import Execution, Limits, Status
-from sod.tools.sandbox.zygote import REPLY, REQUEST, STATUSES
+from sod.records import Execution, ExecutionStatus, Fault, Program, SodError
+from sod.tools.sandbox.base import Cell, Limits
+from sod.tools.sandbox.filters import layers
+from sod.tools.sandbox.pool import Pool, WorkerLostError, closed_fault
+from sod.tools.sandbox.sessions import Nursery, Session, descendants
+from sod.tools.sandbox.wire import FILES_BYTES, FILES_COUNT
 
-START_SECONDS = 60.0  # imports of `preload` on a busy machine
-GRACE_SECONDS = 15.0  # beyond the time limit of a program, before its worker counts as lost
-ATTEMPTS = 2
-
-
-class WorkerLostError(Exception):
-    """A worker died, hung, or reported a failure of its own."""
-
-
-@dataclass
-class _Job:
-    index: int
-    program: str
-    attempts: int = 0
-
-
-@dataclass
-class _Worker:
-    """One zygote, its channel, and the job it is at."""
-
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
-    job: _Job | None = None
-    deadline: float = 0.0
-    isolation: Mapping[str, bool] = field(default_factory=dict)
-
-    def read_reply(self) -> tuple[str, float, bytes, bytes]:
-        """One reply; blocks until it is complete, at most the channel's timeout. Raises WorkerLostError."""
-        try:
-            head = self._read(REPLY.size)
-            status, seconds, out, err = REPLY.unpack(head)
-            body = self._read(out + err)
-        except OSError as error:
-            raise WorkerLostError(f"worker lost: {error}") from error
-        if STATUSES[status] == "fault":
-            raise WorkerLostError(body.decode("utf-8", "replace"))
-        return STATUSES[status], seconds, body[:out], body[out:]
-
-    def _read(self, length: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            chunk = self.channel.recv(length - len(data))
-            if not chunk:
-                raise OSError("its channel closed")
-            data += chunk
-        return data
-
-    def give(self, job: _Job, seconds: float) -> None:
-        """Hand over a program. Raises WorkerLostError."""
-        self.job = job
-        job.attempts += 1
-        self.deadline = time.monotonic() + seconds + GRACE_SECONDS
-        source = job.program.encode("utf-8", "surrogatepass")
-        try:
-            self.channel.sendall(REQUEST.pack(len(source)) + source)
-        except OSError as error:
-            raise WorkerLostError(f"worker lost: {error}") from error
-
-    def end(self, orderly: bool) -> None:
-        """Close the channel, which ends the worker; kill it where that is not enough."""
-        self.channel.close()
-        try:
-            self.process.wait(1.0 if orderly else 0.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+Level = Literal["full", "reduced", "unsafe"]
+T = TypeVar("T")
+logger = logging.getLogger("sod.sandbox")
 
 
 class LocalSandbox:
@@ -97,8 +39,8 @@ class LocalSandbox:
 
     `preload` names modules that are imported before the forks (numpy, sympy): without any, only the
     standard library is importable. `unsafe` accepts a machine that does not permit the isolation.
-    Raises SodError when a worker cannot start or the isolation is not to be had. Calls from several
-    threads run one after the other.
+    Raises SodError when a worker cannot start or the isolation is not to be had. Several threads may
+    call at the same time: programs are begun in the order in which they were handed in.
     """
 
     def __init__(
@@ -112,165 +54,147 @@ class LocalSandbox:
             raise SodError(f"sandbox: workers must be at least 1, not {workers}")
         self.limits = limits
         self.workers = workers
-        self._preload = tuple(preload)
-        self._unsafe = unsafe
-        self._lock = threading.Lock()
-        self._closed = False
-        self._selector = selectors.DefaultSelector()
-        self._pool: list[_Worker] = []
+        config = {"preload": list(preload), "unsafe": unsafe, "sessions": False, **layers()}
         try:
-            self._fill_pool()
+            self._pool = Pool(config, workers)
         except (WorkerLostError, OSError) as error:
-            self.close()
             raise SodError(f"sandbox: {error}") from error
-        self._isolation = dict(self._pool[0].isolation)
+        state = self._pool.started
+        self._level = cast(Level, state["level"])
+        self._isolation: Mapping[str, bool] = state["kept"]
+        if self._level != "full":
+            why = "; ".join([state["problem"], *state["missing"].values()])
+            logger.warning("isolation of programs is %s, not full: %s", self._level, why)
+        self._threads = ThreadPoolExecutor(workers, "sandbox")  # each waits for one program: first in, first out
+        self._nursery = Nursery(config, limits)
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()  # of `_sessions`
+
+    @property
+    def level(self) -> Level:
+        """`full`, `reduced` or `unsafe`: by what means programs are kept in; see the top of this file."""
+        return self._level
 
     @property
     def isolation(self) -> Mapping[str, bool]:
-        """What is kept from the programs: `unprivileged`, `network`, `pid_namespace`, `filesystem`."""
+        """What is kept from the programs: `unprivileged`, `network`, `pid_namespace`, `filesystem`.
+
+        And which of the two extra walls stand: `seccomp`, `landlock`.
+        """
         return self._isolation
 
-    def execute(self, programs: Sequence[str]) -> list[Execution | Fault]:
-        """Run every program; see `Sandbox.execute`. A program whose worker is lost is tried once more."""
+    def execute(self, programs: Sequence[Program]) -> list[Execution | Fault]:
+        """Run every program; see `Sandbox.execute`. A program whose worker is lost is tried once more.
+
+        Raises ValueError for a file name that is absolute or leaves the working directory, for files
+        of more than FILES_BYTES or FILES_COUNT, and for limits that are not positive. Files fetched
+        are the plain ones, up to FILES_BYTES in all.
+        """
+        requests = [_request(program, self.limits) for program in programs]
+        tasks = [lambda request=request: self._run(*request) for request in requests]
+        return [result or closed_fault() for result in self._gather(tasks)]
+
+    def run_cells(self, cells: Sequence[Cell]) -> list[Execution | Fault]:
+        """Run every cell; see `SessionSandbox.run_cells`. Processes that a cell leaves running are killed.
+
+        The limits hold for each cell anew; that of CPU time counts the interpreter's own.
+        """
+        places: dict[str, list[int]] = {}
+        for place, cell in enumerate(cells):
+            places.setdefault(cell.session, []).append(place)
         with self._lock:
-            if self._closed:
-                return [Fault("sandbox", "the sandbox is closed") for _ in programs]
-            try:
-                return self._execute(programs)
-            except BaseException:  # an interrupt: the workers' replies would answer the wrong question
-                self._drop(list(self._pool))
-                raise
+            sessions = {name: self._sessions.setdefault(name, Session(self._nursery, self.limits)) for name in places}
+        results: list[Execution | Fault] = [closed_fault() for _ in cells]
+        tasks = [
+            lambda name=name, own=own: [sessions[name].run(cells[place].source) for place in own]
+            for name, own in places.items()
+        ]
+        for own, answers in zip(places.values(), self._gather(tasks), strict=True):
+            if answers is not None:
+                for place, answer in zip(own, answers, strict=True):
+                    results[place] = answer
+        return results
+
+    def end_sessions(self, sessions: Sequence[str]) -> None:
+        """Kill the interpreters and forget the state; unknown names are ignored."""
+        with self._lock:
+            ended = [self._sessions.pop(name) for name in dict.fromkeys(sessions) if name in self._sessions]
+        for session in ended:
+            session.end()
+
+    def processes(self) -> list[int]:
+        """The pids of everything that runs for this sandbox at this moment."""
+        return [pid for root in (*self._pool.pids(), *self._nursery.pids()) for pid in (root, *descendants(root))]
 
     def close(self) -> None:
-        """End the workers. Safe to call twice."""
-        with self._lock:
-            self._drop(list(self._pool), orderly=True)
-            self._closed = True
-            self._selector.close()
+        """End the workers and sessions, and what they run. Safe to call twice."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
+        self.end_sessions(list(self._sessions))
+        self._nursery.close()
+        self._threads.shutdown(wait=True)
 
-    def _execute(self, programs: Sequence[str]) -> list[Execution | Fault]:
-        results: list[Execution | Fault | None] = [None] * len(programs)
-        pending = deque(_Job(index, program) for index, program in enumerate(programs))
-        while pending or any(worker.job for worker in self._pool):
-            if len(self._pool) < self.workers:
-                self._refill(pending, results)
-            for worker in list(self._pool):
-                if pending and worker.job is None:
-                    self._attempt(worker, pending, results, pending.popleft())
-            for worker in self._ready():
-                self._attempt(worker, pending, results)
-        return cast("list[Execution | Fault]", results)
+    def _gather(self, tasks: Sequence[Callable[[], T]]) -> list[T | None]:
+        """Run the tasks in our threads: their results in order, None where we are closed.
 
-    def _ready(self) -> list[_Worker]:
-        """The busy workers that replied, died or are long overdue; waits for the first."""
-        busy = [worker for worker in self._pool if worker.job]
-        if not busy:
-            return []
-        wait = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-        ready = [key.data for key, _ in self._selector.select(wait)]
-        now = time.monotonic()
-        return ready + [worker for worker in busy if worker.deadline < now and worker not in ready]
-
-    def _attempt(
-        self,
-        worker: _Worker,
-        pending: deque[_Job],
-        results: list[Execution | Fault | None],
-        job: _Job | None = None,
-    ) -> None:
-        """Give a worker its next job, or take the reply to the last; see to a lost worker's job."""
+        An interrupt drops those not yet begun.
+        """
+        futures: list[Future[T]] = []
         try:
-            if job is not None:
-                worker.give(job, self.limits.seconds)
-            else:
-                reply = worker.read_reply()
-                if worker.job is not None:
-                    results[worker.job.index] = self._execution(*reply)
-                    worker.job = None
-        except WorkerLostError as error:
-            self._drop([worker])
-            lost = worker.job
-            if lost is not None and lost.attempts < ATTEMPTS:
-                pending.appendleft(lost)
-            elif lost is not None:
-                results[lost.index] = Fault("sandbox", f"{error} ({ATTEMPTS} attempts)")
-
-    def _execution(self, status: str, seconds: float, out: bytes, err: bytes) -> Execution:
-        limit = self.limits.output_chars
-        stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
-        return Execution(cast(Status, status), stdout[:limit], stderr[-limit:], seconds)
-
-    def _refill(self, pending: deque[_Job], results: list[Execution | Fault | None]) -> None:
-        """Replace lost workers. Where none can be had at all, what is pending becomes faults."""
-        try:
-            self._fill_pool()
-        except (WorkerLostError, OSError) as error:
-            if not self._pool:
-                while pending:
-                    results[pending.popleft().index] = Fault("sandbox", f"no worker starts: {error}")
-
-    def _fill_pool(self) -> None:
-        """Start what is missing, all at once. Raises WorkerLostError or OSError."""
-        started: list[_Worker] = []
-        try:
-            while len(self._pool) + len(started) < self.workers:
-                started.append(self._spawn())
-            for worker in started:
-                isolation = json.loads(worker.read_reply()[2])
-                worker.isolation = {str(name): bool(value) for name, value in isolation.items()}
-                worker.channel.settimeout(GRACE_SECONDS)
-        except BaseException:
-            for worker in started:
-                worker.end(orderly=False)
-            raise
-        for worker in started:
-            self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-            self._pool.append(worker)
-
-    def _spawn(self) -> _Worker:
-        """Start a zygote in a clean environment. Raises OSError."""
-        ours, theirs = socket.socketpair()
-        config = {
-            **asdict(self.limits),
-            "cpu_seconds": self.limits.whole_cpu_seconds,
-            "preload": self._preload,
-            "unsafe": self._unsafe,
-            "channel": theirs.fileno(),
-            "owner": os.getpid(),
-        }
-        environment = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",  # nothing about this machine
-            "LANG": "C.UTF-8",
-            "LD_BIND_NOW": "1",  # symbols are bound here once, not in every fork
-            "PYTHONPATH": str(Path(__file__).resolve().parent.parent),  # where `sandbox` is; for the start only
-            "PYTHONHASHSEED": "0",  # one order of sets in all workers
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-        }
-        site = [] if self._preload else ["-S"]
-        command = [sys.executable, "-s", "-P", "-B", *site, "-X", "utf8"]
-        try:
-            process = subprocess.Popen(
-                [*command, "-m", "sandbox.zygote", json.dumps(config)],
-                env=environment,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except OSError:
-            ours.close()
-            raise
+            for task in tasks:
+                futures.append(self._threads.submit(task))
+            return [_result(future) for future in futures]
+        except RuntimeError:  # shut down
+            return [None for _ in tasks]
         finally:
-            theirs.close()
-        ours.settimeout(START_SECONDS)
-        return _Worker(process, ours)
+            for future in futures:
+                future.cancel()
 
-    def _drop(self, workers: list[_Worker], orderly: bool = False) -> None:
-        for worker in workers:
-            self._pool.remove(worker)
-            self._selector.unregister(worker.channel)
-            worker.end(orderly)
+    def _run(self, head: dict[str, Any], blobs: list[bytes], limits: Limits) -> Execution | Fault:
+        reply = self._pool.ask(head, blobs, limits.seconds)
+        return reply if isinstance(reply, Fault) else _execution(*reply, limits.output_chars)
+
+
+def _result(future: Future[T]) -> T | None:
+    try:
+        return future.result()
+    except CancelledError:
+        return None
+
+
+def _request(program: Program, limits: Limits) -> tuple[dict[str, Any], list[bytes], Limits]:
+    """A program as its worker takes it: head, blobs, and the limits that hold. Raises ValueError."""
+    seconds = limits.seconds if program.seconds is None else program.seconds
+    memory_mb = limits.memory_mb if program.memory_mb is None else program.memory_mb
+    limits = replace(limits, seconds=seconds, memory_mb=memory_mb)
+    check_names(program.files)
+    check_names(program.fetch)
+    if sum(map(len, program.files.values())) > min(FILES_BYTES, memory_mb << 20):
+        raise ValueError(f"a program's files may have {min(FILES_BYTES >> 20, memory_mb)} MiB in all")
+    head = {
+        "limits": {**asdict(limits), "cpu_seconds": limits.whole_cpu_seconds},
+        "files": list(program.files),
+        "fetch": program.fetch,
+    }
+    texts = [text.encode("utf-8", "surrogatepass") for text in (program.source, program.stdin)]
+    return head, [*texts, *program.files.values()], limits
+
+
+def check_names(names: Mapping[str, bytes] | Sequence[str]) -> None:
+    """Raise ValueError unless every name is a relative path that stays below the working directory."""
+    if len(names) > FILES_COUNT:
+        raise ValueError(f"{len(names)} files, at most {FILES_COUNT}")
+    for name in names:
+        parts = name.split("/")
+        if any(part in ("", ".", "..") or len(part.encode()) > 255 or "\0" in part for part in parts):
+            raise ValueError(f"not a plain relative file name: {name!r}")
+        if any("/".join(parts[:depth]) in names for depth in range(1, len(parts))) and isinstance(names, Mapping):
+            raise ValueError(f"{name!r} lies below another file")
+
+
+def _execution(head: dict[str, Any], blobs: list[bytes], limit: int) -> Execution:
+    out, err, *contents = blobs
+    stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+    status = cast(ExecutionStatus, head["status"])
+    files = dict(zip(head["files"], contents, strict=True))
+    return Execution(status, stdout[:limit], stderr[-limit:], head["seconds"], head["exit_code"], files)

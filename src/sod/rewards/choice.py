@@ -1,0 +1,62 @@
+"""Multiple choice (GPQA, MMLU): the letter that was boxed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sod.records import Fault, SodError
+from sod.rewards.base import Answer, Verdict
+from sod.rewards.math import last_boxed
+
+_LONGEST_BOX = 200  # characters; more is not a letter
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\b|[{}$\s*]")
+_LETTER = re.compile(r"\(?([A-Za-z])\)?\.?")
+_ANSWER_LINE = re.compile(
+    r"[ \t*#>]*(?:the[ ]+)?(?:(?:final|correct)[ ]+)?answer(?:[ ]+is)?[ \t*]*:?[ \t*]*\$?\(?([A-Za-z])\)?\$?[ \t*.]*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class ChoiceVerifier:
+    """Right is the letter of the last `\\boxed{}`: `B`, `b`, `(B)`, `\\text{(B)}`, `\\textbf{B.}`.
+
+    A box with anything else answers nothing. With `answer_line`, a text without any box answers by
+    its last non-empty line if that is `Answer: B` or `The answer is (B).` and nothing more.
+    Letters beyond `letters` answer nothing.
+    """
+
+    letters: str = "ABCD"
+    answer_line: bool = False
+
+    def verify(self, answers: Sequence[Answer]) -> list[Verdict | Fault]:
+        """See `Verifier.verify`. Raises SodError where the ground truth is no letter of `letters`."""
+        return [self._verdict(answer) for answer in answers]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _verdict(self, answer: Answer) -> Verdict:
+        truth = self._letter(answer.ground_truth)
+        if truth is None:
+            raise SodError(f"choice: ground_truth must be one of {self.letters}, not {answer.ground_truth[:40]!r}")
+        chosen = self._chosen(answer.text)
+        return Verdict(chosen, chosen == truth, "" if chosen else f"no letter of {self.letters} was boxed")
+
+    def _chosen(self, text: str) -> str | None:
+        boxed = last_boxed(text)
+        if boxed is not None:
+            return self._letter(boxed)
+        last_line = text.rstrip().rpartition("\n")[2]
+        if self.answer_line and len(last_line) <= _LONGEST_BOX and (match := _ANSWER_LINE.fullmatch(last_line)):
+            return self._letter(match.group(1))
+        return None
+
+    def _letter(self, text: str) -> str | None:
+        if len(text) > _LONGEST_BOX:
+            return None
+        match = _LETTER.fullmatch(_WRAPPER.sub("", text))
+        letter = match.group(1).upper() if match else None
+        return letter if letter and letter in self.letters else None

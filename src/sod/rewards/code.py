@@ -1,0 +1,227 @@
+"""The verifier for programs: the last Python block of the answer against the tests of its task.
+
+All tests of an answer are one program of the sandbox. What a candidate can and cannot do there:
+
+- tests with inputs and outputs (`code_harness_cases`): the expected outputs stay in this process,
+  which compares; nothing in the sandbox is worth stealing or forging;
+- HumanEval's `check` (`code_harness_check`): tests and candidate run in two interpreters of the same
+  sandbox; what each can reach of the other is written there. The report must repeat a nonce.
+
+Residual weaknesses: the second kind rests on the kernel refusing a process of the same user the
+memory of one that is not dumpable (Linux; a candidate with root or ptrace rights in its sandbox is
+beyond it); time limits count wall-clock time, so a busy machine can fail a slow program; a program
+that answers only the tested inputs is right, as under every test suite.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from sod.records import Execution, Fault, FaultKind, Program
+from sod.rewards.base import Answer, Verdict
+from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
+
+LONGEST_CODE = 65_536  # characters
+OVERHEAD_SECONDS = 5.0  # for starting the harness, beyond the time of the tests
+HARNESS_FAULT_EXIT = 97  # `FAULT_EXIT` of both harnesses
+REPORT = "report.json"
+SHOWN = 200  # characters of an expected or actual output in a detail
+
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
+_PYTHON = {"python", "py", "python3"}
+
+# Names that LiveCodeBench's and LeetCode's starter code takes for granted.
+PRELUDE = """
+import bisect, collections, copy, functools, heapq, itertools, json, math, operator, random, re, string, sys
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from typing import *
+from builtins import *
+exit = quit = sys.exit
+sys.setrecursionlimit(50_000)
+"""
+
+Run = Callable[[Sequence[Program]], list[Execution | Fault]]
+Suite = CaseSuite | CheckSuite
+
+
+class CodeVerifier:
+    """Judges programs through `run` (the sandbox's `execute`).
+
+    `seconds` is the wall-clock limit of one test (of a whole `check`), `total_seconds` of all tests
+    of an answer together, `memory_mb` (MiB) replaces the sandbox's limit. With `whole_text` an answer
+    without a fenced block is a program as a whole. `Verdict.answer` is the program.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        seconds: float = 6.0,
+        total_seconds: float = 60.0,
+        memory_mb: int | None = None,
+        whole_text: bool = False,
+    ) -> None:
+        self._run = run
+        self._seconds = seconds
+        self._total_seconds = total_seconds
+        self._memory_mb = memory_mb
+        self._whole_text = whole_text
+        self._cases_source = Path(__file__).with_name("code_harness_cases.py").read_text("utf-8")
+        self._check_source = Path(__file__).with_name("code_harness_check.py").read_text("utf-8")
+
+    def verify(self, answers: Sequence[Answer]) -> list[Verdict | Fault]:
+        """See `Verifier.verify`. Raises SodError for tests that cannot be read."""
+        suites = [read_suite(answer) for answer in answers]
+        codes = [self._code(answer.text) for answer in answers]
+        verdicts: list[Verdict | Fault] = [Verdict(None, False, "no program in the answer") for _ in answers]
+        asked = [index for index, code in enumerate(codes) if code is not None]
+        nonces = [secrets.token_hex(16) for _ in asked]  # no result depends on it: nothing to reproduce
+        programs = [self._program(suites[i], codes[i] or "", nonce) for i, nonce in zip(asked, nonces, strict=True)]
+        for index, nonce, execution in zip(asked, nonces, self._run(programs) if programs else [], strict=True):
+            verdicts[index] = _judge(suites[index], codes[index] or "", execution, nonce)
+        return verdicts
+
+    def close(self) -> None:
+        """Nothing of its own is open: the sandbox belongs to whoever made it."""
+
+    def _code(self, text: str) -> str | None:
+        code = last_block(text)
+        if code is None and self._whole_text:
+            code = text
+        return code if code is not None and len(code) <= LONGEST_CODE else None
+
+    def _program(self, suite: Suite, code: str, nonce: str) -> Program:
+        total = min(self._total_seconds, self._seconds * (len(suite.cases) if isinstance(suite, CaseSuite) else 1))
+        job: dict[str, Any] = {"seconds": self._seconds, "total_seconds": total}
+        if isinstance(suite, CaseSuite):
+            tests = [{"given": case.given, "limit": _output_limit(case)} for case in suite.cases]
+            job |= {"code": code, "prelude": PRELUDE, "fn_name": suite.fn_name, "tests": tests}
+            source, fetch = self._cases_source, [REPORT]
+        else:
+            job |= {"prompt": suite.prompt, "entry_point": suite.entry_point, "test": suite.test, "nonce": nonce}
+            job |= {"sources": _sources(suite, code), "harness": self._check_source}
+            source, fetch = self._check_source, []
+        limit = total + OVERHEAD_SECONDS
+        return Program(source, json.dumps(job), fetch=tuple(fetch), seconds=limit, memory_mb=self._memory_mb)
+
+
+def last_block(text: str) -> str | None:
+    """The content of the last closed fenced block marked as Python; where none is marked, of the last at all."""
+    found: dict[bool, str] = {}
+    opened: tuple[str, int] | None = None  # the mark of the open block, and its first line
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        fence = _FENCE.fullmatch(line)
+        if fence is None:
+            continue
+        if opened is None:
+            opened = (fence.group(1).lower(), number + 1)
+        elif line.strip() == "```":
+            mark, start = opened
+            if mark in _PYTHON or not mark:
+                found[bool(mark)] = "".join(lines[start:number])
+            opened = None
+    return found.get(True, found.get(False))
+
+
+def _sources(suite: CheckSuite, code: str) -> list[str]:
+    """What the candidate runs: the prompt (its imports and helpers) and the answer, or the prompt continued."""
+    name = re.escape(suite.entry_point)
+    if re.search(rf"^(?:(?:async\s+)?def\s+{name}\b|{name}\s*=)", code, re.MULTILINE):
+        return [suite.prompt, code]
+    return [suite.prompt + code]
+
+
+def _output_limit(case: Case) -> int:
+    """Bytes of output beyond which a test has failed in any case."""
+    return 4 * len(case.expected if isinstance(case.expected, str) else json.dumps(case.expected)) + 65_536
+
+
+def _judge(suite: Suite, code: str, execution: Execution | Fault, nonce: str) -> Verdict | Fault:
+    if isinstance(execution, Fault):
+        return execution
+    last = execution.stderr.rstrip().rpartition("\n")[2]
+    if execution.exit_code == HARNESS_FAULT_EXIT:
+        return Fault(FaultKind.VERIFIER, f"code: {execution.stderr.strip()[:SHOWN]}")
+    if isinstance(suite, CaseSuite):
+        results = _results(execution)
+        failure = f"no report: {execution.status}: {last}" if results is None else first_failure(suite, results)
+        return Verdict(code, not failure, failure)
+    report = _report(execution, nonce)
+    if report.get("status") == "unsupported":
+        return Fault(FaultKind.VERIFIER, f"code: {report['detail']}", retryable=False)
+    if report.get("status") == "passed":
+        return Verdict(code, True)
+    return Verdict(code, False, str(report.get("detail", f"no report: {execution.status}: {last}")))
+
+
+def _results(execution: Execution) -> list[dict[str, str]] | None:
+    """What the candidate gave out; None where its doing kept the report from being written."""
+    try:
+        results = json.loads(execution.files[REPORT])["results"]
+        return [{name: str(result[name]) for name in ("status", "output", "detail")} for result in results]
+    except (KeyError, ValueError, TypeError, RecursionError):  # a candidate can overwrite the file, to its own harm
+        return None
+
+
+def _report(execution: Execution, nonce: str) -> dict[str, Any]:
+    """The judge's report; empty where there is none with the nonce."""
+    try:
+        report = json.loads(execution.stdout.rstrip().rpartition("\n")[2])
+    except (ValueError, RecursionError):
+        return {}
+    return report if isinstance(report, dict) and report.get("nonce") == nonce else {}
+
+
+def first_failure(suite: CaseSuite, results: Sequence[dict[str, str]]) -> str:
+    """The first test (from 1) that did not do as expected, in words; empty if all did."""
+    for number, case in enumerate(suite.cases, 1):
+        if number > len(results):
+            return f"test {number} was not run"
+        result = results[number - 1]
+        if result["status"] != "ok":
+            return f"test {number}: {result['status']} {result['detail']}".rstrip()[: 2 * SHOWN]
+        same = same_value if suite.fn_name is not None else same_output
+        if not same(result["output"], case.expected):
+            expected = case.expected if isinstance(case.expected, str) else json.dumps(case.expected)
+            return f"test {number}: expected {expected[:SHOWN]!r}, got {result['output'][:SHOWN]!r}"
+    return ""
+
+
+def same_value(output: str, expected: Any) -> bool:
+    """Whether JSON text is the expected value; tuples are lists, 1.0 is 1."""
+    try:
+        return bool(json.loads(output) == expected)
+    except (ValueError, RecursionError):
+        return False
+
+
+def same_output(output: str, expected: str) -> bool:
+    """LiveCodeBench's comparison: as many lines, each equal without outer spaces, or equal number by number."""
+    lines, wanted = ([line.strip() for line in text.strip().split("\n")] for text in (output, expected))
+    if len(lines) != len(wanted):
+        return False
+    return all(line == want or _same_numbers(line, want) for line, want in zip(lines, wanted, strict=True))
+
+
+def _same_numbers(line: str, want: str) -> bool:
+    numbers, wanted = _numbers(line), _numbers(want)
+    return numbers is not None and numbers == wanted
+
+
+def _numbers(line: str) -> list[Decimal] | None:
+    try:
+        numbers = [Decimal(token) for token in line.split()]
+    except InvalidOperation:
+        return None
+    return numbers if numbers and all(number.is_finite() for number in numbers) else None

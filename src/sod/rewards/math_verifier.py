@@ -1,0 +1,224 @@
+"""The verifier for boxed mathematics: exact in process, symbolic in worker processes.
+
+An answer is first compared exactly (`sod.rewards.math`). Where that fails and the ground truth is
+an expression, a set, an interval, a matrix, an equation, the pair is put to math-verify in a
+process that can be killed (`math_workers`). What that adds: `1+x` is `x+1`, `\\sqrt{117}` is
+`3\\sqrt{13}`, `-2,1` is the list `1,-2`, `5\\pi/10` is `\\frac{\\pi}{2}`, `x \\in [1,2]` is `[1,2]`.
+
+What it deliberately does not add, because math-verify says yes to it (see `may_ask`):
+
+- an unevaluated expression where the truth is a number: else `\\boxed{17\\cdot 23}` would earn the
+  reward of `391` without any work (`accept_unevaluated` switches this guard off);
+- words (`24 clips` is not 24, and `on` is not `no`), letters of the other case, numbers in another
+  base, equations whose left side is not a name (`6=5` is not 5), a tuple for a set, `3,3` for 3.
+
+Known weakness: where the truth is an expression, every equal expression is right, even the one that
+the task asked to factor or to simplify.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from sod.records import Fault
+from sod.rewards.base import Answer, Verdict
+from sod.rewards.math import last_boxed, normalise, rational
+from sod.rewards.math_workers import MathWorkers, Pair
+
+LONGEST_ASKED = 1000  # characters of an answer or truth that math-verify is asked about
+
+_CONNECTIVE = re.compile(r"\s*,?\s*\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)\s*\}")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_WORD_IN_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{[^{}]*[^\W\d_]{2,}[^{}]*\}")
+_MEMBER_OF = re.compile(r"^([a-zA-Z])\s*\\in(?![a-zA-Z])\s*")
+_COEFFICIENT = re.compile(r"(?<=\d) (?=[a-zA-Z])")
+_CLOSED_AT_INFINITY = re.compile(r"\[-\\infty|\\infty\s*\]")
+_NAME = re.compile(r"[a-zA-Z](?:_\w|_\{\w+\})?(?:\([a-zA-Z]\))?")
+_IN_A_BASE = re.compile(r"\d_")
+_TO_BE_EVALUATED = re.compile(r"\\(?:int|sum|prod|lim)(?![a-zA-Z])")
+_RELATION = re.compile(r"(?<![<>!:])=(?!=)")
+
+
+class MathVerifier:
+    """Judges the last `\\boxed{}`; see the module for what counts as equal.
+
+    `seconds` (whole) is the limit of one symbolic comparison in CPU time, so that a busy machine
+    changes no verdict; `memory_mb` (MiB) its limit of memory; `workers` how many run at a time;
+    `remember` how many verdicts on (answer, truth) pairs are kept. A comparison that runs out of
+    time or memory or crashes is the answer's own doing: it is wrong. The processes start with the
+    first pair that needs one. `Verdict.answer` is the normalised text: equivalent expressions in
+    different spellings are different answers to a majority vote.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        seconds: int = 3,
+        memory_mb: int = 1024,
+        remember: int = 20_000,
+        accept_unevaluated: bool = False,
+    ) -> None:
+        self._workers = MathWorkers(workers, seconds, memory_mb)
+        self._remember = remember
+        self._accept_unevaluated = accept_unevaluated
+        self._known: OrderedDict[Pair, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def verify(self, answers: Sequence[Answer]) -> list[Verdict | Fault]:
+        """See `Verifier.verify`. Calls from several threads run one after the other."""
+        with self._lock:
+            boxes = [last_boxed(answer.text) for answer in answers]
+            pairs = [
+                self._pair(box, answer.ground_truth) if box is not None else None
+                for box, answer in zip(boxes, answers, strict=True)
+            ]
+            statuses = self._statuses([pair for pair in pairs if pair is not None])
+            return [
+                _verdict(box, answer.ground_truth, None if pair is None else statuses[pair])
+                for box, answer, pair in zip(boxes, answers, pairs, strict=True)
+            ]
+
+    def close(self) -> None:
+        """End the processes. Safe to call twice."""
+        with self._lock:
+            self._workers.close()
+
+    def _pair(self, box: str, truth: str) -> Pair | None:
+        """What to put to math-verify; None where the exact comparison says all."""
+        if _exactly(box, truth):
+            return None
+        return may_ask(_CONNECTIVE.sub(",", box), _CONNECTIVE.sub(",", truth), self._accept_unevaluated)
+
+    def _statuses(self, pairs: Sequence[Pair]) -> dict[Pair, str | Fault]:
+        """Each distinct pair is asked once, ever, as long as it is remembered."""
+        statuses: dict[Pair, str | Fault] = {pair: self._known[pair] for pair in pairs if pair in self._known}
+        unknown = list(dict.fromkeys(pair for pair in pairs if pair not in statuses))
+        if unknown:
+            statuses.update(zip(unknown, self._workers.compare(unknown), strict=True))
+        for pair in dict.fromkeys(pairs):
+            status = statuses[pair]
+            if not isinstance(status, Fault):
+                self._known[pair] = status
+                self._known.move_to_end(pair)
+        while len(self._known) > self._remember:
+            self._known.popitem(last=False)
+        return statuses
+
+
+def _verdict(box: str | None, truth: str, status: str | Fault | None) -> Verdict | Fault:
+    if isinstance(status, Fault):
+        return status
+    if box is None:
+        return Verdict(None, False, "nothing was boxed")
+    given, asked = normalise(box), normalise(truth)
+    if status == "equal" or _exactly(box, truth):
+        # One spelling for everything that was found equal: a vote can count it.
+        return Verdict(asked, True)
+    why = "" if status in (None, "different") else f" (comparison ended by {status})"
+    return Verdict(given, False, f"{given[:80]} is not {asked[:80]}{why}")
+
+
+def _exactly(box: str, truth: str) -> bool:
+    """Equal without asking anybody, or a number behind a name: `x=5` is 5."""
+    given, asked = normalise(box), normalise(truth)
+    name, _, value = given.partition("=")
+    named = rational(asked) is not None and _NAME.fullmatch(name) is not None and normalise(value) == asked
+    return named or (given == asked and given != "")
+
+
+def may_ask(box: str, truth: str, accept_unevaluated: bool = False) -> Pair | None:
+    """Two texts whose equality math-verify may decide, or None where its yes would mean nothing."""
+    given, asked = normalise(box), normalise(truth)
+    if not given or not asked or max(len(given), len(asked)) > LONGEST_ASKED:
+        return None
+    if rational(asked) is not None and (rational(given) is not None or not accept_unevaluated):
+        return None
+    if _WORD_IN_TEXT.search(box) or _WORD_IN_TEXT.search(truth) or not _letters_agree(given, asked):
+        return None
+    if _IN_A_BASE.search(given) or _IN_A_BASE.search(asked):
+        return None
+    if _TO_BE_EVALUATED.search(given) and not _TO_BE_EVALUATED.search(asked):
+        return None
+    if _CLOSED_AT_INFINITY.search(given) and not _CLOSED_AT_INFINITY.search(asked):
+        return None
+    members = {match.group(1) for text in (given, asked) if (match := _MEMBER_OF.match(text))}
+    # `9 i` would be read as the imaginary unit and `9i` as a symbol.
+    given, asked = (_COEFFICIENT.sub("", _MEMBER_OF.sub("", text)) for text in (given, asked))
+    return Pair(given, asked) if len(members) < 2 and _same_shape(given, asked) else None
+
+
+def _letters_agree(given: str, asked: str) -> bool:
+    """No words, and no letter in both cases: math-verify multiplies words out and lowers every letter."""
+    bare = [_COMMAND.sub(" ", _ENVIRONMENT.sub(" ", text)) for text in (given, asked)]
+    if any(_WORD.search(text) for text in bare):
+        return False
+    letters = {letter for text in bare for letter in text if letter.isalpha()}
+    return not any(letter.swapcase() in letters for letter in letters if letter.swapcase() != letter)
+
+
+def _same_shape(given: str, asked: str) -> bool:
+    """Same brackets around the whole, as many parts, and equations only where they can be compared."""
+    outer_given, outer_asked = _outer(given), _outer(asked)
+    if outer_given and outer_asked and outer_given != outer_asked:
+        return False
+    parts_given, parts_asked = _parts(given, outer_given), _parts(asked, outer_asked)
+    if len(parts_given) != len(parts_asked) and not _signs(given + asked):
+        return False
+    names_given, names_asked = _left_sides(parts_given), _left_sides(parts_asked)
+    if names_given is None or names_asked is None:
+        return False
+    if bool(names_given) == bool(names_asked):
+        return True
+    names = names_given or names_asked
+    return len(set(names)) == 1 and _NAME.fullmatch(names[0]) is not None
+
+
+def _signs(text: str) -> bool:
+    """Whether one text stands for two values."""
+    return "\\pm" in text or "\\mp" in text
+
+
+def _outer(text: str) -> str:
+    """`()`, `[)`, ... around a tuple or interval; `set` for `\\{...\\}`, a bare list, `\\pm`; else empty."""
+    if text.startswith("\\{") and text.endswith("\\}"):
+        return "set"
+    if len(_split(text)) > 1:
+        return "set"
+    if text[:1] in "([" and text[-1:] in ")]" and len(_split(text[1:-1])) > 1:
+        return text[0] + text[-1]
+    return "set" if _signs(text) else ""
+
+
+def _parts(text: str, outer: str) -> list[str]:
+    if outer == "set":
+        return _split(text[2:-2] if text.startswith("\\{") and text.endswith("\\}") else text)
+    return _split(text[1:-1]) if outer else [text]
+
+
+def _split(text: str) -> list[str]:
+    """The pieces between commas outside all brackets; the whole where brackets close before they open."""
+    parts, depth, start = [], 0, 0
+    for at, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth < 0:
+                return [text]
+        elif character == "," and depth == 0:
+            parts.append(text[start:at])
+            start = at + 1
+    return [*parts, text[start:]]
+
+
+def _left_sides(parts: Sequence[str]) -> list[str] | None:
+    """The left sides of the equations among the parts; None for a chain or a mixture."""
+    sides = [_RELATION.split(part) for part in parts]
+    if any(len(side) > 2 for side in sides) or len({len(side) for side in sides}) > 1:
+        return None
+    return [side[0].strip() for side in sides if len(side) == 2]

@@ -1,0 +1,71 @@
+"""From right or wrong to a reward: the shaping of the SOD paper (arXiv 2605.07725), each part switchable.
+
+Everything is in units of reward; the defaults are plain 1 and -1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sod.records import SodError, Trajectory
+
+TOOL_BONUS_CEILING = -0.6  # what a failed answer earns at most
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How an episode is rewarded.
+
+    `tool_bonus` replaces `wrong` by -1 plus a bonus for using tools. `overlong_buffer` (tokens, 0:
+    off; 1,024 in the paper) is the stretch before `max_response_tokens` over which a penalty grows
+    from 0 to -1. Raises SodError for a buffer that does not fit.
+    """
+
+    correct: float = 1.0
+    wrong: float = -1.0
+    tool_bonus: bool = False
+    overlong_buffer: int = 0
+    max_response_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.overlong_buffer < 0 or self.overlong_buffer > self.max_response_tokens:
+            raise SodError(
+                f"reward: overlong_buffer ({self.overlong_buffer}) must lie between 0 "
+                f"and max_response_tokens ({self.max_response_tokens})"
+            )
+
+
+def shaped_reward(correct: bool, trajectory: Trajectory, shaping: Shaping) -> float:
+    """The reward of an episode: its score, the bonus for tools if it failed, the penalty for length."""
+    if correct:
+        score = shaping.correct
+    elif shaping.tool_bonus:
+        score = tool_bonus(messages(trajectory))
+    else:
+        score = shaping.wrong
+    penalty = overlong_penalty(trajectory.response_tokens, shaping.max_response_tokens, shaping.overlong_buffer)
+    return score + penalty
+
+
+def messages(trajectory: Trajectory) -> int:
+    """The paper's count of turns: the first user message, and every student and tool message."""
+    return 1 + len(trajectory.turns) + len(trajectory.tool_results)
+
+
+def tool_bonus(turns: int) -> float:
+    """What a failed answer earns: `min(-0.6, -1 + 0.1 * (turns - 2) / 2)`.
+
+    A question and an answer are two turns and earn -1; each call with its result adds 0.1 until -0.6.
+    """
+    return min(TOOL_BONUS_CEILING, -1.0 + 0.1 * (turns - 2) / 2)
+
+
+def overlong_penalty(response_tokens: int, max_response_tokens: int, buffer: int) -> float:
+    """DAPO's soft penalty (arXiv 2503.14476, eq. 13): 0 up to `max - buffer`, then linear to -1 at `max`.
+
+    All lengths in tokens; a buffer of 0 turns it off. Beyond `max` it stays -1.
+    """
+    if buffer == 0:
+        return 0.0
+    excess = response_tokens - (max_response_tokens - buffer)
+    return -min(max(excess / buffer, 0.0), 1.0)

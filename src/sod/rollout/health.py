@@ -1,0 +1,46 @@
+"""Is what we run on well? A probe before the first step, and a limit on the share of faulted episodes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+from sod.records import Fault, SodError
+from sod.tools.base import Tool
+
+
+@final
+@dataclass
+class FaultWindow:
+    """Stops a run whose infrastructure fails too often.
+
+    At most `limit` of the last `episodes` episodes may have faulted; steps are counted whole, so the window
+    holds the newest steps that together have that many, and one step where a step alone has more.
+    """
+
+    limit: float
+    episodes: int
+    _steps: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def add(self, played: int, faults: list[Fault]) -> None:
+        """Count a step's episodes. Raises SodError when the window holds too many faults."""
+        self._steps.append((played, len(faults)))
+        while sum(count for count, _ in self._steps) - self._steps[0][0] >= self.episodes:
+            self._steps.popleft()
+        total = sum(count for count, _ in self._steps)
+        faulted = sum(count for _, count in self._steps)
+        if faulted > self.limit * max(total, self.episodes) or (faulted == total > 0 and self.limit < 1):
+            latest = faults[-1]
+            raise SodError(
+                f"{faulted} of the last {total} episodes faulted, more than rollout.max_fault_rate={self.limit:g} of "
+                f"rollout.fault_window={self.episodes}; the latest: {latest.kind}: {latest.detail}"
+            )
+
+
+def refuse_unhealthy(tools: Mapping[str, Tool]) -> None:
+    """Probe every tool once, before anything is trained. Raises SodError naming the tool and what is wrong."""
+    for name, tool in tools.items():
+        if (fault := tool.probe()) is not None:
+            raise SodError(f"tool {name} does not work: {fault.kind}: {fault.detail}")

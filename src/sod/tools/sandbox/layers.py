@@ -1,0 +1,138 @@
+"""Two more walls around a program: system calls it is refused (seccomp), files it may not open (Landlock).
+
+Part of the zygote (see `zygote.py`): needs nothing but the standard library and, where it is installed,
+the package `landlock`. Filters come ready-made from the parent (`filters.py`). With namespaces these
+are a second line of defence; without, they are what keeps network and files away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .confine import libc, python_paths
+
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+RULE_PATH_BENEATH = 1
+REHEARSALS = 8  # after as many calls Python has settled a function's code: forks then need not write to it
+SCOPE_ABSTRACT_UNIX, SCOPE_SIGNAL = 1, 2
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc", "/opt", "/sys/devices/system/cpu")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a fork has to do, prepared once. Empty where a layer is not to be had."""
+
+    filter_code: bytes
+    landlock: Any  # the module, or None
+    scope: int  # descriptor of a second set of rules: signals and abstract sockets stay inside; -1: none
+    rules: tuple[tuple[int, int], ...]  # a descriptor and the rights below it
+    everything: int  # all rights that this kernel knows
+
+
+def prepare(config: dict[str, Any], full: bool) -> Layers:
+    """What of the two layers can be had here; `full`: namespaces keep network and processes apart."""
+    landlock = None
+    if config["landlock"] is not None:
+        parent = os.path.dirname(config["landlock"])
+        sys.path.insert(0, parent)
+        try:
+            landlock = importlib.import_module("landlock")
+        except ImportError:  # where this user may not read it
+            config["missing"]["landlock"] = "the package `landlock` cannot be read without root"
+        finally:
+            sys.path.remove(parent)
+    code = bytes.fromhex(config["filters"].get("full" if full else "reduced", ""))
+    # A proc file system of one's own shows nothing but one's own; the machine's shows everybody.
+    proc = ("/proc",) if full else ()
+    if landlock is None:
+        return Layers(code, None, -1, (), 0)
+    ctypes.set_errno(0)  # the package takes an old error for a new one
+    landlock.landlock_abi_version()  # remembered by it
+    access = landlock.FSAccess
+    read = int(access.EXECUTE | access.READ_FILE | access.READ_DIR)
+    rules = _rules(landlock, (*SYSTEM, *python_paths(), *proc), read) + _rules(landlock, DEVICES, access.all_file())
+    scope = _scope(landlock.plumbing) if config["scoped"] else -1
+    layers = Layers(code, landlock, scope, tuple(rules), int(access.all()))
+    landlock.plumbing.get_restrict_self()  # what the package makes at the first use, made once
+    for _ in range(REHEARSALS):
+        os.close(_ruleset(layers, ("/tmp",)))
+    return layers
+
+
+def proven(layers: Layers, missing: dict[str, str]) -> Layers:
+    """The layers less those that a fork of this process cannot really put on."""
+    for name, without in (("seccomp", {"filter_code": b""}), ("landlock", {"landlock": None})):
+        alone = replace(layers, **({"landlock": None} if name == "seccomp" else {"filter_code": b""}))
+        if (pid := os.fork()) == 0:
+            try:
+                apply(alone, ())
+                os._exit(0)
+            finally:
+                os._exit(1)
+        if os.waitpid(pid, 0)[1] != 0:
+            layers = replace(layers, **without)
+            missing[name] = f"{name} is refused here"
+    return layers
+
+
+def apply(layers: Layers, writable: Sequence[str]) -> None:
+    """In the fork: give up all but what the layers leave. Needs no_new_privs. Raises OSError."""
+    if layers.landlock is not None:
+        restrict = layers.landlock.plumbing.get_restrict_self()
+        handle = _ruleset(layers, writable)
+        ctypes.set_errno(0)  # the package takes an old error for a new one
+        restrict(handle, 0)
+        if layers.scope >= 0:
+            restrict(layers.scope, 0)
+    if layers.filter_code:
+        code = ctypes.create_string_buffer(layers.filter_code)
+        program = _FilterProgram(len(layers.filter_code) // 8, ctypes.addressof(code))
+        if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) < 0:
+            raise OSError(ctypes.get_errno(), "the seccomp filter was refused")
+
+
+def _rules(landlock: Any, paths: Sequence[str], access: int) -> list[tuple[int, int]]:
+    """A descriptor and the rights below it, for each path that is there. The caller closes them."""
+    files = int(landlock.FSAccess.all_file())
+    rules = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            rules.append((handle, access if stat.S_ISDIR(os.fstat(handle).st_mode) else access & files))
+    return rules
+
+
+def _ruleset(layers: Layers, writable: Sequence[str]) -> int:
+    """The system and Python's own files to be read, devices used, the rest closed. Its descriptor."""
+    plumbing = layers.landlock.plumbing
+    attributes = plumbing.RulesetAttr(layers.everything)
+    ctypes.set_errno(0)  # the package takes an old error for a new one
+    ruleset = plumbing.get_create_ruleset()(ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
+    add = plumbing.get_add_rule()
+    for handle, access in (*layers.rules, *_rules(layers.landlock, writable, layers.everything)):
+        add(ruleset, RULE_PATH_BENEATH, ctypes.byref(plumbing.PathBeneathAttr(access, handle)), 0)
+    return int(ruleset)
+
+
+def _scope(plumbing: Any) -> int:
+    """Signals and abstract sockets stay inside; the package does not know of this yet. A descriptor."""
+
+    class Scoped(plumbing.RulesetAttr):  # type: ignore[misc]
+        _fields_ = [("handled_access_net", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]  # noqa: RUF012  # ctypes
+
+    attributes = Scoped(0, 0, SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL)
+    ctypes.set_errno(0)
+    return int(plumbing.get_create_ruleset()(ctypes.byref(attributes), ctypes.sizeof(attributes), 0))

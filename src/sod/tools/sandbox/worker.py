@@ -1,0 +1,156 @@
+"""A warm process: isolated, its imports done, ready to be forked. See `zygote.py`.
+
+Part of the zygote: standard library only.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl
+from .files import empty_directory
+from .layers import Layers, prepare, proven
+from .program import FILENAME, set_limit
+from .watch import kill_children
+
+SLACK = 64  # processes that a user who is not ours alone may begin while programs run
+
+
+@dataclass
+class Worker:
+    """What the loop needs to know, fixed at start."""
+
+    channel: int  # socket to LocalSandbox
+    owner: int  # pidfd of the process of LocalSandbox
+    started: int  # eventfd by which a fork says that its limits stand
+    own_namespace: int  # this process's pid namespace, -1 without namespaces
+    isolation: Isolation
+    layers: Layers
+    level: str  # full, reduced or unsafe
+    kept: dict[str, bool]  # what is kept from programs, by whatever means
+    mapped: int  # address space of this process (bytes)
+    processes: int  # that the kernel counts together with a program's own
+
+
+def start(config: dict[str, Any]) -> Worker:
+    """Isolate, warm up, and gather what the loop needs. Raises OSError where the isolation is not to be had."""
+    owner = os.pidfd_open(config["owner"])
+    isolation = isolate(config["sessions"])
+    full = all(isolation.obtained.values())
+    layers = proven(prepare(config, full), config["missing"])
+    level, kept = judge(isolation, layers)
+    if level == "unsafe" and not config["unsafe"]:
+        raise OSError(refusal(isolation, kept, config["missing"]))
+    home = isolation.scratch[0] if isolation.scratch else make_home()
+    os.environ.update(HOME=home, TMPDIR=home)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY) if isolation.obtained["pid_namespace"] else -1
+    warm_up(config["preload"])
+    started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    set_limit(resource.RLIMIT_NOFILE, 256)  # forks inherit these at no cost
+    set_limit(resource.RLIMIT_CORE, 0)
+    if own >= 0:
+        prctl(PR_SET_DUMPABLE, 0)
+    processes = 2 if own >= 0 else processes_of_user()  # keeper and zygote
+    return Worker(config["channel"], owner, started, own, isolation, layers, level, kept, mapped_bytes(), processes)
+
+
+def make_home() -> str:
+    """Without a private filesystem: a directory in /tmp, removed at the worker's orderly end."""
+    import tempfile  # most workers have no need of it
+
+    return tempfile.mkdtemp(prefix="sod-sandbox-")
+
+
+def judge(isolation: Isolation, layers: Layers) -> tuple[str, dict[str, bool]]:
+    """The level, and what is kept from programs, by whatever means."""
+    got = isolation.obtained
+    seccomp, landlock = bool(layers.filter_code), layers.landlock is not None
+    kept = {
+        "unprivileged": got["unprivileged"],
+        "network": got["network"] or seccomp,
+        "pid_namespace": got["pid_namespace"],
+        "filesystem": got["filesystem"] or landlock,
+        "seccomp": seccomp,
+        "landlock": landlock,
+    }
+    if all(got.values()):
+        return "full", kept
+    return ("reduced" if got["unprivileged"] and seccomp and landlock else "unsafe"), kept
+
+
+def refusal(isolation: Isolation, kept: dict[str, bool], missing: dict[str, str]) -> str:
+    """One line: what is missing, why, and the fix."""
+    lost = ", ".join(name for name in ("unprivileged", "network", "pid_namespace", "filesystem") if not kept[name])
+    reasons = "; ".join([isolation.problem, *missing.values()])
+    fix = "allow user namespaces, or install `landlock` and `pyseccomp`, or set `unsafe` if you trust the programs"
+    return f"no isolation of: {lost} ({reasons}); {fix}"
+
+
+def mapped_bytes() -> int:
+    """Address space of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def processes_of_user() -> int:
+    """Processes and threads that run as this process's user, everywhere on the machine."""
+    count = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # gone by now
+            if os.stat(f"/proc/{name}").st_uid == os.geteuid():
+                count += len(os.listdir(f"/proc/{name}/task"))
+    return count if os.geteuid() >= FIRST_UID else count + SLACK
+
+
+def warm_up(preload: list[str]) -> None:
+    """Do once what every program would pay for: first compile, first traceback, big imports."""
+    for name in preload:
+        __import__(name)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed program keeps its lines
+    try:
+        exec(compile("def f(x):\n  return 1 / x\nprint([f(0) for _ in 'a'])", FILENAME, "exec"), {})
+    except ZeroDivisionError:
+        traceback.format_exc()
+    print(end="")
+    gc.collect()
+    gc.freeze()  # the collector must not touch, and so copy, the shared pages in every fork
+
+
+def receive(worker: Worker, length: int) -> bytes:
+    """That many bytes from LocalSandbox. Ends this process when it is gone."""
+    data = bytearray()
+    poller = select.poll()
+    poller.register(worker.channel, select.POLLIN)
+    poller.register(worker.owner, select.POLLIN)
+    while len(data) < length:
+        ready = dict(poller.poll())
+        chunk = os.read(worker.channel, length - len(data)) if worker.channel in ready else b""
+        if not chunk:
+            leave(worker)
+        data += chunk
+    return bytes(data)
+
+
+def leave(worker: Worker) -> NoReturn:
+    """End in good order."""
+    if worker.own_namespace < 0:  # else they die with this process
+        kill_children()
+    if not worker.isolation.scratch:
+        empty_directory(os.environ["HOME"])
+        os.rmdir(os.environ["HOME"])
+    os._exit(0)
+
+
+def send(channel: int, data: bytes) -> None:
+    """All of it."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(channel, view) :]

@@ -1,0 +1,159 @@
+"""`sod sandbox run`, `serve` and `probe`, through the real entry point."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+Start = Callable[..., "subprocess.Popen[str]"]
+CHILDREN = "/proc/{0}/task/{0}/children"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str], Path]:
+    def write(source: str) -> Path:
+        path = tmp_path / "program.py"
+        path.write_text(source, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def server(start: Start) -> tuple[str, subprocess.Popen[str]]:
+    """A `sod sandbox serve` of its own process, and its url."""
+    return served(start)
+
+
+def served(start: Start, *options: str) -> tuple[str, subprocess.Popen[str]]:
+    process = start("sandbox", "serve", "--port", "0", "--workers", "1", *options)
+    line = process.stdout.readline() if process.stdout else ""
+    found = re.match(r"serving on (http://127\.0\.0\.1:\d+),", line)
+    assert found, (line, process.communicate() if process.poll() is not None else "")
+    return found[1], process
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def assert_one_error(ended: Any, *named: str) -> None:
+    *notes, line = ended.err.strip().splitlines()
+    assert ended.code == 1
+    assert line.startswith("error: ")
+    assert all(note.startswith("isolation of programs is") for note in notes)
+    assert all(name in line for name in named), line
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "stdout", "last"),
+    [
+        ("print('ä')", "ok", "ä\n", ""),
+        ("print(1)\n1 / 0", "error", "1\n", "ZeroDivisionError: division by zero"),
+        ("import time; time.sleep(9)", "timeout", "", "stopped after 0.5 s"),
+        ("x = 'x' * 10**10", "memory", "", "more than 512 MiB"),
+        ("print('x' * 10**6)", "output_limit", "x" * 65_536, "more than 65536 characters of output"),
+    ],
+)
+def test_run_prints_how_the_program_ended(
+    sod: Any, program: Any, source: str, status: str, stdout: str, last: str
+) -> None:
+    ended = sod("sandbox", "run", "--code-file", program(source), "--timeout", "0.5")
+    assert ended.code == 0
+    shown = json.loads(ended.out)
+    assert set(shown) == {"status", "stdout", "stderr", "seconds"}
+    assert (shown["status"], shown["stdout"]) == (status, stdout)
+    assert shown["stderr"].strip().splitlines()[-1:] == ([last] if last else [])
+    assert 0 < shown["seconds"] < 5
+
+
+def test_run_with_a_preloaded_module(sod: Any, program: Any) -> None:
+    path = program("import yaml; print(yaml.safe_load('[1]'))")
+    assert json.loads(sod("sandbox", "run", "--code-file", path).out)["status"] == "error"
+    ended = sod("sandbox", "run", "--code-file", path, "--preload", "yaml")
+    assert json.loads(ended.out)["stdout"] == "[1]\n"
+
+
+def test_run_on_a_served_sandbox(sod: Any, program: Any, server: Any) -> None:
+    url, _ = server
+    ended = sod("sandbox", "run", "--code-file", program("print(6 * 7)"), "--url", url)
+    assert (ended.code, json.loads(ended.out)["stdout"]) == (0, "42\n")
+    ended = sod("sandbox", "run", "--code-file", program("1 / 0"), "--url", f"{url}/")
+    assert (ended.code, json.loads(ended.out)["status"]) == (0, "error")
+
+
+def test_run_without_a_service_is_a_fault(sod: Any, program: Any) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    ended = sod("sandbox", "run", "--code-file", program("print(1)"), "--url", url)
+    shown = json.loads(ended.out)
+    assert (shown["status"], shown["stdout"], shown["stderr"]) == ("fault", "", "")
+    assert_one_error(ended, url, "unreachable")
+
+
+def test_run_refuses_bad_input(sod: Any, program: Any, tmp_path: Path) -> None:
+    good = program("print(1)")
+    (tmp_path / "latin.py").write_bytes(b"print('\xe4')")
+    assert_one_error(sod("sandbox", "run", "--code-file", tmp_path / "none.py"), "none.py: No such file")
+    assert_one_error(sod("sandbox", "run", "--code-file", tmp_path), str(tmp_path))
+    assert_one_error(sod("sandbox", "run", "--code-file", tmp_path / "latin.py"), "not UTF-8 at byte 7")
+    assert_one_error(sod("sandbox", "run", "--code-file", good, "--url", "nowhere"), "'nowhere' is not a url")
+    assert_one_error(sod("sandbox", "run", "--code-file", good, "--preload", "no_such_module"), "no_such_module")
+    assert_one_error(sod("sandbox", "run", "--code-file", good, "--url", "http://x", "--unsafe"), "--unsafe")
+
+
+def test_serve_refuses_a_port_in_use(sod: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        assert_one_error(sod("sandbox", "serve", "--port", port), f"127.0.0.1 port {port}: Address already in use")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_finishes_what_is_under_way_then_ends(start: Start, wait: Any, number: signal.Signals) -> None:
+    url, process = served(start)
+    assert httpx.get(f"{url}/v1/ping").json() == "pong"
+    workers = Path(CHILDREN.format(process.pid)).read_text().split()
+    assert workers
+    answers: list[httpx.Response] = []
+    asked = {"code": "import time; print(1, flush=True); time.sleep(1); print(2)", "language": "python"}
+    thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/run_code", json=asked, timeout=20)))
+    thread.start()
+    wait(lambda: any(Path(CHILDREN.format(pid)).read_text().strip() for pid in workers), process)  # it runs
+    process.send_signal(number)
+    thread.join(20)
+    assert answers[0].json()["run_result"]["stdout"] == "1\n2\n"
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "stopped\n")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/v1/ping")
+
+
+def test_probe_shows_what_is_kept_and_how_fast_it_is(sod: Any) -> None:
+    ended = sod("sandbox", "probe", "--workers", "1")
+    assert ended.code == 0, ended.err
+    for name in ("filesystem", "pid_namespace", "unprivileged", "time limit", "memory limit"):
+        assert re.search(rf"{name}\W+(yes|NO)\W", ended.out), ended.out
+    assert re.search(r"one program, median\W+\d+\.\d ms", ended.out), ended.out
+    assert re.search(r"64 threads, 5 programs each\W+\d+\.\d\d s", ended.out), ended.out
+
+
+def test_probe_of_a_service(sod: Any, server: Any) -> None:
+    url, _ = server
+    ended = sod("sandbox", "probe", "--url", url)
+    assert ended.code == 0, ended.err
+    assert re.search(r"320 programs at once\W+\d+\.\d\d s", ended.out), ended.out
+    assert "cannot be seen from here" in ended.err
+    url = f"http://127.0.0.1:{free_port()}"
+    assert_one_error(sod("sandbox", "probe", "--url", url), url, "unreachable")
+    assert_one_error(sod("sandbox", "probe", "--url", "nowhere"), "'nowhere' is not a url")

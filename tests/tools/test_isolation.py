@@ -1,0 +1,340 @@
+"""What is kept from programs and by what: the extra walls, and the levels below `full`.
+
+The levels are tried in processes that lack what a container's default profile takes away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sod.records import Execution, Program
+from sod.tools.sandbox import filters
+from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.local import LocalSandbox
+from sod.tools.sandbox.probe import attempts, healthy, probe
+
+TESTS = str(Path(__file__).parent)
+HAVE = filters.layers()
+needs_layers = pytest.mark.skipif(bool(HAVE["missing"]), reason=f"not to be had: {HAVE['missing']}")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[LocalSandbox]:
+    local = LocalSandbox(Limits(seconds=2.0, memory_mb=256), workers=1)
+    yield local
+    local.close()
+
+
+def run(sandbox: LocalSandbox, program: str) -> Execution:
+    (result,) = sandbox.execute([Program(program)])
+    assert isinstance(result, Execution), result
+    return result
+
+
+# --- full -----------------------------------------------------------------------------------------
+
+
+def test_full_where_namespaces_are_to_be_had(sandbox: LocalSandbox) -> None:
+    assert sandbox.level == "full"
+    by_namespaces = ("unprivileged", "network", "pid_namespace", "filesystem")
+    layers = {name: name not in HAVE["missing"] for name in ("seccomp", "landlock")}
+    assert sandbox.isolation == {**dict.fromkeys(by_namespaces, True), **layers}
+
+
+def test_full_is_not_worth_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        LocalSandbox(workers=1).close()
+    assert caplog.records == []
+
+
+def test_every_real_attempt_is_stopped(sandbox: LocalSandbox) -> None:
+    kept = attempts(sandbox)
+    assert kept == dict.fromkeys(kept, True)
+    assert len(kept) == 10
+
+
+@needs_layers
+def test_system_calls_that_are_refused(sandbox: LocalSandbox) -> None:
+    numbers = {  # the ones that x86-64 and arm64 share are few: by name where libc has one
+        "unshare": "libc.unshare(0x10000000)",
+        "mount": "libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
+        "ptrace": "libc.ptrace(0, 0, 0, 0)",
+        "setns": "libc.setns(0, 0)",
+        "process_vm_readv": "libc.process_vm_readv(1, 0, 0, 0, 0, 0)",
+        "io_uring_setup": "libc.syscall(425, 8, b'0' * 200)",
+        "clone of a user namespace": "libc.syscall(56, 0x10000000, 0, 0, 0, 0)"
+        if os.uname().machine == "x86_64"
+        else "-1",
+        "keyctl": "libc.syscall(250, 0, -3, 1)" if os.uname().machine == "x86_64" else "-1",
+        "bpf": "libc.syscall(321, 0, 0, 0)" if os.uname().machine == "x86_64" else "-1",
+        "userfaultfd": "libc.syscall(323, 0)" if os.uname().machine == "x86_64" else "-1",
+        "perf_event_open": "libc.syscall(298, 0, 0, 0, 0, 0)" if os.uname().machine == "x86_64" else "-1",
+    }
+    program = (
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfor call in {calls!r}:\n"
+        "  ctypes.set_errno(1)\n  print(eval(call), ctypes.get_errno())"
+    )
+    result = run(sandbox, program.format(calls=list(numbers.values())))
+    assert result.stdout.splitlines() == ["-1 1"] * len(numbers), result  # 1: EPERM
+
+
+@needs_layers
+def test_only_the_systems_and_pythons_files_are_to_be_read(sandbox: LocalSandbox, tmp_path: Path) -> None:
+    below_tests = Path(TESTS) / "test_isolation.py"
+    os.chmod(below_tests, stat.S_IMODE(below_tests.stat().st_mode) | 0o044)
+    result = run(sandbox, f"open({str(below_tests)!r})")
+    assert result.stderr.splitlines()[-1].startswith(("PermissionError", "FileNotFoundError"))
+    assert run(sandbox, "import os; os.listdir('/')").stderr.splitlines()[-1].startswith("PermissionError")
+    assert run(
+        sandbox, "import os, json; print(len(os.listdir('/etc')) > 3, open('/proc/self/stat').read()[:1])"
+    ).stdout
+
+
+@needs_layers
+def test_ordinary_programs_still_work(sandbox: LocalSandbox) -> None:
+    program = (
+        "import subprocess, multiprocessing, tempfile, os, asyncio, threading, signal\n"
+        "print(subprocess.run(['sh', '-c', 'echo a > f; cat f'], capture_output=True, text=True).stdout.strip())\n"
+        "child = subprocess.Popen(['sleep', '9'], stdout=subprocess.DEVNULL)\nchild.kill(); print(child.wait())\n"
+        "print(tempfile.NamedTemporaryFile().write(b'x'))\n"
+        "os.mkdir('d'); os.rename('d', 'e'); os.symlink('e', 's'); print(sorted(os.listdir('.')))\n"
+        "async def main(): return await asyncio.sleep(0, 'async')\nprint(asyncio.run(main()))\n"
+        "if __name__ == '__main__': print(multiprocessing.Pool(2).map(abs, [-1]))\n"
+    )
+    result = run(sandbox, program)
+    assert result.stdout.splitlines() == ["a", "-9", "1", "['e', 'f', 's']", "async", "[1]"], result
+
+
+def test_without_the_packages_it_is_still_full_but_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyseccomp", None)
+    monkeypatch.setitem(sys.modules, "landlock", None)
+    local = LocalSandbox(workers=1)
+    assert (local.level, local.isolation["seccomp"], local.isolation["landlock"]) == ("full", False, False)
+    kept = attempts(local)
+    assert run(local, "import ctypes; print(ctypes.CDLL(None).unshare(0x10000000))").stdout == "-1\n"
+    local.close()
+    assert kept == dict.fromkeys(kept, True)
+
+
+def test_programs_of_one_sandbox_do_not_wait_for_a_hanging_one() -> None:
+    local = LocalSandbox(Limits(seconds=3.0), workers=2)
+    hanging = threading.Thread(target=lambda: local.execute([Program("while True: pass")]))
+    hanging.start()
+    outcomes = [run(local, f"print({i})").stdout for i in range(20)]
+    assert hanging.is_alive()
+    local.close()
+    hanging.join()
+    assert outcomes == [f"{i}\n" for i in range(20)]
+
+
+def test_python_below_a_private_directory(tmp_path: Path) -> None:
+    """As root with a virtual environment of mode 0700, the dropped user must still reach it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root drops to another user")
+    environment = tmp_path / "private"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    packages = next(environment.glob("lib/python*/site-packages"))
+    (packages / "small_module.py").write_text("value = 42\n")
+    (packages / "ours.pth").write_text(str(Path(filters.__file__).parents[3]) + "\n")
+    os.chmod(environment, 0o700)
+    script = (
+        "from sod.records import Program\nfrom sod.tools.sandbox.local import LocalSandbox\n"
+        "s = LocalSandbox(workers=1, preload=['small_module'])\n"
+        "print(s.level, s.execute([Program('import small_module; print(small_module.value)')])[0].stdout)\ns.close()"
+    )
+    python = environment / "bin" / "python"
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "full 42\n\n", done.stderr
+
+
+# --- reduced --------------------------------------------------------------------------------------
+
+# What a container's default profile does: no namespaces, no mounts. Python must be readable by all
+# before, since as root we cannot open the way to it after.
+CONTAINER = """
+import os, sys
+sys.path.insert(0, {tools!r})
+from sandbox import confine
+if os.geteuid() == 0:
+    confine.open_the_way()
+import pyseccomp, errno
+rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+for name in ("unshare", "mount", "setns", "clone3"):
+    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS if name == "clone3" else errno.EPERM), name)
+rules.load()
+import logging
+logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
+from sod.records import *
+from sod.tools.sandbox.base import *
+from sod.tools.sandbox.local import LocalSandbox
+"""
+
+
+def in_container(script: str) -> subprocess.CompletedProcess[str]:
+    tools = str(Path(filters.__file__).parents[1])
+    command = [sys.executable, "-c", CONTAINER.format(tools=tools) + script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=TESTS)
+
+
+@needs_layers
+def test_reduced_is_named_and_logged_once() -> None:
+    done = in_container("s = LocalSandbox(workers=2)\nprint(s.level, dict(s.isolation))\ns.close()")
+    level, isolation = done.stdout.split(" ", 1)
+    assert level == "reduced", done.stderr
+    assert eval(isolation) == {
+        **dict.fromkeys(("unprivileged", "network", "filesystem", "seccomp", "landlock"), True),
+        "pid_namespace": False,
+    }
+    assert done.stderr.count("WARNING") == 1
+    assert "sod.sandbox WARNING isolation of programs is reduced, not full: [Errno 1] unshare" in done.stderr
+
+
+@needs_layers
+def test_reduced_keeps_what_it_names() -> None:
+    script = (
+        "from sod.tools.sandbox.probe import attempts\ns = LocalSandbox(workers=2)\n"
+        "print(sorted(name for name, kept in attempts(s).items() if not kept))\ns.close()"
+    )
+    done = in_container(script)
+    assert done.stdout == "['scratch limit']\n", done.stderr  # files are bounded each, not together
+
+
+@needs_layers
+@pytest.mark.skipif(not HAVE["scoped"], reason="Landlock does not scope signals before Linux 6.12")
+def test_reduced_survives_hostile_programs() -> None:
+    programs = [
+        "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+        "import os, signal\nfor s in (15, 9): os.kill(-1, s)",  # succeeds, and reaches nobody
+        "import os\nfor _ in range(3):\n  if os.fork() == 0: os.setsid()\nopen('left', 'w')",
+        "import socket; socket.socket()",
+        "open('/dev/shm/x', 'w')",
+        "print(__import__('os').listdir('.'), open('../../tmp/x', 'w'))",
+    ]
+    script = (
+        "s = LocalSandbox(Limits(seconds=1), workers=1)\nbefore = s.processes()\n"
+        f"for r in s.execute([Program(p) for p in {programs!r}]): print(r.status)\n"
+        "print(s.processes() == before, s.execute([Program('import os; print(os.listdir())')])[0].stdout)\ns.close()"
+    )
+    done = in_container(script)
+    lines = done.stdout.splitlines()
+    assert lines[:6] == ["error", "ok", "ok", "error", "error", "error"], done
+    assert lines[6] == "True []"
+
+
+@needs_layers
+def test_reduced_sessions() -> None:
+    cells = [
+        "x = 1; open('f', 'w').write('a')",
+        "import os\nprint(x, open('f').read())\nif os.fork() == 0:\n  os.setsid()\n  while True: pass",
+        "while True: pass",
+        "print(os.listdir() if 'os' in dir() else 'anew')",
+    ]
+    script = (
+        f"cells = {cells!r}\ns = LocalSandbox(Limits(seconds=1), workers=2)\n"
+        "for r in s.run_cells([Cell(n, c) for c in cells for n in 'ab']): print(r.status, r.stdout, r.stderr)\n"
+        "print(len(s.processes()))\ns.end_sessions(['a', 'b'])\nprint(len(s.processes()))\ns.close()\n"
+    )
+    before = set(Path("/tmp").glob("sod-sandbox-*"))
+    done = in_container(script)
+    words = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    lost = "stopped after 1 s; the state of this session is lost"
+    assert words == [
+        *["ok"] * 2, *["ok 1 a"] * 2, *[f"timeout  {lost}"] * 2, *["ok anew"] * 2, "7", "3",
+    ], done  # fmt: skip
+    assert set(Path("/tmp").glob("sod-sandbox-*")) == before
+
+
+@needs_layers
+def test_nothing_outlives_a_killed_owner_in_reduced() -> None:
+    marker = f"6{uuid.uuid4().int % 10**6}.1"
+    script = (
+        f'import os, signal, threading, time\np = \'import subprocess; subprocess.run(["sleep", "{marker}"])\'\n'
+        "s = LocalSandbox(workers=2)\n"
+        "for act, what in ((s.execute, Program(p)), (s.run_cells, Cell('a', p))):\n"
+        "  threading.Thread(target=act, args=([what],), daemon=True).start()\n"
+        "time.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    tools = str(Path(filters.__file__).parents[1])
+    owner = subprocess.Popen([sys.executable, "-c", CONTAINER.format(tools=tools) + script], stderr=subprocess.DEVNULL)
+    most = 0
+    while owner.poll() is None:
+        most = max(most, sleepers(marker))
+        time.sleep(0.05)
+    assert most == 2
+    for _ in range(60):
+        if not sleepers(marker):
+            break
+        time.sleep(0.05)
+    assert sleepers(marker) == 0
+
+
+def sleepers(marker: str) -> int:
+    """How many `sleep` processes have this argument."""
+    command = f"sleep\0{marker}\0".encode()
+    return sum(_reads(path, command) for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+
+def _reads(path: Path, text: bytes) -> bool:
+    try:
+        return path.read_bytes() == text
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# --- less -----------------------------------------------------------------------------------------
+
+
+def test_less_is_refused_in_one_line_with_the_fix() -> None:
+    pytest.importorskip("pyseccomp")
+    script = (
+        "import sys\nsys.modules['landlock'] = None\n"
+        "try: LocalSandbox()\nexcept SodError as error: print(error)\n"
+        "s = LocalSandbox(unsafe=True)\nprint(s.level, s.execute([Program('print(1)')])[0].stdout)\ns.close()"
+    )
+    done = in_container(script)
+    refusal, unsafe, *_ = done.stdout.splitlines()
+    assert refusal.startswith("sandbox: OSError: no isolation of: pid_namespace, filesystem (")
+    assert "`landlock` is not installed" in refusal
+    assert refusal.endswith("or set `unsafe` if you trust the programs")
+    assert unsafe == "unsafe 1"
+    assert "isolation of programs is unsafe, not full" in done.stderr
+
+
+# --- the probe ------------------------------------------------------------------------------------
+
+
+def test_probe_measures(sandbox: LocalSandbox) -> None:
+    found = probe(sandbox, sessions=5)
+    assert (found.level, found.isolation) == ("full", sandbox.isolation)
+    assert set(found.kept.values()) == {True}
+    assert 0 < found.median_ms <= found.p95_ms < 1000
+    assert 0 < found.burst_seconds < 30
+    assert found.sessions == 5
+    if os.geteuid() == 0:
+        assert found.total_mb is not None
+        assert 5 < found.total_mb < 100
+
+
+def test_healthy_says_what_is_wrong() -> None:
+    local = LocalSandbox(workers=1)
+    assert healthy(local) is None
+    local.close()
+    fault = healthy(local)
+    assert fault is not None
+    assert fault.detail == "the sandbox is closed"
+    tiny = LocalSandbox(Limits(output_chars=1), workers=1)
+    fault = healthy(tiny)
+    tiny.close()
+    assert fault is not None
+    assert "`print(12*7)` ended as output_limit" in fault.detail
