@@ -375,6 +375,7 @@ def test_a_trajectory_becomes_a_row_and_comes_back(run: RunLog) -> None:
         "reward": 1.0,
         "correct": True,
         "answer": "4",
+        "verdict": "",
         "fault": None,
         "prompt_tokens": 2,
         "response_tokens": 6,

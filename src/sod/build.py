@@ -32,7 +32,7 @@ from sod.tasks.base import Task, draw
 from sod.tasks.files import Loaded, load_conversations, load_tasks
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import Tool
-from sod.tools.python import SCHEMA as PYTHON_SCHEMA
+from sod.tools.python import SCHEMA, STATEFUL_SCHEMA
 from sod.train.checkpoint import COMPLETE, verify
 from sod.train.loop import Listener, Plan, Trainee, resume_point, run_steps
 from sod.train.optim import Optimizer
@@ -59,7 +59,8 @@ def make_method(spec: MethodSpec) -> Method:
 
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
     """The renderer of the recipe; proves that its template is append-only."""
-    schemas = [PYTHON_SCHEMA] if recipe.tools.python else []
+    python = recipe.tools.python
+    schemas = [STATEFUL_SCHEMA if python.stateful else SCHEMA] if python else []
     return Chat(tokenizer, schemas, recipe.chat.template, recipe.chat.template_kwargs)
 
 

@@ -36,6 +36,9 @@ class FaultyFor:
         down = [request.episode.split("#")[0] in self.tasks for request in requests]
         return [Fault(FaultKind.SANDBOX, "down") if bad else a for bad, a in zip(down, answers, strict=True)]
 
+    def finish(self, episodes: Sequence[str]) -> None:
+        """The real tool keeps nothing."""
+
 
 def collector(model: Any, chat: Any, tool: Any, max_fault_rate: float = 1.0) -> Collector:
     return Collector(
@@ -66,6 +69,8 @@ def test_figures_are_means_over_episodes(result: Any) -> None:
     assert [(t.task_id, t.sample) for t in played] == [(task.id, s) for task in TASKS for s in range(3)]
     calls = [r for t in played for turn in t.turns for r in turn.results]
     assert calls
+    errors = sorted({r.error for r in calls if r.error is not None})
+    assert errors
     expected = {
         "reward": fmean(t.reward for t in played),
         "accuracy": fmean(float(t.correct) for t in played),
@@ -75,6 +80,7 @@ def test_figures_are_means_over_episodes(result: Any) -> None:
         "tool_calls": len(calls) / len(played),
         "tool_error_rate": sum(r.error is not None for r in calls) / len(calls),
         "faults": 0.0,
+        **{f"tool_errors/{name}": sum(r.error == name for r in calls) / len(calls) for name in errors},
     }
     assert result.episodes == pytest.approx(expected)
     assert (result.k, result.tasks) == (3, 7)

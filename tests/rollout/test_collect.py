@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from sod.rollout.episode import Limits
 from sod.tasks import chain
 from sod.tasks.base import Task
 from sod.tools.base import Tool, ToolRequest
-from sod.tools.python import SCHEMA
+from sod.tools.python import SCHEMA, PythonTool
+from sod.tools.sandbox.local import LocalSandbox
 from support import math_judge
 
 LIMITS = Limits(max_turns=4, max_turn_tokens=60, max_response_tokens=300)
@@ -371,3 +373,14 @@ def test_only_an_answer_can_be_right(stop: StopReason, chat: Chat) -> None:
     (judged,) = math_judge(0.7, -0.3)([(task("t"), replace(t, stop=stop))])
     assert judged.correct == (stop is StopReason.ANSWER)
     assert judged.reward == (0.7 if stop is StopReason.ANSWER else -0.3)
+
+
+def test_state_is_kept_within_an_episode_and_ends_with_it(chat: Chat) -> None:
+    """Two samples of a task count on their own; a new step finds nothing of them. Real sessions."""
+    count = CALL.replace("print(1+1)", "n = globals().get('n', 0) + 1; print(n)")
+    with closing(PythonTool(LocalSandbox(workers=1), stateful=True)) as tool:
+        for step in (1, 2):
+            engine = ScriptedEngine(chat, {"t": [count, count, "\\boxed{2}"]})
+            got = collector(engine, chat, [tool]).collect([task("t")], 2, Sampling(), "train", step).trajectories
+            assert [[r.text for r in t.tool_results] for t in got] == [["1", "2"]] * 2
+            assert all(t.correct for t in got)

@@ -24,7 +24,13 @@ SCHEMA: Mapping[str, Any] = {
         },
     },
 }
-STATEFUL_DESCRIPTION = "Run Python code and read what it prints. Names and files of earlier calls are still there."
+STATEFUL_SCHEMA: Mapping[str, Any] = {
+    **SCHEMA,
+    "function": {
+        **SCHEMA["function"],
+        "description": "Run Python code and read what it prints. Names and files of earlier calls are still there.",
+    },
+}
 
 
 class PythonTool:
@@ -55,9 +61,7 @@ class PythonTool:
     @property
     def schema(self) -> Mapping[str, Any]:
         """One required string, `code`."""
-        if self._sessions is None:
-            return SCHEMA
-        return {**SCHEMA, "function": {**SCHEMA["function"], "description": STATEFUL_DESCRIPTION}}
+        return SCHEMA if self._sessions is None else STATEFUL_SCHEMA
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         """Execute all requests; see `Tool.run`. Where stateful, those of one episode run in the order given.

@@ -17,10 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .confine import libc, python_paths
+from .confine import checked, libc, python_paths
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 RULE_PATH_BENEATH = 1
+INSTRUCTION_BYTES = 8
 REHEARSALS = 8  # after as many calls Python has settled a function's code: forks then need not write to it
 SCOPE_ABSTRACT_UNIX, SCOPE_SIGNAL = 1, 2
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc", "/opt", "/sys/devices/system/cpu")
@@ -28,14 +29,16 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
 
 
 class _FilterProgram(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+    """The kernel's `sock_fprog`."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
 
 @dataclass(frozen=True)
 class Layers:
     """What a fork has to do, prepared once. Empty where a layer is not to be had."""
 
-    filter_code: bytes
+    seccomp: _FilterProgram | None
     landlock: Any  # the module, or None
     scope: int  # descriptor of a second set of rules: signals and abstract sockets stay inside; -1: none
     rules: tuple[tuple[int, int], ...]  # a descriptor and the rights below it
@@ -55,17 +58,18 @@ def prepare(config: dict[str, Any], full: bool) -> Layers:
         finally:
             sys.path.remove(parent)
     code = bytes.fromhex(config["filters"].get("full" if full else "reduced", ""))
+    seccomp = _FilterProgram(len(code) // INSTRUCTION_BYTES, code) if code else None
     # A proc file system of one's own shows nothing but one's own; the machine's shows everybody.
     proc = ("/proc",) if full else ()
     if landlock is None:
-        return Layers(code, None, -1, (), 0)
+        return Layers(seccomp, None, -1, (), 0)
     ctypes.set_errno(0)  # the package takes an old error for a new one
     landlock.landlock_abi_version()  # remembered by it
     access = landlock.FSAccess
     read = int(access.EXECUTE | access.READ_FILE | access.READ_DIR)
     rules = _rules(landlock, (*SYSTEM, *python_paths(), *proc), read) + _rules(landlock, DEVICES, access.all_file())
     scope = _scope(landlock.plumbing) if config["scoped"] else -1
-    layers = Layers(code, landlock, scope, tuple(rules), int(access.all()))
+    layers = Layers(seccomp, landlock, scope, tuple(rules), int(access.all()))
     landlock.plumbing.get_restrict_self()  # what the package makes at the first use, made once
     for _ in range(REHEARSALS):
         os.close(_ruleset(layers, ("/tmp",)))
@@ -73,19 +77,25 @@ def prepare(config: dict[str, Any], full: bool) -> Layers:
 
 
 def proven(layers: Layers, missing: dict[str, str]) -> Layers:
-    """The layers less those that a fork of this process cannot really put on."""
-    for name, without in (("seccomp", {"filter_code": b""}), ("landlock", {"landlock": None})):
-        alone = replace(layers, **({"landlock": None} if name == "seccomp" else {"filter_code": b""}))
-        if (pid := os.fork()) == 0:
-            try:
-                apply(alone, ())
-                os._exit(0)
-            finally:
-                os._exit(1)
-        if os.waitpid(pid, 0)[1] != 0:
-            layers = replace(layers, **without)
-            missing[name] = f"{name} is refused here"
+    """The layers less those that a fork of this process cannot really put on; why goes to `missing`."""
+    if not _works(replace(layers, landlock=None)):
+        layers = replace(layers, seccomp=None)
+        missing["seccomp"] = "a seccomp filter is refused"
+    if not _works(replace(layers, seccomp=None)):
+        layers = replace(layers, landlock=None)
+        missing["landlock"] = "a Landlock ruleset is refused"
     return layers
+
+
+def _works(layers: Layers) -> bool:
+    if (pid := os.fork()) == 0:
+        status = 1
+        try:
+            apply(layers, ())
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def apply(layers: Layers, writable: Sequence[str]) -> None:
@@ -97,20 +107,17 @@ def apply(layers: Layers, writable: Sequence[str]) -> None:
         restrict(handle, 0)
         if layers.scope >= 0:
             restrict(layers.scope, 0)
-    if layers.filter_code:
-        code = ctypes.create_string_buffer(layers.filter_code)
-        program = _FilterProgram(len(layers.filter_code) // 8, ctypes.addressof(code))
-        if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) < 0:
-            raise OSError(ctypes.get_errno(), "the seccomp filter was refused")
+    if layers.seccomp is not None:
+        checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(layers.seccomp), 0, 0), "seccomp")
 
 
 def _rules(landlock: Any, paths: Sequence[str], access: int) -> list[tuple[int, int]]:
-    """A descriptor and the rights below it, for each path that is there. The caller closes them."""
+    """A descriptor and the rights below it, for each path that is there."""
     files = int(landlock.FSAccess.all_file())
     rules = []
     for path in paths:
         with suppress(FileNotFoundError):
-            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            handle = os.open(path, os.O_PATH)
             rules.append((handle, access if stat.S_ISDIR(os.fstat(handle).st_mode) else access & files))
     return rules
 
@@ -119,11 +126,14 @@ def _ruleset(layers: Layers, writable: Sequence[str]) -> int:
     """The system and Python's own files to be read, devices used, the rest closed. Its descriptor."""
     plumbing = layers.landlock.plumbing
     attributes = plumbing.RulesetAttr(layers.everything)
-    ctypes.set_errno(0)  # the package takes an old error for a new one
+    ctypes.set_errno(0)
     ruleset = plumbing.get_create_ruleset()(ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
     add = plumbing.get_add_rule()
-    for handle, access in (*layers.rules, *_rules(layers.landlock, writable, layers.everything)):
+    directories = [(os.open(path, os.O_PATH), layers.everything) for path in writable]
+    for handle, access in (*layers.rules, *directories):
         add(ruleset, RULE_PATH_BENEATH, ctypes.byref(plumbing.PathBeneathAttr(access, handle)), 0)
+    for handle, _ in directories:
+        os.close(handle)
     return int(ruleset)
 
 

@@ -7,8 +7,8 @@ Part of the zygote (see `zygote.py`): standard library only.
                            `- session, pid 1 of namespace B: one interpreter, a socket to LocalSandbox
 
 Without pid namespaces an attendant stands between nursery and session, to whom orphans come.
-A session answers every cell with one byte, its exit status. That byte and everything else it
-writes is the model's to forge; it can only misreport itself.
+A session answers every cell with its token and one byte, its exit status. That and everything else
+it writes is the model's to forge; it can only misreport itself, or end its session.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .files import empty_directory
 from .layers import REHEARSALS, apply
 from .program import EXIT_ERROR, flush, fresh_main, remember, report, seed_random, set_limit, set_memory_limits
 from .watch import kill_children
-from .wire import LENGTH, pack, unpack
+from .wire import LENGTH, TOKEN_BYTES, pack, unpack
 from .worker import Worker, receive, send
 
 CONTROL = 255  # the highest descriptor there may be: programs that count from 3 do not find it
@@ -76,8 +76,8 @@ def rehearse() -> None:
     ours, theirs = socket.socketpair()
     null = os.open("/dev/null", os.O_WRONLY)
     for _ in range(REHEARSALS):
-        socket.send_fds(ours, [LENGTH.pack(1) + b"1"], [null])
-        source, (handle,) = next_cell(theirs) or ("", [])
+        socket.send_fds(ours, [LENGTH.pack(1) + bytes(TOKEN_BYTES) + b"1"], [null])
+        _, source, (handle,) = next_cell(theirs) or (b"", "", [])
         os.close(handle)
         run_cell(source, fresh_main(), "<cell 1>")
         flush()
@@ -172,7 +172,7 @@ def run_cells(control: socket.socket) -> None:
         number += 1
         if (cell := next_cell(control)) is None:
             return
-        source, outputs = cell
+        token, source, outputs = cell
         for target, descriptor in enumerate(outputs, start=1):
             os.dup2(descriptor, target)
             os.close(descriptor)
@@ -180,22 +180,22 @@ def run_cells(control: socket.socket) -> None:
         flush()
         if os.getpid() != itself:  # a fork that the cell made and that came this far: its end, as in a script
             os._exit(status)
-        control.sendall(bytes([status]))
+        control.sendall(token + bytes([status]))
 
 
-def next_cell(control: socket.socket) -> tuple[str, list[int]] | None:
-    """The next source and the descriptors it may write to; None at the end."""
-    data, descriptors, _, _ = socket.recv_fds(control, LENGTH.size, 2)
+def next_cell(control: socket.socket) -> tuple[bytes, str, list[int]] | None:
+    """Its token, the next source, and the descriptors it may write to; None at the end."""
+    data, descriptors, _, _ = socket.recv_fds(control, LENGTH.size + TOKEN_BYTES, 2)
     if not data:
         return None
-    (length,) = LENGTH.unpack(data)
+    (length,) = LENGTH.unpack_from(data)
     source = bytearray()
     while len(source) < length:
         source += control.recv(length - len(source))
     with suppress(ChildProcessError):  # what was killed after the last cell still counts as a process
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return source.decode("utf-8", "surrogatepass"), descriptors
+    return data[LENGTH.size :], source.decode("utf-8", "surrogatepass"), descriptors
 
 
 def run_cell(source: str, names: dict[str, Any], filename: str) -> int:

@@ -23,7 +23,7 @@ from sod.tools.sandbox.base import Limits
 from sod.tools.sandbox.pool import ATTEMPTS, GRACE_SECONDS, START_SECONDS, Worker, WorkerLostError, spawn
 from sod.tools.sandbox.program import EXIT_ERROR
 from sod.tools.sandbox.watch import Output, verdict, watch, with_note
-from sod.tools.sandbox.wire import LENGTH
+from sod.tools.sandbox.wire import LENGTH, TOKEN_BYTES
 
 STATE_LOST = "the state of this session is lost"
 DYING_SECONDS = 1.0  # from the end of its socket to the end of an interpreter
@@ -264,11 +264,12 @@ class Session:
         err_read, err_write = os.pipe()
         try:
             out, err = Output(out_read, limit, tail=False), Output(err_read, limit, tail=True)
-            self._hand_over(process, source, [out_write, err_write])
+            token = os.urandom(TOKEN_BYTES)
+            self._hand_over(process, token, source, [out_write, err_write])
             budget = process.cpu_seconds() + self._limits.whole_cpu_seconds
             done = (process.control.fileno(), process.handle)
             seen = watch(done, (out, err), self._limits.seconds, lambda: budget - process.cpu_seconds())
-            code = self._status(process) if seen == "done" else None
+            code = self._status(process, token) if seen == "done" else None
             if code is not None:
                 process.signal(signal.SIGSTOP)
                 if not process.kill_others():
@@ -282,14 +283,12 @@ class Session:
             os.close(err_read)
         return out, err, seen, code
 
-    def _hand_over(self, process: _Process, source: str, outputs: list[int]) -> None:
+    def _hand_over(self, process: _Process, token: bytes, source: str, outputs: list[int]) -> None:
         """The source, and where it may write. Where the interpreter is gone, the watch will say so."""
         data = source.encode("utf-8", "surrogatepass")
         try:
-            while select.select([process.control], [], [], 0)[0] and process.control.recv(4096):
-                pass  # answers to nothing that was asked
             process.signal(signal.SIGCONT)
-            socket.send_fds(process.control, [LENGTH.pack(len(data))], outputs)
+            socket.send_fds(process.control, [LENGTH.pack(len(data)) + token], outputs)
             process.control.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             pass
@@ -297,15 +296,15 @@ class Session:
             for descriptor in outputs:
                 os.close(descriptor)
 
-    def _status(self, process: _Process) -> int | None:
-        """The status that the interpreter answered, None where it ended."""
+    def _status(self, process: _Process, token: bytes) -> int | None:
+        """The status that the interpreter answered; None where it ended, or answered what was not asked."""
         if not select.select([process.control], [], [], 0)[0]:
             return None
         try:
-            answer = process.control.recv(1)
+            answer = process.control.recv(2 * TOKEN_BYTES)
         except ConnectionResetError:
             return None
-        return answer[0] if answer else None
+        return answer[-1] if answer[:-1] == token else None
 
     def _bury(self) -> None:
         if self._process is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 LENGTH = struct.Struct(">I")
-STATUSES = ("ok", "error", "timeout", "memory", "output_limit")
+TOKEN_BYTES = 8  # of a cell, sent with it and back: an answer without it was not asked for
 FILES_BYTES = 16 << 20  # of all files together that a program is given, and again of those fetched from it
 FILES_COUNT = 1000
 

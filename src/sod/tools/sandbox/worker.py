@@ -72,7 +72,7 @@ def make_home() -> str:
 def judge(isolation: Isolation, layers: Layers) -> tuple[str, dict[str, bool]]:
     """The level, and what is kept from programs, by whatever means."""
     got = isolation.obtained
-    seccomp, landlock = bool(layers.filter_code), layers.landlock is not None
+    seccomp, landlock = layers.seccomp is not None, layers.landlock is not None
     kept = {
         "unprivileged": got["unprivileged"],
         "network": got["network"] or seccomp,
