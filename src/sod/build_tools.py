@@ -30,6 +30,11 @@ def make_sandbox(spec: PythonSpec, limits: Limits) -> Sandbox:
         service = spec.fusion
         options = FusionOptions(**service.model_dump(exclude={"url"}))
         return FusionSandbox(service.url, limits, options)
+    return make_local_sandbox(spec, limits)
+
+
+def make_local_sandbox(spec: PythonSpec, limits: Limits) -> LocalSandbox:
+    """This machine's sandbox, which can keep state too. Raises SodError where it cannot be had."""
     return LocalSandbox(limits, workers=spec.workers, preload=spec.preload, unsafe=spec.unsafe)
 
 

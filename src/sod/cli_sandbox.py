@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sod.console import notice, out, rows_table
+from sod.recipe import FusionSpec, PythonSpec
 from sod.records import Execution, Fault, Program, SodError
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.001, help="Wall
 MemoryOption = Annotated[int, typer.Option("--memory-mb", min=1, help="Memory of one program (MiB).")]
 OutputOption = Annotated[int, typer.Option("--output-chars", min=1, help="Characters of stdout, and of stderr.")]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Programs that run at a time.")]
-PreloadOption = Annotated[list[str] | None, typer.Option("--preload", help="Module to import beforehand; repeatable.")]
+PreloadOption = Annotated[
+    list[str] | None, typer.Option("--preload", help="Module to import beforehand; repeatable (default: numpy, sympy).")
+]
 UnsafeOption = Annotated[bool, typer.Option("--unsafe", help="Go on where this machine permits no isolation.")]
 
 
@@ -149,17 +152,18 @@ def serve(
 
 
 def open_local(limits: Limits, workers: int, preload: list[str] | None, unsafe: bool) -> LocalSandbox:
-    """The sandbox of this machine. Raises SodError."""
-    from sod.tools.sandbox.local import LocalSandbox
+    """The sandbox of this machine, with the recipe's own modules where none are named. Raises SodError."""
+    from sod.build_tools import make_local_sandbox
 
-    return LocalSandbox(limits, workers, preload or (), unsafe)
+    given = {} if preload is None else {"preload": preload}
+    return make_local_sandbox(PythonSpec(workers=workers, unsafe=unsafe, **given), limits)
 
 
 def open_remote(url: str, limits: Limits) -> Sandbox:
     """A SandboxFusion service. Raises SodError for what is no url."""
-    from sod.tools.sandbox.fusion import FusionSandbox
+    from sod.build_tools import make_sandbox
 
-    return FusionSandbox(url, limits)
+    return make_sandbox(PythonSpec(fusion=FusionSpec(url=url)), limits)
 
 
 def _open(url: str, limits: Limits, workers: int, preload: list[str] | None, unsafe: bool) -> Sandbox:

@@ -61,7 +61,8 @@ class PythonSpec(Section):
     """The Python tool's limits per call.
 
     `stateful` keeps one interpreter per episode; else every call stands alone. `fusion` runs the code on a service
-    instead of this machine.
+    instead of this machine. `preload` is imported once, before any call; where it is empty, programs can import the
+    standard library alone.
     """
 
     stateful: bool = False
@@ -72,7 +73,7 @@ class PythonSpec(Section):
     max_code_chars: int = Field(20_000, ge=1)
     max_output_chars: int = Field(2_000, ge=16)
     workers: int = Field(2, ge=1)
-    preload: list[str] = Field(default_factory=list)
+    preload: list[str] = ["numpy", "sympy"]
     unsafe: bool = False
 
     @model_validator(mode="after")

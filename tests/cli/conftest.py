@@ -27,7 +27,15 @@ RECIPE: dict[str, Any] = {
     "seed": 3,
     "student": "",  # filled in by `World.recipe`
     "chat": {"template": "hermes"},
-    "tools": {"python": {"timeout_seconds": 5.0, "memory_mb": 256, "max_code_chars": 14, "max_output_chars": 64}},
+    "tools": {
+        "python": {
+            "timeout_seconds": 5.0,
+            "memory_mb": 256,
+            "max_code_chars": 14,
+            "max_output_chars": 64,
+            "preload": [],
+        }
+    },
     "rollout": {
         "prompts": 2,
         "samples": 2,
