@@ -323,6 +323,7 @@ def test_an_interrupted_caller_does_not_disturb_others() -> None:
     """Ctrl-C reaches the main thread only; another thread's programs go on, and so does the sandbox."""
     script = (
         "import os, signal, threading\nfrom sod.records import Program\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs begin without
         "from sod.tools.sandbox.local import LocalSandbox\ns = LocalSandbox(workers=2)\n"
         "got = []\ndef other():\n"
         "  for i in range(30):\n"

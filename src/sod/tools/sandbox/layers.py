@@ -45,18 +45,23 @@ class Layers:
     everything: int  # all rights that this kernel knows
 
 
-def prepare(config: dict[str, Any], full: bool) -> Layers:
+def load_landlock(config: dict[str, Any]) -> Any:
+    """The package, or None. To be called before root is dropped: it may lie below a private directory."""
+    if config["landlock"] is None:
+        return None
+    parent = os.path.dirname(config["landlock"])
+    sys.path.insert(0, parent)
+    try:
+        return importlib.import_module("landlock")
+    except ImportError as error:
+        config["missing"]["landlock"] = f"the package `landlock` cannot be imported: {error}"
+        return None
+    finally:
+        sys.path.remove(parent)
+
+
+def prepare(config: dict[str, Any], landlock: Any, full: bool) -> Layers:
     """What of the two layers can be had here; `full`: namespaces keep network and processes apart."""
-    landlock = None
-    if config["landlock"] is not None:
-        parent = os.path.dirname(config["landlock"])
-        sys.path.insert(0, parent)
-        try:
-            landlock = importlib.import_module("landlock")
-        except ImportError:  # where this user may not read it
-            config["missing"]["landlock"] = "the package `landlock` cannot be read without root"
-        finally:
-            sys.path.remove(parent)
     code = bytes.fromhex(config["filters"].get("full" if full else "reduced", ""))
     seccomp = _FilterProgram(len(code) // INSTRUCTION_BYTES, code) if code else None
     # A proc file system of one's own shows nothing but one's own; the machine's shows everybody.

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl
 from .files import empty_directory
-from .layers import Layers, prepare, proven
+from .layers import Layers, load_landlock, prepare, proven
 from .program import FILENAME, set_limit
 from .watch import kill_children
 
@@ -43,9 +43,9 @@ class Worker:
 def start(config: dict[str, Any]) -> Worker:
     """Isolate, warm up, and gather what the loop needs. Raises OSError where the isolation is not to be had."""
     owner = os.pidfd_open(config["owner"])
+    landlock = load_landlock(config)
     isolation = isolate(config["sessions"])
-    full = all(isolation.obtained.values())
-    layers = proven(prepare(config, full), config["missing"])
+    layers = proven(prepare(config, landlock, full=all(isolation.obtained.values())), config["missing"])
     level, kept = judge(isolation, layers)
     if level == "unsafe" and not config["unsafe"]:
         raise OSError(refusal(isolation, kept, config["missing"]))
