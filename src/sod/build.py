@@ -20,10 +20,11 @@ from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.evaluate.runner import Evaluation, evaluate
 from sod.models.load import check_compatible, load_model, load_tokenizer, save_model
+from sod.models.meter import Meter
 from sod.objective.methods import PRESETS, Method
 from sod.recipe import MethodSpec, Recipe, resolved
 from sod.records import SodError
-from sod.rollout.collect import Collector, Judge
+from sod.rollout.collect import Collector, Judge, Schedule
 from sod.rollout.episode import Limits
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog, recipe_hash
@@ -90,11 +91,13 @@ def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Not
     return [task for task in tasks if lengths[task.id] <= limit]
 
 
-def make_collector(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool], judge: Judge, model: Any) -> Collector:
+def make_collector(
+    recipe: Recipe, chat: Chat, tools: Mapping[str, Tool], judge: Judge, model: Any, meter: Meter | None = None
+) -> Collector:
     """The rollout of the recipe with `model` as its student."""
     spec = recipe.rollout
     return Collector(
-        engine=TorchEngine(model, chat.stop_ids, spec.max_rows),
+        engine=TorchEngine(model, chat.stop_ids, spec.max_rows, meter=meter),
         chat=chat,
         tools=tools,
         limits=Limits(spec.max_turns, spec.max_turn_tokens, spec.max_response_tokens),
@@ -103,6 +106,7 @@ def make_collector(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool], judge:
         fault_retries=spec.fault_retries,
         max_fault_rate=spec.max_fault_rate,
         fault_window=spec.fault_window,
+        schedule=Schedule(spec.round_tokens, spec.by_the_clock),
     )
 
 
@@ -173,11 +177,12 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         refuse_unhealthy(tools)
         _prepare_torch(recipe)
         student, optimizer, done = _trainee(recipe, recipe.optim, recipe.train.steps, start_path)
-        collector = make_collector(recipe, chat, tools, judge, student)
-        teacher = _make_teacher(recipe)
+        meter = Meter(recipe.train.profile)
+        collector = make_collector(recipe, chat, tools, judge, student, meter)
+        teacher = _make_teacher(recipe, meter)
         kept = log or RunLog.create(directory, resolved(recipe), recipe.seed)
         close = opened.pop_all().close
-    run = Run(recipe, tasks, student, teacher, collector, method, optimizer, dumps=directory / "dumps")
+    run = Run(recipe, tasks, student, teacher, collector, method, optimizer, directory / "dumps", meter=meter)
 
     def held_out_figures(step: int) -> dict[str, float]:
         result = run_evaluation(recipe, collector, held_out)
@@ -186,6 +191,8 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     def start(listeners: list[Listener]) -> None:
         trainee = Trainee(optimizer.state, _saver(student, chat))
         run_steps(plan, kept, done, lambda step: train_step(run, step), trainee, listeners, held_out_figures)
+        if meter.on:
+            kept.write_profile(meter.rows())
 
     return Job(kept, plan, done, start, close)
 
@@ -199,11 +206,11 @@ def _common_tokenizer(recipe: Recipe) -> Any:
     return tokenizer
 
 
-def _make_teacher(recipe: Recipe) -> LocalTeacher | None:
+def _make_teacher(recipe: Recipe, meter: Meter) -> LocalTeacher | None:
     if recipe.teacher is None:
         return None
     weights = load_model(final_model(recipe.teacher.path), recipe.teacher.dtype)
-    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
+    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
 
 
 def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:

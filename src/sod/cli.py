@@ -13,7 +13,7 @@ import typer
 
 from sod.allocator import reexecute_with_tunables
 from sod.cli_sandbox import sandbox_app
-from sod.console import err, evaluation_table, notice, out, progress, rows_table, step_line
+from sod.console import err, evaluation_table, notice, out, profile_table, progress, rows_table, step_line
 from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe, resolved
 from sod.records import SodError
 
@@ -244,6 +244,8 @@ def _run_job(spec: Recipe, title: str, job: Job) -> None:
                 tracker.log(report.metrics, report.step)
 
         job.start([show])
+    if profile := job.log.profile():
+        out.print(profile_table(profile))
     draw_curves(job.log.metrics(), job.log.curves_path, f"{spec.name}: {title}")
     out.print(f"{title} finished: {job.log.path}", markup=False)
 

@@ -95,3 +95,22 @@ def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
+
+
+def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Where the time went, a row per phase; rates are estimates (`models.meter`)."""
+    columns = ("phase", "seconds", "share", "calls", "tokens", "tokens/s", "GFLOP/s", "GB/s")
+    cells = [
+        (
+            row["phase"],
+            f"{row['seconds']:.2f}",
+            f"{row['share']:.1%}",
+            row["calls"],
+            row["tokens"] or "",
+            f"{row['tokens_per_second']:.0f}" if row["tokens"] else "",
+            f"{row['gflop_per_second']:.0f}" if row["gflop_per_second"] else "",
+            f"{row['gbyte_per_second']:.1f}" if row["gbyte_per_second"] else "",
+        )
+        for row in rows
+    ]
+    return rows_table("where the time went", columns, cells)

@@ -92,7 +92,10 @@ class ToolsSpec(Section):
 class RolloutSpec(Section):
     """What the student does in one step.
 
-    The run stops when more than `max_fault_rate` of the last `fault_window` episodes faulted.
+    `max_rows` episodes decode together; finished turns and tools are looked at every `round_tokens` tokens.
+    `by_the_clock` never waits for a tool while there is something to sample: faster with slow tools, but then a run
+    cannot be repeated exactly. The run stops when more than `max_fault_rate` of the last `fault_window` episodes
+    faulted.
     `distill_before_fault` keeps the turns before a fault for the teacher's signal (never for rewards).
     """
 
@@ -106,6 +109,8 @@ class RolloutSpec(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
     max_rows: int = Field(128, ge=1)
+    round_tokens: int = Field(16, ge=1)
+    by_the_clock: bool = False
     fault_retries: int = Field(2, ge=0)
     max_fault_rate: float = Field(0.1, ge=0, le=1)
     fault_window: int = Field(64, ge=1)
@@ -166,13 +171,14 @@ class OptimSpec(Section):
 
 
 class TrainSpec(Section):
-    """The length of the run and what it leaves behind."""
+    """The length of the run and what it leaves behind; with `profile` also `profile.json`, where the time went."""
 
     steps: int = Field(100, ge=1)
     checkpoint_every: int = Field(20, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     evaluate_every: int = Field(0, ge=0)
     trajectories_every: int = Field(1, ge=0)
+    profile: bool = False
 
 
 class SftSpec(Section):

@@ -5,7 +5,7 @@
     metrics.jsonl                   one JSON object per line, append-only
     trajectories/step-000001.jsonl  one trajectory per line, see `trajectory_row`
     checkpoints/step-000001/        written by `train.checkpoint`
-    summary.json  curves.png        written at the end
+    summary.json  curves.png        written at the end; profile.json with `train.profile`
 
 A process may be killed between any two instructions: whole files are replaced atomically, and the one
 appended file may end in a cut line, which readers leave out and the next writer closes off. A failed
@@ -80,6 +80,19 @@ class RunLog:
         if not run._recipe_file.is_file():
             raise SodError(f"{run.path}: not a run directory (no recipe.yaml); name one that a run has written")
         return run
+
+    @property
+    def profile_path(self) -> Path:
+        """Where the time went, if the run was asked to tell."""
+        return self.path / "profile.json"
+
+    def write_profile(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `profile.json`: a row per phase, see `models.meter.Meter.rows`. Raises SodError."""
+        write_json_atomic(self.profile_path, {"phases": list(rows)})
+
+    def profile(self) -> list[dict[str, Any]]:
+        """The rows of `profile.json`; [] where there is none."""
+        return list(_read_json(self.profile_path)["phases"]) if self.profile_path.exists() else []
 
     @property
     def curves_path(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
@@ -75,11 +75,12 @@ def test_a_repeated_run_is_bit_identical(model: Any, stop_ids: frozenset[int]) -
 
 
 def test_the_key_and_the_context_length_make_the_noise(model: Any, stop_ids: frozenset[int]) -> None:
-    """Equal requests with one key agree; another key, or a session name, does what it should."""
+    """Sessions with equal contexts and one key agree; with another key they differ."""
     context = tuple(range(5, 15))
-    asked = [SampleRequest(name, context, 40, key) for name, key in (("a", 1), ("b", 1), ("a", 2))]
+    asked = [SampleRequest(name, context, 40, key) for name, key in (("a", 1), ("b", 1), ("c", 2))]
     one, same, other = TorchEngine(model, frozenset()).generate(asked, Sampling())
-    assert one == same
+    assert one.token_ids == same.token_ids
+    assert one.logps == pytest.approx(same.logps, abs=1e-5)  # the second borrows the prompt of the first
     assert one.token_ids != other.token_ids
     # Going on from half-way gives the other half: the noise belongs to the position.
     (rest,) = TorchEngine(model, frozenset()).generate(
@@ -110,7 +111,7 @@ def test_a_turn_ends_in_its_stop_token_or_at_its_limit(model: Any, stop_ids: fro
 
 def test_greedy_follows_the_argmax(model: Any) -> None:
     """Against the plain forward's argmax token by token; ignores the noise key."""
-    asked = [SampleRequest("a", tuple(range(9)), 25, key) for key in (1, 2)]
+    asked = [SampleRequest(str(key), tuple(range(9)), 25, key) for key in (1, 2)]
     one, two = TorchEngine(model, frozenset()).generate(asked, Sampling(temperature=0.0))
     assert one == two
     ids = list(range(9))
@@ -119,6 +120,142 @@ def test_greedy_follows_the_argmax(model: Any) -> None:
             assert int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token
         ids.append(token)
     assert set(one.logps) == {0.0}
+
+
+def turns(count: int, tool_tokens: int = 7) -> list[list[SampleRequest]]:
+    """Three turns of `count` episodes, as if tools had answered: without the sampled tokens, which `play` puts in."""
+    rng = random.Random(5)
+    return [
+        [
+            SampleRequest(f"e{n}", tuple(rng.choices(range(400), k=tool_tokens + n % 5)), 12, 100 * turn + n)
+            for n in range(count)
+        ]
+        for turn in range(3)
+    ]
+
+
+def play(engine: TorchEngine, script: list[list[SampleRequest]], chunk: int) -> dict[str, list[Sampled]]:
+    """Every episode's turns; the next one is submitted as soon as the last one ended."""
+    context = {request.session: () for request in script[0]}
+    played: dict[str, list[Sampled]] = {request.session: [] for request in script[0]}
+
+    def ask(session: str) -> SampleRequest:
+        (new,) = [r for r in script[len(played[session])] if r.session == session]
+        context[session] += tuple(new.token_ids)
+        return SampleRequest(session, context[session], new.max_new_tokens, new.noise_key)
+
+    engine.submit([ask(session) for session in played], Sampling())
+    while any(len(sampled) < len(script) for sampled in played.values()):
+        again = []
+        for session, sampled in engine.advance(chunk):
+            played[session].append(sampled)
+            context[session] += sampled.token_ids
+            if len(played[session]) < len(script):
+                again.append(ask(session))
+        engine.submit(again, Sampling())
+    return played
+
+
+def seen(model: Any) -> tuple[list[int], Any]:
+    """A list that grows by the tokens of every decoder call, padding included; and the hook's handle."""
+    counts: list[int] = []
+
+    def hook(module: Any, args: Any, kwargs: Any) -> None:
+        counts.append(kwargs["input_ids"].numel())
+
+    return counts, model.get_decoder().register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunk", "parked"), [(64, 1, 1 << 30), (3, 5, 1 << 30), (5, 1000, 1 << 30), (4, 3, 0)]
+)
+def test_turns_with_a_kept_cache_are_those_of_a_plain_forward(
+    model: Any, stop_ids: frozenset[int], full_logps: Logps, rows: int, chunk: int, parked: int
+) -> None:
+    """Whatever the room and the moments of joining, with everything kept or nothing: log-probs within 1e-4 nats."""
+    engine = TorchEngine(model, frozenset(sorted(stop_ids)[::3]), rows, parked)
+    script = turns(9)
+    for session, sampled in play(engine, script, chunk).items():
+        ids: tuple[int, ...] = ()
+        for new, turn in zip(
+            (next(r for r in asked if r.session == session) for asked in script), sampled, strict=True
+        ):
+            ids += tuple(new.token_ids)
+            whole = full_logps(model, (*ids, *turn.token_ids))
+            assert turn.logps == pytest.approx(whole[len(ids) :], abs=1e-4)
+            ids += turn.token_ids
+
+
+def test_a_later_turn_prefills_what_is_new_only(model: Any) -> None:
+    """Three turns of 12 tokens each and 7 to 11 between them; without a kept cache they are run again and again."""
+    runs = []
+    for parked in (1 << 30, 0):
+        engine = TorchEngine(model, frozenset(), 9, parked)
+        counts, handle = seen(model)
+        play(engine, turns(9), 1000)
+        handle.remove()
+        runs.append(sum(counts))
+    assert runs[0] <= 9 * 3 * (11 + 12)
+    assert runs[1] > 1.5 * runs[0]
+
+
+def test_samples_of_a_prompt_share_its_prefill(model: Any, full_logps: Logps) -> None:
+    """Eight samples of two prompts of 100 tokens: two prefills, and the right log-probs; so too when room is short."""
+    prompts = [tuple(random.Random(n).choices(range(400), k=100)) for n in range(2)]
+    asked = [SampleRequest(f"{n}-{s}", prompts[n], 5, 10 * n + s) for n in range(2) for s in range(8)]
+    for rows in (16, 3):
+        engine = TorchEngine(model, frozenset(), rows)
+        counts, handle = seen(model)
+        answers = engine.generate(asked, Sampling())
+        handle.remove()
+        assert sum(counts) < 2 * 100 + 16 * 6
+        assert len({answer.token_ids for answer in answers}) > 8
+        for request, answer in zip(asked, answers, strict=True):
+            whole = full_logps(model, (*request.token_ids, *answer.token_ids))
+            assert answer.logps == pytest.approx(whole[100:], abs=1e-4)
+
+
+def test_a_session_that_does_not_go_on_where_it_stopped_is_run_anew(model: Any, full_logps: Logps) -> None:
+    engine = TorchEngine(model, frozenset())
+    engine.generate([SampleRequest("a", tuple(range(20)), 5, 1)], Sampling())
+    other = SampleRequest("a", tuple(range(40, 70)), 5, 1)
+    (answer,) = engine.generate([other], Sampling())
+    assert answer.logps == pytest.approx(full_logps(model, (*other.token_ids, *answer.token_ids))[30:], abs=1e-4)
+
+
+def test_what_may_not_be_mixed(model: Any) -> None:
+    """Sampling settings, two turns of a session, new weights: refused while turns are under way, fine after."""
+    engine = TorchEngine(model, frozenset())
+    first, second = requests(2, new=3)
+    engine.submit([first], Sampling())
+    with pytest.raises(ValueError, match="sampling"):
+        engine.submit([second], Sampling(0.5))
+    with pytest.raises(ValueError, match="two turns"):
+        engine.submit([first], Sampling())
+    with pytest.raises(ValueError, match="weights"):
+        engine.sync(model)
+    assert [name for name, _ in engine.advance(99)] == ["e0"]
+    engine.sync(model)
+    engine.submit([second], Sampling(0.5))
+    assert [name for name, _ in engine.advance(99)] == ["e1"]
+    assert engine.advance(99) == []
+
+
+@pytest.mark.parametrize("kind", [LlamaForCausalLM, Qwen2ForCausalLM])
+def test_other_families_with_shared_key_heads(kind: Any, full_logps: Logps) -> None:
+    """Six query heads on two key heads; Qwen2 has biases."""
+    shape = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 400}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        student = kind(kind.config_class(**shape, **heads)).eval()
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.mul_(4)
+    asked = requests(6, new=30)
+    for request, answer in zip(asked, TorchEngine(student, frozenset()).generate(asked, Sampling()), strict=True):
+        whole = full_logps(student, (*request.token_ids, *answer.token_ids))
+        assert answer.logps == pytest.approx(whole[len(request.token_ids) :], abs=1e-3)
 
 
 def test_no_requests_and_sync(model: Any, random_model: Make) -> None:

@@ -57,17 +57,26 @@ class ScriptedEngine:
     script: Mapping[str, Sequence[str]]
     stopped: bool = True
     asked: list[SampleRequest] = field(default_factory=list)
+    waiting: list[SampleRequest] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
 
-    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sampled]:
+    def submit(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
+        self.waiting += requests
+
+    def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
         answers = []
-        for request in requests:
+        while self.waiting:
+            request = self.waiting.pop(0)
             turn = sum(earlier.noise_key == request.noise_key for earlier in self.asked)
             self.asked.append(request)
             name = next(name for name in self.script if request.session.find(name) >= 0)
             ids = self.chat.tokenizer.encode(self.script[name][turn], add_special_tokens=False)
             ids += [self.chat.end_id] if self.stopped else []
-            answers.append(Sampled(tuple(ids), (-1.0,) * len(ids), self.stopped))
+            answers.append((request.session, Sampled(tuple(ids), (-1.0,) * len(ids), self.stopped)))
         return answers
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        self.forgotten += sessions
 
     def sync(self, model: Any) -> None:
         raise AssertionError("a rollout does not sync")

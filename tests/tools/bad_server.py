@@ -150,6 +150,8 @@ class BadServer:
                     length = int(value) if name.lower() == b"content-length" else length
                     line = stream.readline()
                 body = stream.read(length)
+                if len(body) < length:  # the client gave up
+                    break
                 with self._lock:
                     number = self.requests
                     self.requests += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,12 +45,27 @@ class Sampled:
 
 
 class Engine(Protocol):
-    """Samples turns for many episodes at once."""
+    """Samples turns for many episodes at once, new ones joining while others are under way."""
 
-    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sampled]:
-        """One answer per request, in order. A function of the requests and the weights alone."""
+    def submit(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
+        """Queue one turn of each session. All turns under way share their sampling settings.
+
+        Raises ValueError for other settings, and for a session that has a turn under way already.
+        """
+        ...
+
+    def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
+        """Sample up to so many tokens for every turn that has room in the batch; the turns that ended, by session.
+
+        Returns early when nothing is left to sample. What is sampled is a function of the requests, of the order
+        and moments (in tokens) of their submission, and of the weights alone.
+        """
+        ...
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        """These episodes are over: what was kept for them may go. Unknown names are ignored."""
         ...
 
     def sync(self, model: Any) -> None:
-        """Take over the trainer's weights after an update."""
+        """Take over the trainer's weights after an update. Raises ValueError while turns are being sampled."""
         ...

@@ -1,6 +1,6 @@
-"""Drawing tokens by inverting the distribution function: one uniform number and one pass per token.
+"""Drawing tokens by inverting the distribution function: one uniform number per token, one trip through memory.
 
-Legend: B rows, V vocabulary.
+Legend: B rows, V vocabulary, M blocks of the vocabulary, W tokens in a block.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sod.engines.base import Sampling
 from sod.seeds import uniforms
+
+BLOCK = 256  # tokens whose mass is summed before any is looked at alone
+CACHED_LOGITS = 2**19  # per pass: 2 MB of float32, which stay in a core's cache from one operation to the next
 
 
 def log_probs(logits_BV: Tensor, sampling: Sampling) -> Tensor:
@@ -37,17 +41,43 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """`(token_B, logp_B)`: one token per row, its noise a function of (key, position) alone.
 
-    Greedy decoding (temperature 0) is a point mass: its log-probability is 0.
+    Greedy decoding (temperature 0) is a point mass: its log-probability is 0. Where a row's logits are not finite
+    its log-probability is not either.
     """
     if sampling.temperature == 0.0:
-        token_B = logits_BV.argmax(dim=-1)
-        return token_B, torch.zeros(len(token_B))
-    logp_BV = log_probs(logits_BV, sampling)
-    mass_BV = logp_BV.exp().cumsum(dim=-1)
+        highest_B, token_B = logits_BV.max(dim=-1)
+        return token_B, highest_B.float() * 0.0
+    noise_B = torch.from_numpy(uniforms(key_B, position_B)).to(logits_BV.device)
+    rows = max(1, CACHED_LOGITS // logits_BV.shape[1])
+    drawn = [
+        _draw(part, sampling, noise) for part, noise in zip(logits_BV.split(rows), noise_B.split(rows), strict=True)
+    ]
+    return torch.cat([token_B for token_B, _ in drawn]), torch.cat([logp_B for _, logp_B in drawn])
+
+
+def _draw(logits_BV: Tensor, sampling: Sampling, noise_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert the distribution function in two stages: the block of tokens, then the token in it."""
+    if sampling.top_k > 0 or sampling.top_p < 1.0:
+        score_BV = log_probs(logits_BV, sampling)
+    else:
+        score_BV = logits_BV.float() / sampling.temperature
+    highest_B1 = score_BV.max(dim=-1, keepdim=True).values
+    mass_BV = (score_BV - highest_B1).exp_()
+    rows, vocabulary = mass_BV.shape
+    padded_BV = pad(mass_BV, (0, -vocabulary % BLOCK)) if vocabulary % BLOCK else mass_BV
+    blocks_BMW = padded_BV.view(rows, -1, BLOCK)
+    sum_BM = blocks_BMW.sum(dim=-1).double()
+    upto_BM = sum_BM.cumsum(dim=-1)
+    total_B = upto_BM[:, -1]
     # Scaled by the row's own total, so that rounding in the sum can neither leave a gap nor overshoot.
-    noise_B = torch.from_numpy(uniforms(key_B, position_B)).float()
-    total_B = mass_BV[:, -1]
-    goal_B = torch.minimum(noise_B * total_B, torch.nextafter(total_B, torch.zeros(())))
-    # right=True finds the first token whose cumulative mass exceeds the goal: one of non-zero probability.
-    token_B = torch.searchsorted(mass_BV, goal_B[:, None], right=True).squeeze(1)
-    return token_B, logp_BV.gather(1, token_B[:, None]).squeeze(1)
+    goal_B = torch.minimum(noise_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
+    # right=True finds the first block, and the first token in it, whose cumulative mass exceeds the goal.
+    block_B = torch.searchsorted(upto_BM, goal_B[:, None], right=True).squeeze(1).clamp(max=upto_BM.shape[1] - 1)
+    before_B = (upto_BM - sum_BM).gather(1, block_B[:, None]).squeeze(1)
+    inside_BW = blocks_BMW[torch.arange(rows), block_B].double().cumsum(dim=-1)
+    rest_B = (goal_B - before_B).clamp(min=0.0)
+    rest_B = torch.minimum(rest_B, torch.nextafter(inside_BW[:, -1], torch.zeros_like(total_B)))
+    token_B = block_B * BLOCK + torch.searchsorted(inside_BW, rest_B[:, None], right=True).squeeze(1)
+    token_B = token_B.clamp(max=vocabulary - 1)  # beyond it only where a logit is NaN, and so the log-probability
+    logp_B = (score_BV - highest_B1).gather(1, token_B[:, None]).squeeze(1) - total_B.log()
+    return token_B, logp_B.float()

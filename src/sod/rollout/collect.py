@@ -1,27 +1,46 @@
-"""Many episodes at once, in lock-step: all live episodes sample a turn, then all pending tools run.
+"""Many episodes at once: those that have a turn to sample share the engine, the tools of the others run meanwhile.
 
-The schedule depends on tokens alone, never on how long anything took, so a run can be repeated bit for
-bit. Faults are retried; an episode whose fault persists is set apart from its group before rewards are compared.
+In rounds: every episode that was answered asks anew, the engine samples some tokens for all turns under way, then
+what the tools did in that time is handed on. By default a round waits for all its tools, so the schedule depends on
+tokens alone and a run can be repeated bit for bit; `by_the_clock` goes on with what is there.
+Faults are retried; an episode whose fault persists is set apart from its group before rewards are compared.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
-from sod.engines.base import Engine, Sampling
-from sod.records import Fault, FaultKind, Group, ToolResult, Trajectory
+from sod.engines.base import Engine, Sampled, Sampling
+from sod.records import Fault, Group, Trajectory
 from sod.rollout.episode import Ask, AskTools, AskTurn, Limits, Play, Renderer, Reply, name, play
+from sod.rollout.hands import Hands
 from sod.rollout.health import FaultWindow
 from sod.seeds import derive
 from sod.tasks.base import Task
-from sod.tools.base import Tool, ToolRequest
+from sod.tools.base import Tool
 
 Judge = Callable[[Sequence[tuple[Task, Trajectory]]], list[Trajectory]]
 """Fills in `answer`, `correct`, `reward` and `verdict` of finished trajectories, or `fault` where it cannot tell."""
+
+
+CLOCK_THREADS = 16  # batches of calls that run at a time where nothing waits for all of them
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How sampling and tools take turns.
+
+    `round_tokens` is how many tokens are sampled for a turn before finished turns and tools are looked at.
+    `by_the_clock` never waits for a tool while there is something to sample; no two runs are then quite the same.
+    """
+
+    round_tokens: int = 16
+    by_the_clock: bool = False
 
 
 @dataclass
@@ -29,7 +48,6 @@ class _Live:
     """An episode under way: its generator, and what it waits for."""
 
     group: int
-    name: str
     play: Play
     ask: Ask
 
@@ -68,6 +86,7 @@ class Collector:
         fault_retries: int = 2,
         max_fault_rate: float = 0.1,
         fault_window: int = 64,
+        schedule: Schedule = Schedule(),
     ) -> None:
         self.engine = engine
         self._chat = chat
@@ -77,7 +96,7 @@ class Collector:
         self._seed = seed
         self._fault_retries = fault_retries
         self._window = FaultWindow(max_fault_rate, fault_window)
-        self._retried = 0
+        self._schedule = schedule
 
     def collect(self, tasks: Sequence[Task], samples: int, sampling: Sampling, purpose: str, step: int) -> Collected:
         """`samples` episodes of every task.
@@ -85,81 +104,65 @@ class Collector:
         Sampling noise is a function of (seed, purpose, step, task, sample, position); a task that is drawn
         twice in a step counts as two tasks. Raises SodError when too many of the latest episodes faulted.
         """
-        seen: Counter[str] = Counter()
-        live: list[_Live] = []
+        live = self._start(tasks, samples, purpose, step)
         done: list[list[Trajectory]] = [[] for _ in tasks]
+        clock = dict.fromkeys(("sample", "tools", "judge"), 0.0)
+        by_the_clock = self._schedule.by_the_clock
+        with Hands(self._tools, self._fault_retries, CLOCK_THREADS if by_the_clock else 1) as hands:
+            asking, sampling_now = list(live), 0
+            while live:
+                turns = [one.request for one in (live[episode].ask for episode in asking) if isinstance(one, AskTurn)]
+                calls = [(episode, ask) for episode in asking if isinstance(ask := live[episode].ask, AskTools)]
+                with _timed(clock, "sample"):
+                    for batch in [[call] for call in calls] if by_the_clock else [calls]:
+                        hands.start(batch)
+                    self.engine.submit(turns, sampling)
+                    sampled = self.engine.advance(self._schedule.round_tokens)
+                    sampling_now += len(turns) - len(sampled)
+                with _timed(clock, "tools"):
+                    ready = hands.take_ready(block=not sampling_now) if by_the_clock else hands.take_all()
+                asking = self._answer(live, [*sampled, *ready], done)
+        with _timed(clock, "judge"):
+            groups = self._judged(tasks, done)
+        collected = Collected(groups, clock, hands.retried)
+        self._window.add(len(tasks) * samples, collected.faults)
+        return collected
+
+    def _start(self, tasks: Sequence[Task], samples: int, purpose: str, step: int) -> dict[str, _Live]:
+        """Every episode by its name, at its first turn."""
+        seen: Counter[str] = Counter()
+        live: dict[str, _Live] = {}
         for number, task in enumerate(tasks):
             prompt_ids = self._chat.prompt_ids(task.prompt)
             for sample in range(samples):
                 key = derive(self._seed, "noise", purpose, step, task.id, seen[task.id], sample)
                 episode = play(task, sample, prompt_ids, self._chat, self._tools.keys(), self._limits, key)
-                live.append(_Live(number, name(task, sample, key), episode, next(episode)))
+                live[name(task, sample, key)] = _Live(number, episode, next(episode))
             seen[task.id] += 1
-        seconds = {"sample": 0.0, "tools": 0.0}
-        self._retried = 0
-        while live:
-            for phase, answer in (("sample", self._sample), ("tools", self._run_tools)):
-                began = time.perf_counter()
-                replies = answer(live, sampling)
-                still = _advance(live, replies, done)
-                self._finish({one.name for one in live} - {one.name for one in still})
-                live = still
-                seconds[phase] += time.perf_counter() - began
-        began = time.perf_counter()
-        groups = self._judged(tasks, done)
-        seconds["judge"] = time.perf_counter() - began
-        collected = Collected(groups, seconds, self._retried)
-        self._window.add(len(tasks) * samples, collected.faults)
-        return collected
+        return live
 
-    def _finish(self, episodes: set[str]) -> None:
-        for tool in self._tools.values():
-            if episodes:
-                tool.finish(sorted(episodes))
-
-    def _sample(self, live: Sequence[_Live], sampling: Sampling) -> list[Reply | None]:
-        asking = [(at, one.ask.request) for at, one in enumerate(live) if isinstance(one.ask, AskTurn)]
-        replies: list[Reply | None] = [None] * len(live)
-        sampled = self.engine.generate([request for _, request in asking], sampling)
-        for (at, _), reply in zip(asking, sampled, strict=True):
-            replies[at] = reply
-        return replies
-
-    def _run_tools(self, live: Sequence[_Live], sampling: Sampling) -> list[Reply | None]:
-        wanted = [
-            (at, request)
-            for at, one in enumerate(live)
-            if isinstance(one.ask, AskTools)
-            for request in one.ask.requests
-        ]
-        outcomes = self._execute([request for _, request in wanted])
-        replies: list[Reply | None] = [None] * len(live)
-        for (at, _), outcome in zip(wanted, outcomes, strict=True):
-            earlier = replies[at]
-            if isinstance(earlier, Fault):
-                continue
-            if isinstance(outcome, Fault):
-                replies[at] = outcome
-            else:
-                assert earlier is None or isinstance(earlier, list)
-                replies[at] = [*(earlier or []), outcome]
-        return replies
-
-    def _execute(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
-        """Run every request with its tool, and the faulted ones again up to `fault_retries` times."""
-        outcomes: list[ToolResult | Fault] = [Fault(FaultKind.SANDBOX, "not run")] * len(requests)
-        waiting = list(range(len(requests)))
-        for attempt in range(1 + self._fault_retries):
-            self._retried += len(waiting) if attempt else 0
-            for tool_name, tool in self._tools.items():
-                mine = [at for at in waiting if requests[at].call.name == tool_name]
-                if mine:
-                    for at, outcome in zip(mine, tool.run([requests[at] for at in mine]), strict=True):
-                        outcomes[at] = outcome
-            waiting = [at for at in waiting if isinstance(fault := outcomes[at], Fault) and fault.retryable]
-            if not waiting:
-                break
-        return outcomes
+    def _answer(
+        self,
+        live: dict[str, _Live],
+        replies: Sequence[tuple[str, Sampled] | tuple[str, Reply]],
+        done: Sequence[list[Trajectory]],
+    ) -> list[str]:
+        """Hand on the replies. Finished episodes move from `live` to `done`; those that ask anew are returned."""
+        asking, over = [], []
+        for episode, reply in replies:
+            one = live[episode]
+            try:
+                one.ask = one.play.send(reply)
+                asking.append(episode)
+            except StopIteration as finished:
+                done[one.group].append(finished.value)
+                over.append(episode)
+                del live[episode]
+        if over:
+            self.engine.forget(over)
+            for tool in self._tools.values():
+                tool.finish(over)
+        return asking
 
     def _judged(self, tasks: Sequence[Task], done: Sequence[Sequence[Trajectory]]) -> list[Group]:
         """The groups, sample by sample in order; whose fault it was, tool's or verifier's, the episode stands apart."""
@@ -177,16 +180,8 @@ class Collector:
         ]
 
 
-def _advance(live: Sequence[_Live], replies: Sequence[Reply | None], done: list[list[Trajectory]]) -> list[_Live]:
-    """Hand every answered episode its reply; finished ones move to `done` of their group."""
-    still: list[_Live] = []
-    for one, reply in zip(live, replies, strict=True):
-        if reply is None:
-            still.append(one)
-            continue
-        try:
-            one.ask = one.play.send(reply)
-            still.append(one)
-        except StopIteration as finished:
-            done[one.group].append(finished.value)
-    return still
+@contextmanager
+def _timed(clock: dict[str, float], phase: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    clock[phase] += time.perf_counter() - began

@@ -39,7 +39,6 @@ def describe(
     metrics |= fault_figures(collected, batch)
     action_BT = batch.turn_BT > 0
     assert batch.old_BT is not None
-    metrics["sampler_gap"] = float((batch.old_BT - batch.sampled_BT)[action_BT].abs().mean())
     if batch.teacher_BT is not None and signal.stats is not None:
         metrics["teacher_gap"] = float((batch.teacher_BT - batch.old_BT)[action_BT].mean())
         divergence_BK = signal.stats.divergence_BK

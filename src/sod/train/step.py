@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sod.engines.base import Sampling
+from sod.models.meter import Cost, Meter
 from sod.models.score import action_logps, score
 from sod.objective.batch import TokenBatch, pack
 from sod.objective.methods import Method, advantage, surrogate
@@ -26,6 +28,9 @@ from sod.tasks.base import Task, draw_tasks
 from sod.teachers.base import Teacher
 from sod.train.optim import NonFiniteError, Optimizer
 from sod.train.report import StepReport, describe
+
+SAMPLER_GAP_LIMIT = 1e-3  # nats/token in float32; rounding makes about 1e-6
+OPTIMIZER_PASSES = 7  # over float32: AdamW reads weight, gradient and two moments, writes all but the gradient
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Run:
     optimizer: Optimizer
     dumps: Path
     clock: dict[str, float] = field(default_factory=dict)
+    meter: Meter = field(default_factory=Meter)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -67,9 +73,7 @@ def train_step(run: Run, step: int) -> StepReport:
     # What came before a fault is good for the teacher's signal alone.
     batch = pack(collected.groups, recipe.rollout.distill_before_fault and run.method.needs_teacher)
     with run.timed("old"):
-        batch = batch.filled(
-            old_BT=score(run.student, batch, recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
-        )
+        batch = batch.filled(old_BT=old_logps(run, batch))
     if run.teacher is not None:
         with run.timed("teacher"):
             batch = batch.filled(teacher_BT=run.teacher.score(batch))
@@ -84,28 +88,59 @@ def train_step(run: Run, step: int) -> StepReport:
     return describe(step, collected, batch, signal, updates, run.clock, time.perf_counter() - began)
 
 
+def old_logps(run: Run, batch: TokenBatch) -> Tensor:
+    """Log-probabilities of the batch under the weights that sampled it. Shape B x T.
+
+    The engine's own where those are the trainer's up to float32 rounding: the same weights in float32, and nothing
+    truncated. `update` checks them against its first forward. Else by a forward of the trainer's.
+    """
+    rollout = run.recipe.rollout
+    if run.student.dtype == torch.float32 and rollout.top_p == 1.0 and rollout.top_k == 0:
+        return batch.sampled_BT
+    with run.meter.phase("old", int(batch.length_B.sum()), Cost.of(run.student).scoring(batch)):
+        return score(run.student, batch, run.recipe.optim.micro_batch_tokens, rollout.temperature)
+
+
 def update(run: Run, batch: TokenBatch, step: int) -> dict[str, float]:
-    """The optimizer steps of one batch: whole groups per mini-batch, one denominator for each."""
+    """The optimizer steps of one batch: whole groups per mini-batch, one denominator for each.
+
+    `sampler_gap` is the mean distance (nats/token) between the engine's log-probabilities and the trainer's, over the
+    first mini-batch. Raises SodError before any weight moves where both are float32 and still differ.
+    """
     optim = run.recipe.optim
     sums = {"loss": 0.0, "clip_fraction": 0.0, "kl": 0.0, "grad_norm": 0.0, "lr": 0.0}
+    cost = Cost.of(run.student)
     minis = batch.minibatches(optim.mini_batch_prompts or len(batch))
-    for mini in minis:
+    sampler_gap = 0.0
+    for number, mini in enumerate(minis):
         total = mini.action_tokens()
         for micro in mini.split(optim.micro_batch_tokens):
-            logp_BT = action_logps(run.student, micro, run.recipe.rollout.temperature)
-            terms = surrogate(run.method, logp_BT, micro, total)
-            terms.loss.backward()
-            run.optimizer.accumulate()
+            tokens = int(micro.length_B.sum())
+            with run.meter.phase("forward", tokens, cost.scoring(micro), cost.bytes):
+                logp_BT = action_logps(run.student, micro, run.recipe.rollout.temperature)
+                terms = surrogate(run.method, logp_BT, micro, total)
+            with run.meter.phase("backward", tokens, cost.backward(micro), 2 * cost.bytes):
+                terms.loss.backward()
+                run.optimizer.accumulate()
             sums["loss"] += float(terms.loss.detach())
             sums["clip_fraction"] += terms.clipped / total
             sums["kl"] += terms.kl / total
+            if number == 0:
+                sampler_gap += float((logp_BT.detach() - micro.sampled_BT)[micro.turn_BT > 0].abs().sum()) / total
+        if number == 0 and batch.old_BT is batch.sampled_BT and sampler_gap > SAMPLER_GAP_LIMIT:
+            raise SodError(
+                f"step {step}: the engine's log-probabilities are {sampler_gap:.1e} nats/token from the trainer's; "
+                "with float32 weights they should be equal"
+            )
         try:
-            done = run.optimizer.step(step)
+            with run.meter.phase("optimizer", moved=OPTIMIZER_PASSES * 4 * cost.weights):
+                done = run.optimizer.step(step)
         except NonFiniteError as error:
             raise dump(run, mini, step, error) from None
         sums["grad_norm"] += done.grad_norm
         sums["lr"] += done.lr
-    return {key: value / len(minis) for key, value in sums.items()} | {"updates": float(len(minis))}
+    means = {key: value / len(minis) for key, value in sums.items()}
+    return means | {"updates": float(len(minis)), "sampler_gap": sampler_gap}
 
 
 def dump(run: Run, batch: TokenBatch, step: int, error: NonFiniteError) -> NonFiniteError:

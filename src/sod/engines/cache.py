@@ -1,0 +1,148 @@
+"""Keys and values of the rows that decode together, and of the episodes that wait for a tool.
+
+Active rows sit side by side in one preallocated tensor, so that a decoding step reads views and copies nothing.
+A row that leaves is parked: its columns are copied out, and back in when its episode goes on. The column of a
+token is its position; what lies beyond a row's length is never visible and is written over later.
+
+Keys are stored transposed: the product of a query with S keys then runs along memory, which made a decoding
+step's attention about twice as fast as PyTorch's fused kernel on a CPU (docs/performance.md).
+
+Legend: L layers, B rows, G key heads, R query heads per key head, D head size, S columns, N new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+CONTIGUOUS = torch.contiguous_format
+COLUMN_STEP = 128  # columns are added in these: more would be touched memory without use
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's cache holds per token."""
+
+    layers: int
+    key_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.key_heads * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Parked:
+    """The columns of one row, copied out of the cache, and the tokens that they stand for."""
+
+    token_ids: tuple[int, ...]
+    keys: Tensor  # L, G, D, S
+    values: Tensor  # L, G, S, D
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return len(self.token_ids)
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return 2 * self.keys.numel() * self.keys.itemsize
+
+
+@final
+class SlotCache:
+    """The rows of one batch, `0 .. used - 1` of them active."""
+
+    def __init__(self, shape: Shape, rows: int) -> None:
+        self.shape = shape
+        self._rows = rows
+        self._keys = self._values = torch.empty(0)
+        self.columns = 0
+
+    def reserve(self, columns: int) -> None:
+        """Make room for rows of so many tokens; what is there stays."""
+        if columns <= self.columns:
+            return
+        shape, old = self.shape, self.columns
+        self.columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
+        lead = (shape.layers, self._rows, shape.key_heads)
+        # Zeros: a column that no row has written yet is weighted with 0, and 0 times garbage may be NaN.
+        keys = torch.zeros(*lead, shape.head_dim, self.columns, dtype=shape.dtype, device=shape.device)
+        values = torch.zeros(*lead, self.columns, shape.head_dim, dtype=shape.dtype, device=shape.device)
+        if old:
+            keys[..., :old] = self._keys
+            values[..., :old, :] = self._values
+        self._keys, self._values = keys, values
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._keys = self._values = torch.empty(0)
+        self.columns = 0
+
+    def park(self, row: int, token_ids: tuple[int, ...]) -> Parked:
+        """A copy of a row's first columns, which hold these tokens."""
+        length = len(token_ids)
+        keys, values = self._keys[:, row, :, :, :length], self._values[:, row, :, :length]
+        return Parked(token_ids, keys.clone(memory_format=CONTIGUOUS), values.clone(memory_format=CONTIGUOUS))
+
+    def restore(self, row: int, parked: Parked, length: int) -> None:
+        """Write the first `length` columns of what was parked into a row."""
+        self.reserve(length)
+        self._keys[:, row, :, :, :length] = parked.keys[..., :length]
+        self._values[:, row, :, :length] = parked.values[:, :, :length]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Write a row's first `length` columns into another row."""
+        self._keys[:, target, :, :, :length] = self._keys[:, source, :, :, :length]
+        self._values[:, target, :, :length] = self._values[:, source, :, :length]
+
+    def window(self, first: int, position_BN: Tensor) -> SlotWindow:
+        """The forward of new tokens at these positions in the rows from `first` on."""
+        columns = int(position_BN.max()) + 1
+        self.reserve(columns)
+        rows = slice(first, first + len(position_BN))
+        at_B1 = torch.arange(len(position_BN), device=position_BN.device)[:, None]
+        if position_BN.shape[1] > 1 and int(position_BN[:, 0].max()) == 0:
+            mask_BNS = None  # nothing cached yet: plain causal attention among the new tokens
+        else:
+            hidden_BNS = torch.arange(columns, device=position_BN.device) > position_BN[:, :, None]
+            mask_BNS = torch.zeros(hidden_BNS.shape, device=position_BN.device).masked_fill(hidden_BNS, -torch.inf)
+        return SlotWindow(self._keys[:, rows], self._values[:, rows], at_B1, position_BN, columns, mask_BNS)
+
+
+@final
+@dataclass(frozen=True)
+class SlotWindow:
+    """One forward: see `models.attention.Window`. `mask_BNS` is added to the scores (float32); None: causal."""
+
+    keys_LBGDS: Tensor
+    values_LBGSD: Tensor
+    at_B1: Tensor
+    position_BN: Tensor
+    columns: int
+    mask_BNS: Tensor | None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Store the new keys and values, and attend to all that each row has."""
+        keys, values = self.keys_LBGDS[layer], self.values_LBGSD[layer]
+        keys[self.at_B1, :, :, self.position_BN] = key.transpose(1, 2)
+        values[self.at_B1, :, self.position_BN] = value.transpose(1, 2)
+        if self.mask_BNS is None:
+            mixed = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+            return mixed.transpose(1, 2)
+        (rows, heads, new, dim), groups = query.shape, key.shape[1]
+        # Query heads that share a key head are more queries to the same keys: no key is read twice.
+        folded = (query * scale).reshape(rows, groups, heads // groups * new, dim)
+        scores = torch.matmul(folded, keys[..., : self.columns]).view(rows, groups, -1, new, self.columns)
+        weights = torch.softmax(scores.float() + self.mask_BNS[:, None, None], dim=-1).to(value.dtype)
+        mixed = torch.matmul(weights.view(rows, groups, -1, self.columns), values[:, :, : self.columns])
+        return mixed.view(rows, heads, new, dim).transpose(1, 2)

@@ -1,0 +1,126 @@
+"""Where the time goes: seconds, tokens, and estimates of arithmetic and of memory traffic, phase by phase.
+
+The estimates count what cannot be left out: two FLOP per weight and token, the products of attention, and each weight
+read once per forward. Norms, activations and copies are not in them, so a share of a measured ceiling is a lower bound.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from sod.objective.batch import TokenBatch
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a decoder-only model costs.
+
+    `layer_weights` and `head_weights` count matrix entries; `pair` is the FLOP of one (query, key) pair in all layers;
+    `token_bytes` are the keys and values of a token, `weight_bytes` one entry.
+    """
+
+    layer_weights: int
+    head_weights: int
+    pair: int
+    token_bytes: int
+    weight_bytes: int
+
+    @classmethod
+    def of(cls, model: Any) -> Cost:
+        """The cost of a Hugging Face causal LM."""
+        config = model.config
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        key_heads = config.num_key_value_heads or heads
+        size = model.dtype.itemsize
+        return cls(
+            layer_weights=sum(p.numel() for p in model.get_decoder().layers.parameters() if p.dim() > 1),
+            head_weights=model.get_output_embeddings().weight.numel(),
+            pair=4 * heads * head_dim * config.num_hidden_layers,
+            token_bytes=2 * key_heads * head_dim * config.num_hidden_layers * size,
+            weight_bytes=size,
+        )
+
+    def layers(self, tokens: int, pairs: int) -> float:
+        """FLOP of a forward through the layers."""
+        return 2.0 * self.layer_weights * tokens + self.pair * pairs
+
+    def head(self, tokens: int) -> float:
+        """FLOP of the vocabulary projection."""
+        return 2.0 * self.head_weights * tokens
+
+    def scoring(self, batch: TokenBatch) -> float:
+        """FLOP of the log-probabilities of a batch's action tokens."""
+        tokens, pairs = int(batch.length_B.sum()), int((batch.length_B * (batch.length_B + 1) // 2).sum())
+        return self.layers(tokens, pairs) + self.head(batch.action_tokens())
+
+    def backward(self, batch: TokenBatch) -> float:
+        """FLOP of the gradient: twice the forward, and the projection again, because it is recomputed."""
+        return 2.0 * self.scoring(batch) + self.head(batch.action_tokens())
+
+    @property
+    def weights(self) -> int:
+        """Matrix entries in all."""
+        return self.layer_weights + self.head_weights
+
+    @property
+    def bytes(self) -> int:
+        """All weights, read once."""
+        return self.weights * self.weight_bytes
+
+
+@dataclass
+class Phase:
+    """Sums over the calls of one phase."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    flop: float = 0.0
+    bytes: float = 0.0
+
+
+@final
+@dataclass
+class Meter:
+    """Counts by phase; when it is off, nothing."""
+
+    on: bool = False
+    phases: dict[str, Phase] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str, tokens: int = 0, flop: float = 0.0, moved: float = 0.0) -> Iterator[None]:
+        """Time what is inside and add it to `name`. `moved` is in bytes."""
+        if not self.on:
+            yield
+            return
+        began = time.perf_counter()
+        yield
+        phase = self.phases.setdefault(name, Phase())
+        phase.calls += 1
+        phase.seconds += time.perf_counter() - began
+        phase.tokens += tokens
+        phase.flop += flop
+        phase.bytes += moved
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per phase, the longest first: sums, and the rates that they amount to."""
+        total = sum(phase.seconds for phase in self.phases.values()) or 1.0
+        ordered = sorted(self.phases.items(), key=lambda item: -item[1].seconds)
+        return [
+            {
+                "phase": name,
+                "calls": phase.calls,
+                "seconds": phase.seconds,
+                "share": phase.seconds / total,
+                "tokens": phase.tokens,
+                "tokens_per_second": phase.tokens / phase.seconds if phase.seconds else 0.0,
+                "gflop_per_second": phase.flop / phase.seconds / 1e9 if phase.seconds else 0.0,
+                "gbyte_per_second": phase.bytes / phase.seconds / 1e9 if phase.seconds else 0.0,
+            }
+            for name, phase in ordered
+        ]
