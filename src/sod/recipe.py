@@ -166,7 +166,7 @@ class OptimSpec(Section):
     clip_grad: float = Field(1.0, gt=0)
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    micro_batch_tokens: int = Field(16_384, ge=1)
+    micro_batch_tokens: int = Field(2048, ge=1)
     mini_batch_prompts: int | None = Field(None, ge=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from sod.chat.render import Chat
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, ToolResult, Trajectory
-from sod.rollout.collect import Collector
+from sod.rollout.collect import Collector, Schedule
 from sod.rollout.episode import Limits
 from sod.tasks import chain
 from sod.tasks.base import Task
@@ -393,3 +394,55 @@ def test_state_is_kept_within_an_episode_and_ends_with_it(chat: Chat) -> None:
             got = collector(engine, chat, [tool]).collect([task("t")], 2, Sampling(), "train", step).trajectories
             assert [[r.text for r in t.tool_results] for t in got] == [["1", "2"]] * 2
             assert all(t.correct for t in got)
+
+
+@dataclass
+class SlowEngine(ScriptedEngine):
+    """A turn takes so many calls of `advance`, so that others are under way while tools run."""
+
+    rounds: int = 3
+    left: dict[str, int] = field(default_factory=dict)
+
+    def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
+        time.sleep(0.005)
+        for request in self.waiting:
+            self.left[request.session] = self.left.get(request.session, self.rounds) - 1
+        ready = [request for request in self.waiting if self.left[request.session] == 0]
+        later = [request for request in self.waiting if request not in ready]
+        self.waiting = ready
+        for request in ready:
+            del self.left[request.session]
+        answers = super().advance(tokens)
+        self.waiting = later
+        return answers
+
+
+@pytest.mark.parametrize("by_the_clock", [False, True])
+def test_tools_run_while_others_are_sampled(chat: Chat, by_the_clock: bool) -> None:
+    """A call that takes long: by default its round waits for it; by the clock the other episode is through before."""
+    order: list[str] = []
+
+    def respond(request: ToolRequest, attempt: int) -> ToolResult:
+        if "slow" in request.episode:
+            time.sleep(0.5)
+        order.append(request.episode.split("#")[0])
+        return ToolResult("2")
+
+    script = {"slow": [CALL, "\\boxed{2}"], "quick": [CALL, CALL, CALL, "\\boxed{2}"]}
+    engine = SlowEngine(chat, script)
+    rollout = collector(engine, chat, [FlakyTool(respond)], schedule=Schedule(4, by_the_clock))
+    got = rollout.collect([task("slow"), task("quick")], 1, Sampling(), "train", 1)
+    assert all(t.correct for t in got.trajectories)
+    assert [len(t.tool_results) for t in got.trajectories] == [1, 3]
+    assert order.index("slow") == (3 if by_the_clock else 0)
+    assert sorted(name.split("#")[0] for name in engine.forgotten) == ["quick", "slow"]
+
+
+def test_both_schedules_sample_the_same(acting_model: Any, chat: Chat, python_tool: Tool, tasks: list[Task]) -> None:
+    """In float32 the moments of joining change nothing but roundings: the same tokens, whatever the schedule."""
+    played = []
+    for schedule in (Schedule(), Schedule(1), Schedule(1000), Schedule(3, by_the_clock=True)):
+        rollout = real(acting_model, chat, python_tool, schedule=schedule)
+        groups = rollout.collect(tasks, 3, Sampling(), "train", 1).groups
+        played.append([[t.token_ids for t in group.trajectories] for group in groups])
+    assert played[1:] == played[:1] * 3

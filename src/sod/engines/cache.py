@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 CONTIGUOUS = torch.contiguous_format
-COLUMN_STEP = 128  # columns are added in these: more would be touched memory without use
+ROW_STEP, COLUMN_STEP = 16, 128  # rows and columns are added in these: more would be touched without use
 
 
 @dataclass(frozen=True)
@@ -60,33 +60,32 @@ class Parked:
 
 @final
 class SlotCache:
-    """The rows of one batch, `0 .. used - 1` of them active."""
+    """The rows of one batch. It grows with what is asked of it."""
 
-    def __init__(self, shape: Shape, rows: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self._rows = rows
-        self._keys = self._values = torch.empty(0)
-        self.columns = 0
+        self.clear()
 
-    def reserve(self, columns: int) -> None:
-        """Make room for rows of so many tokens; what is there stays."""
-        if columns <= self.columns:
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room for so many rows of so many tokens; what is there stays."""
+        if rows <= self.rows and columns <= self.columns:
             return
-        shape, old = self.shape, self.columns
-        self.columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
-        lead = (shape.layers, self._rows, shape.key_heads)
+        shape, (had, old) = self.shape, (self.rows, self.columns)
+        self.rows = max(self.rows, -(-rows // ROW_STEP) * ROW_STEP)
+        self.columns = max(self.columns, -(-columns // COLUMN_STEP) * COLUMN_STEP)
+        lead = (shape.layers, self.rows, shape.key_heads)
         # Zeros: a column that no row has written yet is weighted with 0, and 0 times garbage may be NaN.
         keys = torch.zeros(*lead, shape.head_dim, self.columns, dtype=shape.dtype, device=shape.device)
         values = torch.zeros(*lead, self.columns, shape.head_dim, dtype=shape.dtype, device=shape.device)
-        if old:
-            keys[..., :old] = self._keys
-            values[..., :old, :] = self._values
+        if had:
+            keys[:, :had, :, :, :old] = self._keys
+            values[:, :had, :, :old] = self._values
         self._keys, self._values = keys, values
 
     def clear(self) -> None:
         """Give the memory back."""
         self._keys = self._values = torch.empty(0)
-        self.columns = 0
+        self.rows = self.columns = 0
 
     def park(self, row: int, token_ids: tuple[int, ...]) -> Parked:
         """A copy of a row's first columns, which hold these tokens."""
@@ -96,19 +95,20 @@ class SlotCache:
 
     def restore(self, row: int, parked: Parked, length: int) -> None:
         """Write the first `length` columns of what was parked into a row."""
-        self.reserve(length)
+        self.reserve(row + 1, length)
         self._keys[:, row, :, :, :length] = parked.keys[..., :length]
         self._values[:, row, :, :length] = parked.values[:, :, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Write a row's first `length` columns into another row."""
+        self.reserve(target + 1, length)
         self._keys[:, target, :, :, :length] = self._keys[:, source, :, :, :length]
         self._values[:, target, :, :length] = self._values[:, source, :, :length]
 
     def window(self, first: int, position_BN: Tensor) -> SlotWindow:
         """The forward of new tokens at these positions in the rows from `first` on."""
         columns = int(position_BN.max()) + 1
-        self.reserve(columns)
+        self.reserve(first + len(position_BN), columns)
         rows = slice(first, first + len(position_BN))
         at_B1 = torch.arange(len(position_BN), device=position_BN.device)[:, None]
         if position_BN.shape[1] > 1 and int(position_BN[:, 0].max()) == 0:

@@ -98,7 +98,7 @@ class TorchEngine:
         shape = Shape(
             config.num_hidden_layers, config.num_key_value_heads or heads, head_dim, model.dtype, model.device
         )
-        self._cache = SlotCache(shape, self.max_rows)
+        self._cache = SlotCache(shape)
         self._cost = Cost.of(model)
         self._parked: dict[str, Parked] = {}
         self._prompts: dict[tuple[int, ...], str] = {}
@@ -129,7 +129,10 @@ class TorchEngine:
         """These episodes are over; see `Engine.forget`."""
         for session in sessions:
             self._parked.pop(session, None)
-        self._prompts = {prompt: session for prompt, session in self._prompts.items() if session in self._parked}
+        kept = self._parked.keys() | {row.request.session for row in self._active}
+        self._prompts = {prompt: session for prompt, session in self._prompts.items() if session in kept}
+        if not self._active:
+            self._cache.clear()
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sampled]:
         """Sample one turn for each request, to its end; see `Engine.generate`."""

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from sod.objective.batch import TokenBatch
 from sod.records import SodError
 
-CHUNK_LOGITS = 2**25  # logits per projection: 128 MB of float32
+CHUNK_LOGITS = 2**23  # logits per projection: 32 MB of float32, several times over in the backward pass
 
 
 def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:

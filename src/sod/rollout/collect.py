@@ -120,7 +120,8 @@ class Collector:
                     sampled = self.engine.advance(self._schedule.round_tokens)
                     sampling_now += len(turns) - len(sampled)
                 with _timed(clock, "tools"):
-                    ready = hands.take_ready(block=not sampling_now) if by_the_clock else hands.take_all()
+                    nothing_else = not sampled and not sampling_now
+                    ready = hands.take_ready(block=nothing_else) if by_the_clock else hands.take_all()
                 asking = self._answer(live, [*sampled, *ready], done)
         with _timed(clock, "judge"):
             groups = self._judged(tasks, done)

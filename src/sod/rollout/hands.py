@@ -44,8 +44,9 @@ class Hands:
         """The answers of the batches that are through; with `block`, wait until one is."""
         if block and self._running:
             wait(self._running, return_when=FIRST_COMPLETED)
-        self._running.sort(key=lambda future: not future.done())  # stable
-        return self._take(sum(future.done() for future in self._running))
+        through = [future for future in self._running if future.done()]
+        self._running = through + [future for future in self._running if future not in through]
+        return self._take(len(through))
 
     def _take(self, count: int) -> list[Answer]:
         batches, self._running = [future.result() for future in self._running[:count]], self._running[count:]
