@@ -64,7 +64,8 @@ class SlotCache:
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self.clear()
+        self.rows = self.columns = 0
+        self._keys = self._values = torch.empty(0)
 
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for so many rows of so many tokens; what is there stays."""
@@ -84,8 +85,8 @@ class SlotCache:
 
     def clear(self) -> None:
         """Give the memory back."""
-        self._keys = self._values = torch.empty(0)
         self.rows = self.columns = 0
+        self._keys = self._values = torch.empty(0)
 
     def park(self, row: int, token_ids: tuple[int, ...]) -> Parked:
         """A copy of a row's first columns, which hold these tokens."""

@@ -1,0 +1,138 @@
+"""Our side of `step.py` and `multi_turn.py`: `sod.train.step.train_step` with the objects of a run.
+
+    python sod_worker.py SETTINGS.json
+
+Method `opd`, one sample of each prompt; everything that the task does not dictate is the recipe's default. Local to
+the benchmark are the tool (a text from memory, as on the peer's side) and the judge (`opd` needs no rewards, and
+the peer computes none). `tokens` in the settings fixes the length of a turn: the engine then knows no stop token.
+"""
+
+from __future__ import annotations
+
+from sod.allocator import reexecute_with_tunables
+
+if __name__ == "__main__":
+    reexecute_with_tunables()  # as the `sod` command does
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from protocol import Line
+from read_page import READ_PAGE
+
+from sod.build import make_collector, make_method
+from sod.chat.render import Chat
+from sod.models.load import load_model, load_tokenizer
+from sod.recipe import Recipe
+from sod.records import Fault, Message, ToolResult, Trajectory
+from sod.tasks.base import Task
+from sod.teachers.local import LocalTeacher
+from sod.tools.base import ToolRequest
+from sod.train.optim import Optimizer
+from sod.train.step import Run, train_step
+
+
+@dataclass
+class ReadPage:
+    """The tool: whatever page is asked for, the same text."""
+
+    text: str
+    calls: int = 0
+    name: str = "read_page"
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        return READ_PAGE
+
+    def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
+        self.calls += len(requests)
+        return [ToolResult(self.text) for _ in requests]
+
+    def probe(self) -> Fault | None:
+        return None
+
+    def finish(self, episodes: Sequence[str]) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass
+class Counter:
+    """The judge: no reward for anybody. It sees every episode, so it counts their tokens, too."""
+
+    tokens: int = 0
+    all_tokens: int = 0
+
+    def __call__(self, episodes: Sequence[tuple[Task, Trajectory]]) -> list[Trajectory]:
+        self.tokens = sum(turn > 0 for _, t in episodes for turn in t.turn_ids)
+        self.all_tokens = sum(len(t.token_ids) for _, t in episodes)
+        return [replace(t, answer=None, correct=False, reward=0.0, verdict="") for _, t in episodes]
+
+
+def make_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe of the benchmark's step."""
+    fixed = settings["tokens"]
+    rollout = {
+        "prompts": len(settings["prompts"]),
+        "samples": 1,
+        "max_turns": settings["turns"],
+        "max_turn_tokens": fixed or settings["max_turn_tokens"],
+        "max_response_tokens": fixed or settings["max_response_tokens"],
+        "temperature": settings["temperature"],
+    }
+    model = {"path": settings["model"], "dtype": "bfloat16"}
+    return Recipe.model_validate({"student": model, "teacher": model, "method": "opd", "rollout": rollout})
+
+
+def make_run(settings: Mapping[str, Any], tool: ReadPage | None, judge: Counter, scratch: Path) -> Run:
+    """The live objects around two copies of the model."""
+    recipe = make_recipe(settings)
+    chat = Chat(load_tokenizer(settings["model"]), [READ_PAGE] if tool else [], "tokenizer")
+    if settings["tokens"]:
+        chat.stop_ids = frozenset()
+    tasks = [Task(f"task-{n}", (Message("user", text),), "") for n, text in enumerate(settings["prompts"])]
+    student, teacher = (load_model(settings["model"], "bfloat16") for _ in range(2))
+    return Run(
+        recipe=recipe,
+        tasks=tasks,
+        student=student,
+        teacher=LocalTeacher(teacher, recipe.optim.micro_batch_tokens, recipe.rollout.temperature),
+        rollout=make_collector(recipe, chat, {tool.name: tool} if tool else {}, judge, student),
+        method=make_method(recipe.method),
+        optimizer=Optimizer(student, recipe.optim, recipe.train.steps),
+        dumps=scratch,
+    )
+
+
+def main() -> None:
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    line, judge, steps = Line(), Counter(), count(1)
+    tool = ReadPage(settings["page"]) if settings["page"] else None
+    with tempfile.TemporaryDirectory() as scratch:
+        run = make_run(settings, tool, judge, Path(scratch))
+
+        def one_step() -> dict[str, Any]:
+            before = tool.calls if tool else 0
+            began = time.perf_counter()
+            train_step(run, next(steps))
+            row = {"seconds": time.perf_counter() - began}
+            row["rollout_seconds"] = sum(run.clock[phase] for phase in ("sample", "tools", "judge"))
+            row |= {f"phase/{name}": seconds for name, seconds in run.clock.items()}
+            calls = {"tool_calls": tool.calls - before} if tool else {}
+            return row | {"tokens": judge.tokens, "all_tokens": judge.all_tokens} | calls
+
+        line.ready("sod-distill", "transformers", "torch")
+        line.serve(one_step)
+
+
+if __name__ == "__main__":
+    main()
