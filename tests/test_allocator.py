@@ -29,7 +29,7 @@ def run(tmp_path: Path, flags: tuple[str, ...] = (), **more: str) -> tuple[list[
     """Every start of the script that one command caused, and the environment its last process was given."""
     script, log = tmp_path / "script.py", tmp_path / "log"
     script.write_text(SCRIPT, encoding="utf-8")
-    unwanted = {"GLIBC_TUNABLES", "LD_PRELOAD", MARK}
+    unwanted = {"GLIBC_TUNABLES", "LD_PRELOAD", "OMP_WAIT_POLICY", MARK}
     env = {name: value for name, value in os.environ.items() if name not in unwanted} | more
     command = [sys.executable, *flags, str(script), str(log), "a b", "--c=d"]
     ended = subprocess.run(command, capture_output=True, text=True, env=env, check=True, timeout=60)
@@ -55,6 +55,12 @@ def test_leaves_the_users_choice_alone(setting: dict[str, str], tmp_path: Path) 
     starts, environ = run(tmp_path, **setting)
     assert len(starts) == 1
     assert environ.get("GLIBC_TUNABLES") == setting.get("GLIBC_TUNABLES")
+
+
+def test_openmp_threads_sleep_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    assert run(tmp_path)[1]["OMP_WAIT_POLICY"] == "passive"
+    (tmp_path / "log").unlink()
+    assert run(tmp_path, OMP_WAIT_POLICY="active")[1]["OMP_WAIT_POLICY"] == "active"
 
 
 def test_glibc_accepts_the_tunables() -> None:

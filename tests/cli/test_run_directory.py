@@ -326,3 +326,20 @@ def test_full_disk(victim: str, small_disk: list[str], recipe: Path, tmp_path: P
     assert checkpoint.verify(kept / "checkpoints" / "step-000001") == 1
     assert not list((kept / "checkpoints").glob(".*"))
     assert "no space left" in line
+
+
+def test_profile(sod: Any, recipe: Path, tmp_path: Path) -> None:
+    """With `train.profile=true` every phase of the step is there, with rates, on the terminal too; else no file."""
+    ended = sod("train", recipe, "train.steps=2", "train.profile=true", "--run", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    rows = {row["phase"]: row for row in RunLog.open(tmp_path / "run").profile()}
+    assert rows.keys() == {"prefill", "decode", "sample", "tools", "teacher", "forward", "backward", "optimizer"}
+    assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
+    sampled = sum(metrics["action_tokens"] * 4 for metrics in RunLog.open(tmp_path / "run").metrics())
+    assert rows["sample"]["tokens"] == pytest.approx(sampled)
+    assert rows["forward"]["tokens"] == rows["backward"]["tokens"] == rows["teacher"]["tokens"] > sampled
+    for phase in ("prefill", "decode", "sample", "teacher", "forward", "backward"):
+        assert rows[phase]["gflop_per_second"] > 0
+        assert phase in ended.out
+    assert sod("train", recipe, "train.steps=1", "--run", tmp_path / "plain").code == 0
+    assert not (tmp_path / "plain" / "profile.json").exists()

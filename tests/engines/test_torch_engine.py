@@ -221,6 +221,9 @@ def test_a_session_that_does_not_go_on_where_it_stopped_is_run_anew(model: Any, 
     other = SampleRequest("a", tuple(range(40, 70)), 5, 1)
     (answer,) = engine.generate([other], Sampling())
     assert answer.logps == pytest.approx(full_logps(model, (*other.token_ids, *answer.token_ids))[30:], abs=1e-4)
+    again = SampleRequest("b", tuple(range(20)), 5, 1)  # the prompt that `a` no longer holds
+    (answer,) = engine.generate([again], Sampling())
+    assert answer.logps == pytest.approx(full_logps(model, (*again.token_ids, *answer.token_ids))[20:], abs=1e-4)
 
 
 def test_what_may_not_be_mixed(model: Any) -> None:

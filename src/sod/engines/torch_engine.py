@@ -85,6 +85,7 @@ class TorchEngine:
         self._sampling = Sampling()
         self.sync(model)
         self._prove()
+        self._cache.clear()
 
     def sync(self, model: Any) -> None:
         """Sample with `model` from now on; what was cached under other weights is forgotten."""
@@ -181,7 +182,12 @@ class TorchEngine:
         for row in rows:
             session, prompt = row.request.session, tuple(row.request.token_ids)
             parked = self._parked.get(session)
-            if parked is not None and parked.token_ids == prompt[: parked.length]:
+            if parked is not None and parked.token_ids != prompt[: parked.length]:
+                # Not the conversation that was kept: nobody may borrow from it either.
+                del self._parked[session]
+                self._prompts = {known: lender for known, lender in self._prompts.items() if lender != session}
+                parked = None
+            if parked is not None:
                 row.cached = min(parked.length, len(prompt) - 1)
             elif prompt in self._prompts:
                 followers.append(row)

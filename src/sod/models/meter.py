@@ -100,12 +100,17 @@ class Meter:
             return
         began = time.perf_counter()
         yield
-        phase = self.phases.setdefault(name, Phase())
-        phase.calls += 1
-        phase.seconds += time.perf_counter() - began
-        phase.tokens += tokens
-        phase.flop += flop
-        phase.bytes += moved
+        self.add(name, time.perf_counter() - began, tokens, flop, moved)
+
+    def add(self, name: str, seconds: float, tokens: int = 0, flop: float = 0.0, moved: float = 0.0) -> None:
+        """Count what was timed elsewhere."""
+        if self.on:
+            phase = self.phases.setdefault(name, Phase())
+            phase.calls += 1
+            phase.seconds += seconds
+            phase.tokens += tokens
+            phase.flop += flop
+            phase.bytes += moved
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per phase, the longest first: sums, and the rates that they amount to."""

@@ -68,6 +68,7 @@ def train_step(run: Run, step: int) -> StepReport:
     tasks = draw_tasks(run.tasks, recipe.rollout.prompts, recipe.seed, step)
     collected = run.rollout.collect(tasks, recipe.rollout.samples, sampling_of(recipe), "train", step)
     run.clock.update(collected.seconds)
+    run.meter.add("tools", collected.seconds["tools"])
     if not collected.trajectories:
         raise SodError(f"step {step}: every episode faulted; nothing to train on")
     # What came before a fault is good for the teacher's signal alone.
