@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sod.engines.base import Sampling
-from sod.engines.sampler import draw, log_probs
+from sod.engines.sampler import BLOCK, draw, log_probs
 from sod.seeds import uniforms
 
 LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -1.0, -2.0, -4.0, -60.0])
@@ -71,6 +71,22 @@ def test_draws_follow_the_exact_distribution(sampling: Sampling) -> None:
         half = torch.tensor([(len(cells) - 1) / 2, statistic / 2], dtype=torch.float64)
         assert float(torch.special.gammaincc(half[0], half[1])) > 1e-4
     assert logp_B.tolist() == pytest.approx([math.log(p[v]) for v in token_B.tolist()], abs=1e-4)
+
+
+def test_draws_over_several_blocks_follow_the_exact_distribution() -> None:
+    """Chi-square for a vocabulary of more than four blocks of the two-stage inversion, the last one not full."""
+    vocabulary, count = 4 * BLOCK + 100, 40_000
+    logits_V = 0.7 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(1))
+    token_B, logp_B = many(Sampling(), logits_V, count)
+    p_V = logits_V.double().softmax(0)
+    count_V, expected_V = torch.bincount(token_B, minlength=vocabulary).double(), p_V * count
+    enough_V = expected_V >= 5
+    cells = ((count_V - expected_V)[enough_V] ** 2 / expected_V[enough_V]).sum()
+    cells += (count_V - expected_V)[~enough_V].sum() ** 2 / expected_V[~enough_V].sum()
+    freedom = torch.tensor(float(enough_V.sum()), dtype=torch.float64)
+    assert int(enough_V.sum()) > 900
+    assert float(torch.special.gammaincc(freedom / 2, cells / 2)) > 1e-4
+    torch.testing.assert_close(logp_B.double(), p_V.log()[token_B], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
