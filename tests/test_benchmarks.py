@@ -167,7 +167,8 @@ class TestWorkers:
     def test_nothing_is_left_when_the_benchmark_is_killed(self, number: signal.Signals, tmp_path: Path) -> None:
         """Not even by kill -9, though one worker is stopped and the other at work."""
         code = f"""
-import argparse, sys
+import argparse, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin without
 sys.path[:0] = [{str(BENCHMARKS)!r}, {str(Path(__file__).parent)!r}]
 from side_by_side import run
 from test_benchmarks import side
