@@ -228,6 +228,23 @@ class TestNonFinite:
 class TestTrainStep:
     """The whole step."""
 
+    def test_an_engine_with_other_weights_is_found_out(self, make_run: Any, random_model: Any) -> None:
+        """Its log-probabilities are taken as the old ones in float32, so they are checked before any weight moves."""
+        run = make_run()
+        run.rollout.engine.sync(random_model(seed=5, sharpness=2.0))
+        before = weights(run)
+        with pytest.raises(SodError, match=r"step 1: the engine's log-probabilities are .* from the trainer's"):
+            train_step(run, 1)
+        assert distance(weights(run), before) == 0.0
+
+    def test_old_logps_are_the_trainers_where_the_engine_truncates(self, make_run: Any) -> None:
+        """With top-k the engine reports the truncated distribution; the trainer's own forward is taken."""
+        plain, cut = make_run(), make_run(rollout={"top_k": 5})
+        for run, reused in ((plain, True), (cut, False)):
+            metrics = train_step(run, 1).metrics
+            assert (metrics["seconds/old"] < 1e-3) == reused
+            assert (metrics["sampler_gap"] < 1e-4) == reused
+
     def test_repeatable(self, make_run: Any) -> None:
         """Two runs from the same weights give the same metrics (except timings), episodes and weights."""
         runs = [make_run(), make_run()]
