@@ -2,7 +2,7 @@
 
 `play` is a generator that does no work of its own: it yields what it needs (a turn to sample, tools to
 run) and is sent the answer. Whoever drives it owns batching, concurrency and retries, so the same prose
-serves a lock-step batch today and an asynchronous server tomorrow.
+serves any schedule: rounds that can be repeated, or whatever is ready first.
 """
 
 from __future__ import annotations
