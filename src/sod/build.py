@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sod.build_method import make_method, refuse_unmet
 from sod.build_tools import make_judge, make_tools, refuse_unreadable
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
@@ -21,16 +22,17 @@ from sod.engines.torch_engine import TorchEngine
 from sod.evaluate.runner import Evaluation, evaluate
 from sod.models.load import check_compatible, load_model, load_tokenizer, save_model
 from sod.models.meter import Meter
-from sod.objective.methods import PRESETS, Method
-from sod.recipe import MethodSpec, Recipe, resolved
+from sod.objective.methods import Method
+from sod.recipe import OptimSpec, Recipe, resolved
 from sod.records import SodError
 from sod.rollout.collect import Collector, Judge, Schedule
 from sod.rollout.episode import Limits
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog, recipe_hash
 from sod.seeds import derive
-from sod.tasks.base import Task, draw
+from sod.tasks.base import Conversation, Task, draw
 from sod.tasks.files import Loaded, load_conversations, load_tasks
+from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import Tool
 from sod.tools.python import SCHEMA, STATEFUL_SCHEMA
@@ -39,23 +41,10 @@ from sod.train.loop import Listener, Plan, Trainee, resume_point, run_steps
 from sod.train.optim import Optimizer
 from sod.train.report import StepReport
 from sod.train.sft import Ledger, sft_step
-from sod.train.step import Run, train_step
+from sod.train.step import PrivilegedPrompt, Run, train_step
 
 Notice = Callable[[str], None]
 """Tells the user something that is not an error: skipped rows, what is being loaded."""
-
-
-def make_method(spec: MethodSpec) -> Method:
-    """The preset named by the recipe with its knobs. Raises SodError for an unknown name or knob."""
-    if spec.name not in PRESETS:
-        raise SodError(f"method: unknown method {spec.name!r}; known: {', '.join(sorted(PRESETS))}")
-    preset = PRESETS[spec.name]
-    knobs = {k: v for k, v in spec.model_dump(exclude={"name", "clip_low", "clip_high"}).items() if v is not None}
-    accepted = preset.__kwdefaults__ or {}
-    unknown = [knob for knob in knobs if knob not in accepted]
-    if unknown:
-        raise SodError(f"method.{unknown[0]}: {spec.name} has no such knob; it has {', '.join(accepted)}")
-    return preset(**knobs, clip_low=spec.clip_low, clip_high=spec.clip_high)
 
 
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
@@ -152,16 +141,23 @@ class Job:
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
-    """A distillation run in `directory`, new or resumed. Raises SodError before anything is loaded where possible."""
+    """A run of the recipe's method in `directory`, new or resumed.
+
+    Raises SodError before anything is loaded where possible.
+    """
     method = make_method(recipe.method)
-    if method.needs_teacher and recipe.teacher is None:
-        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
+    if method.supervised:
+        return _supervised(recipe, directory, resume, notice, method)
+    _refuse_unfit(method, recipe)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
         held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
+    if method.context is not None:
+        for task in tasks:
+            privileged_prompt(task, method.context)
     start_path, log, hashed = _place(recipe, directory, resume, "train")
-    chat = make_chat(recipe, _common_tokenizer(recipe))
+    chat = make_chat(recipe, _common_tokenizer(recipe, method))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     plan = Plan(
@@ -179,17 +175,25 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         student, optimizer, done = _trainee(recipe, recipe.optim, recipe.train.steps, start_path)
         meter = Meter(recipe.train.profile)
         collector = make_collector(recipe, chat, tools, judge, student, meter)
-        teacher = _make_teacher(recipe, meter)
+        teacher = _make_teacher(recipe, method, meter)
+        if teacher is not None and start_path is not None:
+            teacher.load(start_path[2]["teacher"])
         kept = log or RunLog.create(directory, resolved(recipe), recipe.seed)
         close = opened.pop_all().close
     run = Run(recipe, tasks, student, teacher, collector, method, optimizer, directory / "dumps", meter=meter)
+    run.privileged = _privileged(method, chat)
+    if teacher is not None and method.curriculum is not None and method.curriculum.kind == "b2f":
+        run.expert = make_collector(recipe, chat, tools, judge, teacher.model)
 
     def held_out_figures(step: int) -> dict[str, float]:
         result = run_evaluation(recipe, collector, held_out)
         return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
 
+    def state() -> dict[str, Any]:
+        return optimizer.state() | {"teacher": teacher.state() if teacher is not None else None}
+
     def start(listeners: list[Listener]) -> None:
-        trainee = Trainee(optimizer.state, _saver(student, chat))
+        trainee = Trainee(state, _saver(student, chat))
         run_steps(plan, kept, done, lambda step: train_step(run, step), trainee, listeners, held_out_figures)
         if meter.on:
             kept.write_profile(meter.rows())
@@ -197,55 +201,88 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     return Job(kept, plan, done, start, close)
 
 
-def _common_tokenizer(recipe: Recipe) -> Any:
+def _refuse_unfit(method: Method, recipe: Recipe) -> None:
+    """Raises SodError where the recipe lacks what the method needs."""
+    python = recipe.tools.python
+    if method.needs_teacher and recipe.teacher is None and method.context is None:
+        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
+    refuse_unmet(method, LocalTeacher.offers, "a local teacher")
+    if method.curriculum is not None and method.curriculum.kind == "b2f" and python is not None and python.stateful:
+        raise SodError(
+            f"method {method.name} replays the teacher's turns, but not what they left in a tool; "
+            "set tools.python.stateful=false"
+        )
+
+
+def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:
+    context = method.context
+    if context is None:
+        return None
+    return lambda task: chat.prompt_ids(privileged_prompt(task, context))
+
+
+def _common_tokenizer(recipe: Recipe, method: Method) -> Any:
     """The student's tokenizer. Raises SodError where the teacher's is another."""
     tokenizer = load_tokenizer(final_model(recipe.student.path))
-    if recipe.teacher is not None:
+    if recipe.teacher is not None and method.context is None:
         theirs = load_tokenizer(final_model(recipe.teacher.path))
         check_compatible(tokenizer, theirs, recipe.student.path, recipe.teacher.path)
     return tokenizer
 
 
-def _make_teacher(recipe: Recipe, meter: Meter) -> LocalTeacher | None:
-    if recipe.teacher is None:
+def _make_teacher(recipe: Recipe, method: Method, meter: Meter) -> LocalTeacher | None:
+    """The recipe's teacher; a copy of the student as it was at the start where the method has privileged context."""
+    spec = recipe.teacher if method.context is None else recipe.student
+    if spec is None:
         return None
-    weights = load_model(final_model(recipe.teacher.path), recipe.teacher.dtype)
+    weights = load_model(final_model(spec.path), spec.dtype)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
 
 
 def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
     """A supervised run in `directory`, new or resumed."""
+    return _supervised(recipe, directory, resume, notice)
+
+
+def _supervised(recipe: Recipe, directory: Path, resume: bool, notice: Notice, method: Method | None = None) -> Job:
+    """SFT as the recipe's `sft` section says; as a `method` it has the run's own steps, batch and optimizer."""
+    spec, kind, every = recipe.sft, "sft", recipe.sft.checkpoint_every
+    optim, steps, batch = spec.optim, spec.steps, spec.batch_size
+    if method is not None:
+        kind, every = "train", recipe.train.checkpoint_every
+        optim, steps, batch = recipe.optim, recipe.train.steps, recipe.rollout.prompts * recipe.rollout.samples
     if recipe.data.sft is None:
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
     conversations = _told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
-    start_path, log, hashed = _place(recipe, directory, resume, "sft")
+    start_path, log, hashed = _place(recipe, directory, resume, kind)
     chat = make_chat(recipe, load_tokenizer(final_model(recipe.student.path)))
-    examples: list[Ledger] = []
-    overlong = 0
-    for conversation in conversations:
-        ids, turns = chat.encode_conversation(conversation.messages)
-        if len(ids) <= recipe.sft.max_tokens:
-            examples.append((ids, turns))
-        else:
-            overlong += 1
-    if overlong:
-        notice(f"{overlong} of {len(conversations)} conversations are longer than sft.max_tokens; skipped")
-    if not examples:
-        raise SodError(f"{recipe.data.sft}: no conversation fits sft.max_tokens={recipe.sft.max_tokens}")
+    examples = _fitting_examples(conversations, chat, recipe, notice)
     _prepare_torch(recipe)
-    spec = recipe.sft
-    student, optimizer, done = _trainee(recipe, spec.optim, spec.steps, start_path)
+    student, optimizer, done = _trainee(recipe, optim, steps, start_path)
     log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
-    plan = Plan(spec.steps, spec.checkpoint_every, recipe.train.keep_checkpoints, hashed, kind="sft")
+    plan = Plan(steps, every, recipe.train.keep_checkpoints, hashed, kind=kind)
 
     def one(step: int) -> StepReport:
-        return sft_step(student, optimizer, examples, spec.batch_size, spec.optim, recipe.seed, step)
+        return sft_step(student, optimizer, examples, batch, optim, recipe.seed, step)
 
     def start(listeners: list[Listener]) -> None:
         trainee = Trainee(optimizer.state, _saver(student, chat))
         run_steps(plan, log, done, one, trainee, listeners)
 
     return Job(log, plan, done, start, lambda: None)
+
+
+def _fitting_examples(
+    conversations: Sequence[Conversation], chat: Chat, recipe: Recipe, notice: Notice
+) -> list[Ledger]:
+    """The conversations that fit `sft.max_tokens`, as ledgers; the rest is told. Raises SodError where none fits."""
+    encoded = [chat.encode_conversation(conversation.messages) for conversation in conversations]
+    examples: list[Ledger] = [(ids, turns) for ids, turns in encoded if len(ids) <= recipe.sft.max_tokens]
+    if not examples:
+        raise SodError(f"{recipe.data.sft}: no conversation fits sft.max_tokens={recipe.sft.max_tokens}")
+    if overlong := len(encoded) - len(examples):
+        notice(f"{overlong} of {len(encoded)} conversations are longer than sft.max_tokens; skipped")
+    return examples
 
 
 def final_model(path: str) -> str:
@@ -281,7 +318,7 @@ def _place(recipe: Recipe, directory: Path, resume: bool, kind: str) -> tuple[An
     return resume_point(log, hashed), log, hashed
 
 
-def _trainee(recipe: Recipe, spec: Any, steps: int, point: Any) -> tuple[Any, Optimizer, int]:
+def _trainee(recipe: Recipe, spec: OptimSpec, steps: int, point: Any) -> tuple[Any, Optimizer, int]:
     """`(model, optimizer, steps done)`, from the recipe's student or from a checkpoint."""
     path = final_model(recipe.student.path) if point is None else str(point[0])
     student = load_model(path, recipe.student.dtype)

@@ -14,12 +14,14 @@ from sod.rewards.code_suites import read_suite
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
 from sod.rollout.judge import VerifierJudge
+from sod.seeds import derive
 from sod.tasks.base import Task
 from sod.tools.base import Tool
 from sod.tools.python import PythonTool
 from sod.tools.sandbox.base import Limits, Sandbox
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
 from sod.tools.sandbox.local import LocalSandbox
+from sod.tools.unreliable import UnreliableTool
 
 CODE_SECONDS = 60.0  # wall clock of all tests of an answer
 
@@ -45,8 +47,10 @@ def make_tools(recipe: Recipe, opened: ExitStack) -> dict[str, Tool]:
         return {}
     limits = Limits(seconds=spec.timeout_seconds, memory_mb=spec.memory_mb, processes=spec.processes)
     sandbox = make_sandbox(spec, limits)
-    tool = PythonTool(sandbox, spec.max_code_chars, spec.max_output_chars, stateful=spec.stateful)
+    tool: Tool = PythonTool(sandbox, spec.max_code_chars, spec.max_output_chars, stateful=spec.stateful)
     opened.callback(tool.close)
+    if spec.failure_rate > 0:
+        tool = UnreliableTool(tool, spec.failure_rate, derive(recipe.seed, "unreliable"))
     return {tool.name: tool}
 
 

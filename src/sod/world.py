@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ from sod.models.scratch import new_qwen3, train_tokenizer
 from sod.recipe import Recipe, WorldSpec
 from sod.seeds import derive
 from sod.tasks import chain
-from sod.tasks.base import Conversation
+from sod.tasks.base import Conversation, Task
 from sod.tasks.files import write_conversations, write_tasks
+from sod.tasks.privileged import Privilege
 from sod.tools.python import SCHEMA
 
 
 def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation]:
-    """Write the world's disjoint splits below `directory`; returns the teacher's SFT conversations.
+    """Write the world's disjoint splits below `directory`; returns conversations to learn a tokenizer from.
 
-    The teacher's expert makes no mistakes; the student's misreads an operand now and then and carries on.
+    The teacher's expert makes no mistakes; the student's misreads an operand now and then and carries on. A share
+    `world.privileged` of the student's traces has a privileged prompt and no misreadings; then the tasks carry hints.
+    The conversations returned are the teacher's, with the privileged ones in their places.
     """
     directory.mkdir(parents=True)
     sizes = {"sft": world.sft, "train": world.train, "validation": world.validation, "test": world.test}
@@ -28,11 +32,31 @@ def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation
     rng = np.random.default_rng(derive(seed, "slips"))
     clean = [chain.as_conversation(c, n, SCHEMA) for n, c in enumerate(chains["sft"])]
     sloppy = [chain.as_conversation(c.misread(rng, world.slips), n, SCHEMA, c) for n, c in enumerate(chains["sft"])]
+    told = {
+        number: chain.as_conversation(chains["sft"][number], number, SCHEMA, privilege=privilege)
+        for number, privilege in privileges(world.sft, world.privileged, seed).items()
+    }
     write_conversations(directory / "sft-teacher.parquet", clean)
-    write_conversations(directory / "sft.parquet", sloppy)
+    write_conversations(directory / "sft.parquet", [told.get(n, c) for n, c in enumerate(sloppy)])
     for name in ("train", "validation", "test"):
-        write_tasks(directory / f"{name}.parquet", [chain.as_task(c, n) for n, c in enumerate(chains[name])])
-    return clean
+        tasks = [chain.as_task(c, n) for n, c in enumerate(chains[name])]
+        if not world.privileged:  # nobody here learned to read a hint: the files are what they were before hints
+            tasks = [_without_hint(task) for task in tasks]
+        write_tasks(directory / f"{name}.parquet", tasks)
+    return [told.get(n, c) for n, c in enumerate(clean)]
+
+
+def privileges(count: int, share: float, seed: int) -> dict[int, Privilege]:
+    """Which of `count` traces are privileged, `share` of them to the nearest one, and what each is told.
+
+    A pure function of its arguments. Half are told the ground truth, half the hint; an odd one gets the hint.
+    """
+    order = np.random.default_rng(derive(seed, "privileged")).permutation(count)[: round(share * count)]
+    return {int(at): "ground_truth" if n < len(order) // 2 else "hint" for n, at in enumerate(order)}
+
+
+def _without_hint(task: Task) -> Task:
+    return replace(task, extra={key: value for key, value in task.extra.items() if key != "hint"})
 
 
 def data_paths(directory: Path) -> dict[str, str]:

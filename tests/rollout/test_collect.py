@@ -356,6 +356,30 @@ def test_stop_reasons(chat: Chat) -> None:
     assert tool.batches == []
 
 
+@pytest.mark.parametrize(("cap", "played", "stop"), [(1, 1, "max_turns"), (2, 2, "max_turns"), (3, 3, "answer")])
+def test_a_cap_on_turns_holds_for_one_call(chat: Chat, cap: int, played: int, stop: str) -> None:
+    """The call that stands open at the cap is not run; without a cap, or with a wider one, the limits hold."""
+    script = {"t": [CALL, CALL, "\\boxed{2}"], "long": [CALL] * 5}
+    tool = FlakyTool(lambda request, attempt: ToolResult("2"))
+    rollout = collector(ScriptedEngine(chat, script), chat, [tool])
+    tasks = [task("t"), task("long")]
+    capped, longer = rollout.collect(tasks, 1, Sampling(), "train", 1, max_turns=cap).trajectories
+    assert (len(capped.turns), capped.stop) == (played, StopReason(stop))
+    assert (len(longer.turns), longer.stop, longer.turns[-1].results) == (cap, StopReason.MAX_TURNS, ())
+    assert sum(len(batch) for batch in tool.batches) == len(capped.tool_results) + cap - 1
+    for wide in (None, 4, 99):
+        rollout = collector(ScriptedEngine(chat, script), chat, [tool])
+        whole = rollout.collect(tasks, 1, Sampling(), "train", 1, max_turns=wide).trajectories
+        assert [(len(t.turns), t.stop) for t in whole] == [(3, StopReason.ANSWER), (4, StopReason.MAX_TURNS)]
+
+
+def test_a_cap_below_one_turn_is_refused(chat: Chat) -> None:
+    engine = ScriptedEngine(chat, {"t": [CALL]})
+    with pytest.raises(ValueError, match="max_turns=0"):
+        collector(engine, chat).collect([task("t")], 1, Sampling(), "train", 1, max_turns=0)
+    assert engine.asked == []
+
+
 def test_tool_output_that_does_not_fit_ends_the_episode(chat: Chat) -> None:
     """The output is left out of the ledger rather than cut; one token of room for the next turn is enough."""
     suffix = len(chat.suffix_ids(("2",)))

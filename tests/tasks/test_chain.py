@@ -11,10 +11,11 @@ import yaml
 
 from sod.chat.parse import parse_calls
 from sod.chat.render import Chat
-from sod.records import ToolCall, ToolResult
+from sod.records import Message, ToolCall, ToolResult
 from sod.rewards.math import verify
 from sod.tasks import chain
 from sod.tasks.chain import Chain, as_conversation, as_task, random_chain, splits
+from sod.tasks.privileged import Privilege
 from sod.tools.base import Tool, ToolRequest
 from sod.tools.python import SCHEMA
 
@@ -32,6 +33,30 @@ def test_expression_and_steps() -> None:
     assert example.expression == "((47+8)*6)-29"
     assert list(example.steps()) == [("47+8", 55), ("55*6", 330), ("330-29", 301)]
     assert example.value == 301
+
+
+def test_the_hint_tells_the_way_but_not_the_end(chains: list[Chain]) -> None:
+    """Operations in the order of the expert's calls; they lead from the start to the answer, which is not told."""
+    assert Chain(47, (("+", 8), ("*", 6), ("-", 29))).hint == "+8 *6 -29"
+    for one in chains[:500]:
+        value = one.start
+        for operation, (code, result) in zip(one.hint.split(), one.steps(), strict=True):
+            assert code == f"{value}{operation}"
+            value = result
+        assert value == one.value
+        assert str(one.value) not in one.hint.split()
+
+
+@pytest.mark.parametrize(("privilege", "told"), [("ground_truth", "Answer: 301"), ("hint", "Hint: +8 *6 -29")])
+def test_a_privileged_trace_differs_in_its_prompt_alone(privilege: Privilege, told: str) -> None:
+    """What is told is that of the task in the prompt, also where the expert misread it."""
+    posed, misread = Chain(47, (("+", 8), ("*", 6), ("-", 29))), Chain(47, (("+", 8), ("*", 5), ("-", 29)))
+    for worked in (posed, misread):
+        plain = as_conversation(worked, 1, SCHEMA, posed)
+        privileged = as_conversation(worked, 1, SCHEMA, posed, privilege)
+        assert privileged.messages[0] == Message("user", f"((47+8)*6)-29\n\n{told}")
+        assert privileged.messages[1:] == plain.messages[1:]
+        assert (privileged.id, privileged.tools) == (plain.id, plain.tools)
 
 
 def test_values_are_what_python_says_and_stay_in_range(chains: list[Chain]) -> None:
@@ -99,6 +124,7 @@ def test_tasks_carry_what_a_verifier_needs(chains: list[Chain]) -> None:
         assert task.id == f"chain-{number}"
         assert task.ground_truth == str(eval(task.prompt[0].content))
         assert task.extra["calls"] == len(one.operations)
+        assert task.extra["hint"] == one.hint
         assert task.data_source == chain.SOURCE
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sod.records import Group
+from sod.records import Group, Trajectory
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,13 @@ class TokenBatch:
     teacher_BT      float32: the teacher's log-probs of the same tokens
     advantage_BT    float32: what the surrogate multiplies
     rewarded_B      bool: False where a fault left no reward: no part of any baseline, no reward advantage
+    prompt_B        int64: tokens before the first that the student sampled
+    error_BK        bool: a tool call of turn k ended in a tool error (column k - 1)
+    confidence_BT   float32: the teacher's top-1 probability at the same positions
+    distil_BT       float32: the factor of a dense divergence, `kappa * w_k`
+    share_BT        float32: each token's share in the loss of its mini-batch
 
-    `old_BT`, `teacher_BT` and `advantage_BT` are None until their phase of the step has run; `rewarded_B` is
-    None where every trajectory has its reward.
+    Columns of a phase are None until it has run; `rewarded_B` is None where every trajectory has its reward.
     """
 
     token_BT: Tensor
@@ -43,17 +47,22 @@ class TokenBatch:
     teacher_BT: Tensor | None = None
     advantage_BT: Tensor | None = None
     rewarded_B: Tensor | None = None
+    prompt_B: Tensor | None = None
+    error_BK: Tensor | None = None
+    confidence_BT: Tensor | None = None
+    distil_BT: Tensor | None = None
+    share_BT: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.token_BT.shape[0])
 
     def action_tokens(self) -> int:
-        """Sampled tokens in the batch: the one denominator of a token mean."""
+        """Sampled tokens in the batch."""
         return int((self.turn_BT > 0).sum())
 
-    def filled(self, **columns: Tensor) -> TokenBatch:
+    def filled(self, **columns: Tensor | None) -> TokenBatch:
         """A copy with the named columns set."""
-        return replace(self, **columns)
+        return replace(self, **columns)  # type: ignore[arg-type]
 
     def rows(self, index: Sequence[int] | Tensor) -> TokenBatch:
         """The given trajectories, trimmed to their longest."""
@@ -113,7 +122,46 @@ def pack(groups: Sequence[Group], distill_before_fault: bool = False) -> TokenBa
         reward_B=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
         rewarded_B=torch.arange(len(trajectories)) < usable if len(trajectories) > usable else None,
         sampled_BT=_pad([t.sampled_logps for t in trajectories], torch.float32),
+        prompt_B=torch.tensor([t.prompt_tokens for t in trajectories]),
+        error_BK=_tool_errors(trajectories),
     )
+
+
+def with_prompts(batch: TokenBatch, prompts: Sequence[Sequence[int]]) -> TokenBatch:
+    """The same trajectories after other prompts: what a teacher with privileged context reads.
+
+    `prompts[g]` are the token ids that replace the prompt of every trajectory of group `g`; all that follows (the
+    student's tokens, tool output, turn ids) is unchanged, so the action tokens are the same in the same order. Log-
+    probabilities are 0. Raises ValueError where the prompts' lengths are not known.
+    """
+    if batch.prompt_B is None:
+        raise ValueError("the batch does not know where its prompts end")
+    tokens, turns = [], []
+    lengths: list[int] = batch.length_B.tolist()
+    for row, (group, start) in enumerate(zip(batch.group_B.tolist(), batch.prompt_B.tolist(), strict=True)):
+        prompt = list(prompts[group])
+        tokens.append(prompt + batch.token_BT[row, start : lengths[row]].tolist())
+        turns.append([0] * len(prompt) + batch.turn_BT[row, start : lengths[row]].tolist())
+    return TokenBatch(
+        token_BT=_pad(tokens, torch.int64),
+        turn_BT=_pad(turns, torch.int64),
+        length_B=torch.tensor([len(row) for row in tokens]),
+        group_B=batch.group_B,
+        reward_B=batch.reward_B,
+        sampled_BT=_pad([[0.0] * len(row) for row in tokens], torch.float32),
+        prompt_B=torch.tensor([len(prompts[group]) for group in batch.group_B.tolist()]),
+    )
+
+
+def aligned(value_BT: Tensor, view: TokenBatch, batch: TokenBatch) -> Tensor:
+    """Per-token values of `view` (see `with_prompts`) at the same action tokens of `batch`; 0 at context. Shape B x T.
+
+    Raises ValueError where a trajectory has another number of action tokens in the two.
+    """
+    if not torch.equal((view.turn_BT > 0).sum(dim=1), (batch.turn_BT > 0).sum(dim=1)):
+        raise ValueError("the teacher's view of a trajectory has another number of action tokens")
+    blank_BT = torch.zeros(batch.token_BT.shape, dtype=value_BT.dtype)
+    return blank_BT.masked_scatter(batch.turn_BT > 0, value_BT[view.turn_BT > 0])
 
 
 def supervised_batch(ledgers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> TokenBatch:
@@ -127,6 +175,15 @@ def supervised_batch(ledgers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> 
         reward_B=torch.zeros(len(ledgers)),
         sampled_BT=_pad(blank, torch.float32),
     )
+
+
+def _tool_errors(trajectories: Sequence[Trajectory]) -> Tensor:
+    turns = max(len(t.turns) for t in trajectories)
+    error_BK = torch.zeros(len(trajectories), turns, dtype=torch.bool)
+    for row, trajectory in enumerate(trajectories):
+        for turn in trajectory.turns:
+            error_BK[row, turn.index - 1] = any(result.error is not None for result in turn.results)
+    return error_BK
 
 
 def _pad(rows: Sequence[Sequence[int] | Sequence[float]], dtype: torch.dtype) -> Tensor:

@@ -1,78 +1,171 @@
-"""Methods as data: a preset names its parts, and one function computes the advantage from them."""
+"""Methods as data: a preset (`presets.py`) names its parts, and one function computes the advantage from them.
+
+Legend: B trajectories, T tokens, K turns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from sod.objective import weights
 from sod.objective.advantage import combine, group_advantage
 from sod.objective.batch import TokenBatch
+from sod.objective.divergence import Divergence
+from sod.objective.normalise import Normaliser
+from sod.objective.schedules import Schedule, constant
 from sod.objective.stats import TurnStats, spread, turn_stats
 from sod.objective.surrogate import SurrogateTerms, clipped_surrogate
 
 TurnWeights = Callable[[TurnStats], Tensor]
+"""Stats to `weight_BK`."""
+Gate = Callable[[Tensor], Tensor]
+"""Group advantages (B) to factors on the teacher's signal (B)."""
+Context = Literal["ground_truth", "hint"]
+"""What a self-teacher finds in its prompt that the student does not."""
+ONE, ZERO = constant(1.0), constant(0.0)
+Scores = Literal["none", "sampled", "top1", "topk", "full"]
+"""What of the teacher's distribution a method needs at each position: nothing, the log-probability of the sampled
+token, also the highest probability, the k highest, or all of it."""
 
 
+@final
+@dataclass(frozen=True)
+class TeacherRule:
+    """How a self-teacher follows the student: never, as a copy every `every` steps, or as a moving average."""
+
+    kind: Literal["frozen", "every", "ema"] = "frozen"
+    every: int = 10
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("frozen", "every", "ema"):
+            raise ValueError(f"teacher rule {self.kind!r} does not exist; frozen, every and ema do")
+        if self.every < 1 or not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"a teacher follows every n >= 1 steps, or with a decay in [0, 1); got {self}")
+
+    def pull(self, step: int) -> float:
+        """How far the teacher moves towards the student after step `step`: 0 not at all, 1 all the way."""
+        if self.kind == "frozen":
+            return 0.0
+        if self.kind == "every":
+            return 1.0 if step % self.every == 0 else 0.0
+        return 1.0 - self.decay
+
+
+@final
+@dataclass(frozen=True)
+class Curriculum:
+    """TCOD's depth curriculum: `start` turns at step 1, one more after every `every` steps.
+
+    `f2b` (front to back): the student plays only its first turns. `b2f` (back to front): it plays only the last
+    ones, after turns that the teacher has played.
+    """
+
+    kind: Literal["f2b", "b2f"]
+    start: int = 1
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("f2b", "b2f"):
+            raise ValueError(f"curriculum {self.kind!r} does not exist; f2b and b2f do")
+        if self.start < 1 or self.every < 1:
+            raise ValueError(f"a curriculum starts with one turn or more, and lasts a step or more each; got {self}")
+
+    def turns(self, step: int) -> int:
+        """How many turns the student plays at step `step` (from 1)."""
+        return self.start + (step - 1) // self.every
+
+
+@final
 @dataclass(frozen=True)
 class Method:
-    """An objective: `A_t = kappa * w_k * delta_t + rho * A_grpo` under the clipped surrogate.
+    """An objective: `A_t = kappa(s) * g * w_k * delta_t + rho(s) * A_grpo` under the clipped surrogate.
 
-    `turn_weights` is None for a method without a teacher; `rho` is 0 for one without rewards.
+    `turn_weights` (w) is None for a method without a teacher; `rho` is 0 for one without rewards; `gate` (g) makes
+    the teacher's signal depend on the group advantage. With `divergence` the teacher's part is not in the advantage:
+    the loss gets `kappa(s) * g * w_k * D_t`, the dense divergence at the sampled positions. With `context` the
+    teacher is the student's own copy, which follows it by `teacher_rule`. A `supervised` method plays no episodes.
     """
 
     name: str
     paper: str
-    turn_weights: TurnWeights | None
-    kappa: float
-    rho: float
-    clip_low: float
-    clip_high: float
+    turn_weights: TurnWeights | None = None
+    kappa: Schedule = ONE
+    rho: Schedule = ZERO
+    gate: Gate | None = None
+    needs_confidence: bool = False
+    divergence: Divergence | None = None
+    context: Context | None = None
+    teacher_rule: TeacherRule = TeacherRule()
+    curriculum: Curriculum | None = None
+    normaliser: Normaliser = "token"
+    supervised: bool = False
+    clip_low: float = 0.2
+    clip_high: float = 0.28
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the teacher's log-probabilities enter the advantage."""
+        """Whether the teacher's log-probabilities enter the objective."""
         return self.turn_weights is not None
 
     @property
     def needs_reward(self) -> bool:
-        """Whether the reward enters the advantage."""
-        return self.rho != 0.0
+        """Whether the reward enters the objective."""
+        return not self.rho.never or self.gate is not None
+
+    @property
+    def scores(self) -> Scores:
+        """What of the teacher's distribution is needed."""
+        if not self.needs_teacher:
+            return "none"
+        if self.divergence is not None:
+            return "topk" if self.divergence.top_k and self.divergence.chosen_by == "teacher" else "full"
+        return "top1" if self.needs_confidence else "sampled"
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What the method made of a batch: the advantage, and the per-turn numbers to report."""
+    """What the method made of a batch: the advantage, and the per-turn numbers to report.
+
+    `distil_BT` is the factor of a dense divergence, None where the teacher's part is in the advantage.
+    """
 
     advantage_BT: Tensor
     stats: TurnStats | None
     weight_BK: Tensor | None
     reward_advantage_B: Tensor | None
+    distil_BT: Tensor | None = None
 
 
-def advantage(method: Method, batch: TokenBatch) -> Signal:
-    """The detached advantage of every token (B x T, 0 at context), before any update of the step.
+def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
+    """The detached advantage of every token (B x T, 0 at context), before any update of step `step`.
 
-    Raises ValueError when the method needs log-probabilities that the batch does not have yet.
+    Raises ValueError when the method needs log-probabilities that the batch does not have, and for those that are
+    NaN or +inf (naming trajectory, turn and position).
     """
     if batch.old_BT is None:
         raise ValueError("the old log-probabilities must be scored before the advantage")
-    stats = weight_BK = gap_BT = weight_BT = None
+    stats = weight_BK = gap_BT = weight_BT = distil_BT = None
     if batch.teacher_BT is not None:
-        stats = turn_stats(batch.old_BT, batch.teacher_BT, batch.turn_BT)
+        stats = turn_stats(batch.old_BT, batch.teacher_BT, batch.turn_BT, batch.error_BK, batch.confidence_BT)
+    reward_B = _reward_advantage(batch) if method.needs_reward else None
     if method.turn_weights is not None:
         if batch.teacher_BT is None or stats is None:
             raise ValueError(f"method {method.name} needs the teacher's log-probabilities")
         weight_BK = method.turn_weights(stats)
+        if method.gate is not None and reward_B is not None:
+            weight_BK = weight_BK * method.gate(reward_B)[:, None]
         weight_BT = spread(weight_BK, batch.turn_BT)
         gap_BT = batch.teacher_BT - batch.old_BT
-    reward_B = _reward_advantage(batch) if method.needs_reward else None
-    total_BT = combine(reward_B, gap_BT, weight_BT, batch.turn_BT, method.kappa, method.rho)
-    return Signal(total_BT, stats, weight_BK, reward_B)
+    kappa, rho = method.kappa(step), method.rho(step)
+    if method.divergence is not None and weight_BT is not None:
+        distil_BT, gap_BT = (kappa * weight_BT).detach(), None
+    total_BT = combine(reward_B, gap_BT, weight_BT, batch.turn_BT, kappa, rho)
+    return Signal(total_BT, stats, weight_BK, reward_B, distil_BT)
 
 
 def _reward_advantage(batch: TokenBatch) -> Tensor:
@@ -85,37 +178,25 @@ def _reward_advantage(batch: TokenBatch) -> Tensor:
     return advantage_B
 
 
-def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch, total: float) -> SurrogateTerms:
-    """The micro-batch's share of the loss; `total` is the mini-batch's action-token count."""
-    if micro.old_BT is None or micro.advantage_BT is None:
-        raise ValueError("old log-probabilities and advantage must be set before the loss")
+def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTerms:
+    """The micro-batch's share of the loss but for a dense divergence.
+
+    Raises ValueError where old log-probabilities, advantage or shares are not set.
+    """
+    if micro.old_BT is None or micro.advantage_BT is None or micro.share_BT is None:
+        raise ValueError("old log-probabilities, advantage and shares must be set before the loss")
     return clipped_surrogate(
-        logp_BT, micro.old_BT, micro.advantage_BT, micro.turn_BT, total, method.clip_low, method.clip_high
+        logp_BT, micro.old_BT, micro.advantage_BT, micro.turn_BT, micro.share_BT, method.clip_low, method.clip_high
     )
 
 
-def grpo(*, rho: float = 1.0, clip_low: float = 0.2, clip_high: float = 0.28) -> Method:
-    """Rewards only (arXiv 2402.03300) with DAPO's clip range."""
-    return Method("grpo", "arXiv 2402.03300", None, 0.0, rho, clip_low, clip_high)
+def distillation_loss(divergence_BT: Tensor, micro: TokenBatch) -> Tensor:
+    """`sum_t s_t * kappa * w_k * D_t`: the micro-batch's share of the dense part of the loss. Differentiable.
 
-
-def opd(*, kappa: float = 1.0, clip_low: float = 0.2, clip_high: float = 0.28) -> Method:
-    """Plain on-policy distillation: the teacher gap is the advantage (Agarwal et al., arXiv 2306.13649)."""
-    return Method("opd", "arXiv 2306.13649", weights.uniform, kappa, 0.0, clip_low, clip_high)
-
-
-def sod(
-    *,
-    kappa: float = 1.0,
-    rho: float = 1.0,
-    delta: float = 0.2,
-    epsilon: float = 1e-6,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-) -> Method:
-    """Step-wise on-policy distillation: SOD's turn weights on the gap, plus the reward term."""
-    rule = partial(weights.sod, delta=delta, epsilon=epsilon)
-    return Method("sod", "arXiv 2605.07725", rule, kappa, rho, clip_low, clip_high)
-
-
-PRESETS: dict[str, Callable[..., Method]] = {"grpo": grpo, "opd": opd, "sod": sod}
+    Raises ValueError where factors or shares are not set.
+    """
+    if micro.distil_BT is None or micro.share_BT is None:
+        raise ValueError("distillation factors and shares must be set before the loss")
+    factor_BT = micro.distil_BT * micro.share_BT
+    live_BT = factor_BT != 0.0
+    return (factor_BT[live_BT] * divergence_BT[live_BT]).sum()

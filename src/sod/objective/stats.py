@@ -18,18 +18,29 @@ class TurnStats:
     divergence_BK   d_k: mean absolute teacher gap over the turn's action tokens (nats/token)
     nll_BK          h_k: mean of `-log pi_student` over the turn's action tokens (nats/token)
     tokens_BK       int64: action tokens of the turn
+    error_BK        bool: a tool call of the turn ended in a tool error
+    confidence_BK   mean top-1 probability of the teacher over the turn; None where it was not asked for
     """
 
     divergence_BK: Tensor
     nll_BK: Tensor
     tokens_BK: Tensor
+    error_BK: Tensor
+    confidence_BK: Tensor | None = None
 
 
-def turn_stats(student_logp_BT: Tensor, teacher_logp_BT: Tensor, turn_BT: Tensor) -> TurnStats:
+def turn_stats(
+    student_logp_BT: Tensor,
+    teacher_logp_BT: Tensor,
+    turn_BT: Tensor,
+    error_BK: Tensor | None = None,
+    confidence_BT: Tensor | None = None,
+) -> TurnStats:
     """Mean divergence and surprise of every turn (SOD, arXiv 2605.07725, its step divergence).
 
     Args: log-probabilities of the sampled tokens in nats, and `turn_BT` (int64; 0 = context, k = k-th
     turn). Values at context positions are never read, so they may be anything, NaN included.
+    `error_BK` may have more or fewer columns than there are turns; turns beyond it had no tool error.
     Raises ValueError for unequal shapes, a batch without any turn, and NaN or +inf at an action token
     (naming trajectory, turn and position). A teacher log-probability of -inf gives `d_k = inf`.
     """
@@ -51,7 +62,14 @@ def turn_stats(student_logp_BT: Tensor, teacher_logp_BT: Tensor, turn_BT: Tensor
     count_BK = tokens_BK.clamp(min=1)
     gap_BK = _sum_by_turn((teacher_BT - student_BT).abs(), turn_BT, turns)
     nll_BK = _sum_by_turn(-student_BT, turn_BT, turns)
-    return TurnStats(gap_BK / count_BK, nll_BK / count_BK, tokens_BK)
+    confidence_BK = None
+    if confidence_BT is not None:
+        confidence_BK = _sum_by_turn(confidence_BT.masked_fill(~action_BT, 0.0), turn_BT, turns) / count_BK
+    failed_BK = torch.zeros(tokens_BK.shape, dtype=torch.bool)
+    if error_BK is not None:
+        known = min(turns, error_BK.shape[1])
+        failed_BK[:, :known] = error_BK[:, :known]
+    return TurnStats(gap_BK / count_BK, nll_BK / count_BK, tokens_BK, failed_BK, confidence_BK)
 
 
 def spread(weight_BK: Tensor, turn_BT: Tensor) -> Tensor:

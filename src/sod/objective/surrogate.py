@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SurrogateTerms:
-    """Sums over the micro-batch's action tokens; divide by the mini-batch's token count for means."""
+    """The micro-batch's part of the mini-batch's means over action tokens."""
 
     loss: Tensor  # differentiable
     clipped: float
@@ -22,24 +22,25 @@ def clipped_surrogate(
     old_BT: Tensor,
     advantage_BT: Tensor,
     turn_BT: Tensor,
-    total: float,
+    share_BT: Tensor,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
 ) -> SurrogateTerms:
-    """`-sum_t min(r A, clip(r, 1 - low, 1 + high) A) / total` with `r = pi_theta / pi_old` (arXiv 1707.06347).
+    """`-sum_t s_t min(r A, clip(r, 1 - low, 1 + high) A)` with `r = pi_theta / pi_old` (arXiv 1707.06347).
 
-    `total` is the action-token count of the whole mini-batch, not of this micro-batch. The clip range
-    is DAPO's decoupled one (arXiv 2503.14476). Context positions are masked before any arithmetic.
+    `share_BT` (see `normalise.token_shares`) adds up to 1 over the whole mini-batch, not over this micro-batch.
+    The clip range is DAPO's decoupled one (arXiv 2503.14476). Context positions are masked before any arithmetic.
     """
     action_BT = turn_BT > 0
     log_ratio = logp_BT[action_BT] - old_BT[action_BT]
     advantage = advantage_BT[action_BT]
+    share = share_BT[action_BT]
     ratio = log_ratio.exp()
     plain = ratio * advantage
     bounded = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage
-    loss = -torch.minimum(plain, bounded).sum() / total
+    loss = -(share * torch.minimum(plain, bounded)).sum()
     with torch.no_grad():
-        clipped = float((bounded < plain).sum())
+        clipped = float(share[bounded < plain].sum())
         # k3 estimator of KL(old || new) (Schulman, "Approximating KL divergence").
-        kl = float((ratio - 1.0 - log_ratio).sum())
+        kl = float((share * (ratio - 1.0 - log_ratio)).sum())
     return SurrogateTerms(loss, clipped, kl)

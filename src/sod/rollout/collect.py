@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from sod.engines.base import Engine, Sampled, Sampling
@@ -20,6 +20,7 @@ from sod.records import Fault, Group, Trajectory
 from sod.rollout.episode import Ask, AskTools, AskTurn, Limits, Play, Renderer, Reply, name, play
 from sod.rollout.hands import Hands
 from sod.rollout.health import FaultWindow
+from sod.rollout.openings import Opening, limits_after
 from sod.seeds import derive
 from sod.tasks.base import Task
 from sod.tools.base import Tool
@@ -98,13 +99,27 @@ class Collector:
         self._window = FaultWindow(max_fault_rate, fault_window)
         self._schedule = schedule
 
-    def collect(self, tasks: Sequence[Task], samples: int, sampling: Sampling, purpose: str, step: int) -> Collected:
+    def collect(
+        self,
+        tasks: Sequence[Task],
+        samples: int,
+        sampling: Sampling,
+        purpose: str,
+        step: int,
+        *,
+        max_turns: int | None = None,
+        openings: Sequence[Opening] | None = None,
+    ) -> Collected:
         """`samples` episodes of every task.
 
         Sampling noise is a function of (seed, purpose, step, task, sample, position); a task that is drawn
-        twice in a step counts as two tasks. Raises SodError when too many of the latest episodes faulted.
+        twice in a step counts as two tasks.
+        For depth curricula: `max_turns` caps the student's turns further than the limits do, and `openings`, one per
+        task, are where the episodes begin; the limits then count the opening's turns and tokens as spent.
+        Raises SodError when too many of the latest episodes faulted. Raises ValueError, before anything is sampled,
+        for a cap below 1 and for openings that do not fit the tasks or the limits.
         """
-        live = self._start(tasks, samples, purpose, step)
+        live = self._start(tasks, samples, purpose, step, self._beginnings(tasks, max_turns, openings))
         done: list[list[Trajectory]] = [[] for _ in tasks]
         clock = dict.fromkeys(("sample", "tools", "judge"), 0.0)
         by_the_clock = self._schedule.by_the_clock
@@ -129,15 +144,44 @@ class Collector:
         self._window.add(len(tasks) * samples, collected.faults)
         return collected
 
-    def _start(self, tasks: Sequence[Task], samples: int, purpose: str, step: int) -> dict[str, _Live]:
+    def _beginnings(
+        self, tasks: Sequence[Task], max_turns: int | None, openings: Sequence[Opening] | None
+    ) -> list[tuple[Sequence[int], Limits]]:
+        """What the student finds of each task, its prompt or an opening, and the limits from there on."""
+        if max_turns is not None and max_turns < 1:
+            raise ValueError(f"max_turns={max_turns}: the student needs a turn")
+        if openings is not None and len(openings) != len(tasks):
+            raise ValueError(f"{len(openings)} openings for {len(tasks)} tasks")
+        beginnings: list[tuple[Sequence[int], Limits]] = []
+        for number, task in enumerate(tasks):
+            context_ids: Sequence[int] = self._chat.prompt_ids(task.prompt)
+            limits = self._limits
+            if openings is not None:
+                try:
+                    limits = limits_after(openings[number], context_ids, limits)
+                except ValueError as error:
+                    raise ValueError(f"task {task.id}: {error}") from None
+                context_ids = openings[number].token_ids
+            if max_turns is not None:
+                limits = replace(limits, max_turns=min(max_turns, limits.max_turns))
+            beginnings.append((context_ids, limits))
+        return beginnings
+
+    def _start(
+        self,
+        tasks: Sequence[Task],
+        samples: int,
+        purpose: str,
+        step: int,
+        beginnings: Sequence[tuple[Sequence[int], Limits]],
+    ) -> dict[str, _Live]:
         """Every episode by its name, at its first turn."""
         seen: Counter[str] = Counter()
         live: dict[str, _Live] = {}
-        for number, task in enumerate(tasks):
-            prompt_ids = self._chat.prompt_ids(task.prompt)
+        for number, (task, (context_ids, limits)) in enumerate(zip(tasks, beginnings, strict=True)):
             for sample in range(samples):
                 key = derive(self._seed, "noise", purpose, step, task.id, seen[task.id], sample)
-                episode = play(task, sample, prompt_ids, self._chat, self._tools.keys(), self._limits, key)
+                episode = play(task, sample, context_ids, self._chat, self._tools.keys(), limits, key)
                 live[name(task, sample, key)] = _Live(number, episode, next(episode))
             seen[task.id] += 1
         return live

@@ -91,6 +91,7 @@ def play(
 ) -> Play:
     """Play one episode; returns its (unrewarded) trajectory.
 
+    `prompt_ids` is all that stands before the student's first token, an opening included (`sod.rollout.openings`).
     A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
     episode: nothing of it reaches the model.
     """

@@ -16,6 +16,7 @@ import numpy as np
 from sod.records import Message, ToolCall
 from sod.seeds import derive
 from sod.tasks.base import Conversation, Task
+from sod.tasks.privileged import Privilege, privileged_prompt
 
 LARGEST = 999
 OPERANDS = range(2, 10)
@@ -53,6 +54,11 @@ class Chain:
             others = [digit for digit in OPERANDS if digit != operand]
             operations.append((operator, int(rng.choice(others)) if rng.random() < rate else operand))
         return Chain(self.start, tuple(operations))
+
+    @property
+    def hint(self) -> str:
+        """The operations in the order in which they are to be done, without a value: `+8 *6 -29`."""
+        return " ".join(f"{operator}{operand}" for operator, operand in self.operations)
 
     @property
     def value(self) -> int:
@@ -93,16 +99,24 @@ def as_task(chain: Chain, number: int) -> Task:
         prompt=(Message("user", chain.expression),),
         ground_truth=str(chain.value),
         data_source=SOURCE,
-        extra={"calls": len(chain.operations)},
+        extra={"calls": len(chain.operations), "hint": chain.hint},
     )
 
 
-def as_conversation(chain: Chain, number: int, tool: Mapping[str, Any], posed: Chain | None = None) -> Conversation:
+def as_conversation(
+    chain: Chain,
+    number: int,
+    tool: Mapping[str, Any],
+    posed: Chain | None = None,
+    privilege: Privilege | None = None,
+) -> Conversation:
     """The expert's trace: one `python` call per operation, then the boxed result.
 
-    `posed` is the task as it stands in the prompt, where that is not the chain the expert works out.
+    `posed` is the task as it stands in the prompt, where that is not the chain the expert works out. With a
+    `privilege` the prompt tells the ground truth of that task, or its hint.
     """
-    messages = [Message("user", (posed or chain).expression)]
+    task = as_task(posed or chain, number)
+    messages = list(privileged_prompt(task, privilege) if privilege else task.prompt)
     for code, result in chain.steps():
         messages.append(Message("assistant", "", (ToolCall("python", {"code": f"print({code})"}),)))
         messages.append(Message("tool", str(result), name="python"))

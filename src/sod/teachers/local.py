@@ -1,19 +1,25 @@
-"""A teacher in this process: a frozen causal LM that shares the student's tokenizer."""
+"""A teacher in this process: a causal LM that shares the student's tokenizer."""
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, ClassVar, Literal, final
 
+import torch
 from torch import Tensor
 
 from sod.models.meter import Cost, Meter
-from sod.models.score import score
+from sod.models.score import score, score_with_confidence
 from sod.objective.batch import TokenBatch
 
 
 @final
 class LocalTeacher:
-    """Scores with a Hugging Face causal LM, chunked over the vocabulary projection."""
+    """Scores with a Hugging Face causal LM, chunked over the vocabulary projection. It takes the model over.
+
+    `offers` is the most that it gives of its distribution: all of it.
+    """
+
+    offers: ClassVar[Literal["full"]] = "full"
 
     def __init__(
         self, model: Any, micro_batch_tokens: int, temperature: float = 1.0, meter: Meter | None = None
@@ -24,8 +30,44 @@ class LocalTeacher:
         self.temperature = temperature
         self._meter = meter or Meter()
         self._cost = Cost.of(model)
+        self._average: list[Tensor] | None = None
 
     def score(self, batch: TokenBatch) -> Tensor:
         """See `Teacher.score`."""
         with self._meter.phase("teacher", int(batch.length_B.sum()), self._cost.scoring(batch), self._cost.bytes):
             return score(self.model, batch, self.micro_batch_tokens, self.temperature)
+
+    def score_with_confidence(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """See `LocalModel.score_with_confidence`."""
+        with self._meter.phase("teacher", int(batch.length_B.sum()), self._cost.scoring(batch), self._cost.bytes):
+            return score_with_confidence(self.model, batch, self.micro_batch_tokens, self.temperature)
+
+    def follow(self, student: Any, fraction: float) -> None:
+        """See `LocalModel.follow`. The average is kept in float32, whatever the model's precision.
+
+        Raises ValueError for a fraction outside (0, 1] and where the two models differ in shape.
+        """
+        if not 0.0 < fraction <= 1.0:
+            raise ValueError(f"a teacher follows by a fraction in (0, 1], got {fraction}")
+        mine, theirs = list(self.model.parameters()), list(student.parameters())
+        if [p.shape for p in mine] != [p.shape for p in theirs]:
+            raise ValueError("a teacher can only follow a student of its own shape")
+        with torch.no_grad():
+            if self._average is None:
+                self._average = [p.detach().float().clone() for p in mine]
+            for average, weight, target in zip(self._average, mine, theirs, strict=True):
+                average.lerp_(target.float(), fraction)
+                weight.copy_(average)
+
+    def state(self) -> list[Tensor] | None:
+        """The averaged weights in float32, for a checkpoint; None for a teacher that has not moved."""
+        return self._average
+
+    def load(self, state: list[Tensor] | None) -> None:
+        """Restore `state`, bit for bit."""
+        if state is None:
+            return
+        with torch.no_grad():
+            self._average = [saved.clone() for saved in state]
+            for weight, average in zip(self.model.parameters(), self._average, strict=True):
+                weight.copy_(average)

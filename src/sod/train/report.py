@@ -47,11 +47,20 @@ def describe(
         metrics["d_last"] = float(divergence_BK.gather(1, last_B1).mean())
     if signal.weight_BK is not None and signal.stats is not None:
         metrics["weight"] = float(signal.weight_BK[signal.stats.tokens_BK > 0].mean())
+    if signal.stats is not None and signal.stats.confidence_BK is not None:
+        metrics["teacher_confidence"] = float(signal.stats.confidence_BK[signal.stats.tokens_BK > 0].mean())
+    metrics["flat_groups"] = flat_groups(collected)
     metrics |= updates
     metrics["tokens_per_second"] = batch.action_tokens() / seconds
     metrics["seconds"] = seconds
     metrics |= {f"seconds/{phase}": value for phase, value in clock.items()}
     return StepReport(step, metrics, trajectory_rows(collected, signal))
+
+
+def flat_groups(collected: Collected) -> float:
+    """Share of the groups whose rewards are all equal: those say nothing to GRPO's term."""
+    rewards = [{t.reward for t in group.trajectories} for group in collected.groups if group.trajectories]
+    return sum(len(values) == 1 for values in rewards) / len(rewards)
 
 
 def fault_figures(collected: Collected, batch: TokenBatch) -> dict[str, float]:

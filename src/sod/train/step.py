@@ -1,15 +1,17 @@
 """One training step. Read this first.
 
 The student plays, the teacher scores what it sampled, the method turns both into an advantage per token,
-and the clipped surrogate moves the student. Everything before the update is detached.
+and the clipped surrogate (with a dense divergence, where the method has one) moves the student. Everything before
+the update is detached.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +19,49 @@ import torch
 from torch import Tensor
 
 from sod.engines.base import Sampling
+from sod.models.dense import dense_terms
 from sod.models.meter import Cost, Meter
 from sod.models.score import action_logps, score
-from sod.objective.batch import TokenBatch, pack
-from sod.objective.methods import Method, advantage, surrogate
+from sod.objective.batch import TokenBatch, aligned, pack, with_prompts
+from sod.objective.divergence import divergence
+from sod.objective.methods import Method, advantage, distillation_loss, surrogate
+from sod.objective.normalise import token_shares
+from sod.objective.surrogate import SurrogateTerms
 from sod.recipe import Recipe
 from sod.records import SodError
-from sod.rollout.collect import Collector
+from sod.rollout.collect import Collected, Collector
+from sod.rollout.openings import opening_of
 from sod.tasks.base import Task, draw_tasks
-from sod.teachers.base import Teacher
+from sod.teachers.base import LocalModel
 from sod.train.optim import NonFiniteError, Optimizer
 from sod.train.report import StepReport, describe
 
 SAMPLER_GAP_LIMIT = 1e-3  # nats/token in float32; rounding makes about 1e-6
+PrivilegedPrompt = Callable[[Task], Sequence[int]]
+"""Token ids of the prompt that the teacher reads instead of the student's."""
 OPTIMIZER_PASSES = 7  # over float32: AdamW reads weight, gradient and two moments, writes all but the gradient
 
 
 @dataclass
 class Run:
-    """The live objects of a training run; `sod.build` makes it from a recipe."""
+    """The live objects of a training run; `sod.build` makes it from a recipe.
+
+    `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
+    where the student takes over from it.
+    """
 
     recipe: Recipe
     tasks: Sequence[Task]
     student: Any
-    teacher: Teacher | None
+    teacher: LocalModel | None
     rollout: Collector
     method: Method
     optimizer: Optimizer
     dumps: Path
     clock: dict[str, float] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
+    privileged: PrivilegedPrompt | None = None
+    expert: Collector | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -66,7 +81,7 @@ def train_step(run: Run, step: int) -> StepReport:
     began = time.perf_counter()
     recipe = run.recipe
     tasks = draw_tasks(run.tasks, recipe.rollout.prompts, recipe.seed, step)
-    collected = run.rollout.collect(tasks, recipe.rollout.samples, sampling_of(recipe), "train", step)
+    collected = play(run, tasks, step)
     run.clock.update(collected.seconds)
     run.meter.add("tools", collected.seconds["tools"])
     if not collected.trajectories:
@@ -75,18 +90,58 @@ def train_step(run: Run, step: int) -> StepReport:
     batch = pack(collected.groups, recipe.rollout.distill_before_fault and run.method.needs_teacher)
     with run.timed("old"):
         batch = batch.filled(old_BT=old_logps(run, batch))
+    prompts = [run.privileged(task) for task in tasks] if run.privileged is not None else None
     if run.teacher is not None:
         with run.timed("teacher"):
-            batch = batch.filled(teacher_BT=run.teacher.score(batch))
+            batch = taught(run.teacher, run.method, batch, prompts)
     try:
-        signal = advantage(run.method, batch)
+        signal = advantage(run.method, batch, step)
     except ValueError as error:  # a log-probability that is not finite
         raise dump(run, batch, step, NonFiniteError(f"step {step}: {error}")) from None
-    batch = batch.filled(advantage_BT=signal.advantage_BT)
+    batch = batch.filled(advantage_BT=signal.advantage_BT, distil_BT=signal.distil_BT)
     with run.timed("update"):
-        updates = update(run, batch, step)
+        updates = update(run, batch, step, prompts)
     run.rollout.engine.sync(run.student)
+    if run.teacher is not None and (fraction := run.method.teacher_rule.pull(step)):
+        run.teacher.follow(run.student, fraction)
+    updates |= {"kappa": run.method.kappa(step), "rho": run.method.rho(step)}
     return describe(step, collected, batch, signal, updates, run.clock, time.perf_counter() - began)
+
+
+def play(run: Run, tasks: Sequence[Task], step: int) -> Collected:
+    """The step's episodes: whole ones, or what the method's curriculum leaves to the student."""
+    samples, sampling = run.recipe.rollout.samples, sampling_of(run.recipe)
+    plan = run.method.curriculum
+    if plan is None:
+        return run.rollout.collect(tasks, samples, sampling, "train", step)
+    if plan.kind == "f2b":
+        return run.rollout.collect(tasks, samples, sampling, "train", step, max_turns=plan.turns(step))
+    if run.expert is None:
+        raise ValueError(f"method {run.method.name} needs the teacher's episodes")
+    with run.timed("expert"):
+        shown = run.expert.collect(tasks, 1, sampling, "expert", step)
+    # An episode of the teacher's that faulted shows nothing: the student starts from the prompt.
+    openings = [
+        opening_of(group.trajectories[0], max(0, len(group.trajectories[0].turns) - plan.turns(step)))
+        if group.trajectories
+        else opening_of(group.faulted[0], 0)
+        for group in shown.groups
+    ]
+    return run.rollout.collect(tasks, samples, sampling, "train", step, openings=openings)
+
+
+def taught(
+    teacher: LocalModel, method: Method, batch: TokenBatch, prompts: Sequence[Sequence[int]] | None
+) -> TokenBatch:
+    """The batch with the teacher's log-probabilities, and its confidence where the method needs it.
+
+    `prompts`, one per task, are what the teacher reads instead of the student's.
+    """
+    view = batch if prompts is None else with_prompts(batch, prompts)
+    if not method.needs_confidence:
+        return batch.filled(teacher_BT=aligned(teacher.score(view), view, batch))
+    logp_BT, confidence_BT = teacher.score_with_confidence(view)
+    return batch.filled(teacher_BT=aligned(logp_BT, view, batch), confidence_BT=aligned(confidence_BT, view, batch))
 
 
 def old_logps(run: Run, batch: TokenBatch) -> Tensor:
@@ -102,7 +157,7 @@ def old_logps(run: Run, batch: TokenBatch) -> Tensor:
         return score(run.student, batch, run.recipe.optim.micro_batch_tokens, rollout.temperature)
 
 
-def update(run: Run, batch: TokenBatch, step: int) -> dict[str, float]:
+def update(run: Run, batch: TokenBatch, step: int, prompts: Sequence[Sequence[int]] | None = None) -> dict[str, float]:
     """The optimizer steps of one batch: whole groups per mini-batch, one denominator for each.
 
     `sampler_gap` is the mean distance (nats/token) between the engine's log-probabilities and the trainer's, over the
@@ -114,18 +169,18 @@ def update(run: Run, batch: TokenBatch, step: int) -> dict[str, float]:
     minis = batch.minibatches(optim.mini_batch_prompts or len(batch))
     sampler_gap = 0.0
     for number, mini in enumerate(minis):
+        mini = mini.filled(share_BT=token_shares(mini.turn_BT, run.method.normaliser))
         total = mini.action_tokens()
         for micro in mini.split(optim.micro_batch_tokens):
             tokens = int(micro.length_B.sum())
             with run.meter.phase("forward", tokens, cost.scoring(micro), cost.bytes):
-                logp_BT = action_logps(run.student, micro, run.recipe.rollout.temperature)
-                terms = surrogate(run.method, logp_BT, micro, total)
+                logp_BT, loss, terms = objective(run, micro, prompts)
             with run.meter.phase("backward", tokens, cost.backward(micro), 2 * cost.bytes):
-                terms.loss.backward()
+                loss.backward()
                 run.optimizer.accumulate()
-            sums["loss"] += float(terms.loss.detach())
-            sums["clip_fraction"] += terms.clipped / total
-            sums["kl"] += terms.kl / total
+            sums["loss"] += float(loss.detach())
+            sums["clip_fraction"] += terms.clipped
+            sums["kl"] += terms.kl
             if number == 0:
                 sampler_gap += float((logp_BT.detach() - micro.sampled_BT)[micro.turn_BT > 0].abs().sum()) / total
         if number == 0 and batch.old_BT is batch.sampled_BT and sampler_gap > SAMPLER_GAP_LIMIT:
@@ -142,6 +197,22 @@ def update(run: Run, batch: TokenBatch, step: int) -> dict[str, float]:
         sums["lr"] += done.lr
     means = {key: value / len(minis) for key, value in sums.items()}
     return means | {"updates": float(len(minis)), "sampler_gap": sampler_gap}
+
+
+def objective(
+    run: Run, micro: TokenBatch, prompts: Sequence[Sequence[int]] | None
+) -> tuple[Tensor, Tensor, SurrogateTerms]:
+    """`(log-probabilities, loss, surrogate terms)` of a micro-batch under the weights as they stand. Differentiable."""
+    temperature, dense = run.recipe.rollout.temperature, run.method.divergence
+    if dense is None or run.teacher is None:
+        logp_BT = action_logps(run.student, micro, temperature)
+        terms = surrogate(run.method, logp_BT, micro)
+        return logp_BT, terms.loss, terms
+    view = micro if prompts is None else with_prompts(micro, prompts)
+    measure = partial(divergence, spec=dense, temperature=temperature)
+    logp_BT, divergence_BT = dense_terms(run.student, run.teacher.model, micro, view, measure, temperature)
+    terms = surrogate(run.method, logp_BT, micro)
+    return logp_BT, terms.loss + distillation_loss(divergence_BT, micro), terms
 
 
 def dump(run: Run, batch: TokenBatch, step: int, error: NonFiniteError) -> NonFiniteError:

@@ -1,0 +1,83 @@
+"""Dense distillation terms: at every action token, a divergence between the student's and the teacher's distributions.
+
+Chunked like `score`: no tensor of `tokens x vocabulary` floats ever covers more than one chunk, forward or backward.
+The teacher's logits are made again in the backward pass too, which costs a second projection and saves keeping them.
+
+Legend: B trajectories, T tokens, N action tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sod.models.score import logits, over_actions, picked
+from sod.objective.batch import TokenBatch
+
+# A quarter of what `score` takes.
+CHUNK_LOGITS = 2**21
+LEAST_ROWS = 64
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+def dense_terms(
+    student: Any,
+    teacher: Any,
+    batch: TokenBatch,
+    teacher_batch: TokenBatch,
+    measure: Measure,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The student's log-probabilities of the action tokens (as `action_logps`), and a divergence at each.
+
+    Both in nats, float32, B x T in the shape of `batch`, 0 at context, from one forward of the student; differentiable
+    in the student alone. `teacher_batch` holds the same trajectories, row by row, as the teacher sees them: what is
+    around the action tokens may differ. `measure(student_logits_NV, teacher_logits_NV)` returns the N values of a
+    chunk, from float32 logits that are already divided by `temperature`: it must not divide them again. A teacher that
+    is the student itself counts as a constant. Raises ValueError where the vocabularies differ in size or the two
+    batches in their action tokens.
+    """
+    sizes = [int(model.config.vocab_size) for model in (student, teacher)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}")
+    check_same_actions(batch, teacher_batch)
+    with torch.no_grad():
+        hidden_BTD = teacher.get_decoder()(input_ids=teacher_batch.token_BT, use_cache=False).last_hidden_state
+        hidden_ND = hidden_BTD[:, :-1][teacher_batch.turn_BT[:, 1:] > 0]
+    rows = max(LEAST_ROWS, CHUNK_LOGITS // sizes[0])
+    project = partial(_project, teacher.get_output_embeddings(), measure, temperature)
+    logp_BT, value_BT = over_actions(student, batch, rows, project, hidden_ND)
+    return logp_BT, value_BT
+
+
+def check_same_actions(batch: TokenBatch, teacher_batch: TokenBatch) -> None:
+    """Raises ValueError unless both batches have the same action tokens, row by row."""
+    if len(batch) != len(teacher_batch):
+        raise ValueError(f"the student's batch has {len(batch)} trajectories and the teacher's {len(teacher_batch)}")
+    counts = [(b.turn_BT > 0).sum(1).tolist() for b in (batch, teacher_batch)]
+    for row, (ours, theirs) in enumerate(zip(*counts, strict=True)):
+        if ours != theirs:
+            raise ValueError(f"row {row}: the student's batch has {ours} action tokens and the teacher's {theirs}")
+    if not torch.equal(*(b.token_BT[b.turn_BT > 0] for b in (batch, teacher_batch))):
+        raise ValueError("the action tokens of the teacher's batch are not those of the student's")
+
+
+def _project(
+    teacher_head: Any,
+    measure: Measure,
+    temperature: float,
+    head: Any,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    teacher_hidden_ND: Tensor,
+) -> Tensor:
+    student_NV = logits(head, hidden_ND, temperature)
+    with torch.no_grad():
+        teacher_NV = logits(teacher_head, teacher_hidden_ND, temperature)
+    (logp_N,) = picked(student_NV, target_N)
+    return torch.stack([logp_N, measure(student_NV, teacher_NV).float()])
