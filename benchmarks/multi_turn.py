@@ -93,6 +93,7 @@ def main() -> None:
         "page": made["page"],
         "temperature": options.temperature,
         "trl_batch": options.trl_batch,
+        "recompute": options.recompute,
     }
     shown = settings | {"prompts": options.episodes, "model": options.model, "fine_tuning": made}
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,6 +14,8 @@ What differs, and which way it cuts:
 - `trl` is TRL as installed: recomputation of activations (gradient checkpointing) on, 8 prompts per forward (the
   default of transformers), no environment variables. `trl_tuned` is the same in the environment that the `sod`
   command makes for itself (glibc tunables, sleeping OpenMP threads). `trl_lean` has checkpointing off, too.
+- `sod_recompute`, only on demand (`--sides`), is our own step with `optim.recompute=true`; `--recompute` sets that for
+  our side beside all others.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from side_by_side import OURS, Side, add_options, peer_python, run
 from sod.allocator import TUNABLES
 
 HERE = Path(__file__).parent
+RECOMPUTE = "sod_recompute"
 TRL = ("trl==1.16.0", "transformers==5.23.0")
 TUNED = {"GLIBC_TUNABLES": TUNABLES, "OMP_WAIT_POLICY": "passive"}
 PEERS = {
@@ -51,12 +54,17 @@ def prompt_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def make_sides(settings: Mapping[str, Any], script: str, options: argparse.Namespace, scratch: Path) -> list[Side]:
-    """Our side and those of TRL that were asked for; installs TRL where it is not there."""
-    path = scratch / "settings.json"
+    """Our side and those that were asked for; installs TRL where it is needed and not there."""
+    path, again = scratch / "settings.json", scratch / "recompute.json"
     path.write_text(json.dumps(settings))
-    sides = [Side(OURS, (sys.executable, str(HERE / "peers" / "sod_worker.py"), str(path)), note="recipe defaults")]
-    python = peer_python("trl", TRL, root=options.peers)
+    again.write_text(json.dumps({**settings, "recompute": True}))
+    ours = (sys.executable, str(HERE / "peers" / "sod_worker.py"))
+    sides = [Side(OURS, (*ours, str(path)), note="optim.recompute" if options.recompute else "recipe defaults")]
     for name in options.sides.split(","):
+        if name == RECOMPUTE:
+            sides.append(Side(name, (*ours, str(again)), note="optim.recompute"))
+            continue
+        python = peer_python("trl", TRL, root=options.peers)
         lean, note = PEERS[name]
         overrides = json.dumps({"trl_checkpointing": not lean})
         command = (python, str(HERE / "peers" / script), str(path), overrides)
@@ -67,15 +75,17 @@ def make_sides(settings: Mapping[str, Any], script: str, options: argparse.Names
 def add_trl_options(parser: argparse.ArgumentParser) -> None:
     """The options that both benchmarks against TRL have."""
     add_options(parser)
-    parser.add_argument("--sides", default=",".join(PEERS), help=f"peers, any of {','.join(PEERS)} (default all)")
+    known = ",".join(PEERS)
+    parser.add_argument("--sides", default=known, help=f"peers, any of {known} (default) and {RECOMPUTE}")
+    parser.add_argument("--recompute", action="store_true", help="our side with optim.recompute")
     parser.add_argument("--trl-batch", type=int, default=8, help="TRL's prompts per forward and backward (default 8)")
 
 
 def check_options(options: argparse.Namespace, count: int) -> None:
     """End the process for options that make no benchmark."""
-    unknown = set(options.sides.split(",")) - set(PEERS)
+    unknown = set(options.sides.split(",")) - {*PEERS, RECOMPUTE}
     if unknown:
-        sys.exit(f"--sides: unknown {', '.join(sorted(unknown))}; known: {', '.join(PEERS)}")
+        sys.exit(f"--sides: unknown {', '.join(sorted(unknown))}; known: {', '.join(PEERS)}, {RECOMPUTE}")
     if count % options.trl_batch:
         sys.exit(f"--trl-batch {options.trl_batch} does not divide {count} prompts: the steps would not be the same")
 
@@ -102,6 +112,7 @@ def main() -> None:
         "page": None,
         "temperature": 1.0,
         "trl_batch": options.trl_batch,
+        "recompute": options.recompute,
     }
     shown = settings | {"prompts": options.prompts, "model": options.model}
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sod.build import (
     final_model,
@@ -16,16 +19,14 @@ from sod.build import (
     loaded_tasks,
     make_chat,
     make_collector,
-    make_method,
     make_tools,
     prepare_sft,
     prepare_train,
     run_evaluation,
 )
-from sod.models.load import save_model
-from sod.objective.methods import PRESETS
-from sod.objective.stats import TurnStats
-from sod.recipe import MethodSpec, Recipe
+from sod.models.load import load_model, save_model
+from sod.objective.presets import PRESETS
+from sod.recipe import Recipe
 from sod.records import SodError, ToolCall
 from sod.runlog import RunLog
 from sod.tasks import chain
@@ -33,6 +34,8 @@ from sod.tasks.files import write_conversations, write_tasks
 from sod.tools.base import ToolRequest
 from sod.train import checkpoint
 from sod.train.checkpoint import Position
+from sod.train.loop import InterruptedRunError
+from sod.train.report import StepReport
 from support import math_judge
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
@@ -73,32 +76,6 @@ def make_recipe(tmp_path: Path, chat: Any, acting_model: Any, conversations: Any
 
 def quiet(text: str) -> None:
     pytest.fail(f"unexpected note: {text}")
-
-
-class TestMethod:
-    """`method` in the recipe."""
-
-    def test_presets_with_their_own_defaults(self) -> None:
-        """Keys left out keep the preset's value; the clip range is the recipe's."""
-        sod = make_method(MethodSpec(name="sod", clip_low=0.1, clip_high=0.3))
-        assert (sod.kappa, sod.rho, sod.clip_low, sod.clip_high) == (1.0, 1.0, 0.1, 0.3)
-        assert [make_method(MethodSpec(name=name)).needs_teacher for name in ("grpo", "opd", "sod")] == [0, 1, 1]
-        assert [make_method(MethodSpec(name=name)).needs_reward for name in ("grpo", "opd", "sod")] == [1, 0, 1]
-
-    def test_knobs_reach_the_rule(self) -> None:
-        """delta and epsilon change the weights, by the paper's formula; kappa and rho the mix."""
-        method = make_method(MethodSpec(name="sod", kappa=0.5, rho=2.0, delta=1.0, epsilon=0.1))
-        assert (method.kappa, method.rho) == (0.5, 2.0)
-        stats = TurnStats(torch.tensor([[0.4, 0.9, 0.1]]), torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.int64))
-        assert method.turn_weights is not None
-        assert method.turn_weights(stats)[0].tolist() == pytest.approx([1.0, 0.5, 2.0])
-
-    def test_unknown_name_and_knob(self) -> None:
-        """Both are named, with what there is."""
-        with pytest.raises(SodError, match="'sodd'; known: " + ", ".join(sorted(PRESETS))):
-            make_method(MethodSpec(name="sodd"))
-        with pytest.raises(SodError, match=r"method\.delta: opd has no such knob"):
-            make_method(MethodSpec(name="opd", delta=0.1))
 
 
 class TestTasks:
@@ -237,3 +214,100 @@ class TestPrepare:
         rows = job.log.metrics()
         assert [("eval/avg_at_k" in row) for row in rows] == [False, True]
         assert [step for step, _ in job.log.checkpoints()] == [1, 2]
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_every_method_runs(self, name: str, make_recipe: Any, tmp_path: Path) -> None:
+        """From the recipe's files to two steps and a checkpoint that holds the teacher's state (none here moved)."""
+        job = prepare_train(make_recipe(method=name), tmp_path / "run", False, quiet)
+        job.start([])
+        job.close()
+        assert [row["step"] for row in job.log.metrics()] == [1, 2]
+        assert [step for step, _ in job.log.checkpoints()] == [1, 2]
+
+    def test_self_distillation_reads_no_teacher(self, make_recipe: Any, tmp_path: Path) -> None:
+        """The recipe's teacher is not loaded, nor its tokenizer: the student's own copy is the teacher."""
+        recipe = make_recipe(method="opsd_gt", teacher={"path": str(tmp_path / "gone")}, train={"steps": 1})
+        job = prepare_train(recipe, tmp_path / "run", False, quiet)
+        job.start([])
+        job.close()
+        (row,) = job.log.metrics()
+        assert row["d_first"] > 1e-3  # the answer in the prompt tells it something
+
+    @pytest.mark.parametrize(
+        "method",
+        [
+            {"name": "opsd_gt", "teacher_rule": "ema", "teacher_decay": 0.9},
+            {"name": "opsd_hint", "teacher_rule": "every", "teacher_every": 1},
+            {"name": "opsd_gt"},
+        ],
+        ids=lambda method: method.get("teacher_rule", "frozen"),
+    )
+    def test_a_resumed_self_teacher_is_where_it_was(
+        self, method: dict[str, Any], make_recipe: Any, tmp_path: Path
+    ) -> None:
+        """Three steps in one go, and in two jobs: the same weights of student and teacher, bit for bit."""
+        recipe = make_recipe(method=method, train={"steps": 3}, optim={"lr": 1e-2})
+        whole = prepare_train(recipe, tmp_path / "whole", False, quiet)
+        whole.start([])
+        whole.close()
+        first = prepare_train(recipe, tmp_path / "run", False, quiet)
+
+        def stop(report: StepReport) -> None:
+            if report.step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(InterruptedRunError):
+            first.start([stop])
+        first.close()
+        second = prepare_train(recipe, tmp_path / "run", True, quiet)
+        assert second.done == 2
+        second.start([])
+        second.close()
+        states = []
+        for job in (whole, second):
+            step, directory = job.log.checkpoints()[-1]
+            assert step == 3
+            weights = {k: v for f in sorted(directory.glob("*.safetensors")) for k, v in load_file(f).items()}
+            states.append((weights, torch.load(directory / "trainer.pt", weights_only=True)["optimizer"]["teacher"]))
+        (weights, teacher), (again, restored) = states
+        assert all(torch.equal(weights[key], again[key]) for key in weights)
+        if "teacher_rule" not in method:
+            assert teacher is restored is None
+            return
+        assert all(torch.equal(a, b) for a, b in zip(teacher, restored, strict=True))
+        start = [p.detach() for p in load_model(str(tmp_path / "model"), "float32").parameters()]
+        assert max(float((a - b).abs().max()) for a, b in zip(teacher, start, strict=True)) > 1e-4
+
+    def test_checks_come_before_any_model(self, make_recipe: Any, tmp_path: Path) -> None:
+        """With a student that does not exist, what is wrong with method or tasks is still what is told."""
+        bare = [replace(task, ground_truth=" ") if n == 4 else task for n, task in enumerate(TASKS)]
+        dull = [replace(task, extra={}) if n == 2 else task for n, task in enumerate(TASKS)]
+        write_tasks(tmp_path / "bare.parquet", bare)
+        write_tasks(tmp_path / "dull.parquet", dull)
+        nowhere = {"path": str(tmp_path / "nowhere")}
+        for sections, message in (
+            (
+                {"method": "opsd_gt", "data": {"train": str(tmp_path / "bare.parquet")}},
+                f"task {TASKS[4].id}: the ground truth is empty",
+            ),
+            (
+                {"method": "opsd_hint", "data": {"train": str(tmp_path / "dull.parquet")}},
+                f"task {TASKS[2].id}: no hint",
+            ),
+            (
+                {"method": "tcod_b2f", "tools": {"python": {"stateful": True}}},
+                r"tcod_b2f replays the teacher's turns.*tools\.python\.stateful=false",
+            ),
+            ({"method": "opd", "teacher": None}, "method opd needs a teacher; set teacher.path"),
+            ({"method": {"name": "grpo", "divergence": "jsd"}}, "grpo has no teacher"),
+            ({"method": "sft", "data": {"sft": None}}, r"data\.sft is not set"),
+            ({"method": "sodd"}, "'sodd'; did you mean"),
+        ):
+            with pytest.raises(SodError, match=message):
+                prepare_train(make_recipe(student=nowhere, **sections), tmp_path / "run", False, quiet)
+        assert not (tmp_path / "run").exists()
+
+    def test_stateful_tools_do_not_trouble_front_to_back(self, make_recipe: Any, tmp_path: Path) -> None:
+        """Only replayed turns leave nothing in a tool."""
+        recipe = make_recipe(method="tcod_f2b", tools={"python": {"stateful": True}})
+        prepare_train(recipe, tmp_path / "run", False, quiet).close()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe, resolved
+from sod.recipe_keys import DivergenceSpec, ScheduleSpec
 from sod.records import SodError
 
 PRINTABLE = st.characters(exclude_categories=["C", "Zl", "Zp"])  # PyYAML itself loses U+0085
@@ -71,8 +72,30 @@ def test_overrides(file: Path, override: str, key: str, value: Any) -> None:
 
 
 def test_method_shorthand_keeps_its_name_under_an_override(file: Path) -> None:
-    recipe = load_recipe(file, ["method.delta=0.3", "method.kappa=2"])
-    assert (recipe.method.name, recipe.method.delta, recipe.method.kappa) == ("sod", 0.3, 2.0)
+    recipe = load_recipe(file, ["method.delta=0.3", "method.divergence=jsd"])
+    assert (recipe.method.name, recipe.method.delta, recipe.method.divergence) == (
+        "sod",
+        0.3,
+        DivergenceSpec(kind="jsd"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("method.kappa=2", ScheduleSpec(schedule="constant", start=2.0, end=2.0)),
+        ("method.rho={start: 1, end: 2, steps: 80}", ScheduleSpec(schedule="linear", start=1.0, end=2.0, steps=80)),
+        (
+            "method.kappa={schedule: cosine, start: 1, end: 0.1, steps: 9}",
+            ScheduleSpec(schedule="cosine", start=1.0, end=0.1, steps=9),
+        ),
+    ],
+)
+def test_coefficients_are_numbers_or_schedules(file: Path, override: str, expected: ScheduleSpec) -> None:
+    """And come back from what the run writes down."""
+    recipe = load_recipe(file, [override])
+    assert getattr(recipe.method, override[len("method.") :].partition("=")[0]) == expected
+    assert parse_recipe(resolved(recipe), "again") == recipe
 
 
 def test_the_last_override_wins_and_the_input_is_left_alone() -> None:
@@ -135,6 +158,13 @@ def test_unknown_keys_are_named_with_the_nearest(file: Path, override: str, key:
         ("student.dtype=float16", "student.dtype", "'float16'"),
         ("trackers=[tensorbord]", "trackers.0", "'tensorbord'"),
         ("optim.betas=[0.9]", "optim.betas.1", "missing"),
+        ("method.kappa=high", "method.kappa", "'high'"),
+        ("method.kappa=.nan", "method.kappa.start", "nan"),
+        ("method.kappa={schedule: step, start: 1, end: 0}", "method.kappa.schedule", "'step'"),
+        ("method.rho={start: 1, end: 0, steps: 0}", "method.rho.steps", "0"),
+        ("method.divergence=kl", "method.divergence.kind", "'kl'"),
+        ("method.normaliser=mean", "method.normaliser", "'mean'"),
+        ("method.every=0", "method.every", "0"),
         ("method=3", "method", "3"),
         ("student=gpt2", "student", "'gpt2'"),
     ],

@@ -30,6 +30,7 @@ from read_page import READ_PAGE
 from sod.build import make_collector, make_method
 from sod.chat.render import Chat
 from sod.models.load import load_model, load_tokenizer
+from sod.models.recompute import recompute_layers
 from sod.recipe import Recipe
 from sod.records import Fault, Message, ToolResult, Trajectory
 from sod.tasks.base import Task
@@ -90,7 +91,9 @@ def make_recipe(settings: Mapping[str, Any]) -> Recipe:
         "temperature": settings["temperature"],
     }
     model = {"path": settings["model"], "dtype": "bfloat16"}
-    return Recipe.model_validate({"student": model, "teacher": model, "method": "opd", "rollout": rollout})
+    optim = {"recompute": settings["recompute"]}
+    sections = {"student": model, "teacher": model, "method": "opd", "rollout": rollout, "optim": optim}
+    return Recipe.model_validate(sections)
 
 
 def make_run(settings: Mapping[str, Any], tool: ReadPage | None, judge: Counter, scratch: Path) -> Run:
@@ -101,6 +104,8 @@ def make_run(settings: Mapping[str, Any], tool: ReadPage | None, judge: Counter,
         chat.stop_ids = frozenset()
     tasks = [Task(f"task-{n}", (Message("user", text),), "") for n, text in enumerate(settings["prompts"])]
     student, teacher = (load_model(settings["model"], "bfloat16") for _ in range(2))
+    if recipe.optim.recompute:
+        recompute_layers(student)
     return Run(
         recipe=recipe,
         tasks=tasks,

@@ -22,6 +22,7 @@ from sod.engines.torch_engine import TorchEngine
 from sod.evaluate.runner import Evaluation, evaluate
 from sod.models.load import check_compatible, load_model, load_tokenizer, save_model
 from sod.models.meter import Meter
+from sod.models.recompute import recompute_layers
 from sod.objective.methods import Method
 from sod.recipe import OptimSpec, Recipe, resolved
 from sod.records import SodError
@@ -322,6 +323,8 @@ def _trainee(recipe: Recipe, spec: OptimSpec, steps: int, point: Any) -> tuple[A
     """`(model, optimizer, steps done)`, from the recipe's student or from a checkpoint."""
     path = final_model(recipe.student.path) if point is None else str(point[0])
     student = load_model(path, recipe.student.dtype)
+    if spec.recompute:
+        recompute_layers(student)
     optimizer = Optimizer(student, spec, steps)
     if point is None:
         return student, optimizer, 0

@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sod.allocator import reexecute_with_tunables
+from sod.cli_compare import compare
 from sod.cli_sandbox import sandbox_app
-from sod.console import err, evaluation_table, notice, out, profile_table, progress, rows_table, step_line
+from sod.console import (
+    err,
+    evaluation_table,
+    methods_table,
+    notice,
+    out,
+    profile_table,
+    progress,
+    rows_table,
+    step_line,
+)
 from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe, resolved
 from sod.records import SodError
 
@@ -31,6 +42,7 @@ models_app = typer.Typer(no_args_is_help=True, help="Make small local models.")
 app.add_typer(data_app, name="data")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(models_app, name="models")
+app.command()(compare)
 
 RecipeArgument = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")]
@@ -83,6 +95,14 @@ def sft(
 
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, stage="sft")
     _run_job(spec, "sft", prepare_sft(spec, directory, resume is not None, notice))
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: paper, what each needs, its knobs and their defaults."""
+    from sod.build_method import method_rows
+
+    out.print(methods_table(method_rows()))
 
 
 @app.command(name="eval")

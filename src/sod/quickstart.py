@@ -25,30 +25,13 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
     tasks, which no training saw; `seconds` tells how long each stage took. Raises SodError when the
     recipe has no `world` section, or `out` holds an earlier quickstart.
     """
-    world = recipe.world
-    if world is None:
+    if recipe.world is None:
         raise SodError("this recipe has no world section; start from recipes/quickstart.yaml")
     if (out / "data").exists():
         raise SodError(f"{out}: holds an earlier quickstart; move it away or choose another directory with --out")
-    paths = {name: out / name for name in ("data", "teacher-init", "student-init", "teacher-sft", "student-sft", "sod")}
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "data and models"):
-        conversations = make_data(world, recipe.seed, paths["data"])
-        make_models(world, recipe, conversations, paths)
-    base = recipe.model_copy(update={"data": recipe.data.model_copy(update=data_paths(paths["data"]))})
-    with _timed(seconds, "teacher sft"):
-        traces = base.data.model_copy(update={"sft": str(paths["data"] / "sft-teacher.parquet")})
-        update = {"student": _at(recipe, paths["teacher-init"]), "sft": world.teacher_sft, "data": traces}
-        spec = base.model_copy(update=update)
-        run_job("teacher SFT", prepare_sft(spec, paths["teacher-sft"], False, notice))
-    with _timed(seconds, "student sft"):
-        spec = base.model_copy(update={"student": _at(recipe, paths["student-init"])})
-        run_job("student SFT", prepare_sft(spec, paths["student-sft"], False, notice))
+    seconds = make_world(recipe, out, run_job, notice)
     with _timed(seconds, "distillation"):
-        spec = base.model_copy(
-            update={"student": _at(recipe, paths["student-sft"]), "teacher": _at(recipe, paths["teacher-sft"])}
-        )
-        run_job(recipe.method.name.upper(), prepare_train(spec, paths["sod"], False, notice))
+        run_job(recipe.method.name.upper(), prepare_train(in_world(recipe, out), out / "sod", False, notice))
     summary: dict[str, Any] = {}
     with _timed(seconds, "evaluation"):
         for label, name in (
@@ -57,16 +40,50 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
             ("sod", "sod"),
             ("teacher", "teacher-sft"),
         ):
-            spec = base.model_copy(update={"student": _at(recipe, paths[name])})
-            summary[label] = evaluate_model(spec, str(paths["data"] / "test.parquet"), notice).as_dict()
+            spec = in_world(recipe, out, name)
+            summary[label] = evaluate_model(spec, str(out / "data" / "test.parquet"), notice).as_dict()
     summary["seed"] = recipe.seed
     summary["seconds"] = seconds
     write_json_atomic(out / "summary.json", summary)
     return summary
 
 
-def _at(recipe: Recipe, path: Path) -> ModelSpec:
-    return ModelSpec(path=str(path), dtype=recipe.student.dtype)
+def make_world(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> dict[str, float]:
+    """Write the recipe's world below `out`: `data`, `teacher-init`, `student-init`, `teacher-sft`, `student-sft`.
+
+    Returns the seconds of each stage. Raises SodError when the recipe has no `world` section.
+    """
+    world = recipe.world
+    if world is None:
+        raise SodError("this recipe has no world section")
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "data and models"):
+        conversations = make_data(world, recipe.seed, out / "data")
+        make_models(world, recipe, conversations, {name: out / name for name in ("teacher-init", "student-init")})
+    base = in_world(recipe, out, "student-init")
+    with _timed(seconds, "teacher sft"):
+        traces = base.data.model_copy(update={"sft": str(out / "data" / "sft-teacher.parquet")})
+        teacher = _at(recipe.teacher or recipe.student, out / "teacher-init")
+        spec = base.model_copy(update={"student": teacher, "sft": world.teacher_sft, "data": traces})
+        run_job("teacher SFT", prepare_sft(spec, out / "teacher-sft", False, notice))
+    with _timed(seconds, "student sft"):
+        run_job("student SFT", prepare_sft(base, out / "student-sft", False, notice))
+    return seconds
+
+
+def in_world(recipe: Recipe, out: Path, student: str = "student-sft") -> Recipe:
+    """The recipe with the data and the teacher of the world below `out`, and one of its models as the student."""
+    return recipe.model_copy(
+        update={
+            "student": _at(recipe.student, out / student),
+            "teacher": _at(recipe.teacher or recipe.student, out / "teacher-sft"),
+            "data": recipe.data.model_copy(update=data_paths(out / "data")),
+        }
+    )
+
+
+def _at(spec: ModelSpec, path: Path) -> ModelSpec:
+    return ModelSpec(path=str(path), dtype=spec.dtype)
 
 
 @contextmanager

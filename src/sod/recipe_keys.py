@@ -185,12 +185,12 @@ class MethodSpec(Section):
     kappa: Coefficient = None
     rho: Coefficient = None
     delta: float | None = Field(None, ge=0)
-    epsilon: float | None = Field(None, gt=0)
+    epsilon: float | None = Field(None, gt=0, allow_inf_nan=False)
     decay: float | None = Field(None, ge=0, le=1)
-    threshold: float | None = Field(None, ge=0)
-    beta_min: float | None = Field(None, ge=0)
-    beta_max: float | None = Field(None, ge=0)
-    gamma: float | None = None
+    threshold: float | None = Field(None, ge=0, allow_inf_nan=False)
+    beta_min: float | None = Field(None, ge=0, allow_inf_nan=False)
+    beta_max: float | None = Field(None, ge=0, allow_inf_nan=False)
+    gamma: float | None = Field(None, allow_inf_nan=False)
     start: int | None = Field(None, ge=1)
     every: int | None = Field(None, ge=1)
     teacher_rule: Literal["frozen", "every", "ema"] | None = None
@@ -264,13 +264,15 @@ class WorldSpec(Section):
 
     Tasks have `shortest` to `longest` operations. In the student's SFT traces each call misreads its operand
     with probability `slips`; the teacher's are clean. A share `privileged` of the student's traces has the ground truth
-    or a hint in the prompt, and no misreadings.
+    or a hint in the prompt, and no misreadings. In all of the student's traces a share `failures` of the calls gets the
+    error of an unreliable tool first, and is made again.
     """
 
     shortest: int = Field(2, ge=1)
     longest: int = Field(5, ge=1)
     slips: float = Field(0.2, ge=0, lt=1)
     privileged: float = Field(0.0, ge=0, le=1)
+    failures: float = Field(0.0, ge=0, lt=1)
     sft: int = Field(8_000, ge=1)
     train: int = Field(4_000, ge=1)
     validation: int = Field(128, ge=1)

@@ -366,7 +366,7 @@ def _one_line(error: Exception) -> str:
 
 def _manifest(recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Where the run came from. No host name, no user name: a manifest is meant to be shared."""
-    revision, dirty = _git_state(Path.cwd())
+    revision, dirty = git_state(Path.cwd())
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": list(sys.argv),
@@ -384,7 +384,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state(directory: Path) -> tuple[str | None, bool | None]:
+def git_state(directory: Path) -> tuple[str | None, bool | None]:
     """(revision, whether tracked files differ from it) of the repository around `directory`.
 
     (None, None) outside git, without git, and before the first commit.

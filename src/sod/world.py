@@ -11,12 +11,14 @@ from sod.chat.render import Chat
 from sod.models.load import save_model
 from sod.models.scratch import new_qwen3, train_tokenizer
 from sod.recipe import Recipe, WorldSpec
+from sod.records import Message
 from sod.seeds import derive
 from sod.tasks import chain
 from sod.tasks.base import Conversation, Task
 from sod.tasks.files import write_conversations, write_tasks
 from sod.tasks.privileged import Privilege
 from sod.tools.python import SCHEMA
+from sod.tools.unreliable import UNAVAILABLE
 
 
 def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation]:
@@ -24,6 +26,7 @@ def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation
 
     The teacher's expert makes no mistakes; the student's misreads an operand now and then and carries on. A share
     `world.privileged` of the student's traces has a privileged prompt and no misreadings; then the tasks carry hints.
+    In the student's traces a share `world.failures` of the calls fails first, and is made again.
     The conversations returned are the teacher's, with the privileged ones in their places.
     """
     directory.mkdir(parents=True)
@@ -37,13 +40,25 @@ def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation
         for number, privilege in privileges(world.sft, world.privileged, seed).items()
     }
     write_conversations(directory / "sft-teacher.parquet", clean)
-    write_conversations(directory / "sft.parquet", [told.get(n, c) for n, c in enumerate(sloppy)])
+    flaws = np.random.default_rng(derive(seed, "failures"))
+    students = [with_failures(told.get(n, c), flaws, world.failures) for n, c in enumerate(sloppy)]
+    write_conversations(directory / "sft.parquet", students)
     for name in ("train", "validation", "test"):
         tasks = [chain.as_task(c, n) for n, c in enumerate(chains[name])]
         if not world.privileged:  # nobody here learned to read a hint: the files are what they were before hints
             tasks = [_without_hint(task) for task in tasks]
         write_tasks(directory / f"{name}.parquet", tasks)
     return [told.get(n, c) for n, c in enumerate(clean)]
+
+
+def with_failures(conversation: Conversation, rng: np.random.Generator, rate: float) -> Conversation:
+    """The same trace with an unreliable tool: each call fails with probability `rate`, and is then made again."""
+    messages: list[Message] = []
+    for message in conversation.messages:
+        while message.tool_calls and rng.random() < rate:
+            messages += [message, Message("tool", UNAVAILABLE.text, name=message.tool_calls[0].name)]
+        messages.append(message)
+    return replace(conversation, messages=tuple(messages))
 
 
 def privileges(count: int, share: float, seed: int) -> dict[int, Privilege]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from sod.runlog import RunLog
 from sod.tasks import chain
+from sod.tasks.base import Task
 from sod.tasks.files import load_tasks, write_tasks
 
 
@@ -144,8 +146,11 @@ def test_only_bad_sft_rows_is_an_error(reason: str, weightless: Any, sod: Any, t
         ({"train": {"steps": 0}}, ("train.steps", "0")),
         ({"rollout": {"samples": 2.5}}, ("rollout.samples", "2.5", "integer")),
         ({"student": None}, ("student",)),
-        ({"method": "sodd"}, ("method", "'sodd'", "grpo, opd, sod")),
-        ({"method": {"name": "grpo", "kappa": 1.0}}, ("method.kappa", "grpo")),
+        ({"method": "sodd"}, ("method", "'sodd'", "did you mean sod", "`sod methods`")),
+        ({"method": "zzz"}, ("method", "'zzz'", "sft, grpo, opd")),
+        ({"method": {"name": "grpo", "kappa": 1.0}}, ("method.kappa", "grpo", "it has rho")),
+        ({"method": {"name": "sft", "kappa": 1.0}}, ("method.kappa", "sft", "none of its own")),
+        ({"method": {"name": "grpo", "divergence": "jsd"}}, ("method.divergence", "grpo", "no teacher")),
         ({"teacher": None}, ("sod", "teacher.path")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -157,6 +162,73 @@ def test_bad_recipe(change: dict[str, Any], named: tuple[str, ...], weightless: 
     where = (str(path),) if "method" not in change and "teacher" not in change else ()
     assert_one_error(ended, *where, *named)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "shown"),
+    [
+        ("method.kapa=1", "method.kapa", "did you mean method.kappa?"),
+        ("method.kappa=.nan", "method.kappa", "nan"),
+        ("method.kappa={start: 1, end: 0, steps: 0}", "method.kappa.steps", "0"),
+        ("method.rho={schedule: step, start: 1, end: 0}", "method.rho.schedule", "'step'"),
+        ("method.divergence=kl", "method.divergence", "'kl'"),
+        ("method.divergence={kind: jsd, beta: 2}", "method.divergence.beta", "2"),
+        ("method.every=0", "method.every", "0"),
+        ("method.teacher_decay=1.0", "method.teacher_decay", "1.0"),
+    ],
+)
+def test_method_key_out_of_range(
+    override: str, key: str, shown: str, weightless: Any, sod: Any, tmp_path: Path
+) -> None:
+    """Schedules, divergences, curricula and teacher rules are checked with the recipe."""
+    path = weightless()
+    assert_one_error(sod("train", path, override, "--run", tmp_path / "run"), str(path), key, shown)
+    assert not (tmp_path / "run").exists()
+
+
+def hinted(world: Any) -> list[Task]:
+    """Three tasks of the world with a hint each, which this world's files do not have."""
+    return [replace(task, extra={"hint": "Think."}) for task in load_tasks(world.data("test")).items[:3]]
+
+
+class TestNeedsOfTheMethod:
+    """What a method needs of tasks and tools is looked at before any model: here the student does not exist."""
+
+    def refused(self, sod: Any, tmp_path: Path, recipe: Path, *overrides: str) -> Any:
+        ended = sod("train", recipe, f"student.path={tmp_path / 'nowhere'}", *overrides, "--run", tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        return ended
+
+    @pytest.mark.parametrize(
+        ("method", "change", "said"),
+        [
+            ("opsd_hint", {"extra": {}}, "no hint; put a non-empty text into extra_info.hint"),
+            ("opsd_gt", {"ground_truth": " "}, "the ground truth is empty; set reward_model.ground_truth"),
+        ],
+    )
+    def test_privileged_context(
+        self, method: str, change: dict[str, Any], said: str, recipe: Path, world: Any, sod: Any, tmp_path: Path
+    ) -> None:
+        """The task that lacks it is named."""
+        tasks = hinted(world)
+        write_tasks(tmp_path / "some.parquet", [*tasks[:2], replace(tasks[2], **change)])
+        data = f"data.train={tmp_path / 'some.parquet'}"
+        assert_one_error(self.refused(sod, tmp_path, recipe, f"method={method}", data), f"task {tasks[2].id}: {said}")
+
+    def test_replayed_turns_and_a_tool_with_a_memory(self, recipe: Path, sod: Any, tmp_path: Path) -> None:
+        """What the teacher's turns left in the tool would be missing."""
+        ended = self.refused(sod, tmp_path, recipe, "method=tcod_b2f", "tools.python.stateful=true")
+        assert_one_error(ended, "tcod_b2f", "tools.python.stateful=false")
+
+    @pytest.mark.parametrize("method", ["opsd_hint", "opsd_gt", "tcod_b2f"])
+    def test_with_all_that_is_needed_the_model_is_missed(
+        self, method: str, recipe: Path, world: Any, sod: Any, tmp_path: Path
+    ) -> None:
+        """The proof that the checks above come first."""
+        write_tasks(tmp_path / "whole.parquet", hinted(world))
+        data = f"data.train={tmp_path / 'whole.parquet'}"
+        ended = self.refused(sod, tmp_path, recipe, f"method={method}", data)
+        assert_one_error(ended, str(tmp_path / "nowhere"), "no such model directory")
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: [1", "a: b: c", "\x00"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sod.objective import TurnStats, spread, turn_stats, weights
 
@@ -17,7 +19,7 @@ NAN, INF = math.nan, math.inf
 def stats_of(divergence: list[list[float]], tokens: list[list[int]] | None = None) -> TurnStats:
     divergence_BK = torch.tensor(divergence, dtype=torch.float64)
     tokens_BK = torch.ones(divergence_BK.shape, dtype=torch.int64) if tokens is None else torch.tensor(tokens)
-    return TurnStats(divergence_BK, torch.zeros_like(divergence_BK), tokens_BK)
+    return TurnStats(divergence_BK, torch.zeros_like(divergence_BK), tokens_BK, torch.zeros_like(tokens_BK).bool())
 
 
 def product_weights(divergence: list[float], present: list[bool], delta: float, epsilon: float) -> list[float]:
@@ -81,16 +83,23 @@ def test_infinite_divergence_makes_no_nan() -> None:
     assert weights.sod(stats_of([[INF, INF, 0.5]]))[0].tolist() == pytest.approx([1.0, 1.0, 1.2])
 
 
-def test_weights_of_a_row_do_not_depend_on_its_neighbours() -> None:
+def columns(stats: TurnStats, change: Callable[[Tensor], Tensor]) -> TurnStats:
+    return TurnStats(*(change(x) for x in (stats.divergence_BK, stats.nll_BK, stats.tokens_BK, stats.error_BK)))
+
+
+@pytest.mark.parametrize("rule", [weights.sod, weights.atod, weights.error_decay, weights.error_mask])
+def test_weights_of_a_row_do_not_depend_on_its_neighbours(rule: Callable[[TurnStats], Tensor]) -> None:
     """Float32 statistics: alone, padded with turns of longer neighbours, or reordered, bit for bit the same."""
     rows = torch.rand(5, 6, generator=torch.Generator().manual_seed(0)) + 0.01
     tokens_BK = torch.tensor([[1] * n + [0] * (6 - n) for n in (1, 2, 3, 5, 6)])
     rows = rows * tokens_BK
-    together = weights.sod(TurnStats(rows, rows, tokens_BK))
-    backwards = weights.sod(TurnStats(rows.flip(0), rows.flip(0), tokens_BK.flip(0))).flip(0)
-    assert torch.equal(together, backwards)
+    error_BK = torch.rand(5, 6, generator=torch.Generator().manual_seed(1)) < 0.3
+    whole = TurnStats(rows, rows * rows, tokens_BK, error_BK)
+    together = rule(whole)
+    assert not bool((together == together[0, 0]).all())
+    assert torch.equal(rule(columns(whole, lambda x_BK: x_BK.flip(0))).flip(0), together)
     for row, n in enumerate((1, 2, 3, 5, 6)):
-        alone = weights.sod(TurnStats(rows[row : row + 1, :n], rows[:1, :n], tokens_BK[row : row + 1, :n]))
+        alone = rule(columns(whole, lambda x_BK, row=row, n=n: x_BK[row : row + 1, :n]))
         assert torch.equal(alone[0], together[row, :n])
 
 
@@ -118,7 +127,8 @@ def test_statistics_are_detached() -> None:
     logp_BT = torch.zeros(1, 2, requires_grad=True)
     stats = turn_stats(logp_BT, logp_BT - 1.0, torch.tensor([[1, 2]]))
     assert not stats.divergence_BK.requires_grad
-    assert not weights.sod(stats).requires_grad
+    for rule in (weights.sod, weights.atod, weights.uniform, weights.error_decay):
+        assert not rule(stats).requires_grad
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
@@ -145,3 +155,43 @@ def test_batch_without_turns_and_unequal_shapes_are_refused() -> None:
         turn_stats(torch.zeros(0, 0), torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.int64))
     with pytest.raises(ValueError, match="shapes differ"):
         turn_stats(torch.zeros(1, 3), torch.zeros(1, 4), torch.ones(1, 3, dtype=torch.int64))
+
+
+def test_errors_and_confidence_of_the_turns() -> None:
+    """Error columns beyond the turns are cut, missing ones are no errors; confidence is a mean over action tokens."""
+    turn_BT = torch.tensor([[0, 1, 1, 2, 2, 2], [0, 1, 0, 0, 3, 0]])
+    zeros_BT, sure_BT = (
+        torch.zeros(2, 6),
+        torch.tensor([[NAN, 0.5, 1.0, 0.1, 0.2, 0.6], [NAN, 0.7, NAN, NAN, 0.9, NAN]]),
+    )
+    for error_BK, expected in (
+        (torch.tensor([[True], [False]]), [[True, False, False], [False] * 3]),
+        (torch.tensor([[False, True, False, True]] * 2), [[False, True, False]] * 2),
+        (None, [[False] * 3] * 2),
+    ):
+        stats = turn_stats(zeros_BT, zeros_BT, turn_BT, error_BK, sure_BT)
+        assert stats.error_BK.tolist() == expected
+        assert stats.confidence_BK is not None
+        assert stats.confidence_BK.flatten().tolist() == pytest.approx([0.75, 0.3, 0.0, 0.7, 0.0, 0.9])
+    assert turn_stats(zeros_BT, zeros_BT, turn_BT).confidence_BK is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.lists(st.tuples(st.integers(0, 4), st.floats(-20, 0), st.floats(-20, 0)), min_size=1, max_size=20).filter(
+        lambda tokens: any(k for k, _, _ in tokens)
+    )
+)
+def test_statistics_by_a_loop(tokens: list[tuple[int, float, float]]) -> None:
+    """Turn ids in any order, absent turns, any context between."""
+    turn_BT = torch.tensor([[k for k, _, _ in tokens]])
+    student_BT, teacher_BT = (torch.tensor([[t[i] for t in tokens]], dtype=torch.float64) for i in (1, 2))
+    stats = turn_stats(student_BT, teacher_BT, turn_BT)
+    for k in range(1, max(t[0] for t in tokens) + 1):
+        mine = [(s, t) for turn, s, t in tokens if turn == k]
+        count = max(1, len(mine))
+        assert int(stats.tokens_BK[0, k - 1]) == len(mine)
+        assert float(stats.divergence_BK[0, k - 1]) == pytest.approx(sum(abs(t - s) for s, t in mine) / count)
+        assert float(stats.nll_BK[0, k - 1]) == pytest.approx(-sum(s for s, _ in mine) / count)
+    weight_BT = spread(weights.uniform(stats), turn_BT)
+    assert torch.equal(weight_BT != 0, turn_BT > 0)

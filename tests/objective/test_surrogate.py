@@ -1,20 +1,20 @@
-"""The clipped surrogate: its gradient against finite differences and against exact enumeration."""
+"""The loss of a micro-batch: the clipped surrogate against finite differences, and the dense part.
+
+The expected gradients of whole methods, against exact enumeration, are in `methods/`.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from sod.objective import PRESETS, Method, TokenBatch, advantage, clipped_surrogate, surrogate
+from sod.objective import PRESETS, clipped_surrogate, distillation_loss, surrogate
 from sod.objective.batch import supervised_batch
-
-V, LENGTH = 3, 3
-PREFIXES = [p for n in range(LENGTH) for p in itertools.product(range(V), repeat=n)]
-SEQUENCES = list(itertools.product(range(V), repeat=LENGTH))
 
 
 def test_gradient_against_finite_differences() -> None:
@@ -23,9 +23,10 @@ def test_gradient_against_finite_differences() -> None:
     log_ratio = torch.tensor([[9.0, 0.05, -0.1, 0.6, -0.6, 0.6, -0.6]], dtype=torch.float64)
     advantage_BT = torch.tensor([[5.0, 1.3, -0.7, 2.0, 1.5, -1.1, -0.4]], dtype=torch.float64)
     old_BT = -torch.rand(1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    share_BT = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
 
     def loss(logp_BT: Tensor) -> Tensor:
-        return clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, 4.0).loss
+        return clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, share_BT).loss
 
     logp_BT = (old_BT + log_ratio).requires_grad_()
     (gradient_BT,) = torch.autograd.grad(loss(logp_BT), logp_BT)
@@ -37,15 +38,15 @@ def test_gradient_against_finite_differences() -> None:
     assert gradient_BT[0].tolist() == pytest.approx(numeric, abs=1e-7)
     assert gradient_BT[0, [0, 3, 6]].tolist() == [0.0, 0.0, 0.0]  # context; ratio too high; ratio too low
     assert bool((gradient_BT[0, [1, 2, 4, 5]] != 0).all())
-    terms = clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, 4.0)
-    assert terms.clipped == 2
+    terms = clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, share_BT)
+    assert terms.clipped == pytest.approx(0.3 + 0.2)
 
 
 def test_clip_range_is_decoupled() -> None:
     """Ratios 1.27 and 0.81 pass with 0.2 / 0.28; 1.29 and 0.79 do not."""
     ratio = torch.tensor([[1.27, 1.29, 0.81, 0.79]], dtype=torch.float64)
     advantage_BT = torch.tensor([[1.0, 1.0, -1.0, -1.0]], dtype=torch.float64)
-    terms = clipped_surrogate(ratio.log(), torch.zeros(1, 4), advantage_BT, torch.ones(1, 4).long(), 1.0)
+    terms = clipped_surrogate(ratio.log(), torch.zeros(1, 4), advantage_BT, torch.ones(1, 4).long(), torch.ones(1, 4))
     assert float(terms.loss) == pytest.approx(-(1.27 + 1.28 - 0.81 - 0.80))
 
 
@@ -54,7 +55,8 @@ def test_context_is_masked_before_arithmetic() -> None:
     junk = [math.nan, math.inf, -math.inf]
     logp_BT = torch.tensor([[-1.0, *junk]], requires_grad=True)
     old_BT = torch.tensor([[-1.5, *junk[::-1]]])
-    terms = clipped_surrogate(logp_BT, old_BT, torch.tensor([[-2.0, *junk]]), torch.tensor([[1, 0, 0, 0]]), 1.0)
+    turn_BT, share_BT = torch.tensor([[1, 0, 0, 0]]), torch.tensor([[1.0, *junk]])
+    terms = clipped_surrogate(logp_BT, old_BT, torch.tensor([[-2.0, *junk]]), turn_BT, share_BT)
     terms.loss.backward()
     assert float(terms.loss.detach()) == pytest.approx(2 * math.exp(0.5))
     assert logp_BT.grad is not None
@@ -62,72 +64,61 @@ def test_context_is_masked_before_arithmetic() -> None:
     assert terms.kl == pytest.approx(math.exp(0.5) - 1.5)
 
 
-@pytest.fixture(scope="module")
-def policies() -> tuple[Tensor, Tensor]:
-    """Tabular student and teacher logits, one row per prefix (float64)."""
-    generator = torch.Generator().manual_seed(7)
-    student, teacher = torch.randn(2, len(PREFIXES), V, generator=generator, dtype=torch.float64)
-    return student, teacher
+def test_shares_are_what_a_token_counts() -> None:
+    """Loss, clipped share and KL are sums of share times value, whatever the shares."""
+    log_ratio = torch.tensor([[0.5, -0.1, 0.1, 9.0]], dtype=torch.float64)
+    share_BT = torch.tensor([[0.125, 0.5, 0.25, 7.0]])
+    turn_BT = torch.tensor([[1, 1, 2, 0]])
+    terms = clipped_surrogate(log_ratio, torch.zeros(1, 4), torch.tensor([[1.0, 2.0, -1.0, 1.0]]), turn_BT, share_BT)
+    expected = 0.125 * 1.28 + 0.5 * 2 * math.exp(-0.1) - 0.25 * math.exp(0.1)
+    assert float(terms.loss) == pytest.approx(-expected)
+    assert terms.clipped == pytest.approx(0.125)
+    ratios = [(0.125, 0.5), (0.5, -0.1), (0.25, 0.1)]
+    assert terms.kl == pytest.approx(sum(share * (math.exp(x) - 1 - x) for share, x in ratios))
 
 
-def token_logps(logits_PV: Tensor, sequence: tuple[int, ...]) -> Tensor:
-    logp_PV = logits_PV.log_softmax(-1)
-    return torch.stack([logp_PV[PREFIXES.index(sequence[:t]), token] for t, token in enumerate(sequence)])
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.lists(st.tuples(st.floats(-1, 1), st.floats(-3, 3)), min_size=1, max_size=10),
+    low=st.floats(0.01, 0.9),
+    high=st.floats(0.01, 2.0),
+)
+def test_pessimistic(tokens: list[tuple[float, float]], low: float, high: float) -> None:
+    """The clip never makes the loss smaller, and does nothing on policy."""
+    log_ratio, advantage_BT = (torch.tensor([[t[i] for t in tokens]], dtype=torch.float64) for i in (0, 1))
+    turn_BT, share_BT = torch.ones(1, len(tokens)).long(), torch.full((1, len(tokens)), 1 / len(tokens))
+    old_BT = torch.zeros_like(log_ratio)
+    clipped = clipped_surrogate(log_ratio, old_BT, advantage_BT, turn_BT, share_BT, low, high)
+    plain = -(log_ratio.exp() * advantage_BT).mean()
+    assert float(clipped.loss) >= float(plain) - 1e-6
+    assert clipped.kl >= -1e-9
+    on_policy = clipped_surrogate(old_BT, old_BT, advantage_BT, turn_BT, share_BT, low, high)
+    assert float(on_policy.loss) == pytest.approx(-float(advantage_BT.mean()), abs=1e-6)
+    assert (on_policy.clipped, on_policy.kl) == (0.0, 0.0)
 
 
-def expected_gradient(
-    method: Method, student: Tensor, teacher: Tensor, reward_of: dict[tuple[int, ...], float]
-) -> Tensor:
-    """E over all sequences of the gradient of our loss at theta = old, each sequence a batch of its own."""
-    theta = student.clone().requires_grad_()
-    total = torch.zeros((), dtype=torch.float64)
-    for sequence in SEQUENCES:
-        logp_T = token_logps(theta, sequence)
-        pad = torch.zeros(1, dtype=torch.float64)  # the prompt token
-        old_BT = torch.cat([pad, logp_T.detach()])[None]
-        batch: TokenBatch = supervised_batch([([0, *sequence], [0, 1, 1, 1])]).filled(
-            old_BT=old_BT,
-            teacher_BT=torch.cat([pad, token_logps(teacher, sequence)])[None],
-            reward_B=torch.tensor([reward_of.get(sequence, 0.0)]),  # a group of one: its advantage is its reward
-        )
-        batch = batch.filled(advantage_BT=advantage(method, batch).advantage_BT)
-        loss = surrogate(method, torch.cat([pad, logp_T])[None], batch, total=LENGTH).loss
-        total = total + logp_T.detach().sum().exp() * loss
-    (gradient,) = torch.autograd.grad(total, theta)
-    return gradient
-
-
-def test_expected_opd_gradient_is_that_of_the_per_token_reverse_kl(policies: tuple[Tensor, Tensor]) -> None:
-    """Independent: autograd through `sum_prefix p(prefix) KL(pi(.|prefix) || T(.|prefix))`, p detached."""
-    student, teacher = policies
-    theta = student.clone().requires_grad_()
-    pi_PV, logp_PV, logt_PV = theta.softmax(-1), theta.log_softmax(-1), teacher.log_softmax(-1)
-    objective = torch.zeros((), dtype=torch.float64)
-    for row, prefix in enumerate(PREFIXES):
-        reach = 1.0
-        for t in range(len(prefix)):
-            reach *= float(pi_PV[PREFIXES.index(prefix[:t]), prefix[t]].detach())
-        objective = objective + reach * (pi_PV[row] * (logp_PV[row] - logt_PV[row])).sum()
-    (exact,) = torch.autograd.grad(objective / LENGTH, theta)
-    ours = expected_gradient(PRESETS["opd"](), student, teacher, {})
-    torch.testing.assert_close(ours, exact, atol=1e-6, rtol=1e-5)
-    assert float(exact.abs().max()) > 1e-2
-
-
-def test_expected_grpo_gradient_is_that_of_the_expected_advantage(policies: tuple[Tensor, Tensor]) -> None:
-    """Independent: autograd through `-sum_y p_theta(y) A(y)` with a fixed advantage per sequence."""
-    student, teacher = policies
-    values = torch.randn(len(SEQUENCES), generator=torch.Generator().manual_seed(1))
-    fixed = {sequence: float(value) for sequence, value in zip(SEQUENCES, values, strict=True)}
-    theta = student.clone().requires_grad_()
-    objective = -sum((token_logps(theta, y).sum().exp() * fixed[y] for y in SEQUENCES), torch.zeros(()))
-    (exact,) = torch.autograd.grad(objective / LENGTH, theta)
-    ours = expected_gradient(PRESETS["grpo"](), student, teacher, fixed)
-    torch.testing.assert_close(ours, exact, atol=1e-6, rtol=1e-5)
-    assert float(exact.abs().max()) > 1e-2
-
-
-def test_surrogate_needs_old_log_probs_and_advantage() -> None:
+def test_what_must_be_set_before_the_loss() -> None:
+    """Old log-probabilities, advantage and shares; factors and shares for a dense divergence."""
     batch = supervised_batch([([1, 2], [0, 1])])
-    with pytest.raises(ValueError, match="must be set"):
-        surrogate(PRESETS["grpo"](), torch.zeros(1, 2), batch, 1)
+    zero_BT = torch.zeros(1, 2)
+    whole = batch.filled(old_BT=zero_BT, advantage_BT=zero_BT, share_BT=zero_BT, distil_BT=zero_BT)
+    assert float(surrogate(PRESETS["grpo"](), zero_BT, whole).loss) == 0.0
+    for name in ("old_BT", "advantage_BT", "share_BT"):
+        with pytest.raises(ValueError, match="must be set"):
+            surrogate(PRESETS["grpo"](), zero_BT, whole.filled(**{name: None}))
+    for name in ("distil_BT", "share_BT"):
+        with pytest.raises(ValueError, match="must be set"):
+            distillation_loss(zero_BT, whole.filled(**{name: None}))
+
+
+def test_a_divergence_is_not_read_where_it_does_not_count() -> None:
+    """Neither at context nor where the turn's weight is 0; elsewhere share times factor times value."""
+    batch = supervised_batch([([1, 2, 3, 4], [0, 1, 2, 2])]).filled(
+        distil_BT=torch.tensor([[0.0, 2.0, 0.0, 0.5]]), share_BT=torch.tensor([[0.0, 0.25, 0.25, 0.5]])
+    )
+    value_BT = torch.tensor([[math.nan, 3.0, math.inf, 4.0]], requires_grad=True)
+    loss = distillation_loss(value_BT, batch)
+    loss.backward()
+    assert float(loss.detach()) == 2.0 * 0.25 * 3.0 + 0.5 * 0.5 * 4.0
+    assert value_BT.grad is not None
+    assert value_BT.grad.tolist() == [[0.0, 0.5, 0.0, 0.25]]

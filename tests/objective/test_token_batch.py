@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,9 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sod.models.dense import dense_terms
 from sod.models.score import action_logps, score
-from sod.objective import PRESETS, TokenBatch, advantage, pack, supervised_batch, surrogate
-from sod.records import Fault, FaultKind, Group, StopReason, Trajectory, Turn
+from sod.objective import (
+    PRESETS,
+    Divergence,
+    Method,
+    TokenBatch,
+    advantage,
+    aligned,
+    distillation_loss,
+    divergence,
+    make,
+    pack,
+    supervised_batch,
+    surrogate,
+    token_shares,
+    with_prompts,
+)
+from sod.records import Fault, FaultKind, Group, StopReason, ToolResult, Trajectory, Turn
 
 Make = Callable[..., Any]
 
@@ -127,82 +144,163 @@ def test_minibatches_keep_groups_whole(groups: list[int], size: int) -> None:
     assert sum(len(home) for home in homes) == len(set(groups))
 
 
-def gradient(model: Any, method: Any, batch: TokenBatch, parts: list[list[int]], width: int = 0) -> list[Tensor]:
-    """Summed gradient of the parts with the denominator of the whole batch."""
-    model.zero_grad()
-    total = batch.action_tokens()
+def shared(batch: TokenBatch, method: Method) -> TokenBatch:
+    """With what the trainer sets for a whole mini-batch before it is split."""
+    signal = advantage(method, batch)
+    share_BT = token_shares(batch.turn_BT, method.normaliser)
+    return batch.filled(advantage_BT=signal.advantage_BT, distil_BT=signal.distil_BT, share_BT=share_BT)
+
+
+def gradient(models: tuple[Any, Any], method: Method, batch: TokenBatch, parts: list[list[int]]) -> list[Tensor]:
+    """Summed gradient of the parts' losses."""
+    student, teacher = models
+    student.zero_grad()
     for rows in parts:
         part = batch.rows(rows)
-        if width:
-            part = padded(part, width)
-        surrogate(method, action_logps(model, part), part, total).loss.backward()
-    return [p.grad.clone() for p in model.parameters()]
+        if method.divergence is None:
+            loss = surrogate(method, action_logps(student, part), part).loss
+        else:
+            measure = partial(divergence, spec=method.divergence)
+            logp_BT, divergence_BT = dense_terms(student, teacher, part, part, measure)
+            loss = surrogate(method, logp_BT, part).loss + distillation_loss(divergence_BT, part)
+        loss.backward()
+    return [p.grad.clone() for p in student.parameters()]
 
 
 def padded(batch: TokenBatch, width: int) -> TokenBatch:
     """Longer right padding, filled with junk that must not be read."""
     extra = width - batch.token_BT.shape[1]
     columns = {}
-    for name in ("token_BT", "turn_BT", "sampled_BT", "old_BT", "teacher_BT", "advantage_BT"):
-        column = getattr(batch, name)
-        junk = {"token_BT": 7, "turn_BT": 0}.get(name, math.nan)
-        columns[name] = torch.nn.functional.pad(column, (0, extra), value=junk)
-    return batch.filled(**columns)
+    for field in fields(batch):
+        column = getattr(batch, field.name)
+        if column is not None and field.name.endswith("_BT"):
+            junk = {"token_BT": 7, "turn_BT": 0}.get(field.name, math.nan)
+            columns[field.name] = torch.nn.functional.pad(column, (0, extra), value=junk)
+    return batch.filled(**columns, length_B=batch.length_B.clamp(min=width))  # so that `rows` keeps the padding
+
+
+def assert_same(gradients: list[Tensor], exact: list[Tensor]) -> None:
+    for ours, theirs in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+    assert max(float(g.abs().max()) for g in exact) > 1e-3
+
+
+METHODS = {
+    "token": make("sod", {}),
+    "sequence": make("sod", {}, normaliser="sequence"),
+    "turn": make("sod", {}, normaliser="turn"),
+    "dense": make("sod", {}, divergence=Divergence("jsd")),
+    "dense-turn": make("sod", {}, divergence=Divergence("forward_kl", top_k=5), normaliser="turn"),
+}
+EACH = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 @pytest.fixture
-def prepared(random_model: Make, random_batch: Make) -> tuple[Any, TokenBatch]:
-    """A tiny student off its old policy, and a batch with SOD's advantage."""
-    student = random_model(seed=1, sharpness=4.0)
+def prepared(random_model: Make, random_batch: Make) -> tuple[tuple[Any, Any], TokenBatch]:
+    """A tiny student off its old policy with its teacher, and a scored batch."""
+    student, teacher = random_model(seed=1, sharpness=4.0), random_model(seed=2, sharpness=4.0)
     batch = random_batch(rows=7, seed=2)
     old_BT = score(random_model(seed=1, sharpness=3.9), batch, 1000)
-    batch = batch.filled(old_BT=old_BT, teacher_BT=score(random_model(seed=2, sharpness=4.0), batch, 1000))
-    return student, batch.filled(advantage_BT=advantage(PRESETS["sod"](), batch).advantage_BT)
+    return (student, teacher), batch.filled(old_BT=old_BT, teacher_BT=score(teacher, batch, 1000))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_micro_batches_do_not_change_the_gradient(prepared: tuple[Any, TokenBatch], seed: int) -> None:
-    """Any partition of the rows, in any order, sums to the gradient of the whole batch."""
-    student, batch = prepared
-    method = PRESETS["sod"]()
-    whole = gradient(student, method, batch, [list(range(len(batch)))])
+@EACH
+@pytest.mark.parametrize("seed", range(2))
+def test_micro_batches_do_not_change_the_gradient(prepared: Any, method: Method, seed: int) -> None:
+    """Any partition of the rows, in any order, sums to the gradient of the whole batch; so does the trainer's own."""
+    models, batch = prepared
+    batch = shared(batch, method)
     order = list(range(len(batch)))
+    whole = gradient(models, method, batch, [order.copy()])
     rng = random.Random(seed)
     rng.shuffle(order)
     cuts = sorted(rng.sample(range(1, len(order)), k=rng.randint(1, 4)))
     parts = [order[a:b] for a, b in zip([0, *cuts], [*cuts, len(order)], strict=True)]
-    for ours, exact in zip(gradient(student, method, batch, parts), whole, strict=True):
-        torch.testing.assert_close(ours, exact, atol=1e-6, rtol=1e-4)
-    assert max(float(g.abs().max()) for g in whole) > 1e-3
+    assert_same(gradient(models, method, batch, parts), whole)
+    trainers = batch.micro_indices(40)
+    assert len(trainers) > 2
+    assert_same(gradient(models, method, batch, trainers), whole)
 
 
-def test_the_trainers_own_split_does_not_change_the_gradient(prepared: tuple[Any, TokenBatch]) -> None:
-    student, batch = prepared
-    method = PRESETS["sod"]()
-    whole = gradient(student, method, batch, [list(range(len(batch)))])
-    parts = batch.micro_indices(40)
-    assert len(parts) > 2
-    for ours, exact in zip(gradient(student, method, batch, parts), whole, strict=True):
-        torch.testing.assert_close(ours, exact, atol=1e-6, rtol=1e-4)
-
-
-def test_padding_does_not_change_the_gradient(prepared: tuple[Any, TokenBatch]) -> None:
-    """Twenty more columns of junk tokens and NaN scores."""
-    student, batch = prepared
-    method = PRESETS["sod"]()
+@EACH
+def test_padding_does_not_change_the_gradient(prepared: Any, method: Method) -> None:
+    """Twenty more columns of junk tokens and NaN scores, from before the advantage on."""
+    models, batch = prepared
     rows = list(range(len(batch)))
-    whole = gradient(student, method, batch, [rows])
-    wide = gradient(student, method, batch, [rows], width=batch.token_BT.shape[1] + 20)
-    for ours, exact in zip(wide, whole, strict=True):
-        torch.testing.assert_close(ours, exact, atol=1e-6, rtol=1e-4)
+    whole = gradient(models, method, shared(batch, method), [rows])
+    wide = shared(padded(batch, batch.token_BT.shape[1] + 20), method)
+    assert wide.share_BT is not None
+    assert wide.share_BT[:, -20:].count_nonzero() == 0
+    assert_same(gradient(models, method, wide, [rows]), whole)
 
 
-def test_advantage_does_not_depend_on_order_or_padding(prepared: tuple[Any, TokenBatch]) -> None:
-    """The signal of a row is the same in a shuffled and padded batch."""
-    _, batch = prepared
-    order = torch.tensor([3, 0, 6, 5, 1, 2, 4])
-    moved = padded(batch.rows(order), batch.token_BT.shape[1] + 5)
-    got_BT = advantage(PRESETS["sod"](), moved).advantage_BT
-    width = batch.rows(order).token_BT.shape[1]
-    torch.testing.assert_close(got_BT[:, :width], batch.rows(order).advantage_BT, atol=1e-6, rtol=1e-6)
-    assert got_BT[:, width:].count_nonzero() == 0
+class TestPrivilegedView:
+    """The same trajectories after other prompts."""
+
+    def batch(self) -> TokenBatch:
+        """Two groups with prompts of 2 and 1 tokens; turns that touch, tool output between and after them."""
+        rows = [
+            ("a", 2, (0, 0, 1, 1, 2, 0)),
+            ("a", 2, (0, 0, 1)),
+            ("b", 1, (0, 1, 0, 0, 2, 2, 0)),
+        ]
+        made = [
+            replace(trajectory(task, n, turn_ids), prompt_tokens=prompt)
+            for n, (task, prompt, turn_ids) in enumerate(rows)
+        ]
+        return pack([Group("a", tuple(made[:2])), Group("b", tuple(made[2:]))])
+
+    @pytest.mark.parametrize("prompts", [[[5], [6, 7, 8, 9]], [[3], [1]], [[5, 6, 7], [8, 9]]])
+    def test_only_the_prompt_changes(self, prompts: list[list[int]]) -> None:
+        """Shorter, longer, as long: what follows (tokens, tool output, turn ids) stays, row by row."""
+        batch = self.batch()
+        view = with_prompts(batch, prompts)
+        for row, (group, start) in enumerate([(0, 2), (0, 2), (1, 1)]):
+            length, prompt = int(batch.length_B[row]), prompts[group]
+            assert int(view.length_B[row]) == length - start + len(prompt)
+            end = int(view.length_B[row])
+            assert view.token_BT[row, :end].tolist() == [*prompt, *batch.token_BT[row, start:length].tolist()]
+            assert view.turn_BT[row, :end].tolist() == [0] * len(prompt) + batch.turn_BT[row, start:length].tolist()
+            assert view.turn_BT[row, end:].count_nonzero() == 0
+        assert view.prompt_B is not None
+        assert view.prompt_B.tolist() == [len(prompts[0]), len(prompts[0]), len(prompts[1])]
+
+    def test_values_come_back_to_their_tokens(self) -> None:
+        """Each action token gets what was scored at that very token of the view; 0 at context."""
+        batch = self.batch()
+        view = with_prompts(batch, [[5, 5, 5, 5], [6]])
+        value_BT = torch.where(view.turn_BT > 0, view.token_BT.double() + view.turn_BT / 8, math.nan)
+        back_BT = aligned(value_BT, view, batch)
+        assert torch.equal(back_BT, (batch.token_BT + batch.turn_BT / 8).double() * (batch.turn_BT > 0))
+
+    def test_rows_of_a_micro_batch_find_their_own_prompt(self) -> None:
+        """By group, in any order."""
+        micro = self.batch().rows([2, 0])
+        view = with_prompts(micro, [[5], [6, 7]])
+        assert view.token_BT[:, 0].tolist() == [6, 5]
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        """Unknown prompt lengths, and a view with another number of action tokens."""
+        batch = self.batch()
+        with pytest.raises(ValueError, match="where its prompts end"):
+            with_prompts(batch.filled(prompt_B=None), [[1], [1]])
+        other = batch.filled(turn_BT=batch.turn_BT.roll(1, 0))
+        with pytest.raises(ValueError, match="another number of action tokens"):
+            aligned(torch.zeros(batch.token_BT.shape), other, batch)
+
+
+def test_pack_knows_prompts_and_tool_errors() -> None:
+    """`error_BK` has a column per turn; a turn with several calls failed if one of them did."""
+    good, bad = ToolResult("1"), ToolResult("Error", error="exception")
+
+    def played(sample: int, *results: tuple[ToolResult, ...]) -> Trajectory:
+        turn_ids = (0, 0, *range(1, len(results) + 1))
+        turns = tuple(Turn(k + 1, k + 2, k + 3, "", results=result) for k, result in enumerate(results))
+        return replace(trajectory("a", sample, turn_ids), turns=turns, prompt_tokens=2)
+
+    batch = pack([Group("a", (played(0, (good,), (good, bad, good), ()), played(1, (bad,))))])
+    assert batch.prompt_B is not None
+    assert batch.error_BK is not None
+    assert batch.prompt_B.tolist() == [2, 2]
+    assert batch.error_BK.tolist() == [[False, True, False], [True, False, False]]
+    assert batch.rows([1]).error_BK.tolist() == [[True, False, False]]  # type: ignore[union-attr]

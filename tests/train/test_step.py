@@ -5,25 +5,32 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sod.build import make_method
+from sod.build_method import make_method
 from sod.engines.torch_engine import TorchEngine
-from sod.objective.batch import TokenBatch
+from sod.models.dense import dense_terms
+from sod.models.score import score
+from sod.objective.batch import TokenBatch, pack
+from sod.objective.divergence import divergence as dense
 from sod.objective.methods import advantage
+from sod.objective.presets import PRESETS
 from sod.recipe import Recipe
 from sod.records import Fault, FaultKind, SodError
 from sod.rollout.collect import Collector
 from sod.rollout.episode import Limits
+from sod.rollout.openings import opening_of
 from sod.tasks import chain
+from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
 from sod.train.optim import NonFiniteError, Optimizer
 from sod.train.sft import sft_step
-from sod.train.step import Run, train_step, update
+from sod.train.step import Run, sampling_of, taught, train_step, update
 from support import math_judge
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
@@ -33,7 +40,13 @@ TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2,
 def make_run(acting_model: Any, random_model: Any, chat: Any, python_tool: Any, tmp_path: Path) -> Callable[..., Run]:
     """`make_run(optim={...}, method=...)`: live objects around copies of the acting student."""
 
-    def make(optim: dict[str, Any] | None = None, method: Any = "sod", rollout: Any = None, tool: Any = None) -> Run:
+    def make(
+        optim: dict[str, Any] | None = None,
+        method: Any = "sod",
+        rollout: Any = None,
+        tool: Any = None,
+        expert: Any = None,
+    ) -> Run:
         recipe = Recipe.model_validate(
             {
                 "student": {"path": "in memory"},
@@ -54,11 +67,25 @@ def make_run(acting_model: Any, random_model: Any, chat: Any, python_tool: Any, 
             fault_retries=spec.fault_retries,
             max_fault_rate=spec.max_fault_rate,
         )
-        teacher = LocalTeacher(random_model(seed=8, sharpness=3.0), 256)
         optimizer = Optimizer(student, recipe.optim, 10)
-        return Run(
-            recipe, TASKS, student, teacher, collector, make_method(recipe.method), optimizer, tmp_path / "dumps"
-        )
+        chosen = make_method(recipe.method)
+        if chosen.context is None:
+            teacher = LocalTeacher(random_model(seed=8, sharpness=3.0), 256)
+        else:
+            teacher = LocalTeacher(copy.deepcopy(acting_model), 256)
+        run = Run(recipe, TASKS, student, teacher, collector, chosen, optimizer, tmp_path / "dumps")
+        if (context := chosen.context) is not None:
+            run.privileged = lambda task: chat.prompt_ids(privileged_prompt(task, context))
+        if chosen.curriculum is not None and chosen.curriculum.kind == "b2f":
+            run.expert = Collector(
+                TorchEngine(expert or acting_model, chat.stop_ids),
+                chat,
+                {"python": python_tool},
+                Limits(3, 24, 120),
+                math_judge(),
+                seed=0,
+            )
+        return run
 
     return make
 
@@ -69,12 +96,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 def ready(run: Run, batch: TokenBatch) -> TokenBatch:
     """A batch with old and teacher log-probabilities and the advantage of the run's method."""
-    from sod.models.score import score
-
     assert run.teacher is not None
     batch = batch.filled(old_BT=score(run.student, batch, 10_000))
-    batch = batch.filled(teacher_BT=run.teacher.score(batch))
-    return batch.filled(advantage_BT=advantage(run.method, batch).advantage_BT)
+    batch = taught(run.teacher, run.method, batch, None)
+    signal = advantage(run.method, batch)
+    return batch.filled(advantage_BT=signal.advantage_BT, distil_BT=signal.distil_BT)
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -108,9 +134,19 @@ class TestUpdate:
         assert distance(weights(run), weights(by_hand)) == 0.0
         assert distance(weights(run), weights(make_run())) > 1e-4
 
-    @pytest.mark.parametrize("groups", [None, 2])
+    @pytest.mark.parametrize(
+        ("groups", "method"),
+        [
+            (None, {"name": "sod"}),
+            (2, {"name": "sod"}),
+            (None, {"name": "sod", "normaliser": "sequence"}),
+            (2, {"name": "sod", "normaliser": "turn"}),
+            (2, {"name": "sod", "divergence": "jsd", "normaliser": "turn"}),
+            (None, {"name": "sage", "divergence": {"kind": "forward_kl", "top_k": 4}}),
+        ],
+    )
     def test_micro_batches_do_not_change_the_weights(
-        self, groups: int | None, make_run: Any, random_batch: Any
+        self, groups: int | None, method: dict[str, Any], make_run: Any, random_batch: Any
     ) -> None:
         """One denominator: whatever the token budget, the same weights to 1e-6.
 
@@ -119,7 +155,8 @@ class TestUpdate:
         """
         results = []
         for budget in (1, 40, 10_000):
-            run = make_run({"lr": 1e-5, "micro_batch_tokens": budget, "mini_batch_prompts": groups, "clip_grad": 1e9})
+            optim = {"lr": 1e-5, "micro_batch_tokens": budget, "mini_batch_prompts": groups, "clip_grad": 1e9}
+            run = make_run(optim, method)
             batch = ready(run, random_batch(8, seed=4))
             done = update(run, batch, 1)
             moments = [s["exp_avg"].flatten() for s in run.optimizer.state()["adamw"]["state"].values()]
@@ -146,8 +183,6 @@ class TestUpdate:
 
     def test_gradient_moves_towards_the_advantage(self, make_run: Any, random_batch: Any) -> None:
         """Tokens with a positive advantage become likelier, those with a negative one less likely."""
-        from sod.models.score import score
-
         run = make_run({"lr": 3e-4})
         batch = ready(run, random_batch(6, seed=6))
         sign_BT = torch.where(torch.arange(6)[:, None] % 2 == 0, 1.0, -1.0).expand(batch.token_BT.shape)
@@ -281,6 +316,158 @@ class TestTrainStep:
         run = make_run({"lr": 5e-3}, method="opd")
         gaps = [train_step(run, step).metrics["teacher_gap"] for step in range(1, 13)]
         assert sum(gaps[-3:]) / 3 > sum(gaps[:3]) / 3 + 0.2
+
+
+class TestMethods:
+    """Every preset with real models, tools and episodes."""
+
+    @pytest.mark.parametrize("name", [name for name in PRESETS if name != "sft"])
+    def test_a_step(self, name: str, make_run: Any) -> None:
+        """Finite figures; the student moves, unless the method has nothing to say.
+
+        The rewards of so small a student are all equal: `grpo` alone then must not move a weight.
+        """
+        run = make_run(method=name)
+        before = weights(run)
+        report = train_step(run, 1)
+        assert [key for key, value in report.metrics.items() if not math.isfinite(value)] == []
+        assert report.metrics["flat_groups"] == 1.0
+        assert (report.metrics["kappa"], report.metrics["rho"]) == (run.method.kappa(1), run.method.rho(1))
+        assert ("teacher_confidence" in report.metrics) == (name == "sage")
+        moved = distance(weights(run), before)
+        if name == "grpo":
+            assert (moved, report.metrics["grad_norm"], report.metrics["loss"]) == (0.0, 0.0, 0.0)
+        else:
+            assert moved > 1e-4
+            assert report.metrics["grad_norm"] > 1e-3
+
+    def test_a_teacher_that_knows_nothing_more_gives_nothing(self, make_run: Any, chat: Any) -> None:
+        """Self-distillation with the student's own prompt: the gap is rounding, and the gradient with it."""
+        run = make_run(method="opsd_gt")
+        run.privileged = lambda task: chat.prompt_ids(task.prompt)
+        metrics = train_step(run, 1).metrics
+        assert abs(metrics["teacher_gap"]) < 1e-5
+        assert metrics["d_first"] < 1e-5
+        assert metrics["grad_norm"] < 1e-4
+        told = train_step(make_run(method="opsd_gt"), 1).metrics
+        assert told["d_first"] > 1e-2
+
+    def test_unequal_rewards_move_grpo(self, make_run: Any, random_batch: Any) -> None:
+        """The other side of the zero above."""
+        run = make_run(method="grpo")
+        batch = random_batch(6, seed=2)
+        assert len({tuple(row) for row in batch.reward_B.view(-1, 2).tolist()}) > 1
+        before = weights(run)
+        assert update(run, ready(run, batch), 1)["grad_norm"] > 1e-3
+        assert distance(weights(run), before) > 1e-4
+
+    @pytest.mark.parametrize(
+        "divergence",
+        ["jsd", "forward_kl", "reverse_kl", {"kind": "jsd", "top_k": 8}, {"kind": "forward_kl", "top_k": 8}],
+        ids=str,
+    )
+    def test_a_dense_divergence_falls(self, divergence: Any, make_run: Any) -> None:
+        """Ten steps on the student's own episodes bring the two distributions closer, by the very measure.
+
+        Measured on episodes of the first weights, because what is played changes with the weights.
+        """
+        run = make_run({"lr": 5e-3}, {"name": "opd", "divergence": divergence}, {"prompts": 2, "temperature": 0.9})
+        run.teacher.temperature = 0.9
+        probe = pack(run.rollout.collect(TASKS[:4], 2, sampling_of(run.recipe), "probe", 1).groups)
+        measure = partial(dense, spec=run.method.divergence)
+
+        def measured() -> float:
+            with torch.no_grad():
+                _, value_BT = dense_terms(run.student, run.teacher.model, probe, probe, measure, 0.9)
+            return float(value_BT.sum()) / probe.action_tokens()
+
+        before = measured()
+        losses = [train_step(run, step).metrics["loss"] for step in range(1, 11)]
+        assert min(losses) > 0
+        assert measured() < 0.8 * before
+
+    def test_a_dense_divergence_reads_the_privileged_prompt(self, make_run: Any, chat: Any) -> None:
+        """With the student's own prompt the loss is 0, with the answer in it it is not."""
+        losses = {}
+        for told in (False, True):
+            run = make_run(method={"name": "opsd_hint", "divergence": "forward_kl"})
+            if not told:
+                run.privileged = lambda task: chat.prompt_ids(task.prompt)
+            losses[told] = train_step(run, 1).metrics["loss"]
+        assert abs(losses[False]) < 1e-5
+        assert losses[True] > 1e-3
+
+    def test_front_to_back_grows_by_a_turn(self, make_run: Any) -> None:
+        """One turn at first, then two, then as many as the limits allow."""
+        run = make_run(method={"name": "tcod_f2b", "start": 1, "every": 1})
+        most = [max(len(t["turns"]) for t in train_step(run, step).trajectories) for step in (1, 2, 3, 4)]
+        assert most == [1, 2, 3, 3]
+
+    def test_back_to_front_starts_after_the_teachers_turns(self, make_run: Any, acting_model: Any) -> None:
+        """The student's prompt is the teacher's episode without its last turns; none is left in the end.
+
+        Its own turns are numbered from 1 and nothing of the teacher's counts as sampled.
+        """
+        run = make_run(method={"name": "tcod_b2f", "start": 1, "every": 1})
+        shown = run.expert.collect(TASKS[:3], 1, sampling_of(run.recipe), "probe", 1)
+        assert max(len(group.trajectories[0].turns) for group in shown.groups) == 3
+        prefixes = {}
+        for step in (1, 3):
+            seen: list[Any] = []
+            collect = run.rollout.collect
+
+            def noted(*given: Any, seen: list[Any] = seen, collect: Any = collect, **more: Any) -> Any:
+                seen.append((given, more["openings"], collect(*given, **more)))
+                return seen[-1][2]
+
+            run.rollout.collect = noted
+            train_step(run, step)
+            run.rollout.collect = collect
+            ((tasks, *_), openings, played) = seen[0]
+            again = make_run(method="tcod_b2f").expert.collect(tasks, 1, sampling_of(run.recipe), "expert", step)
+            for task, opening, group, teachers in zip(tasks, openings, played.groups, again.groups, strict=True):
+                (theirs,) = teachers.trajectories
+                assert theirs.task_id == task.id
+                assert opening == opening_of(theirs, max(0, len(theirs.turns) - step))
+                for mine in group.trajectories:
+                    start = len(opening.token_ids)
+                    assert mine.token_ids[:start] == opening.token_ids
+                    assert mine.prompt_tokens == start
+                    assert set(mine.turn_ids[:start]) == {0}
+                    assert mine.turns[0].index == 1
+            prefixes[step] = [opening.turns for opening in openings]
+        assert max(prefixes[1]) == 2
+        assert prefixes[3] == [0] * 3
+
+    def test_back_to_front_without_an_expert(self, make_run: Any) -> None:
+        """Told, not skipped."""
+        run = make_run(method="tcod_b2f")
+        run.expert = None
+        with pytest.raises(ValueError, match="tcod_b2f needs the teacher's episodes"):
+            train_step(run, 1)
+
+    @pytest.mark.parametrize(
+        ("rule", "moves"),
+        [
+            ({}, [0, 0, 0]),
+            ({"teacher_rule": "every", "teacher_every": 2}, [0, 1, 1]),
+            ({"teacher_rule": "ema", "teacher_decay": 0.5}, [1, 1, 1]),
+        ],
+    )
+    def test_a_self_teacher_follows_its_rule(self, rule: dict[str, Any], moves: list[int], make_run: Any) -> None:
+        """Frozen, a copy after every second step, or a float32 average of all students so far."""
+        run = make_run(method={"name": "opsd_gt", **rule})
+        first = average = [p.detach().clone() for p in run.teacher.model.parameters()]
+        for step, moved in zip((1, 2, 3), moves, strict=True):
+            train_step(run, step)
+            now = [p.detach().clone() for p in run.teacher.model.parameters()]
+            students = [p.detach().clone() for p in run.student.parameters()]
+            assert any(not torch.equal(a, b) for a, b in zip(now, first, strict=True)) == bool(moved)
+            if rule.get("teacher_rule") == "ema":
+                average = [0.5 * a + 0.5 * s for a, s in zip(average, students, strict=True)]
+                assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(now, average, strict=True))
+            elif rule and step == 2:
+                assert all(torch.equal(a, b) for a, b in zip(now, students, strict=True))
 
 
 def test_sft_step(acting_model: Any, chat: Any, conversations: Any) -> None:

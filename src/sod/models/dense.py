@@ -18,9 +18,10 @@ from torch import Tensor
 from sod.models.score import logits, over_actions, picked
 from sod.objective.batch import TokenBatch
 
-# A quarter of what `score` takes.
-CHUNK_LOGITS = 2**21
-LEAST_ROWS = 64
+# Logits of one model per chunk. In the backward pass 11 floats of each are alive at once for a jsd, 7 for a KL, 5 for
+# the top k, and 4 in `score` (counted): half of its chunk keeps the peak near its own.
+CHUNK_LOGITS = 2**22
+LEAST_ROWS = 64  # fewer rows would mostly read the output embedding and add up its gradient
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,9 +39,9 @@ def dense_terms(
     Both in nats, float32, B x T in the shape of `batch`, 0 at context, from one forward of the student; differentiable
     in the student alone. `teacher_batch` holds the same trajectories, row by row, as the teacher sees them: what is
     around the action tokens may differ. `measure(student_logits_NV, teacher_logits_NV)` returns the N values of a
-    chunk, from float32 logits that are already divided by `temperature`: it must not divide them again. A teacher that
-    is the student itself counts as a constant. Raises ValueError where the vocabularies differ in size or the two
-    batches in their action tokens.
+    chunk, from float32 logits as the models give them: `temperature` is that of the log-probabilities, the measure
+    brings its own. A teacher that is the student itself counts as a constant. Raises ValueError where the vocabularies
+    differ in size or the two batches in their action tokens.
     """
     sizes = [int(model.config.vocab_size) for model in (student, teacher)]
     if sizes[0] != sizes[1]:
@@ -76,8 +77,8 @@ def _project(
     target_N: Tensor,
     teacher_hidden_ND: Tensor,
 ) -> Tensor:
-    student_NV = logits(head, hidden_ND, temperature)
+    student_NV = logits(head, hidden_ND, 1.0)
     with torch.no_grad():
-        teacher_NV = logits(teacher_head, teacher_hidden_ND, temperature)
-    (logp_N,) = picked(student_NV, target_N)
+        teacher_NV = logits(teacher_head, teacher_hidden_ND, 1.0)
+    (logp_N,) = picked(student_NV if temperature == 1.0 else student_NV / temperature, target_N)
     return torch.stack([logp_N, measure(student_NV, teacher_NV).float()])

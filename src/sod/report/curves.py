@@ -75,7 +75,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     height = TITLE_HEIGHT + ROW_HEIGHT * max(math.ceil(count / columns), 1)
     shown = [step for _, lines in panels for steps, _ in lines.values() for step in steps]
     shown += phases[0] if phases else []
-    with rc_context(_style()):
+    with rc_context(style()):
         # A bare Figure draws with Agg: no display, no pyplot state.
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
         figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
@@ -125,7 +125,7 @@ def _draw_panel(axes: Axes, panel: Panel, lines: Mapping[str, Series]) -> None:
             axes.plot(steps, values, color=colour, label=label, marker=marker)
         else:
             axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-            axes.plot(steps, _smooth(values), color=colour, label=label)
+            axes.plot(steps, smooth(values), color=colour, label=label)
     if panel.from_zero:
         _from_zero(axes, [value for _, values in lines.values() for value in values])
     if len(panel.lines) > 1:
@@ -143,7 +143,7 @@ def _draw_phases(axes: Axes, steps: list[int], seconds: Mapping[str, list[float]
     else:
         stack = list(seconds.values())
         if len(steps) >= SMOOTH_FROM:  # a fit may dip below zero beside a rare phase, a stack may not
-            stack = [[max(value, 0.0) for value in _smooth(values)] for values in stack]
+            stack = [[max(value, 0.0) for value in smooth(values)] for values in stack]
         axes.stackplot(steps, *stack, labels=list(seconds), colors=_cycle(len(seconds)), alpha=0.85, linewidth=0)
     axes.set_ylim(bottom=0.0)
     handles, labels = axes.get_legend_handles_labels()
@@ -184,20 +184,20 @@ def _phases(rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], dict[str, lis
     }
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
     """Local linear regression over a tenth of the series (Cleveland 1979, without the weights).
 
     A moving average would flatten a falling curve at both ends, just where it is read off.
     """
     count, half = len(values), max(len(values) // 20, 1)
-    smooth = []
+    trend = []
     for i in range(count):
         start = min(max(i - half, 0), count - 2 * half - 1)
         x = np.arange(start, start + 2 * half + 1) - i
         y = np.asarray(values[start : start + len(x)])
         slope = ((x - x.mean()) * y).sum() / ((x - x.mean()) ** 2).sum()
-        smooth.append(float(y.mean() - slope * x.mean()))
-    return smooth
+        trend.append(float(y.mean() - slope * x.mean()))
+    return trend
 
 
 def _is_number(value: Any) -> bool:
@@ -208,7 +208,8 @@ def _cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def _style() -> Any:  # matplotlib's own type for this lists its 300 keys
+def style() -> Any:  # matplotlib's own type for this lists its 300 keys
+    """The look of every picture, for `matplotlib.rc_context`."""
     return {
         "font.size": 10,
         "axes.titlesize": 11,
