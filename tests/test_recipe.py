@@ -165,6 +165,8 @@ def test_unknown_keys_are_named_with_the_nearest(file: Path, override: str, key:
         ("method.divergence=kl", "method.divergence.kind", "'kl'"),
         ("method.normaliser=mean", "method.normaliser", "'mean'"),
         ("method.every=0", "method.every", "0"),
+        ("method.gamma=.nan", "method.gamma", "nan"),
+        ("method.epsilon=.inf", "method.epsilon", "inf"),
         ("method=3", "method", "3"),
         ("student=gpt2", "student", "'gpt2'"),
     ],
@@ -262,3 +264,10 @@ def test_resolved_round_trips_through_yaml(
     again = parse_recipe(yaml.safe_load(text), "again")
     assert again == recipe
     assert resolved(again) == resolved(recipe)
+
+
+def test_a_schedule_that_goes_somewhere_needs_its_length(file: Path) -> None:
+    with pytest.raises(SodError, match="a linear schedule needs steps"):
+        load_recipe(file, ["method.kappa={start: 1, end: 0.1}"])
+    constant = load_recipe(file, ["method.kappa={schedule: constant, start: 1, end: 1}"]).method.kappa
+    assert constant is not None and constant.steps is None

@@ -97,3 +97,22 @@ def test_a_tokenizer_of_a_privileged_world_has_words_for_it(tmp_path: Path) -> N
         lengths.append([len(tokenizer.encode(f"9\n\n{word}: 7")) for word in ("Answer", "Hint")])
     assert lengths[1] == [3, 3]
     assert min(lengths[0]) > 3
+
+
+def test_failing_calls_in_the_students_traces_are_made_again(tmp_path: Path) -> None:
+    """With the failed calls and their errors taken out, the traces are those of the reliable world."""
+    made(tmp_path / "plain", 0.0)
+    make_data(WorldSpec(slips=0.4, failures=0.3, **SIZES), 4, tmp_path / "failing")
+    assert read(tmp_path / "failing", "sft-teacher") == read(tmp_path / "plain", "sft-teacher")
+    failed = calls = 0
+    for plain, failing in zip(read(tmp_path / "plain", "sft"), read(tmp_path / "failing", "sft"), strict=True):
+        kept = list(failing.messages)
+        while (at := next((n for n, m in enumerate(kept) if m.content == "Error: unavailable"), None)) is not None:
+            assert kept[at - 1] == kept[at + 1]
+            del kept[at : at + 2]
+            failed += 1
+        assert tuple(kept) == plain.messages
+        calls += sum(m.role == "tool" for m in plain.messages)
+    # Each call fails a geometric number of times, 3/7 on average; five standard errors.
+    deviation = (0.3 / 0.7**2 / calls) ** 0.5
+    assert abs(failed / calls - 3 / 7) < 5 * deviation

@@ -178,7 +178,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         collector = make_collector(recipe, chat, tools, judge, student, meter)
         teacher = _make_teacher(recipe, method, meter)
         if teacher is not None and start_path is not None:
-            teacher.load(start_path[2]["teacher"])
+            teacher.load(start_path[2].get("teacher"))
         kept = log or RunLog.create(directory, resolved(recipe), recipe.seed)
         close = opened.pop_all().close
     run = Run(recipe, tasks, student, teacher, collector, method, optimizer, directory / "dumps", meter=meter)

@@ -20,8 +20,8 @@ ORDER: tuple[Scores, ...] = ("none", "sampled", "top1", "topk", "full")
 def make_method(spec: MethodSpec) -> Method:
     """The preset named by the recipe with its knobs.
 
-    Raises SodError for an unknown name (with the nearest ones), for a knob that the preset does not have, and for a
-    dense divergence in a method without a teacher.
+    Raises SodError for an unknown name (with the nearest ones), for a knob that the preset does not have or whose value
+    it refuses, and for a dense divergence in a method without a teacher.
     """
     refuse_unknown([spec.name])
     given = {k: v for k in spec.model_fields_set - set(COMMON) if (v := getattr(spec, k)) is not None}
@@ -32,16 +32,15 @@ def make_method(spec: MethodSpec) -> Method:
         raise SodError(f"method.{unknown[0]}: {spec.name} has no such knob; it has {known}")
     values = {knob: _value(value) for knob, value in given.items()}
     divergence = Divergence(**spec.divergence.model_dump()) if spec.divergence is not None else None
-    method = make(
-        spec.name,
-        values,
-        normaliser=spec.normaliser,
-        divergence=divergence,
-        clip_low=spec.clip_low,
-        clip_high=spec.clip_high,
-    )
+    common = {"normaliser": spec.normaliser, "clip_low": spec.clip_low, "clip_high": spec.clip_high}
+    try:
+        method = make(spec.name, values, divergence=divergence, **common)
+    except ValueError as error:
+        raise SodError(f"method: {error}") from None
     if divergence is not None and not method.needs_teacher:
         raise SodError(f"method.divergence: {spec.name} has no teacher to diverge from; leave it out")
+    if method.supervised and spec.normaliser != "token":
+        raise SodError(f"method.normaliser: {spec.name} is always a token mean; leave it out")
     return method
 
 
@@ -90,7 +89,7 @@ def _needs(method: Method) -> str:
 
 def _value(value: Any) -> Any:
     if isinstance(value, ScheduleSpec):
-        return Schedule(value.schedule, value.start, value.end, value.steps)
+        return Schedule(value.schedule, value.start, value.end, value.steps or 1)
     return value
 
 

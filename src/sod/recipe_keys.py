@@ -147,7 +147,13 @@ class ScheduleSpec(Section):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     start: float = Field(allow_inf_nan=False)
     end: float = Field(allow_inf_nan=False)
-    steps: int = Field(1, ge=1)
+    steps: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ScheduleSpec:
+        if self.schedule != "constant" and self.steps is None:
+            raise ValueError(f"a {self.schedule} schedule needs steps: the length of its way from start to end")
+        return self
 
 
 class DivergenceSpec(Section):

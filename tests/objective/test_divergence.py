@@ -108,7 +108,8 @@ def test_forward_kl_has_the_gradient_of_cross_entropy_with_soft_targets() -> Non
 
 
 LOGITS = st.lists(st.floats(-30, 30), min_size=6, max_size=6)
-DISTINCT = st.lists(st.floats(-30, 30), min_size=6, max_size=6, unique=True)
+# No two as near as rounding: which of two equal tokens belongs to the top k is anybody's choice.
+DISTINCT = st.lists(st.integers(-120, 120).map(lambda n: n / 4), min_size=6, max_size=6, unique=True)
 SPECS = st.builds(
     Divergence,
     kind=st.sampled_from(["forward_kl", "reverse_kl", "jsd"]),
@@ -132,7 +133,7 @@ def test_never_negative_and_zero_for_equals(student: list[float], teacher: list[
 
 
 @settings(deadline=None)
-@given(LOGITS, LOGITS, SPECS)
+@given(DISTINCT, DISTINCT, SPECS)
 def test_zero_only_for_equals(student: list[float], teacher: list[float], spec: Divergence) -> None:
     """Pinsker: KL >= |p - q|^2 / 2 (the sum of absolute differences), on the events that are told apart.
 

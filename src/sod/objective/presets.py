@@ -49,6 +49,9 @@ def gated_opd(*, rho: Coefficient = 1.0, beta_min: float = 0.0, beta_max: float 
     In the code of SOD's authors. The defaults of the three knobs are ours.
     """
 
+    if beta_min > beta_max:
+        raise ValueError(f"{beta_min=} is above {beta_max=}")
+
     def gate(advantage_B: Tensor) -> Tensor:
         return beta_min + (beta_max - beta_min) * (-gamma * advantage_B).sigmoid()
 

@@ -58,9 +58,9 @@ def describe(
 
 
 def flat_groups(collected: Collected) -> float:
-    """Share of the groups whose rewards are all equal: those say nothing to GRPO's term."""
-    rewards = [{t.reward for t in group.trajectories} for group in collected.groups if group.trajectories]
-    return sum(len(values) == 1 for values in rewards) / len(rewards)
+    """Share of the groups of two and more whose rewards are all equal: those say nothing to GRPO's term."""
+    rewards = [[t.reward for t in group.trajectories] for group in collected.groups if group.trajectories]
+    return sum(len(values) > 1 and len(set(values)) == 1 for values in rewards) / len(rewards)
 
 
 def fault_figures(collected: Collected, batch: TokenBatch) -> dict[str, float]:

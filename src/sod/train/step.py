@@ -127,7 +127,7 @@ def play(run: Run, tasks: Sequence[Task], step: int) -> Collected:
         else opening_of(group.faulted[0], 0)
         for group in shown.groups
     ]
-    return run.rollout.collect(tasks, samples, sampling, "train", step, openings=openings)
+    return run.rollout.collect(tasks, samples, sampling, "train", step, max_turns=plan.turns(step), openings=openings)
 
 
 def taught(
