@@ -270,4 +270,5 @@ def test_a_schedule_that_goes_somewhere_needs_its_length(file: Path) -> None:
     with pytest.raises(SodError, match="a linear schedule needs steps"):
         load_recipe(file, ["method.kappa={start: 1, end: 0.1}"])
     constant = load_recipe(file, ["method.kappa={schedule: constant, start: 1, end: 1}"]).method.kappa
-    assert constant is not None and constant.steps is None
+    assert constant is not None
+    assert constant.steps is None
