@@ -258,3 +258,12 @@ def _group(pid: int) -> int:
 def _cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_turn_weights_agree_with_a_plain_loop(tmp_path: Path) -> None:
+    """`benchmarks/weights.py` compares both itself; here at a small size, where seconds say nothing."""
+    import weights
+
+    weights.main(["--rows", "16", "--tokens", "256", "--repetitions", "2", "--json", str(tmp_path / "w.json")])
+    figures = json.loads((tmp_path / "w.json").read_text())
+    assert {"seconds", "ratio_python_loop"} <= figures.keys()

@@ -215,3 +215,15 @@ def test_resume_ignores_a_cut_metrics_line(recipe: Path, tmp_path: Path, sod: An
     with pytest.warns(UserWarning, match="cut line"):
         assert_same_run(run, tmp_path / "reference")
     assert json.loads((run / "manifest.json").read_text())["seed"] == 3
+
+
+def test_recomputation_changes_no_weight(recipe: Path, tmp_path: Path, sod: Any) -> None:
+    """`optim.recompute` trades time for memory and nothing else: the same weights, bit for bit."""
+    for name, value in (("kept", "false"), ("recomputed", "true")):
+        changes = ("train.steps=2", f"optim.recompute={value}", f"sft.optim.recompute={value}")
+        assert sod("train", recipe, *changes, "--run", tmp_path / name).code == 0
+    kept, recomputed = (
+        (tmp_path / name / "checkpoints" / "step-000002" / "model.safetensors").read_bytes()
+        for name in ("kept", "recomputed")
+    )
+    assert kept == recomputed
