@@ -58,9 +58,13 @@ class Cost:
         tokens, pairs = int(batch.length_B.sum()), int((batch.length_B * (batch.length_B + 1) // 2).sum())
         return self.layers(tokens, pairs) + self.head(batch.action_tokens())
 
-    def backward(self, batch: TokenBatch) -> float:
-        """FLOP of the gradient: twice the forward, and the projection again, because it is recomputed."""
-        return 2.0 * self.scoring(batch) + self.head(batch.action_tokens())
+    def backward(self, batch: TokenBatch, recompute: bool = False) -> float:
+        """FLOP of the gradient: twice the forward, and the projection again, because it is recomputed.
+
+        With `recompute` the layers run once more as well.
+        """
+        forward = self.scoring(batch)
+        return 3.0 * forward if recompute else 2.0 * forward + self.head(batch.action_tokens())
 
     @property
     def weights(self) -> int:

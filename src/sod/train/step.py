@@ -175,7 +175,7 @@ def update(run: Run, batch: TokenBatch, step: int, prompts: Sequence[Sequence[in
             tokens = int(micro.length_B.sum())
             with run.meter.phase("forward", tokens, cost.scoring(micro), cost.bytes):
                 logp_BT, loss, terms = objective(run, micro, prompts)
-            with run.meter.phase("backward", tokens, cost.backward(micro), 2 * cost.bytes):
+            with run.meter.phase("backward", tokens, cost.backward(micro, optim.recompute), 2 * cost.bytes):
                 loss.backward()
                 run.optimizer.accumulate()
             sums["loss"] += float(loss.detach())
