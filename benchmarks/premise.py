@@ -21,7 +21,8 @@ be punished for its length. Of the student's first turn from a state are told:
                   is chance. The score is the gap, or the teacher's log-probability of the whole turn.
     differing     the same, by the gap, over those pairs alone whose turns are no tie
 
-Every state counts once. Intervals are 95% bootstrap intervals over states: they hold for these two models alone.
+Every state counts once. Intervals are 95% bootstrap intervals over states: they hold for these two models alone, and
+where all states agree they have no width, which is no certainty.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import argparse
 import io
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -267,8 +268,8 @@ def measure(players: Players, states: Sequence[State]) -> dict[str, Any]:
             found["without_errors"][label] = {**facts, **summary(without)}
             found["changes"][label] = {"states": len(mine), **changes(rows, without)}
         for at in mine:
-            facts = {"task": states[at].task.id, "class": label, "failed": states[at].failed, "left": states[at].left}
-            found["rows"].append({**facts, "with": dirty[at], "without": clean.get(at)})
+            names = {"task": states[at].task.id, "class": label, "failed": states[at].failed, "left": states[at].left}
+            found["rows"].append({**names, "with": dirty[at], "without": clean.get(at)})
     return found
 
 
@@ -364,19 +365,16 @@ def _heading(*titles: str) -> list[str]:
 def _class_row(title: str, facts: Mapping[str, Any]) -> str:
     cells = [title, str(facts["states"]), f"{facts['operations_left']:.1f}" if facts["states"] else "-"]
     for key in COLUMNS:
-        missing = "-" if key in PAIRED or not facts["states"] else "no pair"
-        cells.append(_cell(facts[key], missing=missing) + _count(key, facts[key]))
-    tied = facts["tied"]
-    return f"| {' | '.join(cells)} | {'-' if tied is None else format(tied['value'], '.2f')} |"
+        if key in PAIRED or facts[key] is None:
+            cells.append(_cell(facts[key]) if key in PAIRED or not facts["states"] else "no pair")
+        else:
+            cells.append(f"{_cell(facts[key])} ({facts[key]['states']})")
+    return f"| {' | '.join(cells)} | {'-' if facts['tied'] is None else format(facts['tied']['value'], '.2f')} |"
 
 
-def _count(key: str, figure: Mapping[str, float] | None) -> str:
-    return f" ({figure['states']})" if figure and key not in PAIRED else ""
-
-
-def _cell(figure: Mapping[str, float] | None, form: str = "{:.3f}", missing: str = "-") -> str:
+def _cell(figure: Mapping[str, float] | None, form: str = "{:.3f}") -> str:
     if figure is None:
-        return missing
+        return "-"
     value, low, high = (form.format(figure[key]) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
@@ -425,20 +423,13 @@ def _marks(axes: Any, classes: Mapping[str, Any], key: str, colour: str, shift: 
         axes.errorbar(x, values, yerr=arms, color=colour, fmt="o", markersize=6, mfc=fill, label=label, linewidth=1.2)
 
 
-def _made(recipe: Recipe, directory: Path) -> Path:
-    """The recipe's world in `directory`, made now unless it is there."""
-    if not directory.exists():
-        make_world(recipe, directory, _run_quietly, notice)
-    return directory
-
-
 def _run_quietly(title: str, job: Job) -> None:
     notice(title)
     with closing(job):
         job.start([])
 
 
-def main(arguments: Sequence[str] | None = None, tell: Callable[[str], None] = print) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="its tool's failure_rate decides which errors there are")
     parser.add_argument("overrides", nargs="*", help="key=value")
@@ -451,9 +442,14 @@ def main(arguments: Sequence[str] | None = None, tell: Callable[[str], None] = p
     parser.add_argument("--out", type=Path, required=True, help="for premise.json, premise.md and premise.png")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     options = parser.parse_args(arguments)
+    if any(count is not None and count < 1 for count in (options.tasks, options.episodes, options.samples)):
+        parser.error("a count below 1")
     try:
         recipe = load_recipe(options.recipe, options.overrides)
-        found = run(recipe, options.world or _made(recipe, options.out / "world"), options)
+        world = options.world or options.out / "world"
+        if options.world is None and not world.exists():
+            make_world(recipe, world, _run_quietly, notice)
+        found = run(recipe, world, options)
         for path in (options.out / "premise.json", options.json):
             if path is not None:
                 write_json_atomic(path, found)
@@ -461,7 +457,7 @@ def main(arguments: Sequence[str] | None = None, tell: Callable[[str], None] = p
         draw(found, options.out / "premise.png")
     except SodError as error:
         raise SystemExit(str(error)) from None
-    tell(markdown(found))
+    print(markdown(found))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sod.models.meter import Cost, Meter
+from sod.models.recompute import recompute_layers
 from sod.models.score import action_logps
 from sod.objective.batch import TokenBatch
 
@@ -28,6 +30,24 @@ def test_flop_of_scoring_and_of_its_gradient(model: Any, random_batch: Callable[
         logp_BT.sum().backward()
     model.zero_grad()
     assert cost.backward(batch) - 2 * attention == backward.get_total_flops()
+
+
+def test_flop_of_a_gradient_with_recomputation(model: Any, random_batch: Callable[..., TokenBatch]) -> None:
+    """The layers' forward is in it a second time, but for each layer's last product: nothing needs its result again.
+
+    Attention's share is not counted by PyTorch, as above.
+    """
+    batch = random_batch(rows=1, seed=3)
+    cost = Cost.of(model)
+    length = int(batch.length_B[0])
+    attention = cost.pair * length * (length + 1) // 2
+    again = copy.deepcopy(model)
+    recompute_layers(again)
+    logp_BT = action_logps(again, batch)
+    with FlopCounterMode(display=False) as backward:
+        logp_BT.sum().backward()
+    last = sum(layer.mlp.down_proj.weight.numel() for layer in model.get_decoder().layers)
+    assert cost.backward(batch, recompute=True) - 3 * attention - 2 * length * last == backward.get_total_flops()
 
 
 def test_weights_and_bytes(model: Any) -> None:
