@@ -36,7 +36,7 @@ import argparse
 import io
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -58,9 +58,9 @@ from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.objective import turn_stats
 from sod.objective.batch import pack
 from sod.quickstart import in_world, make_world
-from sod.recipe import Recipe, load_recipe, parse_recipe
+from sod.recipe import Recipe, ToolsSpec, load_recipe, parse_recipe
 from sod.records import Group, SodError, Trajectory, Turn
-from sod.report.curves import COLOURS, DPI, GRID, TITLE_HEIGHT, WIDTH, style
+from sod.report.curves import COLOURS, DPI, GRID, INK, TITLE_HEIGHT, WIDTH, style
 from sod.rollout.collect import Collector
 from sod.rollout.health import refuse_unhealthy
 from sod.rollout.openings import Opening, opening_of
@@ -70,19 +70,19 @@ from sod.tasks import chain
 from sod.tasks.base import Task
 from sod.teachers.base import Teacher
 from sod.teachers.local import LocalTeacher
-from sod.tools.base import Tool
 from sod.tools.unreliable import ERROR as UNAVAILABLE
 from sod.train.step import sampling_of
 
 CLASSES = ("0", "1", "2+", "own")
 TITLES = {"0": "no error", "1": "1 error", "2+": "2+ errors", "own": "own error"}
 PAIRED = {"d_k": "d_k", "gap": "teacher gap", "teacher": "teacher succeeds", "student": "student succeeds"}
-COLUMNS = PAIRED | {"agreement": "agreement (gap)", "agreement_logp": "agreement (log-prob)", "differing": "differing"}
+PAIRS = {"agreement": "agreement (gap)", "agreement_logp": "agreement (log-prob)", "differing": "differing"}
+ALL = (*PAIRED, *PAIRS, "tied")
 SAME = 1e-4  # nats; scores of the same tokens from different batches differ by rounding, far less than this
 CHUNK = 512  # episodes at a time
 
-Row = dict[str, float | None]
-"""The figures of one state; None for those of pairs where it has no pair."""
+Row = dict[str, float]
+"""The figures of one state; those of pairs only where it has a pair."""
 Figures = dict[str, dict[str, float] | None]
 """Mean, 95% interval and number of states of each figure; None where no state has it."""
 
@@ -91,7 +91,8 @@ Figures = dict[str, dict[str, float] | None]
 class State:
     """The beginning of a turn, and its history with and (`clean`) without the failed calls.
 
-    `failed` calls came back unavailable, `own` turns were errors of the student's making, `left` operations are to do.
+    `failed` calls came back unavailable, `own` turns were errors of the student's making, `since` operations were done
+    after the last of both, `left` are to do.
     """
 
     task: Task
@@ -99,6 +100,7 @@ class State:
     clean: Opening
     failed: int
     own: int
+    since: int
     left: int
 
     @property
@@ -122,19 +124,20 @@ def states_of(task: Task, asked: chain.Chain, trajectory: Trajectory) -> Iterato
     steps = [f"print({code})" for code, _ in asked.steps()]
     clean_ids = trajectory.token_ids[: trajectory.prompt_tokens]
     counts = {"done": 0, "failed": 0, "own": 0}
-    yield State(task, opening_of(trajectory, 0), Opening(clean_ids, 0), 0, 0, len(steps))
+    since = 0
+    yield State(task, opening_of(trajectory, 0), Opening(clean_ids, 0), 0, 0, 0, len(steps))
     for turn, following in pairwise(trajectory.turns):
         done = counts["done"]
         what = outcome(turn, steps[done] if done < len(steps) else None)
         if what == "mistake":
             return
         counts[what] += 1
+        since = since + 1 if what == "done" else 0
         if what == "done":
             clean_ids += trajectory.token_ids[turn.start : following.start]
         # The clean history counts as many turns as the real one, so that both leave the same number of them.
-        clean = Opening(clean_ids, turn.index)
-        history = opening_of(trajectory, turn.index)
-        yield State(task, history, clean, counts["failed"], counts["own"], len(steps) - counts["done"])
+        both = opening_of(trajectory, turn.index), Opening(clean_ids, turn.index)
+        yield State(task, *both, counts["failed"], counts["own"], since, len(steps) - counts["done"])
 
 
 def chosen(states: Sequence[State], most: int, seed: int) -> list[State]:
@@ -152,60 +155,43 @@ def chosen(states: Sequence[State], most: int, seed: int) -> list[State]:
 
 def preference(scores: Sequence[float], successes: Sequence[bool]) -> tuple[float, float] | None:
     """`(share preferred, share tied)` of the pairs of a success and a failure; None where there is no such pair."""
-    good = [score for score, success in zip(scores, successes, strict=True) if success]
-    bad = [score for score, success in zip(scores, successes, strict=True) if not success]
-    above = [a - b for a in good for b in bad]
-    if not above:
-        return None
-    return fmean(x > SAME for x in above), fmean(abs(x) <= SAME for x in above)
+    both = list(zip(scores, successes, strict=True))
+    above = [good - bad for good, success in both if success for bad, other in both if not other]
+    return (fmean(x > SAME for x in above), fmean(abs(x) <= SAME for x in above)) if above else None
 
 
 def figures_of_state(turns: Sequence[Mapping[str, float]], student: Sequence[bool], teacher: Sequence[bool]) -> Row:
     """`turns` are the `first_turns` of the student's continuations; the others tell which of whose succeeded."""
-    row: Row = {key: fmean(turn[key] for turn in turns) for key in ("d_k", "gap")}
+    row = {key: fmean(turn[key] for turn in turns) for key in ("d_k", "gap")}
     row |= {"teacher": fmean(teacher), "student": fmean(student)}
-    row |= dict.fromkeys(("agreement", "agreement_logp", "differing", "tied"))
-    pairs = preference([turn["gap"] for turn in turns], student)
-    by_logp = preference([turn["logp"] for turn in turns], student)
-    if pairs is not None and by_logp is not None:
-        row |= {"agreement": pairs[0] + pairs[1] / 2, "agreement_logp": by_logp[0] + by_logp[1] / 2, "tied": pairs[1]}
-        row["differing"] = pairs[0] / (1 - pairs[1]) if pairs[1] < 1 else None
+    pairs = [preference([turn[score] for turn in turns], student) for score in ("gap", "logp")]
+    for key, pair in zip(("agreement", "agreement_logp"), pairs, strict=True):
+        if pair:
+            row[key] = pair[0] + pair[1] / 2
+    if by_gap := pairs[0]:
+        row |= {"tied": by_gap[1]} | ({"differing": by_gap[0] / (1 - by_gap[1])} if by_gap[1] < 1 else {})
     return row
 
 
-def summary(rows: Sequence[Row]) -> Figures:
+def summary(rows: Sequence[Row], keys: Collection[str]) -> Figures:
     """Each figure over the states that have it."""
-    found: Figures = {}
-    for key in (*COLUMNS, "tied"):
-        values = [value for row in rows if (value := row[key]) is not None]
-        found[key] = None
-        if values:
+    found: Figures = dict.fromkeys(keys)
+    for key in keys:
+        if values := [row[key] for row in rows if key in row]:
             low, high = bootstrap_interval(values)
             found[key] = {"value": fmean(values), "low": low, "high": high, "states": len(values)}
     return found
 
 
-def changes(dirty: Sequence[Row], clean: Sequence[Row]) -> Figures:
-    """What the errors in the histories change, state by state: with them minus without. Not for figures of pairs."""
-    blank: Row = dict.fromkeys((*COLUMNS, "tied"))
-    return summary([blank | {key: a[key] - b[key] for key in PAIRED} for a, b in zip(dirty, clean, strict=True)])  # type: ignore[operator]
-
-
 def played(
-    collector: Collector,
-    tasks: Sequence[Task],
-    samples: int,
-    sampling: Sampling,
-    purpose: str,
-    openings: Sequence[Opening] | None = None,
+    player: Collector, begun: Sequence[tuple[Task, Opening]], samples: int, sampling: Sampling, purpose: str
 ) -> list[Group]:
-    """`samples` episodes of every task, from its opening where there are any; a part of the tasks at a time."""
+    """`samples` episodes of every task from its opening, a part of the tasks at a time."""
     groups: list[Group] = []
     at_once = max(1, CHUNK // samples)
-    for first in range(0, len(tasks), at_once):
-        part = slice(first, first + at_once)
-        begun = None if openings is None else openings[part]
-        groups += collector.collect(tasks[part], samples, sampling, purpose, first, openings=begun).groups
+    for first in range(0, len(begun), at_once):
+        tasks, openings = zip(*begun[first : first + at_once], strict=True)
+        groups += player.collect(tasks, samples, sampling, purpose, first, openings=openings).groups
     return groups
 
 
@@ -237,10 +223,10 @@ class Players:
     sampling: Sampling
     samples: int
 
-    def rows(self, tasks: Sequence[Task], openings: Sequence[Opening]) -> list[Row | None]:
+    def rows(self, begun: Sequence[tuple[Task, Opening]]) -> list[Row | None]:
         """The figures of each state, as `figures_of_state`; None for one that lost every episode to faults."""
-        own = played(self.student, tasks, self.samples, self.sampling, "premise-student", openings)
-        theirs = played(self.teacher, tasks, self.samples, self.sampling, "premise-teacher", openings)
+        own = played(self.student, begun, self.samples, self.sampling, "premise-student")
+        theirs = played(self.teacher, begun, self.samples, self.sampling, "premise-teacher")
         whole = [t for group in own for t in group.trajectories]
         scored = iter(first_turns(self.scorer, whole) if whole else [])
         rows: list[Row | None] = []
@@ -252,24 +238,26 @@ class Players:
 
 
 def measure(players: Players, states: Sequence[State]) -> dict[str, Any]:
-    """The figures of every class, the same without the failed calls, and the changes between the two."""
-    dirty = players.rows([s.task for s in states], [s.history for s in states])
+    """The figures of every class, the same without the failed calls, and the changes: with them minus without."""
+    dirty = players.rows([(s.task, s.history) for s in states])
     after = [at for at, s in enumerate(states) if s.failed or s.own]
-    clean_rows = players.rows([states[at].task for at in after], [states[at].clean for at in after])
+    clean_rows = players.rows([(states[at].task, states[at].clean) for at in after])
     clean = dict(zip(after, clean_rows, strict=True))
     found: dict[str, Any] = {"classes": {}, "without_errors": {}, "changes": {}, "rows": []}
     for label in CLASSES:
         mine = [at for at, s in enumerate(states) if s.label == label and dirty[at] and clean.get(at, dirty[at])]
         rows = [row for at in mine if (row := dirty[at])]
         facts = {"states": len(mine), "operations_left": fmean(states[at].left for at in mine) if mine else None}
-        found["classes"][label] = {**facts, **summary(rows)}
+        found["classes"][label] = {**facts, **summary(rows, ALL)}
         if label != "0":
             without = [row for at in mine if (row := clean[at])]
-            found["without_errors"][label] = {**facts, **summary(without)}
-            found["changes"][label] = {"states": len(mine), **changes(rows, without)}
+            change = [{key: a[key] - b[key] for key in PAIRED} for a, b in zip(rows, without, strict=True)]
+            found["without_errors"][label] = {**facts, **summary(without, ALL)}
+            found["changes"][label] = {"states": len(mine), **summary(change, PAIRED)}
         for at in mine:
-            names = {"task": states[at].task.id, "class": label, "failed": states[at].failed, "left": states[at].left}
-            found["rows"].append({**names, "with": dirty[at], "without": clean.get(at)})
+            counts = {key: getattr(states[at], key) for key in ("failed", "own", "since", "left")}
+            task = {"task": states[at].task.id, "class": label}
+            found["rows"].append({**task, **counts, "with": dirty[at], "without": clean.get(at)})
     return found
 
 
@@ -295,7 +283,8 @@ def world_tasks(recipe: Recipe, directory: Path) -> tuple[Recipe, list[chain.Cha
 def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Play, choose states, measure. Raises SodError where the world's tasks are not the chains they should be."""
     recipe, chains = world_tasks(recipe, directory)
-    paths = {"student": final_model(recipe.student.path), "teacher": final_model(str(directory / "teacher-sft"))}
+    specs = {"student": recipe.student, "teacher": recipe.teacher or recipe.student}
+    paths = {role: final_model(spec.path) for role, spec in specs.items()}
     tokenizers = {role: load_tokenizer(path) for role, path in paths.items()}
     check_compatible(tokenizers["student"], tokenizers["teacher"], paths["student"], paths["teacher"])
     chat = make_chat(recipe, tokenizers["student"])
@@ -305,16 +294,16 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
         raise SodError(f"{directory}: its validation tasks are not those of its world and seed")
     began = time.perf_counter()
     with ExitStack() as opened:
-        judge, tools = make_judge(recipe, opened), make_tools(recipe, opened)
         later = after_the_state(recipe, options.keep_failing)
-        later_tools: Mapping[str, Tool] = tools if options.keep_failing else make_tools(later, opened)
+        judge, tools, later_tools = make_judge(recipe, opened), make_tools(recipe, opened), make_tools(later, opened)
         refuse_unhealthy(tools)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        models = {role: load_model(path, recipe.student.dtype) for role, path in paths.items()}
+        models = {role: load_model(path, specs[role].dtype) for role, path in paths.items()}
         acting = make_collector(recipe, chat, tools, judge, models["student"])
-        groups = played(acting, tasks[: options.tasks], options.episodes, sampling_of(recipe), "premise")
-        by_task = {task.id: task for task in tasks}
+        by_task = {task.id: task for task in tasks[: options.tasks]}
+        begun = [(task, Opening(tuple(chat.prompt_ids(task.prompt)), 0)) for task in by_task.values()]
+        groups = played(acting, begun, options.episodes, sampling_of(recipe), "premise")
         episodes = [t for group in groups for t in group.trajectories]
         states = [s for t in episodes for s in states_of(by_task[t.task_id], asked[t.task_id], t)]
         picked = chosen(states, options.states, derive(recipe.seed, "premise"))
@@ -324,52 +313,51 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
         found = measure(Players(student, teacher, scorer, sampling_of(recipe), options.samples), picked)
     settings = {key: getattr(options, key) for key in ("tasks", "episodes", "samples", "states", "keep_failing")}
     facts = {"recipe": recipe.name, "world": directory.name, "seed": recipe.seed, "settings": settings}
-    facts |= {"episodes": {"number": len(episodes), **episode_figures(episodes)}}
-    return {**facts, "seconds": round(time.perf_counter() - began, 1), **found, "machine": machine()}
+    facts |= {"episodes": len(episodes), **episode_figures(episodes), "seconds": time.perf_counter() - began}
+    return {**facts, **found, "machine": machine()}
 
 
 def after_the_state(recipe: Recipe, keep_failing: bool) -> Recipe:
     """The recipe that continuations are played by: twice the room, and a reliable tool unless `keep_failing`."""
+    assert recipe.tools.python is not None
+    rate = recipe.tools.python.failure_rate if keep_failing else 0.0
+    python = recipe.tools.python.model_copy(update={"failure_rate": rate})
     room = {key: 2 * getattr(recipe.rollout, key) for key in ("max_turns", "max_response_tokens")}
-    update: dict[str, Any] = {"rollout": recipe.rollout.model_copy(update=room)}
-    if recipe.tools.python is not None and not keep_failing:
-        python = recipe.tools.python.model_copy(update={"failure_rate": 0.0})
-        update["tools"] = recipe.tools.model_copy(update={"python": python})
+    update = {"rollout": recipe.rollout.model_copy(update=room), "tools": ToolsSpec(python=python)}
     return recipe.model_copy(update=update)
 
 
 def markdown(found: Mapping[str, Any]) -> str:
     """Both tables. Agreement names the number of its states; `tied` is the share of its pairs that are ties."""
-    lines = [
-        f"{found['recipe']} in {found['world']}, seed {found['seed']}: {found['settings']}. Figures with 95% bootstrap "
-        "intervals over states.",
-        "",
-        *_heading("history", "states", "left", *COLUMNS.values(), "tied"),
-    ]
+    rows = []
     for label in CLASSES:
-        lines.append(_class_row(TITLES[label], found["classes"][label]))
+        rows.append(_class_cells(TITLES[label], found["classes"][label]))
         if (without := found["without_errors"].get(label)) and without["states"]:
-            lines.append(_class_row(f"{TITLES[label]}, cut out", without))
-    lines += ["", "What the errors in the history change (with them minus without, the same states):", ""]
-    lines += _heading("history", "states", *PAIRED.values())
-    for label, change in found["changes"].items():
-        cells = [_cell(change[key], "{:+.3f}") for key in PAIRED]
-        lines.append(f"| {TITLES[label]} | {change['states']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append(_class_cells(f"{TITLES[label]}, cut out", without))
+    changed = [
+        [TITLES[label], str(change["states"]), *(_cell(change[key], "{:+.3f}") for key in PAIRED)]
+        for label, change in found["changes"].items()
+    ]
+    return f"""{found["recipe"]} in {found["world"]}, seed {found["seed"]}: {found["settings"]}
+
+{_table(("history", "states", "left", *PAIRED.values(), *PAIRS.values(), "tied"), rows)}
+
+What the errors in the history change (with them minus without, the same states):
+
+{_table(("history", "states", *PAIRED.values()), changed)}
+"""
 
 
-def _heading(*titles: str) -> list[str]:
-    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *rows))
 
 
-def _class_row(title: str, facts: Mapping[str, Any]) -> str:
+def _class_cells(title: str, facts: Mapping[str, Any]) -> list[str]:
+    none = "no pair" if facts["states"] else "-"
     cells = [title, str(facts["states"]), f"{facts['operations_left']:.1f}" if facts["states"] else "-"]
-    for key in COLUMNS:
-        if key in PAIRED or facts[key] is None:
-            cells.append(_cell(facts[key]) if key in PAIRED or not facts["states"] else "no pair")
-        else:
-            cells.append(f"{_cell(facts[key])} ({facts[key]['states']})")
-    return f"| {' | '.join(cells)} | {'-' if facts['tied'] is None else format(facts['tied']['value'], '.2f')} |"
+    cells += [_cell(facts[key]) for key in PAIRED]
+    cells += [f"{_cell(facts[key])} ({facts[key]['states']})" if facts[key] else none for key in PAIRS]
+    return [*cells, f"{facts['tied']['value']:.2f}" if facts["tied"] else "-"]
 
 
 def _cell(figure: Mapping[str, float] | None, form: str = "{:.3f}") -> str:
@@ -390,7 +378,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         ("agreement (chance: 0.5)", {"agreement": "by gap", "differing": "by gap, turns differ"}),
     )
     with rc_context(style()):
-        figure = Figure(figsize=(WIDTH, TITLE_HEIGHT + 2.9), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, TITLE_HEIGHT + 3.4), dpi=DPI, layout="constrained")
         figure.suptitle(f"The teacher after failed calls ({found['recipe']}, {found['world']})", x=0.012, ha="left")
         for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
             axes.set_title(title)
@@ -401,12 +389,13 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             for number, (key, label) in enumerate(lines.items()):
                 colour, shift = COLOURS[number], 0.16 * (number - (len(lines) - 1) / 2)
                 _marks(axes, found["classes"], key, colour, shift - 0.03, label, colour)
-                _marks(axes, found["without_errors"], key, colour, shift + 0.03, f"{label}, failures cut out", "white")
-            axes.set_ylim(bottom=0.0, top=None if "d_k" in lines else 1.03)
+                _marks(axes, found["without_errors"], key, colour, shift + 0.03, f"{label}, cut out", "white")
+            axes.set_ylim(*((0.0, None) if "d_k" in lines else (-0.04, 1.04)))
             if "agreement" in lines:
-                axes.axhline(0.5, color="#888888", linewidth=0.8, linestyle="--")
-            axes.legend(loc="lower right" if "d_k" not in lines else "best", fontsize=8)
-        figure.supxlabel("failed calls before the turn", fontsize=10)
+                axes.axhline(0.5, color=INK, linewidth=0.8, linestyle="--")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+            axes.set_xlabel("failed calls before the turn")
         picture = io.BytesIO()
         figure.savefig(picture, format="png", metadata={"Software": None})
     write_bytes_atomic(path, picture.getvalue())
@@ -416,15 +405,12 @@ def _marks(axes: Any, classes: Mapping[str, Any], key: str, colour: str, shift: 
     """The classes that have the figure, with their intervals."""
     points = [(x, f) for x, name in enumerate(CLASSES[:3]) if name in classes and (f := classes[name][key])]
     if points:
-        x = [at + shift for at, _ in points]
-        values = [f["value"] for _, f in points]
-        # A percentile interval may leave the mean out by rounding; the arms of a mark may not be negative.
-        arms = [[max(0.0, sign * (f[end] - f["value"])) for _, f in points] for end, sign in (("low", -1), ("high", 1))]
+        x, values = [at + shift for at, _ in points], [f["value"] for _, f in points]
+        arms = [[abs(f[end] - f["value"]) for _, f in points] for end in ("low", "high")]
         axes.errorbar(x, values, yerr=arms, color=colour, fmt="o", markersize=6, mfc=fill, label=label, linewidth=1.2)
 
 
-def _run_quietly(title: str, job: Job) -> None:
-    notice(title)
+def _run_quietly(_: str, job: Job) -> None:
     with closing(job):
         job.start([])
 
