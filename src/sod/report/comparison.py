@@ -23,6 +23,7 @@ Cell = Mapping[str, Any]
 BASELINES = ("opd", "opd_grpo")
 FEATURED = "sod"
 FIGURES = ("avg_at_k", "tool_error_rate", "response_tokens")
+BANDS = 4
 PANELS = {"accuracy": "accuracy while training", "tool_error_rate": "tool errors while training (share of calls)"}
 
 
@@ -213,7 +214,9 @@ def _revision(cell: Cell) -> str:
 
 
 def draw_comparison(path: Path, summary: Mapping[str, Any], cells: Sequence[Cell]) -> None:
-    """A dot plot of avg@k (mean, interval, single seeds) beside the training curves (mean, band from min to max).
+    """A dot plot of avg@k (mean, interval, single seeds) beside the training curves (means over seeds).
+
+    Up to `BANDS` curves have a band from minimum to maximum; more of them would hide each other.
 
     The bytes depend on the arguments only. Raises SodError if `path` cannot be written.
     """
@@ -221,6 +224,7 @@ def draw_comparison(path: Path, summary: Mapping[str, Any], cells: Sequence[Cell
     from matplotlib.figure import Figure
 
     methods = list(summary["methods"])
+    trained = sum(row["steps"] > 0 for row in summary["methods"].values())
     looks = {name: _look(number) for number, name in enumerate(methods)}
     with rc_context(style()):
         figure = Figure(figsize=(WIDTH, max(3.6, 1.6 + 0.3 * len(methods))), dpi=DPI, layout="constrained")
@@ -234,7 +238,8 @@ def draw_comparison(path: Path, summary: Mapping[str, Any], cells: Sequence[Cell
             axes.set_xlabel("optimizer step")
             axes.locator_params(axis="x", integer=True)
             for name in methods:
-                _draw_curve(axes, name, [cell["curve"] for cell in cells if cell["method"] == name], key, looks[name])
+                own = [cell["curve"] for cell in cells if cell["method"] == name]
+                _draw_curve(axes, name, own, key, looks[name], band=trained <= BANDS)
             axes.grid(color=GRID, linewidth=0.8)
             axes.set_axisbelow(True)
         if handles := curves[0].get_legend_handles_labels()[0]:
@@ -270,7 +275,9 @@ def _draw_dots(
     axes.set_axisbelow(True)
 
 
-def _draw_curve(axes: Axes, name: str, curves: Sequence[Mapping[str, Any]], key: str, look: Mapping[str, Any]) -> None:
+def _draw_curve(
+    axes: Axes, name: str, curves: Sequence[Mapping[str, Any]], key: str, look: Mapping[str, Any], band: bool
+) -> None:
     """The mean over seeds at each step that every seed has a number for; nothing for a method without any."""
     points = [
         {step: value for step, value in zip(curve["step"], curve[key], strict=True) if value is not None}
@@ -285,6 +292,6 @@ def _draw_curve(axes: Axes, name: str, curves: Sequence[Mapping[str, Any]], key:
         series = [smooth(values) for values in series]
     columns = list(zip(*series, strict=True))
     axes.plot(steps, [fmean(column) for column in columns], label=name, **look)
-    if len(series) > 1:
+    if band and len(series) > 1:
         low, high = [min(column) for column in columns], [max(column) for column in columns]
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
