@@ -310,4 +310,6 @@ class TestPrepare:
     def test_stateful_tools_do_not_trouble_front_to_back(self, make_recipe: Any, tmp_path: Path) -> None:
         """Only replayed turns leave nothing in a tool."""
         recipe = make_recipe(method="tcod_f2b", tools={"python": {"stateful": True}})
-        prepare_train(recipe, tmp_path / "run", False, quiet).close()
+        job = prepare_train(recipe, tmp_path / "run", False, quiet)
+        job.close()
+        assert (job.done, (tmp_path / "run" / "recipe.yaml").is_file()) == (0, True)
