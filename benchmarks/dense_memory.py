@@ -34,8 +34,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from random_model import random_qwen3
 from side_by_side import machine
 from sod.models.dense import dense_terms
 from sod.models.score import action_logps
@@ -77,22 +77,6 @@ WAYS: dict[str, Way] = {
 }
 
 
-def make_model(seed: int) -> Any:
-    """A random float32 model; only its shape matters."""
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=32,
-        tie_word_embeddings=True,
-    )
-    return Qwen3ForCausalLM(config).eval()
-
-
 def make_batch(rows: int, response: int) -> TokenBatch:
     """Random trajectories of one turn."""
     turns = [0] * PROMPT + [1] * response
@@ -109,7 +93,7 @@ def resident_mb(field: str) -> float:
 def measure(name: str) -> dict[str, float]:
     """Added memory (MB), seconds and the loss (nats) of one pass."""
     torch.set_num_threads(2)
-    student, teacher = make_model(0), make_model(1)
+    student, teacher = random_qwen3(VOCABULARY, 2, seed=0), random_qwen3(VOCABULARY, 2, seed=1)
     WAYS[name](student, teacher, make_batch(1, 4)).backward()
     batch = make_batch(ROWS, RESPONSE)
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is resident now

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from random_model import random_qwen3
 from side_by_side import machine
 from sod.engines.base import SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
@@ -58,22 +58,6 @@ VARIED: dict[str, list[Setting]] = {
     "turn_tokens": [replace(BASE, turn_tokens=n) for n in (16, 32, 64, 128, 256)],
     "vocabulary": [replace(BASE, vocabulary=n) for n in (2_048, 16_384, 65_536, 151_936)],
 }
-
-
-def make_model(vocabulary: int) -> Any:
-    """A random float32 model; only its shape matters."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=32,
-        tie_word_embeddings=True,
-    )
-    return Qwen3ForCausalLM(config).eval()
 
 
 def play(engine: TorchEngine, setting: Setting, seed: int) -> tuple[TokenBatch, int]:
@@ -108,7 +92,7 @@ def play(engine: TorchEngine, setting: Setting, seed: int) -> tuple[TokenBatch, 
 def measure(setting: Setting) -> dict[str, float]:
     """Seconds of rollout and of update, and the peak memory that they added (MB)."""
     torch.set_num_threads(2)
-    model = make_model(setting.vocabulary)
+    model = random_qwen3(setting.vocabulary, layers=6)
     engine = TorchEngine(model, frozenset())
     small = replace(setting, episodes=2, turns=1, turn_tokens=4)
     play(engine, small, 0)
