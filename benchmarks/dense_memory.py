@@ -13,7 +13,7 @@ pieces. With `--live`, large tensors go back to the system at once: slower, but 
 
 from __future__ import annotations
 
-from sod.allocator import reexecute_with_tunables
+from sod.cli.allocator import reexecute_with_tunables
 
 if __name__ == "__main__":
     reexecute_with_tunables()

@@ -1,4 +1,4 @@
-"""Does the code verifier judge HumanEval as its authors do? Every reference solution, and every stub.
+"""Does the code verifier reward_function HumanEval as its authors do? Every reference solution, and every stub.
 
     python benchmarks/humaneval.py HumanEval.jsonl.gz
 
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sod.records import Fault
-from sod.rewards.base import Answer, Verdict
+from sod.records import Fault, Verdict
+from sod.rewards.base import Answer
 from sod.rewards.code import CodeVerifier
 from sod.tools.sandbox.local import LocalSandbox
 

@@ -27,7 +27,7 @@ where all states agree they have no width, which is no certainty.
 
 from __future__ import annotations
 
-from sod.allocator import reexecute_with_tunables
+from sod.cli.allocator import reexecute_with_tunables
 
 if __name__ == "__main__":
     reexecute_with_tunables()
@@ -48,30 +48,31 @@ import numpy as np
 import torch
 
 from side_by_side import machine
-from sod.build import Job, final_model, fitting_tasks, loaded_tasks, make_chat, make_collector
-from sod.build_tools import make_judge, make_tools
-from sod.console import notice
+from sod.build.data import fitting_tasks, loaded_tasks, make_chat
+from sod.build.job import Job, final_model
+from sod.build.rollout import make_collector
+from sod.build.tools import make_reward_function, make_tools
 from sod.engines.base import Sampling
-from sod.evaluate.metrics import bootstrap_interval
-from sod.evaluate.runner import episode_figures
+from sod.evaluation.metrics import bootstrap_interval
+from sod.evaluation.runner import episode_figures
 from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.objective import turn_stats
 from sod.objective.batch import pack
-from sod.quickstart import in_world, make_world
+from sod.quickstart.run import in_world, make_world
 from sod.recipe import Recipe, ToolsSpec, load_recipe, parse_recipe
-from sod.records import Group, SodError, Trajectory, Turn
+from sod.records import Group, SodError, Task, Trajectory, Turn
+from sod.report.console import notice
 from sod.report.curves import COLOURS, DPI, GRID, INK, TITLE_HEIGHT, WIDTH, style
 from sod.rollout.collect import Collector
 from sod.rollout.health import refuse_unhealthy
-from sod.rollout.openings import Opening, opening_of
+from sod.rollout.prefix import Prefix, prefix_of
 from sod.runlog import RunLog, write_bytes_atomic, write_json_atomic, write_text_atomic
 from sod.seeds import derive
 from sod.tasks import chain
-from sod.tasks.base import Task
 from sod.teachers.base import Teacher
 from sod.teachers.local import LocalTeacher
 from sod.tools.unreliable import ERROR as UNAVAILABLE
-from sod.train.step import sampling_of
+from sod.training.step import sampling_of
 
 CLASSES = ("0", "1", "2+", "own")
 TITLES = {"0": "no error", "1": "1 error", "2+": "2+ errors", "own": "own error"}
@@ -96,8 +97,8 @@ class State:
     """
 
     task: Task
-    history: Opening
-    clean: Opening
+    history: Prefix
+    clean: Prefix
     failed: int
     own: int
     since: int
@@ -125,7 +126,7 @@ def states_of(task: Task, asked: chain.Chain, trajectory: Trajectory) -> Iterato
     clean_ids = trajectory.token_ids[: trajectory.prompt_tokens]
     counts = {"done": 0, "failed": 0, "own": 0}
     since = 0
-    yield State(task, opening_of(trajectory, 0), Opening(clean_ids, 0), 0, 0, 0, len(steps))
+    yield State(task, prefix_of(trajectory, 0), Prefix(clean_ids, 0), 0, 0, 0, len(steps))
     for turn, following in pairwise(trajectory.turns):
         done = counts["done"]
         what = outcome(turn, steps[done] if done < len(steps) else None)
@@ -136,7 +137,7 @@ def states_of(task: Task, asked: chain.Chain, trajectory: Trajectory) -> Iterato
         if what == "done":
             clean_ids += trajectory.token_ids[turn.start : following.start]
         # The clean history counts as many turns as the real one, so that both leave the same number of them.
-        both = opening_of(trajectory, turn.index), Opening(clean_ids, turn.index)
+        both = prefix_of(trajectory, turn.index), Prefix(clean_ids, turn.index)
         yield State(task, *both, counts["failed"], counts["own"], since, len(steps) - counts["done"])
 
 
@@ -184,14 +185,14 @@ def summary(rows: Sequence[Row], keys: Collection[str]) -> Figures:
 
 
 def played(
-    player: Collector, begun: Sequence[tuple[Task, Opening]], samples: int, sampling: Sampling, purpose: str
+    player: Collector, begun: Sequence[tuple[Task, Prefix]], samples: int, sampling: Sampling, purpose: str
 ) -> list[Group]:
-    """`samples` episodes of every task from its opening, a part of the tasks at a time."""
+    """`samples` episodes of every task from its prefix, a part of the tasks at a time."""
     groups: list[Group] = []
     at_once = max(1, CHUNK // samples)
     for first in range(0, len(begun), at_once):
-        tasks, openings = zip(*begun[first : first + at_once], strict=True)
-        groups += player.collect(tasks, samples, sampling, purpose, first, openings=openings).groups
+        tasks, prefixes = zip(*begun[first : first + at_once], strict=True)
+        groups += player.collect(tasks, samples, sampling, purpose, first, prefixes=prefixes).groups
     return groups
 
 
@@ -209,7 +210,7 @@ def first_turns(teacher: Teacher, trajectories: Sequence[Trajectory]) -> list[di
     teacher_BT = teacher.score(batch)
     stats = turn_stats(batch.sampled_BT, teacher_BT, batch.turn_BT)
     gap_B = ((teacher_BT - batch.sampled_BT) * (batch.turn_BT > 0)).sum(1) / stats.tokens_BK[:, 0]
-    columns = {"d_k": stats.divergence_BK[:, 0], "gap": gap_B, "logp": teacher_BT.sum(1)}
+    columns = {"d_k": stats.turn_gap_BK[:, 0], "gap": gap_B, "logp": teacher_BT.sum(1)}
     return [{key: float(column_B[row]) for key, column_B in columns.items()} for row in range(len(cut))]
 
 
@@ -223,7 +224,7 @@ class Players:
     sampling: Sampling
     samples: int
 
-    def rows(self, begun: Sequence[tuple[Task, Opening]]) -> list[Row | None]:
+    def rows(self, begun: Sequence[tuple[Task, Prefix]]) -> list[Row | None]:
         """The figures of each state, as `figures_of_state`; None for one that lost every episode to faults."""
         own = played(self.student, begun, self.samples, self.sampling, "premise-student")
         theirs = played(self.teacher, begun, self.samples, self.sampling, "premise-teacher")
@@ -295,20 +296,24 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
     began = time.perf_counter()
     with ExitStack() as opened:
         later = after_the_state(recipe, options.keep_failing)
-        judge, tools, later_tools = make_judge(recipe, opened), make_tools(recipe, opened), make_tools(later, opened)
+        reward_function, tools, later_tools = (
+            make_reward_function(recipe, opened),
+            make_tools(recipe, opened),
+            make_tools(later, opened),
+        )
         refuse_unhealthy(tools)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         models = {role: load_model(path, specs[role].dtype) for role, path in paths.items()}
-        acting = make_collector(recipe, chat, tools, judge, models["student"])
+        acting = make_collector(recipe, chat, tools, reward_function, models["student"])
         by_task = {task.id: task for task in tasks[: options.tasks]}
-        begun = [(task, Opening(tuple(chat.prompt_ids(task.prompt)), 0)) for task in by_task.values()]
+        begun = [(task, Prefix(tuple(chat.prompt_ids(task.prompt)), 0)) for task in by_task.values()]
         groups = played(acting, begun, options.episodes, sampling_of(recipe), "premise")
         episodes = [t for group in groups for t in group.trajectories]
         states = [s for t in episodes for s in states_of(by_task[t.task_id], asked[t.task_id], t)]
         picked = chosen(states, options.states, derive(recipe.seed, "premise"))
         notice(f"{len(episodes)} episodes in {time.perf_counter() - began:.0f} s; {len(picked)} states")
-        student, teacher = (make_collector(later, chat, later_tools, judge, models[role]) for role in paths)
+        student, teacher = (make_collector(later, chat, later_tools, reward_function, models[role]) for role in paths)
         scorer = LocalTeacher(models["teacher"], recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
         found = measure(Players(student, teacher, scorer, sampling_of(recipe), options.samples), picked)
     settings = {key: getattr(options, key) for key in ("tasks", "episodes", "samples", "states", "keep_failing")}

@@ -9,7 +9,7 @@ memory is its own. Times are of one repetition after a warm-up.
 
 from __future__ import annotations
 
-from sod.allocator import reexecute_with_tunables
+from sod.cli.allocator import reexecute_with_tunables
 
 if __name__ == "__main__":
     reexecute_with_tunables()

@@ -10,7 +10,7 @@ lists that are made before the clock starts; its figures must agree, and the rat
 
 from __future__ import annotations
 
-from sod.allocator import reexecute_with_tunables
+from sod.cli.allocator import reexecute_with_tunables
 
 if __name__ == "__main__":
     reexecute_with_tunables()

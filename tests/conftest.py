@@ -18,7 +18,7 @@ from sod.tasks import chain
 from sod.tasks.base import Conversation
 from sod.tools.base import Tool
 from sod.tools.python import SCHEMA, PythonTool
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 
 torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def acting_model(chat: Chat, conversations: list[Conversation]) -> Any:
 @pytest.fixture(scope="session")
 def python_tool() -> Iterator[Tool]:
     """The real Python tool on a real local sandbox, with the quickstart's limits."""
-    tool = PythonTool(LocalSandbox(Limits(seconds=2.0, memory_mb=256), workers=1), 14, 64)
+    tool = PythonTool(LocalSandbox(ProgramLimits(seconds=2.0, memory_mb=256), workers=1), 14, 64)
     yield tool
     tool.close()
 

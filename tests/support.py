@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
-from sod.rollout.judge import VerifierJudge
+from sod.rollout.reward import VerifierReward
 
 
-def math_judge(correct: float = 1.0, wrong: float = -1.0) -> VerifierJudge:
-    """The judge of the recipes: boxed answers, no shaping. Its worker processes start only for hard answers."""
-    return VerifierJudge(MathVerifier(), {}, Shaping(correct, wrong))
+def math_reward(correct: float = 1.0, wrong: float = -1.0) -> VerifierReward:
+    """The reward function of the recipes: boxed answers, no shaping. Worker processes start for hard answers only."""
+    return VerifierReward(MathVerifier(), {}, Shaping(correct, wrong))

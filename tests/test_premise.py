@@ -16,17 +16,17 @@ from sod.chat.parse import parse_calls
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
-from sod.evaluate.metrics import bootstrap_interval
+from sod.evaluation.metrics import bootstrap_interval
 from sod.records import Message, StopReason, ToolCall, ToolResult, Trajectory, Turn
 from sod.rollout.collect import Collector
-from sod.rollout.episode import Limits
+from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
 from sod.tasks.chain import Chain, as_task
 from sod.tasks.files import write_tasks
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import Tool
 from sod.tools.unreliable import UNAVAILABLE
-from support import math_judge
+from support import math_reward
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -212,7 +212,7 @@ def test_classes_are_measured_with_and_without_their_errors(
     """
     one = "print(47+8)"
     rough = list(states_of(TASK, ASKED, episode(chat, (one, UNAVAILABLE), ("print(x)", OWN), (one, ok(55)))))
-    tools, limits, judge = {python_tool.name: python_tool}, Limits(8, 32, 400), math_judge()
+    tools, limits, judge = {python_tool.name: python_tool}, EpisodeLimits(8, 32, 400), math_reward()
 
     def measured(teacher: Any) -> dict[str, Any]:
         student, expert = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sod.allocator import reexecute_with_tunables
+from sod.cli.allocator import reexecute_with_tunables
 
 if __name__ == "__main__":
     reexecute_with_tunables()  # as the `sod` command does

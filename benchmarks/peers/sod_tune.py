@@ -8,7 +8,7 @@ text, the mean loss of the last steps, seconds) beside it; refuses when that los
 
 from __future__ import annotations
 
-from sod.allocator import reexecute_with_tunables
+from sod.cli.allocator import reexecute_with_tunables
 
 if __name__ == "__main__":
     reexecute_with_tunables()
@@ -27,8 +27,8 @@ from sod.chat.render import Chat
 from sod.models.load import load_model, load_tokenizer, save_model
 from sod.recipe import OptimSpec
 from sod.records import Message, SodError, ToolCall
-from sod.train.optim import Optimizer
-from sod.train.sft import Ledger, sft_step
+from sod.training.optim import Optimizer
+from sod.training.sft import Ledger, sft_step
 
 PAGE_TOKENS = 64
 BATCH, STEPS, LAST = 4, 30, 5

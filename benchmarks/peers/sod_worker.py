@@ -1,15 +1,15 @@
-"""Our side of `step.py` and `multi_turn.py`: `sod.train.step.train_step` with the objects of a run.
+"""Our side of `step.py` and `multi_turn.py`: `sod.training.step.train_step` with the objects of a run.
 
     python sod_worker.py SETTINGS.json
 
 Method `opd`, one sample of each prompt; everything that the task does not dictate is the recipe's default. Local to
-the benchmark are the tool (a text from memory, as on the peer's side) and the judge (`opd` needs no rewards, and
+the benchmark are the tool (a text from memory, as on the peer's side) and the reward (`opd` needs no rewards, and
 the peer computes none). `tokens` in the settings fixes the length of a turn: the engine then knows no stop token.
 """
 
 from __future__ import annotations
 
-from sod.allocator import reexecute_with_tunables
+from sod.cli.allocator import reexecute_with_tunables
 
 if __name__ == "__main__":
     reexecute_with_tunables()  # as the `sod` command does
@@ -27,17 +27,17 @@ from typing import Any
 from protocol import Line
 from read_page import READ_PAGE
 
-from sod.build import make_collector, make_method
+from sod.build.method import make_method
+from sod.build.rollout import make_collector
 from sod.chat.render import Chat
 from sod.models.load import load_model, load_tokenizer
 from sod.models.recompute import recompute_layers
 from sod.recipe import Recipe
-from sod.records import Fault, Message, ToolResult, Trajectory
-from sod.tasks.base import Task
+from sod.records import Fault, Message, Task, ToolResult, Trajectory
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import ToolRequest
-from sod.train.optim import Optimizer
-from sod.train.step import Run, train_step
+from sod.training.optim import Optimizer
+from sod.training.step import Run, train_step
 
 
 @dataclass
@@ -68,7 +68,7 @@ class ReadPage:
 
 @dataclass
 class Counter:
-    """The judge: no reward for anybody. It sees every episode, so it counts their tokens, too."""
+    """The reward_function: no reward for anybody. It sees every episode, so it counts their tokens, too."""
 
     tokens: int = 0
     all_tokens: int = 0
@@ -96,7 +96,7 @@ def make_recipe(settings: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate(sections)
 
 
-def make_run(settings: Mapping[str, Any], tool: ReadPage | None, judge: Counter, scratch: Path) -> Run:
+def make_run(settings: Mapping[str, Any], tool: ReadPage | None, reward_function: Counter, scratch: Path) -> Run:
     """The live objects around two copies of the model."""
     recipe = make_recipe(settings)
     chat = Chat(load_tokenizer(settings["model"]), [READ_PAGE] if tool else [], "tokenizer")
@@ -111,7 +111,7 @@ def make_run(settings: Mapping[str, Any], tool: ReadPage | None, judge: Counter,
         tasks=tasks,
         student=student,
         teacher=LocalTeacher(teacher, recipe.optim.micro_batch_tokens, recipe.rollout.temperature),
-        rollout=make_collector(recipe, chat, {tool.name: tool} if tool else {}, judge, student),
+        rollout=make_collector(recipe, chat, {tool.name: tool} if tool else {}, reward_function, student),
         method=make_method(recipe.method),
         optimizer=Optimizer(student, recipe.optim, recipe.train.steps),
         dumps=scratch,
@@ -120,20 +120,20 @@ def make_run(settings: Mapping[str, Any], tool: ReadPage | None, judge: Counter,
 
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text())
-    line, judge, steps = Line(), Counter(), count(1)
+    line, reward_function, steps = Line(), Counter(), count(1)
     tool = ReadPage(settings["page"]) if settings["page"] else None
     with tempfile.TemporaryDirectory() as scratch:
-        run = make_run(settings, tool, judge, Path(scratch))
+        run = make_run(settings, tool, reward_function, Path(scratch))
 
         def one_step() -> dict[str, Any]:
             before = tool.calls if tool else 0
             began = time.perf_counter()
             train_step(run, next(steps))
             row = {"seconds": time.perf_counter() - began}
-            row["rollout_seconds"] = sum(run.clock[phase] for phase in ("sample", "tools", "judge"))
+            row["rollout_seconds"] = sum(run.clock[phase] for phase in ("sample", "tools", "reward_function"))
             row |= {f"phase/{name}": seconds for name, seconds in run.clock.items()}
             calls = {"tool_calls": tool.calls - before} if tool else {}
-            return row | {"tokens": judge.tokens, "all_tokens": judge.all_tokens} | calls
+            return row | {"tokens": reward_function.tokens, "all_tokens": reward_function.all_tokens} | calls
 
         line.ready("sod-distill", "transformers", "torch")
         line.serve(one_step)

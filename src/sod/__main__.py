@@ -1,5 +1,5 @@
 """`python -m sod`."""
 
-from sod.cli import main
+from sod.cli.main import main
 
 main()

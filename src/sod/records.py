@@ -38,6 +38,17 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A problem: prompt messages and what a verifier needs. Tools are declared by the run."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    ground_truth: str
+    data_source: str = "unknown"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ToolResult:
     """What the model reads after a call.
 
@@ -130,6 +141,19 @@ class Turn:
     text: str
     calls: tuple[ToolCall, ...] = ()
     results: tuple[ToolResult, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the text answered (None: nothing in the expected form), and whether it is right.
+
+    Verifiers put equal answers into one spelling where they can, so that a majority can be counted.
+    `detail` says in a few words what failed first, for people to read.
+    """
+
+    answer: str | None
+    correct: bool
+    detail: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sod.chat.parse import parse_calls
 from sod.chat.render import Chat
 from sod.engines.base import Sampled
-from sod.records import Message, StopReason, ToolResult, Trajectory
-from sod.rollout.episode import AskTools, AskTurn, Limits, play
-from sod.tasks.base import Conversation, Task
+from sod.records import Message, StopReason, Task, ToolResult, Trajectory
+from sod.rollout.episode import AskTools, AskTurn, EpisodeLimits, play
+from sod.tasks.base import Conversation
 
 CALL = '<tool_call>{"name": "python", "arguments": {"code": "1"}}</tool_call>'
 PIECES = st.one_of(
@@ -35,7 +35,7 @@ class Driver:
     turn_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
 
-    def run(self, task: Task, limits: Limits) -> Trajectory:
+    def run(self, task: Task, limits: EpisodeLimits) -> Trajectory:
         prompt = self.chat.prompt_ids(task.prompt)
         self._expect(prompt, 0)
         episode = play(task, 0, prompt, self.chat, ["python"], limits, noise_key=1)
@@ -87,7 +87,7 @@ def test_ledger_is_what_was_sampled_plus_rendered_suffixes(
     """Random ids, calls no encoder would write, junk results: never re-encoded, turn ids explicit, logps in place."""
     sampled = [(*(i for piece in turn for i in spelled(chat, piece)), chat.end_id) for turn in turns]
     driver = Driver(chat, sampled, results)
-    trajectory = driver.run(Task("t", (Message("user", user),), ""), Limits(4, 10_000, 100_000))
+    trajectory = driver.run(Task("t", (Message("user", user),), ""), EpisodeLimits(4, 10_000, 100_000))
     assert list(trajectory.token_ids) == driver.ids
     assert list(trajectory.turn_ids) == driver.turn_ids
     assert list(trajectory.sampled_logps) == driver.logps
@@ -112,7 +112,7 @@ def test_a_call_that_does_not_round_trip_stays_as_sampled(chat: Chat) -> None:
     spelled_call = spelled(chat, CALL)
     assert chat.tokenizer.encode(CALL, add_special_tokens=False) != spelled_call
     turns = [(*spelled_call, chat.end_id), (*spelled(chat, "1"), chat.end_id)]
-    trajectory = Driver(chat, turns, ["1"]).run(Task("t", (Message("user", "1"),), ""), Limits(4, 999, 9_999))
+    trajectory = Driver(chat, turns, ["1"]).run(Task("t", (Message("user", "1"),), ""), EpisodeLimits(4, 999, 9_999))
     assert [len(turn.calls) for turn in trajectory.turns] == [1, 0]
     assert trajectory.token_ids[trajectory.turns[0].start : trajectory.turns[0].stop] == turns[0]
 
@@ -127,7 +127,7 @@ def test_sft_ledger_equals_a_rollout_that_samples_exactly_that_text(
         encode = chat.tokenizer.encode
         turns = [(*encode(chat.assistant_text(m), add_special_tokens=False), chat.end_id) for m in said]
         driver = Driver(chat, turns, results)
-        trajectory = driver.run(Task("t", conversation.messages[:1], ""), Limits(9, 999, 9_999))
+        trajectory = driver.run(Task("t", conversation.messages[:1], ""), EpisodeLimits(9, 999, 9_999))
         assert chat.encode_conversation(conversation.messages) == (
             list(trajectory.token_ids),
             list(trajectory.turn_ids),

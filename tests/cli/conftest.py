@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sod import cli
+from sod.cli import main as cli
 from sod.runlog import RunLog
 from sod.tasks.files import load_tasks, write_tasks
 

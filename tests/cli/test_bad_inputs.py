@@ -18,9 +18,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from sod.records import Task
 from sod.runlog import RunLog
 from sod.tasks import chain
-from sod.tasks.base import Task
 from sod.tasks.files import load_tasks, write_tasks
 
 

@@ -18,12 +18,12 @@ import pytest
 
 from sod.runlog import RunLog
 from sod.tools.python import SCHEMA
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 from tools.bad_server import SECRET, BadServer, Behaviour, Plan, always, first, running, sometimes
 
 FAILURES = tuple(b for b in get_args(Behaviour) if b not in ("good", "slow"))
-LIMITS = Limits(seconds=0.5, memory_mb=256)
+LIMITS = ProgramLimits(seconds=0.5, memory_mb=256)
 IMPATIENT = {"attempts": 1, "grace_seconds": 0.4, "connect_seconds": 1.0, "breaker_failures": 100_000}
 PATIENT = {"attempts": 4, "grace_seconds": 5.0, "backoff_seconds": 0.02, "breaker_failures": 100_000}
 STEPS, EPISODES = 3, 8

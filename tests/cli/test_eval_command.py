@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sod import console
+from sod.report import console
 from sod.runlog import RunLog
 from sod.tasks.files import load_tasks, write_tasks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sod.build_method import method_rows
+from sod.build.method import method_rows
 
 
 def test_every_method_with_its_paper_needs_and_knobs(sod: Any) -> None:

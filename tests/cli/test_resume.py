@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sod.runlog import RunLog
-from sod.train import checkpoint
+from sod.training import checkpoint
 
 TRAIN = ("train.steps=14", "train.checkpoint_every=3", "train.evaluate_every=7")
 SFT = ("sft.steps=48", "sft.checkpoint_every=4")

@@ -18,14 +18,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sod.recipe import parse_recipe
 from sod.runlog import RunLog
-from sod.train import checkpoint
+from sod.training import checkpoint
 
 STEP_METRICS = {
     "reward",
     "accuracy",
     "teacher_gap",
-    "d_first",
-    "d_last",
+    "turn_gap_first",
+    "turn_gap_last",
     "weight",
     "tool_error_rate",
     "turns",
@@ -120,8 +120,8 @@ class TestTrajectories:
                 "turns": len(turns) / len(episodes),
                 "response_tokens": sum(e["response_tokens"] for e in episodes) / len(episodes),
                 "tool_error_rate": sum(r["error"] is not None for r in results) / len(results),
-                "d_first": sum(e["turns"][0]["d_k"] for e in episodes) / len(episodes),
-                "d_last": sum(e["turns"][-1]["d_k"] for e in episodes) / len(episodes),
+                "turn_gap_first": sum(e["turns"][0]["d_k"] for e in episodes) / len(episodes),
+                "turn_gap_last": sum(e["turns"][-1]["d_k"] for e in episodes) / len(episodes),
                 "weight": sum(turn["w_k"] for turn in turns) / len(turns),
             }
             for name, value in expected.items():
@@ -152,9 +152,9 @@ class TestWritten:
         assert sod("train", recipe, own, "train.steps=1", "--run", tmp_path / "run").code == 0
         (row,) = RunLog.open(tmp_path / "run").metrics()
         assert abs(row["teacher_gap"]) < 1e-6
-        assert row["d_first"] < 1e-6
-        assert row["d_last"] < 1e-6
-        assert row["sampler_gap"] < 1e-4
+        assert row["turn_gap_first"] < 1e-6
+        assert row["turn_gap_last"] < 1e-6
+        assert row["train_inference_gap"] < 1e-4
 
     def test_curves(self, original: Path) -> None:
         """A PNG of some size."""

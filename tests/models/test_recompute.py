@@ -21,7 +21,7 @@ from sod.models.score import action_logps, score
 from sod.objective.batch import supervised_batch
 from sod.recipe import OptimSpec
 from sod.records import SodError
-from sod.train.optim import Optimizer
+from sod.training.optim import Optimizer
 
 Make = Callable[..., Any]
 LAYERS = 4

@@ -26,9 +26,9 @@ from sod.objective import (
     advantage,
     distillation_loss,
     divergence,
+    loss_weights,
     supervised_batch,
     surrogate,
-    token_shares,
 )
 
 V, END = 3, 2
@@ -172,18 +172,18 @@ def group_advantages(rewards: list[float]) -> list[float]:
     return [(r - statistics.fmean(rewards)) / (statistics.stdev(rewards) + 1e-6) for r in rewards]
 
 
-def shares(episodes: Sequence[Episode], normaliser: str) -> list[list[float]]:
+def shares(episodes: Sequence[Episode], loss_aggregation: str) -> list[list[float]]:
     """Each token's part of the mean."""
     tokens = sum(len(e.tokens) for e in episodes)
     turns = sum(len(e.turns) for e in episodes)
-    if normaliser == "token":
+    if loss_aggregation == "token":
         return [[1 / tokens for _ in e.tokens] for e in episodes]
-    if normaliser == "sequence":
+    if loss_aggregation == "sequence":
         return [[1 / (len(e.tokens) * len(episodes)) for _ in e.tokens] for e in episodes]
     return [[1 / (e.turn_ids.count(k) * turns) for k in e.turn_ids] for e in episodes]
 
 
-def payoff(world: World, signal: Signal, size: int, normaliser: str) -> Callable[[Tensor], Tensor]:
+def payoff(world: World, signal: Signal, size: int, loss_aggregation: str) -> Callable[[Tensor], Tensor]:
     """The exact objective as a function of the student's table, `size` episodes making a batch.
 
     After every prefix the student meets a bandit: an action is worth what share times signal will be on average over
@@ -194,7 +194,7 @@ def payoff(world: World, signal: Signal, size: int, normaliser: str) -> Callable
     probability_PV = world.student_PV.softmax(-1)
     for episodes in itertools.product(world.episodes, repeat=size):
         probability = math.prod(e.probability for e in episodes)
-        for episode, values, parts in zip(episodes, signal(episodes), shares(episodes, normaliser), strict=True):
+        for episode, values, parts in zip(episodes, signal(episodes), shares(episodes, loss_aggregation), strict=True):
             for t, token in enumerate(episode.tokens):
                 worth_PV[world.index[episode.tokens[:t]], token] += probability * parts[t] * values[t]
     worth_PV = worth_PV / probability_PV  # given the action, not together with it
@@ -250,7 +250,7 @@ def expected_gradient(world: World, method: Method, size: int = 1, step: int = 1
         batch = batch.filled(
             advantage_BT=signal.advantage_BT,
             distil_BT=signal.distil_BT,
-            share_BT=token_shares(batch.turn_BT, method.normaliser),
+            loss_weight_BT=loss_weights(batch.turn_BT, method.loss_aggregation),
         )
         at_N = torch.tensor([world.index[e.tokens[:t]] for e in episodes for t in range(len(e.tokens))])
         token_N = torch.tensor([token for e in episodes for token in e.tokens])
@@ -268,7 +268,7 @@ def expected_gradient(world: World, method: Method, size: int = 1, step: int = 1
 
 def assert_proven(world: World, method: Method, signal: Signal, size: int = 1, step: int = 1) -> None:
     """The package's expected gradient is that of `payoff`, by autograd and by finite differences."""
-    assert_gradient_of(world, method, payoff(world, signal, size, method.normaliser), size, step)
+    assert_gradient_of(world, method, payoff(world, signal, size, method.loss_aggregation), size, step)
 
 
 def assert_gradient_of(

@@ -223,10 +223,12 @@ def test_knobs_and_their_defaults() -> None:
 
 
 def test_make_sets_what_goes_with_every_method() -> None:
-    """Clip range, normaliser and divergence; the knobs stay the preset's."""
-    method = make("sod", {"kappa": 0.5}, clip_low=0.1, clip_high=0.3, normaliser="turn", divergence=Divergence("jsd"))
+    """Clip range, loss_aggregation and divergence; the knobs stay the preset's."""
+    method = make(
+        "sod", {"kappa": 0.5}, clip_low=0.1, clip_high=0.3, loss_aggregation="turn", divergence=Divergence("jsd")
+    )
     assert (method.kappa, method.rho) == (constant(0.5), constant(1.0))
-    assert (method.clip_low, method.clip_high, method.normaliser) == (0.1, 0.3, "turn")
+    assert (method.clip_low, method.clip_high, method.loss_aggregation) == (0.1, 0.3, "turn")
     schedule = Schedule("cosine", 1.0, 0.0, 7)
     assert make("opd", {"kappa": schedule}).kappa == schedule
 

@@ -17,9 +17,9 @@ NAN, INF = math.nan, math.inf
 
 
 def stats_of(divergence: list[list[float]], tokens: list[list[int]] | None = None) -> TurnStats:
-    divergence_BK = torch.tensor(divergence, dtype=torch.float64)
-    tokens_BK = torch.ones(divergence_BK.shape, dtype=torch.int64) if tokens is None else torch.tensor(tokens)
-    return TurnStats(divergence_BK, torch.zeros_like(divergence_BK), tokens_BK, torch.zeros_like(tokens_BK).bool())
+    turn_gap_BK = torch.tensor(divergence, dtype=torch.float64)
+    tokens_BK = torch.ones(turn_gap_BK.shape, dtype=torch.int64) if tokens is None else torch.tensor(tokens)
+    return TurnStats(turn_gap_BK, torch.zeros_like(turn_gap_BK), tokens_BK, torch.zeros_like(tokens_BK).bool())
 
 
 def product_weights(divergence: list[float], present: list[bool], delta: float, epsilon: float) -> list[float]:
@@ -44,7 +44,7 @@ def test_reference_vector_of_the_paper() -> None:
     student_BT = torch.tensor([[NAN, INF, -1.0, -2.0, -0.5, NAN, -0.25, -3.0, 7.0]])
     gap = [0.0, 0.0, 0.118, -0.318, 0.218, 0.0, -2.0, 0.568, 0.0]
     stats = turn_stats(student_BT, student_BT + torch.tensor([gap]), turn_BT)
-    assert stats.divergence_BK[0].tolist() == pytest.approx([0.218, 1.284], rel=1e-6)
+    assert stats.turn_gap_BK[0].tolist() == pytest.approx([0.218, 1.284], rel=1e-6)
     assert stats.nll_BK[0].tolist() == pytest.approx([3.5 / 3, 1.625])
     assert stats.tokens_BK.tolist() == [[3, 2]]
     weight_BK = weights.sod(stats)
@@ -84,7 +84,7 @@ def test_infinite_divergence_makes_no_nan() -> None:
 
 
 def columns(stats: TurnStats, change: Callable[[Tensor], Tensor]) -> TurnStats:
-    return TurnStats(*(change(x) for x in (stats.divergence_BK, stats.nll_BK, stats.tokens_BK, stats.error_BK)))
+    return TurnStats(*(change(x) for x in (stats.turn_gap_BK, stats.nll_BK, stats.tokens_BK, stats.error_BK)))
 
 
 @pytest.mark.parametrize("rule", [weights.sod, weights.atod, weights.error_decay, weights.error_mask])
@@ -110,7 +110,7 @@ def test_absent_turns_hold_zero_and_are_skipped() -> None:
     zeros_BT = torch.zeros(3, 3)
     stats = turn_stats(zeros_BT, gap_BT, turn_BT)
     assert stats.tokens_BK.tolist() == [[1, 1, 1], [1, 0, 2], [0, 0, 1]]
-    assert stats.divergence_BK[1].tolist() == pytest.approx([0.1, 0.0, 0.5])
+    assert stats.turn_gap_BK[1].tolist() == pytest.approx([0.1, 0.0, 0.5])
     weight_BK = weights.sod(stats)
     assert weight_BK[1].tolist() == pytest.approx([1.0, 0.0, 0.2], rel=1e-4)
     assert weight_BK[2].tolist() == [0.0, 0.0, 1.0]
@@ -120,13 +120,13 @@ def test_absent_turns_hold_zero_and_are_skipped() -> None:
 def test_touching_turns_stay_apart() -> None:
     """Two turns without context between them are two turns."""
     stats = turn_stats(torch.zeros(1, 4), torch.tensor([[-1.0, -3.0, 0.5, 0.5]]), torch.tensor([[1, 1, 2, 2]]))
-    assert stats.divergence_BK[0].tolist() == [2.0, 0.5]
+    assert stats.turn_gap_BK[0].tolist() == [2.0, 0.5]
 
 
 def test_statistics_are_detached() -> None:
     logp_BT = torch.zeros(1, 2, requires_grad=True)
     stats = turn_stats(logp_BT, logp_BT - 1.0, torch.tensor([[1, 2]]))
-    assert not stats.divergence_BK.requires_grad
+    assert not stats.turn_gap_BK.requires_grad
     for rule in (weights.sod, weights.atod, weights.uniform, weights.error_decay):
         assert not rule(stats).requires_grad
 
@@ -145,7 +145,7 @@ def test_bad_log_probability_is_named(who: str, bad: float) -> None:
 def test_teacher_of_minus_infinity_is_an_infinite_divergence() -> None:
     teacher_BT = torch.tensor([[0.0, -1.0, -INF, -1.0]])
     stats = turn_stats(torch.zeros(1, 4), teacher_BT, torch.tensor([[0, 1, 2, 2]]))
-    assert stats.divergence_BK.tolist() == [[1.0, INF]]
+    assert stats.turn_gap_BK.tolist() == [[1.0, INF]]
 
 
 def test_batch_without_turns_and_unequal_shapes_are_refused() -> None:
@@ -191,7 +191,7 @@ def test_statistics_by_a_loop(tokens: list[tuple[int, float, float]]) -> None:
         mine = [(s, t) for turn, s, t in tokens if turn == k]
         count = max(1, len(mine))
         assert int(stats.tokens_BK[0, k - 1]) == len(mine)
-        assert float(stats.divergence_BK[0, k - 1]) == pytest.approx(sum(abs(t - s) for s, t in mine) / count)
+        assert float(stats.turn_gap_BK[0, k - 1]) == pytest.approx(sum(abs(t - s) for s, t in mine) / count)
         assert float(stats.nll_BK[0, k - 1]) == pytest.approx(-sum(s for s, _ in mine) / count)
     weight_BT = spread(weights.uniform(stats), turn_BT)
     assert torch.equal(weight_BT != 0, turn_BT > 0)

@@ -23,10 +23,10 @@ def test_gradient_against_finite_differences() -> None:
     log_ratio = torch.tensor([[9.0, 0.05, -0.1, 0.6, -0.6, 0.6, -0.6]], dtype=torch.float64)
     advantage_BT = torch.tensor([[5.0, 1.3, -0.7, 2.0, 1.5, -1.1, -0.4]], dtype=torch.float64)
     old_BT = -torch.rand(1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    share_BT = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
+    loss_weight_BT = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
 
     def loss(logp_BT: Tensor) -> Tensor:
-        return clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, share_BT).loss
+        return clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, loss_weight_BT).loss
 
     logp_BT = (old_BT + log_ratio).requires_grad_()
     (gradient_BT,) = torch.autograd.grad(loss(logp_BT), logp_BT)
@@ -38,7 +38,7 @@ def test_gradient_against_finite_differences() -> None:
     assert gradient_BT[0].tolist() == pytest.approx(numeric, abs=1e-7)
     assert gradient_BT[0, [0, 3, 6]].tolist() == [0.0, 0.0, 0.0]  # context; ratio too high; ratio too low
     assert bool((gradient_BT[0, [1, 2, 4, 5]] != 0).all())
-    terms = clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, share_BT)
+    terms = clipped_surrogate(logp_BT, old_BT, advantage_BT, turn_BT, loss_weight_BT)
     assert terms.clipped == pytest.approx(0.3 + 0.2)
 
 
@@ -55,8 +55,8 @@ def test_context_is_masked_before_arithmetic() -> None:
     junk = [math.nan, math.inf, -math.inf]
     logp_BT = torch.tensor([[-1.0, *junk]], requires_grad=True)
     old_BT = torch.tensor([[-1.5, *junk[::-1]]])
-    turn_BT, share_BT = torch.tensor([[1, 0, 0, 0]]), torch.tensor([[1.0, *junk]])
-    terms = clipped_surrogate(logp_BT, old_BT, torch.tensor([[-2.0, *junk]]), turn_BT, share_BT)
+    turn_BT, loss_weight_BT = torch.tensor([[1, 0, 0, 0]]), torch.tensor([[1.0, *junk]])
+    terms = clipped_surrogate(logp_BT, old_BT, torch.tensor([[-2.0, *junk]]), turn_BT, loss_weight_BT)
     terms.loss.backward()
     assert float(terms.loss.detach()) == pytest.approx(2 * math.exp(0.5))
     assert logp_BT.grad is not None
@@ -67,9 +67,11 @@ def test_context_is_masked_before_arithmetic() -> None:
 def test_shares_are_what_a_token_counts() -> None:
     """Loss, clipped share and KL are sums of share times value, whatever the shares."""
     log_ratio = torch.tensor([[0.5, -0.1, 0.1, 9.0]], dtype=torch.float64)
-    share_BT = torch.tensor([[0.125, 0.5, 0.25, 7.0]])
+    loss_weight_BT = torch.tensor([[0.125, 0.5, 0.25, 7.0]])
     turn_BT = torch.tensor([[1, 1, 2, 0]])
-    terms = clipped_surrogate(log_ratio, torch.zeros(1, 4), torch.tensor([[1.0, 2.0, -1.0, 1.0]]), turn_BT, share_BT)
+    terms = clipped_surrogate(
+        log_ratio, torch.zeros(1, 4), torch.tensor([[1.0, 2.0, -1.0, 1.0]]), turn_BT, loss_weight_BT
+    )
     expected = 0.125 * 1.28 + 0.5 * 2 * math.exp(-0.1) - 0.25 * math.exp(0.1)
     assert float(terms.loss) == pytest.approx(-expected)
     assert terms.clipped == pytest.approx(0.125)
@@ -86,13 +88,13 @@ def test_shares_are_what_a_token_counts() -> None:
 def test_pessimistic(tokens: list[tuple[float, float]], low: float, high: float) -> None:
     """The clip never makes the loss smaller, and does nothing on policy."""
     log_ratio, advantage_BT = (torch.tensor([[t[i] for t in tokens]], dtype=torch.float64) for i in (0, 1))
-    turn_BT, share_BT = torch.ones(1, len(tokens)).long(), torch.full((1, len(tokens)), 1 / len(tokens))
+    turn_BT, loss_weight_BT = torch.ones(1, len(tokens)).long(), torch.full((1, len(tokens)), 1 / len(tokens))
     old_BT = torch.zeros_like(log_ratio)
-    clipped = clipped_surrogate(log_ratio, old_BT, advantage_BT, turn_BT, share_BT, low, high)
+    clipped = clipped_surrogate(log_ratio, old_BT, advantage_BT, turn_BT, loss_weight_BT, low, high)
     plain = -(log_ratio.exp() * advantage_BT).mean()
     assert float(clipped.loss) >= float(plain) - 1e-6
     assert clipped.kl >= -1e-9
-    on_policy = clipped_surrogate(old_BT, old_BT, advantage_BT, turn_BT, share_BT, low, high)
+    on_policy = clipped_surrogate(old_BT, old_BT, advantage_BT, turn_BT, loss_weight_BT, low, high)
     assert float(on_policy.loss) == pytest.approx(-float(advantage_BT.mean()), abs=1e-6)
     assert (on_policy.clipped, on_policy.kl) == (0.0, 0.0)
 
@@ -101,12 +103,12 @@ def test_what_must_be_set_before_the_loss() -> None:
     """Old log-probabilities, advantage and shares; factors and shares for a dense divergence."""
     batch = supervised_batch([([1, 2], [0, 1])])
     zero_BT = torch.zeros(1, 2)
-    whole = batch.filled(old_BT=zero_BT, advantage_BT=zero_BT, share_BT=zero_BT, distil_BT=zero_BT)
+    whole = batch.filled(old_BT=zero_BT, advantage_BT=zero_BT, loss_weight_BT=zero_BT, distil_BT=zero_BT)
     assert float(surrogate(PRESETS["grpo"](), zero_BT, whole).loss) == 0.0
-    for name in ("old_BT", "advantage_BT", "share_BT"):
+    for name in ("old_BT", "advantage_BT", "loss_weight_BT"):
         with pytest.raises(ValueError, match="must be set"):
             surrogate(PRESETS["grpo"](), zero_BT, whole.filled(**{name: None}))
-    for name in ("distil_BT", "share_BT"):
+    for name in ("distil_BT", "loss_weight_BT"):
         with pytest.raises(ValueError, match="must be set"):
             distillation_loss(zero_BT, whole.filled(**{name: None}))
 
@@ -114,7 +116,7 @@ def test_what_must_be_set_before_the_loss() -> None:
 def test_a_divergence_is_not_read_where_it_does_not_count() -> None:
     """Neither at context nor where the turn's weight is 0; elsewhere share times factor times value."""
     batch = supervised_batch([([1, 2, 3, 4], [0, 1, 2, 2])]).filled(
-        distil_BT=torch.tensor([[0.0, 2.0, 0.0, 0.5]]), share_BT=torch.tensor([[0.0, 0.25, 0.25, 0.5]])
+        distil_BT=torch.tensor([[0.0, 2.0, 0.0, 0.5]]), loss_weight_BT=torch.tensor([[0.0, 0.25, 0.25, 0.5]])
     )
     value_BT = torch.tensor([[math.nan, 3.0, math.inf, 4.0]], requires_grad=True)
     loss = distillation_loss(value_BT, batch)

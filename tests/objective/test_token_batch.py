@@ -26,11 +26,11 @@ from sod.objective import (
     aligned,
     distillation_loss,
     divergence,
+    loss_weights,
     make,
     pack,
     supervised_batch,
     surrogate,
-    token_shares,
     with_prompts,
 )
 from sod.records import Fault, FaultKind, Group, StopReason, ToolResult, Trajectory, Turn
@@ -147,8 +147,8 @@ def test_minibatches_keep_groups_whole(groups: list[int], size: int) -> None:
 def shared(batch: TokenBatch, method: Method) -> TokenBatch:
     """With what the trainer sets for a whole mini-batch before it is split."""
     signal = advantage(method, batch)
-    share_BT = token_shares(batch.turn_BT, method.normaliser)
-    return batch.filled(advantage_BT=signal.advantage_BT, distil_BT=signal.distil_BT, share_BT=share_BT)
+    loss_weight_BT = loss_weights(batch.turn_BT, method.loss_aggregation)
+    return batch.filled(advantage_BT=signal.advantage_BT, distil_BT=signal.distil_BT, loss_weight_BT=loss_weight_BT)
 
 
 def gradient(models: tuple[Any, Any], method: Method, batch: TokenBatch, parts: list[list[int]]) -> list[Tensor]:
@@ -187,10 +187,10 @@ def assert_same(gradients: list[Tensor], exact: list[Tensor]) -> None:
 
 METHODS = {
     "token": make("sod", {}),
-    "sequence": make("sod", {}, normaliser="sequence"),
-    "turn": make("sod", {}, normaliser="turn"),
+    "sequence": make("sod", {}, loss_aggregation="sequence"),
+    "turn": make("sod", {}, loss_aggregation="turn"),
     "dense": make("sod", {}, divergence=Divergence("jsd")),
-    "dense-turn": make("sod", {}, divergence=Divergence("forward_kl", top_k=5), normaliser="turn"),
+    "dense-turn": make("sod", {}, divergence=Divergence("forward_kl", top_k=5), loss_aggregation="turn"),
 }
 EACH = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -229,8 +229,8 @@ def test_padding_does_not_change_the_gradient(prepared: Any, method: Method) -> 
     rows = list(range(len(batch)))
     whole = gradient(models, method, shared(batch, method), [rows])
     wide = shared(padded(batch, batch.token_BT.shape[1] + 20), method)
-    assert wide.share_BT is not None
-    assert wide.share_BT[:, -20:].count_nonzero() == 0
+    assert wide.loss_weight_BT is not None
+    assert wide.loss_weight_BT[:, -20:].count_nonzero() == 0
     assert_same(gradient(models, method, wide, [rows]), whole)
 
 

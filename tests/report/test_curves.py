@@ -22,8 +22,8 @@ DISTILLATION = {
     "reward": 0.5,
     "accuracy": 0.6,
     "teacher_gap": -0.2,
-    "d_first": 0.2,
-    "d_last": 1.3,
+    "turn_gap_first": 0.2,
+    "turn_gap_last": 1.3,
     "weight": 0.7,
     "tool_error_rate": 0.1,
     "turns": 2.5,
@@ -129,8 +129,8 @@ def test_a_sparse_evaluation_shares_the_panel_and_shows_its_points(picture: Pict
 
 
 def test_a_line_keeps_its_colour_where_another_is_missing(picture: Picture) -> None:
-    both = picture.draw(steps(3, {"d_first": 0.1, "d_last": 0.2}))["divergence (nats/token)"].lines[1]
-    alone = picture.draw(steps(3, {"d_last": 0.2}))["divergence (nats/token)"].lines[0]
+    both = picture.draw(steps(3, {"turn_gap_first": 0.1, "turn_gap_last": 0.2}))["divergence (nats/token)"].lines[1]
+    alone = picture.draw(steps(3, {"turn_gap_last": 0.2}))["divergence (nats/token)"].lines[0]
     assert both.get_color() == alone.get_color()
 
 
@@ -216,7 +216,7 @@ def test_a_dollar_in_the_title_is_a_dollar(picture: Picture) -> None:
 )
 def test_panels_leave_few_holes(picture: Picture, count: int, shape: tuple[int, int]) -> None:
     keys = [
-        "reward", "teacher_gap", "d_first", "weight", "tool_error_rate", "turns",
+        "reward", "teacher_gap", "turn_gap_first", "weight", "tool_error_rate", "turns",
         "response_tokens", "loss", "grad_norm", "lr", "tokens_per_second", "seconds/update",
     ]  # fmt: skip
     picture.draw(steps(2, dict.fromkeys(keys[:count], 1.0)))

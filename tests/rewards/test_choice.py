@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from sod.records import Fault, SodError
-from sod.rewards.base import Answer, Verdict
+from sod.records import Fault, SodError, Verdict
+from sod.rewards.base import Answer
 from sod.rewards.choice import ChoiceVerifier
 
 

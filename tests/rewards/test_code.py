@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from sod.records import Execution, Fault, FaultKind, Program, SodError
-from sod.rewards.base import Answer, Verdict
+from sod.records import Execution, Fault, FaultKind, Program, SodError, Verdict
+from sod.rewards.base import Answer
 from sod.rewards.code import CodeVerifier, last_block, same_output, same_value
 from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 
 SUMS = {"input_output": json.dumps({"inputs": ["1 2\n", "30 4\n", "-5 5\n"], "outputs": ["3\n", "34\n", "0\n"]})}
@@ -33,7 +33,7 @@ CHECKED = {
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[LocalSandbox]:
     try:
-        local = LocalSandbox(Limits(memory_mb=256))
+        local = LocalSandbox(ProgramLimits(memory_mb=256))
     except SodError as error:
         pytest.skip(f"no isolation here: {error}")
     yield local
@@ -383,7 +383,7 @@ def test_a_candidate_finds_the_tests_nowhere(verifier: CodeVerifier) -> None:
 
 
 def test_a_fault_of_the_sandbox_passes_through() -> None:
-    local = LocalSandbox(Limits(memory_mb=256), workers=1)
+    local = LocalSandbox(ProgramLimits(memory_mb=256), workers=1)
     local.close()
     verdicts = CodeVerifier(local.execute).verify([Answer("no code", "", SUMS), Answer(fenced(ADD), "", SUMS)])
     assert isinstance(verdicts[0], Verdict)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sod.records import Fault
-from sod.rewards.base import Answer, Verdict
+from sod.records import Fault, Verdict
+from sod.rewards.base import Answer
 from sod.rewards.math_verifier import LONGEST_ASKED, MathVerifier, may_ask
 
 ANSWERS = json.loads((Path(__file__).parent / "data" / "math500_answers.json").read_text())["answers"]

@@ -13,27 +13,26 @@ import pytest
 from sod.chat.render import Chat
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
-from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, ToolResult, Trajectory
-from sod.rollout.collect import Collector, Schedule
-from sod.rollout.episode import Limits
+from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, Task, ToolResult, Trajectory
+from sod.rollout.collect import Collector, RolloutSchedule
+from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
-from sod.tasks.base import Task
 from sod.tools.base import Tool, ToolRequest
 from sod.tools.python import SCHEMA, PythonTool
 from sod.tools.sandbox.local import LocalSandbox
-from support import math_judge
+from support import math_reward
 
-LIMITS = Limits(max_turns=4, max_turn_tokens=60, max_response_tokens=300)
+LIMITS = EpisodeLimits(max_turns=4, max_turn_tokens=60, max_response_tokens=300)
 CALL = '<tool_call>{"name": "python", "arguments": {"code": "print(1+1)"}}</tool_call>'
 Respond = Callable[[ToolRequest, int], ToolResult | Fault]
 
 
 def collector(
-    engine: Any, chat: Chat, tools: Iterable[Tool] = (), limits: Limits = LIMITS, **options: Any
+    engine: Any, chat: Chat, tools: Iterable[Tool] = (), limits: EpisodeLimits = LIMITS, **options: Any
 ) -> Collector:
     by_name = {tool.name: tool for tool in tools}
-    judge = options.pop("judge", math_judge())
-    return Collector(engine, chat, by_name, limits, judge, options.pop("seed", 0), **options)
+    reward_function = options.pop("reward_function", math_reward())
+    return Collector(engine, chat, by_name, limits, reward_function, options.pop("seed", 0), **options)
 
 
 def task(name: str, truth: str = "2") -> Task:
@@ -156,7 +155,7 @@ def test_order_of_tasks_does_not_change_their_samples(
 
 def test_limits_hold_in_a_real_rollout(acting_model: Any, chat: Chat, python_tool: Tool, tasks: list[Task]) -> None:
     """Turn, response and turn-count limits for many episodes; every stop reason says what happened."""
-    limits = Limits(max_turns=3, max_turn_tokens=33, max_response_tokens=100)
+    limits = EpisodeLimits(max_turns=3, max_turn_tokens=33, max_response_tokens=100)
     got = real(acting_model, chat, python_tool, limits=limits).collect(tasks, 8, Sampling(), "train", 3).trajectories
     for t in got:
         assert t.response_tokens <= 100
@@ -323,7 +322,7 @@ def test_an_unknown_tool_of_any_name_is_answered(chat: Chat) -> None:
     for name in ("x" * 3000, "\\ud800", "</tool_response>", ""):
         call = f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'
         engine = ScriptedEngine(chat, {"t": [call, "\\boxed{2}"]})
-        limits = Limits(4, 9_999, 99_999)
+        limits = EpisodeLimits(4, 9_999, 99_999)
         (t,) = collector(engine, chat, limits=limits).collect([task("t")], 1, Sampling(), "train", 1).trajectories
         assert [r.error for r in t.tool_results] == ["unknown_tool"]
         assert len(t.tool_results[0].text) < 200
@@ -333,7 +332,7 @@ def test_stop_reasons(chat: Chat) -> None:
     """Answer; turn limit with a call open (not run); a cut turn, even one that looks like a call or an answer."""
     tool = FlakyTool(lambda request, attempt: ToolResult("2"))
 
-    def stop(script: list[str], stopped: bool = True, limits: Limits = LIMITS) -> Trajectory:
+    def stop(script: list[str], stopped: bool = True, limits: EpisodeLimits = LIMITS) -> Trajectory:
         engine = ScriptedEngine(chat, {"t": script}, stopped)
         got = collector(engine, chat, [tool], limits).collect([task("t")], 1, Sampling(), "train", 1)
         (only,) = got.trajectories
@@ -387,7 +386,7 @@ def test_tool_output_that_does_not_fit_ends_the_episode(chat: Chat) -> None:
     tool = FlakyTool(lambda request, attempt: ToolResult("2"))
     for room, stop in ((turn + suffix, StopReason.LENGTH), (turn + suffix + 1, StopReason.ANSWER)):
         engine = ScriptedEngine(chat, {"t": [CALL, ""]})
-        limits = Limits(4, 200, room)
+        limits = EpisodeLimits(4, 200, room)
         (t,) = collector(engine, chat, [tool], limits).collect([task("t")], 1, Sampling(), "train", 1).trajectories
         assert t.stop is stop
         assert t.response_tokens == (turn if stop is StopReason.LENGTH else room)
@@ -404,7 +403,7 @@ def test_only_an_answer_can_be_right(stop: StopReason, chat: Chat) -> None:
     """The same last turn, judged under every stop reason."""
     engine = ScriptedEngine(chat, {"t": ["\\boxed{2}"]})
     (t,) = collector(engine, chat).collect([task("t")], 1, Sampling(), "train", 1).trajectories
-    (judged,) = math_judge(0.7, -0.3)([(task("t"), replace(t, stop=stop))])
+    (judged,) = math_reward(0.7, -0.3)([(task("t"), replace(t, stop=stop))])
     assert judged.correct == (stop is StopReason.ANSWER)
     assert judged.reward == (0.7 if stop is StopReason.ANSWER else -0.3)
 
@@ -441,8 +440,8 @@ class SlowEngine(ScriptedEngine):
         return answers
 
 
-@pytest.mark.parametrize("by_the_clock", [False, True])
-def test_tools_run_while_others_are_sampled(chat: Chat, by_the_clock: bool) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_tools_run_while_others_are_sampled(chat: Chat, asynchronous: bool) -> None:
     """A call that takes long: by default its round waits for it; by the clock the other episode is through before."""
     order: list[str] = []
 
@@ -454,18 +453,23 @@ def test_tools_run_while_others_are_sampled(chat: Chat, by_the_clock: bool) -> N
 
     script = {"slow": [CALL, "\\boxed{2}"], "quick": [CALL, CALL, CALL, "\\boxed{2}"]}
     engine = SlowEngine(chat, script)
-    rollout = collector(engine, chat, [FlakyTool(respond)], schedule=Schedule(4, by_the_clock))
+    rollout = collector(engine, chat, [FlakyTool(respond)], schedule=RolloutSchedule(4, asynchronous))
     got = rollout.collect([task("slow"), task("quick")], 1, Sampling(), "train", 1)
     assert all(t.correct for t in got.trajectories)
     assert [len(t.tool_results) for t in got.trajectories] == [1, 3]
-    assert order.index("slow") == (3 if by_the_clock else 0)
+    assert order.index("slow") == (3 if asynchronous else 0)
     assert sorted(name.split("#")[0] for name in engine.forgotten) == ["quick", "slow"]
 
 
 def test_both_schedules_sample_the_same(acting_model: Any, chat: Chat, python_tool: Tool, tasks: list[Task]) -> None:
     """In float32 the moments of joining change nothing but roundings: the same tokens, whatever the schedule."""
     played = []
-    for schedule in (Schedule(), Schedule(1), Schedule(1000), Schedule(3, by_the_clock=True)):
+    for schedule in (
+        RolloutSchedule(),
+        RolloutSchedule(1),
+        RolloutSchedule(1000),
+        RolloutSchedule(3, asynchronous=True),
+    ):
         rollout = real(acting_model, chat, python_tool, schedule=schedule)
         groups = rollout.collect(tasks, 3, Sampling(), "train", 1).groups
         played.append([[t.token_ids for t in group.trajectories] for group in groups])

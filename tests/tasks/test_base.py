@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sod.records import Message
-from sod.tasks.base import Task, draw, draw_tasks
+from sod.records import Message, Task
+from sod.tasks.base import draw, draw_tasks
 
 
 @settings(max_examples=80, deadline=None)

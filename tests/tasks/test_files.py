@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sod.records import Message, SodError, ToolCall
-from sod.tasks.base import Conversation, Task
+from sod.records import Message, SodError, Task, ToolCall
+from sod.tasks.base import Conversation
 from sod.tasks.files import (
     Loaded,
     SkippedRow,

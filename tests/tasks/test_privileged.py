@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sod.chat.render import Chat
-from sod.records import Message, SodError
+from sod.records import Message, SodError, Task
 from sod.tasks import chain
-from sod.tasks.base import Task
 from sod.tasks.files import load_tasks, write_tasks
 from sod.tasks.privileged import Privilege, privileged_prompt
 

@@ -14,12 +14,12 @@ from sod.engines.torch_engine import TorchEngine
 from sod.objective.batch import aligned, pack, with_prompts
 from sod.objective.presets import PRESETS
 from sod.rollout.collect import Collector
-from sod.rollout.episode import Limits
+from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import Tool
-from sod.train.step import taught
-from support import math_judge
+from sod.training.step import taught
+from support import math_reward
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
@@ -29,8 +29,8 @@ def test_same_model_probe(
     """Teacher := student gives a gap of about 0 nats at every single token of real multi-turn episodes."""
     tasks = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"t": 4}, 2, 3, seed=2)["t"])]
     engine = TorchEngine(acting_model, chat.stop_ids, 8)
-    judge = math_judge()
-    rollout = Collector(engine, chat, {python_tool.name: python_tool}, Limits(5, 60, 400), judge, seed=0)
+    judge = math_reward()
+    rollout = Collector(engine, chat, {python_tool.name: python_tool}, EpisodeLimits(5, 60, 400), judge, seed=0)
     groups = rollout.collect(tasks, 4, Sampling(temperature), "train", 1).groups
     batch = pack(groups)
     assert int(batch.turn_BT.max()) >= 3

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, Literal, get_args
 
 from sod.seeds import derive
-from sod.tools.sandbox.base import Limits, SessionSandbox
+from sod.tools.sandbox.base import ProgramLimits, SessionSandbox
 from sod.tools.sandbox.server import RunCodeRequest, run_code
 
 Behaviour = Literal[
@@ -83,7 +83,7 @@ def hello(body: bytes) -> bytes:
     return json.dumps(HELLO).encode()
 
 
-def running(sandbox: SessionSandbox, limits: Limits) -> Callable[[bytes], bytes]:
+def running(sandbox: SessionSandbox, limits: ProgramLimits) -> Callable[[bytes], bytes]:
     """What the program really does."""
 
     def answer(body: bytes) -> bytes:

@@ -16,11 +16,11 @@ import pytest
 from bad_server import HELLO, SECRET, BadServer, Behaviour, always, first, running, sometimes
 
 from sod.records import Execution, Fault, FaultKind, Program, SodError
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox, backoff, read_reply, request_body
 from sod.tools.sandbox.local import LocalSandbox
 
-LIMITS = Limits(seconds=1.0, memory_mb=256, output_chars=1000)
+LIMITS = ProgramLimits(seconds=1.0, memory_mb=256, output_chars=1000)
 FAST = FusionOptions(
     connect_seconds=1.0,
     grace_seconds=0.5,

@@ -20,7 +20,7 @@ import pytest
 
 from sod.records import Execution, Program
 from sod.tools.sandbox import filters
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 from sod.tools.sandbox.probe import attempts, healthy, probe
 
@@ -31,7 +31,7 @@ needs_layers = pytest.mark.skipif(bool(HAVE["missing"]), reason=f"not to be had:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[LocalSandbox]:
-    local = LocalSandbox(Limits(seconds=2.0, memory_mb=256), workers=1)
+    local = LocalSandbox(ProgramLimits(seconds=2.0, memory_mb=256), workers=1)
     yield local
     local.close()
 
@@ -128,7 +128,7 @@ def test_without_the_packages_it_is_still_full_but_named(monkeypatch: pytest.Mon
 
 
 def test_programs_of_one_sandbox_do_not_wait_for_a_hanging_one() -> None:
-    local = LocalSandbox(Limits(seconds=3.0), workers=2)
+    local = LocalSandbox(ProgramLimits(seconds=3.0), workers=2)
     hanging = threading.Thread(target=lambda: local.execute([Program("while True: pass")]))
     hanging.start()
     outcomes = [run(local, f"print({i})").stdout for i in range(20)]
@@ -222,7 +222,7 @@ def test_reduced_survives_hostile_programs() -> None:
         "print(__import__('os').listdir('.'), open('../../tmp/x', 'w'))",
     ]
     script = (
-        "s = LocalSandbox(Limits(seconds=1), workers=1)\nbefore = s.processes()\n"
+        "s = LocalSandbox(ProgramLimits(seconds=1), workers=1)\nbefore = s.processes()\n"
         f"for r in s.execute([Program(p) for p in {programs!r}]): print(r.status)\n"
         "print(s.processes() == before, s.execute([Program('import os; print(os.listdir())')])[0].stdout)\ns.close()"
     )
@@ -241,7 +241,7 @@ def test_reduced_sessions() -> None:
         "print(os.listdir() if 'os' in dir() else 'anew')",
     ]
     script = (
-        f"cells = {cells!r}\ns = LocalSandbox(Limits(seconds=1), workers=2)\n"
+        f"cells = {cells!r}\ns = LocalSandbox(ProgramLimits(seconds=1), workers=2)\n"
         "for r in s.run_cells([Cell(n, c) for c in cells for n in 'ab']): print(r.status, r.stdout, r.stderr)\n"
         "print(len(s.processes()))\ns.end_sessions(['a', 'b'])\nprint(len(s.processes()))\ns.close()\n"
     )
@@ -333,7 +333,7 @@ def test_healthy_says_what_is_wrong() -> None:
     fault = healthy(local)
     assert fault is not None
     assert fault.detail == "the sandbox is closed"
-    tiny = LocalSandbox(Limits(output_chars=1), workers=1)
+    tiny = LocalSandbox(ProgramLimits(output_chars=1), workers=1)
     fault = healthy(tiny)
     tiny.close()
     assert fault is not None

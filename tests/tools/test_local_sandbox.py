@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sod.records import Execution, Fault, Program, SodError
-from sod.tools.sandbox.base import Limits, Sandbox
+from sod.tools.sandbox.base import ProgramLimits, Sandbox
 from sod.tools.sandbox.local import LocalSandbox
 
 SECONDS = 1.0
@@ -24,7 +24,7 @@ SECONDS = 1.0
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    local = LocalSandbox(Limits(seconds=SECONDS, memory_mb=256))
+    local = LocalSandbox(ProgramLimits(seconds=SECONDS, memory_mb=256))
     yield local
     local.close()
 
@@ -340,7 +340,7 @@ def test_an_interrupted_caller_does_not_disturb_others() -> None:
 
 
 def test_closing_ends_what_still_runs() -> None:
-    local = LocalSandbox(Limits(seconds=20), workers=1)
+    local = LocalSandbox(ProgramLimits(seconds=20), workers=1)
     got: list[Execution | Fault] = []
     caller = threading.Thread(target=lambda: got.extend(local.execute([Program("while True: pass")] * 3)))
     caller.start()
@@ -410,14 +410,14 @@ def test_processes_are_limited() -> None:
         "import os, time\nn = 0\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(9)\n    n += 1\n"
         "except OSError: print(n)"
     )
-    local = LocalSandbox(Limits(processes=5), workers=2)
+    local = LocalSandbox(ProgramLimits(processes=5), workers=2)
     results = local.execute([Program(count)] * 4)
     local.close()
     assert [r.stdout for r in results if isinstance(r, Execution)] == ["4\n"] * 4
 
 
 def test_cpu_time_is_limited() -> None:
-    local = LocalSandbox(Limits(seconds=8, cpu_seconds=1), workers=1)
+    local = LocalSandbox(ProgramLimits(seconds=8, cpu_seconds=1), workers=1)
     result = run(local, "while True: pass")
     local.close()
     assert (result.status, result.stderr) == ("timeout", "stopped after 1 s of CPU time\n")
@@ -610,7 +610,7 @@ def test_start_errors_are_one_line() -> None:
     with pytest.raises(SodError, match="workers must be at least 1"):
         LocalSandbox(workers=0)
     with pytest.raises(ValueError, match="must be positive"):
-        Limits(seconds=0)
+        ProgramLimits(seconds=0)
 
 
 def test_preloaded_modules() -> None:

@@ -10,13 +10,13 @@ import pytest
 from sod.records import Fault, ToolCall, ToolResult
 from sod.tools.base import Tool, ToolRequest
 from sod.tools.python import PythonTool
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 
 
 @pytest.fixture(scope="module")
 def tool() -> Iterator[Tool]:
-    python = PythonTool(LocalSandbox(Limits(seconds=0.5, memory_mb=128)), 1000, 60)
+    python = PythonTool(LocalSandbox(ProgramLimits(seconds=0.5, memory_mb=128)), 1000, 60)
     yield python
     python.close()
 
@@ -132,7 +132,7 @@ def test_close_twice_then_fault() -> None:
 
 @pytest.fixture(scope="module")
 def stateful() -> Iterator[PythonTool]:
-    python = PythonTool(LocalSandbox(Limits(seconds=0.5, memory_mb=128)), 1000, 60, stateful=True)
+    python = PythonTool(LocalSandbox(ProgramLimits(seconds=0.5, memory_mb=128)), 1000, 60, stateful=True)
     yield python
     python.close()
 
@@ -174,7 +174,7 @@ def test_finish_forgets(stateful: PythonTool) -> None:
     ],
 )
 def test_the_model_is_told_that_its_state_is_lost(code: str, text: str) -> None:
-    python = PythonTool(LocalSandbox(Limits(seconds=0.5, memory_mb=128), workers=1), stateful=True)
+    python = PythonTool(LocalSandbox(ProgramLimits(seconds=0.5, memory_mb=128), workers=1), stateful=True)
     said = texts(python, ("e", "x = 1"), ("e", code), ("e", "print(x)"))
     python.close()
     assert said[1:] == [text, "NameError: name 'x' is not defined"]

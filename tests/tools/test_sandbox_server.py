@@ -18,12 +18,12 @@ import uvicorn
 from sandbox_fusion import RunCodeRequest, RunCodeResponse, RunJupyterRequest, RunJupyterResponse, SummaryMapping
 
 from sod.records import Execution, Fault, FaultKind, Program
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
 from sod.tools.sandbox.local import LocalSandbox
 from sod.tools.sandbox.server import MAX_BODY_BYTES, create_app
 
-LIMITS = Limits(seconds=2.0, memory_mb=256, output_chars=10_000)
+LIMITS = ProgramLimits(seconds=2.0, memory_mb=256, output_chars=10_000)
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from sod.records import Execution, Fault, FaultKind
-from sod.tools.sandbox.base import Cell, Limits
+from sod.tools.sandbox.base import Cell, ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 from sod.tools.sandbox.sessions import STATE_LOST
 
-LIMITS = Limits(seconds=1.0, memory_mb=256, processes=5)
+LIMITS = ProgramLimits(seconds=1.0, memory_mb=256, processes=5)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_how_the_state_is_lost(
 
 
 def test_cpu_time_is_limited_per_cell() -> None:
-    local = LocalSandbox(Limits(seconds=8, cpu_seconds=1), workers=1)
+    local = LocalSandbox(ProgramLimits(seconds=8, cpu_seconds=1), workers=1)
     burn = "import time\nend = time.process_time() + .6\nwhile time.process_time() < end: pass\nprint('done')"
     results = run(local, burn, burn, burn, "while True: pass")
     local.close()

@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from sod.build_tools import make_tools
+from sod.build.tools import make_tools
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.recipe import Recipe
 from sod.records import Fault, FaultKind, ToolCall, ToolResult
-from sod.rollout.collect import Collector, Schedule
-from sod.rollout.episode import AskTools, Limits
-from sod.rollout.hands import Hands
+from sod.rollout.collect import Collector, RolloutSchedule
+from sod.rollout.episode import AskTools, EpisodeLimits
+from sod.rollout.executor import ToolExecutor
 from sod.seeds import derive
 from sod.tasks import chain
 from sod.tools.base import Tool, ToolRequest
 from sod.tools.python import PythonTool
 from sod.tools.unreliable import UNAVAILABLE, UnreliableTool
-from support import math_judge
+from support import math_reward
 
 DOWN = Fault(FaultKind.SANDBOX, "worker lost")
 LOST = Fault(FaultKind.SESSION, "state lost", retryable=False)
@@ -139,13 +139,13 @@ def test_a_retried_call_keeps_its_verdict_and_shifts_no_other(faults: int, alike
     for turn in turns:
         plain.append(untroubled.run(turn.requests))
     echo = Echo(faults)
-    with Hands({"python": UnreliableTool(echo, 0.4, 11)}, retries=2, threads=1) as hands:
+    with ToolExecutor({"python": UnreliableTool(echo, 0.4, 11)}, retries=2, threads=1) as executor:
         for turn, wanted in zip(turns, plain, strict=True):
-            hands.start([("e", turn)])
-            assert hands.take_all() == [("e", wanted)]
+            executor.start([("e", turn)])
+            assert executor.take_all() == [("e", wanted)]
     passed = sum(answer != UNAVAILABLE for row in plain for answer in row)
     assert 0 < passed < 24
-    assert hands.retried == faults * passed
+    assert executor.retried == faults * passed
     assert len(echo.asked) == (1 + faults) * passed
 
 
@@ -197,10 +197,12 @@ def test_a_real_rollout_repeats_and_reads_the_errors(acting_model: Any, chat: Ch
     """Same ledgers under both schedules; another step has other failures; the model reads them; no faults."""
     tasks = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"t": 6}, 2, 3, seed=1)["t"])]
 
-    def rows(step: int, schedule: Schedule) -> list[tuple[tuple[int, ...], list[str | None]]]:
+    def rows(step: int, schedule: RolloutSchedule) -> list[tuple[tuple[int, ...], list[str | None]]]:
         tool = UnreliableTool(python_tool, 0.3, 2)
         engine = TorchEngine(acting_model, chat.stop_ids, 8)
-        rollout = Collector(engine, chat, {"python": tool}, Limits(4, 60, 300), math_judge(), 0, schedule=schedule)
+        rollout = Collector(
+            engine, chat, {"python": tool}, EpisodeLimits(4, 60, 300), math_reward(), 0, schedule=schedule
+        )
         got = rollout.collect(tasks, 3, Sampling(), "train", step)
         assert (got.faults, got.retries) == ([], 0)
         for t in got.trajectories:
@@ -209,12 +211,12 @@ def test_a_real_rollout_repeats_and_reads_the_errors(acting_model: Any, chat: Ch
                 assert all(result.text in read for result in turn.results)
         return [(t.token_ids, [r.error for r in t.tool_results]) for t in got.trajectories]
 
-    first = rows(1, Schedule())
+    first = rows(1, RolloutSchedule())
     errors = [error for _, row in first for error in row]
     assert {None, "unavailable"} <= set(errors)
-    assert rows(1, Schedule()) == first
-    assert rows(1, Schedule(3, by_the_clock=True)) == first
-    assert [row for _, row in rows(2, Schedule())] != [row for _, row in first]
+    assert rows(1, RolloutSchedule()) == first
+    assert rows(1, RolloutSchedule(3, asynchronous=True)) == first
+    assert [row for _, row in rows(2, RolloutSchedule())] != [row for _, row in first]
 
 
 def test_the_recipe_decides() -> None:

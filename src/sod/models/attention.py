@@ -1,7 +1,7 @@
 """Attention for every model of ours: PyTorch's own where whole sequences are scored or trained, the cache's where
 an engine decodes.
 
-Transformers hands unknown keyword arguments of a decoder call down to its attention function. That is how an
+Transformers executor unknown keyword arguments of a decoder call down to its attention function. That is how an
 engine's cache gets there: `decoder(..., window=...)`, no cache object of transformers in between.
 """
 

@@ -1,44 +1,31 @@
 """Objectives as pure functions over log-probabilities and turn ids. Torch only."""
 
-from sod.objective import weights
-from sod.objective.advantage import combine, group_advantage
-from sod.objective.batch import TokenBatch, aligned, pack, supervised_batch, with_prompts
-from sod.objective.divergence import Divergence, divergence
-from sod.objective.methods import Curriculum, Method, Signal, TeacherRule, advantage, distillation_loss, surrogate
-from sod.objective.normalise import token_shares
-from sod.objective.presets import PRESETS, knobs, make
-from sod.objective.schedules import Schedule, constant, linear
-from sod.objective.stats import TurnStats, spread, turn_stats
-from sod.objective.surrogate import SurrogateTerms, clipped_surrogate
-
-__all__ = [
-    "PRESETS",
-    "Curriculum",
-    "Divergence",
-    "Method",
-    "Schedule",
-    "Signal",
-    "SurrogateTerms",
-    "TeacherRule",
-    "TokenBatch",
-    "TurnStats",
-    "advantage",
-    "aligned",
-    "clipped_surrogate",
-    "combine",
-    "constant",
-    "distillation_loss",
-    "divergence",
-    "group_advantage",
-    "knobs",
-    "linear",
-    "make",
-    "pack",
-    "spread",
-    "supervised_batch",
-    "surrogate",
-    "token_shares",
-    "turn_stats",
-    "weights",
-    "with_prompts",
-]
+from sod.objective import weights as weights
+from sod.objective.advantage import combine as combine
+from sod.objective.advantage import group_advantage as group_advantage
+from sod.objective.aggregation import loss_weights as loss_weights
+from sod.objective.batch import TokenBatch as TokenBatch
+from sod.objective.batch import aligned as aligned
+from sod.objective.batch import pack as pack
+from sod.objective.batch import supervised_batch as supervised_batch
+from sod.objective.batch import with_prompts as with_prompts
+from sod.objective.divergence import Divergence as Divergence
+from sod.objective.divergence import divergence as divergence
+from sod.objective.methods import Curriculum as Curriculum
+from sod.objective.methods import Method as Method
+from sod.objective.methods import Signal as Signal
+from sod.objective.methods import TeacherRule as TeacherRule
+from sod.objective.methods import advantage as advantage
+from sod.objective.methods import distillation_loss as distillation_loss
+from sod.objective.methods import surrogate as surrogate
+from sod.objective.presets import PRESETS as PRESETS
+from sod.objective.presets import knobs as knobs
+from sod.objective.presets import make as make
+from sod.objective.schedules import Schedule as Schedule
+from sod.objective.schedules import constant as constant
+from sod.objective.schedules import linear as linear
+from sod.objective.stats import TurnStats as TurnStats
+from sod.objective.stats import spread as spread
+from sod.objective.stats import turn_stats as turn_stats
+from sod.objective.surrogate import SurrogateTerms as SurrogateTerms
+from sod.objective.surrogate import clipped_surrogate as clipped_surrogate

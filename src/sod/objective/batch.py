@@ -32,7 +32,7 @@ class TokenBatch:
     error_BK        bool: a tool call of turn k ended in a tool error (column k - 1)
     confidence_BT   float32: the teacher's top-1 probability at the same positions
     distil_BT       float32: the factor of a dense divergence, `kappa * w_k`
-    share_BT        float32: each token's share in the loss of its mini-batch
+    loss_weight_BT        float32: each token's share in the loss of its mini-batch
 
     Columns of a phase are None until it has run; `rewarded_B` is None where every trajectory has its reward.
     """
@@ -51,7 +51,7 @@ class TokenBatch:
     error_BK: Tensor | None = None
     confidence_BT: Tensor | None = None
     distil_BT: Tensor | None = None
-    share_BT: Tensor | None = None
+    loss_weight_BT: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.token_BT.shape[0])

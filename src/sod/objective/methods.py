@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sod.objective.advantage import combine, group_advantage
+from sod.objective.aggregation import LossAggregation
 from sod.objective.batch import TokenBatch
 from sod.objective.divergence import Divergence
-from sod.objective.normalise import Normaliser
 from sod.objective.schedules import Schedule, constant
 from sod.objective.stats import TurnStats, spread, turn_stats
 from sod.objective.surrogate import SurrogateTerms, clipped_surrogate
@@ -102,7 +102,7 @@ class Method:
     context: Context | None = None
     teacher_rule: TeacherRule = TeacherRule()
     curriculum: Curriculum | None = None
-    normaliser: Normaliser = "token"
+    loss_aggregation: LossAggregation = "token"
     supervised: bool = False
     clip_low: float = 0.2
     clip_high: float = 0.28
@@ -183,10 +183,16 @@ def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTe
 
     Raises ValueError where old log-probabilities, advantage or shares are not set.
     """
-    if micro.old_BT is None or micro.advantage_BT is None or micro.share_BT is None:
+    if micro.old_BT is None or micro.advantage_BT is None or micro.loss_weight_BT is None:
         raise ValueError("old log-probabilities, advantage and shares must be set before the loss")
     return clipped_surrogate(
-        logp_BT, micro.old_BT, micro.advantage_BT, micro.turn_BT, micro.share_BT, method.clip_low, method.clip_high
+        logp_BT,
+        micro.old_BT,
+        micro.advantage_BT,
+        micro.turn_BT,
+        micro.loss_weight_BT,
+        method.clip_low,
+        method.clip_high,
     )
 
 
@@ -195,8 +201,8 @@ def distillation_loss(divergence_BT: Tensor, micro: TokenBatch) -> Tensor:
 
     Raises ValueError where factors or shares are not set.
     """
-    if micro.distil_BT is None or micro.share_BT is None:
+    if micro.distil_BT is None or micro.loss_weight_BT is None:
         raise ValueError("distillation factors and shares must be set before the loss")
-    factor_BT = micro.distil_BT * micro.share_BT
+    factor_BT = micro.distil_BT * micro.loss_weight_BT
     live_BT = factor_BT != 0.0
     return (factor_BT[live_BT] * divergence_BT[live_BT]).sum()

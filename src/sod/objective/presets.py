@@ -1,7 +1,7 @@
 """The methods of the field as presets: each names its parts, none has code of its own.
 
 A preset's keyword arguments are its knobs, settable as `method.KNOB` in a recipe. What any method may set beside
-them (clip range, normaliser, dense divergence) is put in by `make`.
+them (clip range, loss_aggregation, dense divergence) is put in by `make`.
 """
 
 from __future__ import annotations

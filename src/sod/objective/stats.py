@@ -15,14 +15,14 @@ from torch import Tensor
 class TurnStats:
     """What a turn-weight rule may look at; column `k - 1` is turn k. Absent turns hold 0 everywhere.
 
-    divergence_BK   d_k: mean absolute teacher gap over the turn's action tokens (nats/token)
+    turn_gap_BK   d_k: mean absolute teacher gap over the turn's action tokens (nats/token)
     nll_BK          h_k: mean of `-log pi_student` over the turn's action tokens (nats/token)
     tokens_BK       int64: action tokens of the turn
     error_BK        bool: a tool call of the turn ended in a tool error
     confidence_BK   mean top-1 probability of the teacher over the turn; None where it was not asked for
     """
 
-    divergence_BK: Tensor
+    turn_gap_BK: Tensor
     nll_BK: Tensor
     tokens_BK: Tensor
     error_BK: Tensor

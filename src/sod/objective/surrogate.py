@@ -22,19 +22,19 @@ def clipped_surrogate(
     old_BT: Tensor,
     advantage_BT: Tensor,
     turn_BT: Tensor,
-    share_BT: Tensor,
+    loss_weight_BT: Tensor,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
 ) -> SurrogateTerms:
     """`-sum_t s_t min(r A, clip(r, 1 - low, 1 + high) A)` with `r = pi_theta / pi_old` (arXiv 1707.06347).
 
-    `share_BT` (see `normalise.token_shares`) adds up to 1 over the whole mini-batch, not over this micro-batch.
+    `loss_weight_BT` (see `normalise.loss_weights`) adds up to 1 over the whole mini-batch, not over this micro-batch.
     The clip range is DAPO's decoupled one (arXiv 2503.14476). Context positions are masked before any arithmetic.
     """
     action_BT = turn_BT > 0
     log_ratio = logp_BT[action_BT] - old_BT[action_BT]
     advantage = advantage_BT[action_BT]
-    share = share_BT[action_BT]
+    share = loss_weight_BT[action_BT]
     ratio = log_ratio.exp()
     plain = ratio * advantage
     bounded = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage

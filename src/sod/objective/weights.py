@@ -15,7 +15,7 @@ FLAT = 1e-8  # nats/token: a narrower range within a trajectory says nothing
 
 def uniform(stats: TurnStats) -> Tensor:
     """Weight 1 for every turn that has tokens (plain OPD). Shape B x K."""
-    return (stats.tokens_BK > 0).to(stats.divergence_BK.dtype)
+    return (stats.tokens_BK > 0).to(stats.turn_gap_BK.dtype)
 
 
 def sod(stats: TurnStats, delta: float = 0.2, epsilon: float = 1e-6) -> Tensor:
@@ -28,12 +28,12 @@ def sod(stats: TurnStats, delta: float = 0.2, epsilon: float = 1e-6) -> Tensor:
     present_BK = stats.tokens_BK > 0
     first_B1 = present_BK.to(torch.int64).argmax(dim=1, keepdim=True)
     # In double precision: weights must not depend on how the tensor was padded or ordered.
-    divergence_BK = stats.divergence_BK.double() + epsilon
-    base_B1 = divergence_BK.gather(1, first_B1)
-    ratio_BK = base_B1 / divergence_BK
-    ratio_BK = torch.where(torch.isinf(base_B1) & torch.isinf(divergence_BK), 1.0, ratio_BK)
+    turn_gap_BK = stats.turn_gap_BK.double() + epsilon
+    base_B1 = turn_gap_BK.gather(1, first_B1)
+    ratio_BK = base_B1 / turn_gap_BK
+    ratio_BK = torch.where(torch.isinf(base_B1) & torch.isinf(turn_gap_BK), 1.0, ratio_BK)
     weight_BK = ratio_BK.clamp(max=1.0 + delta).scatter(1, first_B1, 1.0)
-    return weight_BK.masked_fill(~present_BK, 0.0).to(stats.divergence_BK.dtype)
+    return weight_BK.masked_fill(~present_BK, 0.0).to(stats.turn_gap_BK.dtype)
 
 
 def atod(stats: TurnStats) -> Tensor:
@@ -43,22 +43,22 @@ def atod(stats: TurnStats) -> Tensor:
     gives 0.5. Shape B x K.
     """
     present_BK = stats.tokens_BK > 0
-    d_BK = _min_max(stats.divergence_BK, present_BK)
+    d_BK = _min_max(stats.turn_gap_BK, present_BK)
     h_BK = _min_max(stats.nll_BK, present_BK)
     weight_BK = 1.0 - (1.0 - d_BK) * (1.0 - h_BK)
-    return weight_BK.masked_fill(~present_BK, 0.0).to(stats.divergence_BK.dtype)
+    return weight_BK.masked_fill(~present_BK, 0.0).to(stats.turn_gap_BK.dtype)
 
 
 def error_decay(stats: TurnStats, decay: float = 0.9) -> Tensor:
     """`decay^(k - k_err)` after the first turn whose tool call failed, 1 up to it (ablation in SOD). Shape B x K."""
     after_BK = _turns_since_error(stats)
     weight_BK = torch.where(after_BK > 0, decay ** after_BK.double(), 1.0)
-    return weight_BK.masked_fill(stats.tokens_BK == 0, 0.0).to(stats.divergence_BK.dtype)
+    return weight_BK.masked_fill(stats.tokens_BK == 0, 0.0).to(stats.turn_gap_BK.dtype)
 
 
 def error_mask(stats: TurnStats) -> Tensor:
     """0 after the first turn whose tool call failed, 1 up to it (ablation in SOD). Shape B x K."""
-    weight_BK = (_turns_since_error(stats) == 0).to(stats.divergence_BK.dtype)
+    weight_BK = (_turns_since_error(stats) == 0).to(stats.turn_gap_BK.dtype)
     return weight_BK.masked_fill(stats.tokens_BK == 0, 0.0)
 
 
@@ -73,13 +73,13 @@ def sage(stats: TurnStats, threshold: float = 0.1) -> Tensor:
     """
     if stats.confidence_BK is None:
         raise ValueError("SAGE needs the teacher's top-1 probabilities")
-    label_BK = torch.where(stats.divergence_BK > threshold, 0.5, 0.0).masked_fill(stats.error_BK, 1.0)
+    label_BK = torch.where(stats.turn_gap_BK > threshold, 0.5, 0.0).masked_fill(stats.error_BK, 1.0)
     weight_BK = label_BK.double() * stats.confidence_BK.double()
     weight_BK = weight_BK.masked_fill(stats.tokens_BK == 0, 0.0)
     total = float((weight_BK * stats.tokens_BK).sum())
     if total > 0.0:
         weight_BK = weight_BK * (float(stats.tokens_BK.sum()) / total)
-    return weight_BK.to(stats.divergence_BK.dtype)
+    return weight_BK.to(stats.turn_gap_BK.dtype)
 
 
 def _min_max(value_BK: Tensor, present_BK: Tensor) -> Tensor:

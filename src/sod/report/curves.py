@@ -45,7 +45,7 @@ PANELS = (
         {"reward": "reward", "accuracy": "accuracy", "eval/avg_at_k": "eval avg@k"},
     ),
     Panel("teacher gap (nats/token)", {"teacher_gap": "gap"}),
-    Panel("divergence (nats/token)", {"d_first": "first turn", "d_last": "last turn"}, from_zero=True),
+    Panel("divergence (nats/token)", {"turn_gap_first": "first turn", "turn_gap_last": "last turn"}, from_zero=True),
     Panel("mean turn weight", {"weight": "weight"}, from_zero=True),
     Panel("tool errors (share of calls)", {"tool_error_rate": "tool errors"}, from_zero=True),
     Panel("turns per episode", {"turns": "turns"}, from_zero=True),

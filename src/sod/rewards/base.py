@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sod.records import Fault
+from sod.records import Fault, Verdict
 
 
 @dataclass(frozen=True)
@@ -16,19 +16,6 @@ class Answer:
     text: str
     ground_truth: str
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the text answered (None: nothing in the expected form), and whether it is right.
-
-    Verifiers put equal answers into one spelling where they can, so that a majority can be counted.
-    `detail` says in a few words what failed first, for people to read.
-    """
-
-    answer: str | None
-    correct: bool
-    detail: str = ""
 
 
 class Verifier(Protocol):

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sod.records import Fault, SodError
-from sod.rewards.base import Answer, Verdict
+from sod.records import Fault, SodError, Verdict
+from sod.rewards.base import Answer
 from sod.rewards.math import last_boxed
 
 _LONGEST_BOX = 200  # characters; more is not a letter

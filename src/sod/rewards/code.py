@@ -23,8 +23,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from sod.records import Execution, Fault, FaultKind, Program
-from sod.rewards.base import Answer, Verdict
+from sod.records import Execution, Fault, FaultKind, Program, Verdict
+from sod.rewards.base import Answer
 from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
 
 LONGEST_CODE = 65_536  # characters

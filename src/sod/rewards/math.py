@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from sod.rewards.base import Verdict
+from sod.records import Verdict
 
 _LONGEST_NUMBER = 400  # characters; a longer "number" stays text (int() alone is quadratic in it)
 _LARGEST_EXPONENT = 100  # 1e101 stays text: as a Fraction it would only grow

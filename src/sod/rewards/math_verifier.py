@@ -23,8 +23,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from sod.records import Fault
-from sod.rewards.base import Answer, Verdict
+from sod.records import Fault, Verdict
+from sod.rewards.base import Answer
 from sod.rewards.math import last_boxed, normalise, rational
 from sod.rewards.math_workers import MathWorkers, Pair
 

@@ -2,7 +2,7 @@
 
 In rounds: every episode that was answered asks anew, the engine samples some tokens for all turns under way, then
 what the tools did in that time is handed on. By default a round waits for all its tools, so the schedule depends on
-tokens alone and a run can be repeated bit for bit; `by_the_clock` goes on with what is there.
+tokens alone and a run can be repeated bit for bit; `asynchronous` goes on with what is there.
 Faults are retried; an episode whose fault persists is set apart from its group before rewards are compared.
 """
 
@@ -16,16 +16,15 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from sod.engines.base import Engine, Sampled, Sampling
-from sod.records import Fault, Group, Trajectory
-from sod.rollout.episode import Ask, AskTools, AskTurn, Limits, Play, Renderer, Reply, name, play
-from sod.rollout.hands import Hands
+from sod.records import Fault, Group, Task, Trajectory
+from sod.rollout.episode import Ask, AskTools, AskTurn, EpisodeLimits, Play, Renderer, Reply, name, play
+from sod.rollout.executor import ToolExecutor
 from sod.rollout.health import FaultWindow
-from sod.rollout.openings import Opening, limits_after
+from sod.rollout.prefix import Prefix, limits_after
 from sod.seeds import derive
-from sod.tasks.base import Task
 from sod.tools.base import Tool
 
-Judge = Callable[[Sequence[tuple[Task, Trajectory]]], list[Trajectory]]
+RewardFunction = Callable[[Sequence[tuple[Task, Trajectory]]], list[Trajectory]]
 """Fills in `answer`, `correct`, `reward` and `verdict` of finished trajectories, or `fault` where it cannot tell."""
 
 
@@ -33,15 +32,15 @@ CLOCK_THREADS = 16  # batches of calls that run at a time where nothing waits fo
 
 
 @dataclass(frozen=True)
-class Schedule:
+class RolloutSchedule:
     """How sampling and tools take turns.
 
-    `round_tokens` is how many tokens are sampled for a turn before finished turns and tools are looked at.
-    `by_the_clock` never waits for a tool while there is something to sample; no two runs are then quite the same.
+    `decode_chunk` is how many tokens are sampled for a turn before finished turns and tools are looked at.
+    `asynchronous` never waits for a tool while there is something to sample; no two runs are then quite the same.
     """
 
-    round_tokens: int = 16
-    by_the_clock: bool = False
+    decode_chunk: int = 16
+    asynchronous: bool = False
 
 
 @dataclass
@@ -81,19 +80,19 @@ class Collector:
         engine: Engine,
         chat: Renderer,
         tools: Mapping[str, Tool],
-        limits: Limits,
-        judge: Judge,
+        limits: EpisodeLimits,
+        reward_function: RewardFunction,
         seed: int,
         fault_retries: int = 2,
         max_fault_rate: float = 0.1,
         fault_window: int = 64,
-        schedule: Schedule = Schedule(),
+        schedule: RolloutSchedule = RolloutSchedule(),
     ) -> None:
         self.engine = engine
         self._chat = chat
         self._tools = tools
         self._limits = limits
-        self._judge = judge
+        self._judge = reward_function
         self._seed = seed
         self._fault_retries = fault_retries
         self._window = FaultWindow(max_fault_rate, fault_window)
@@ -108,60 +107,60 @@ class Collector:
         step: int,
         *,
         max_turns: int | None = None,
-        openings: Sequence[Opening] | None = None,
+        prefixes: Sequence[Prefix] | None = None,
     ) -> Collected:
         """`samples` episodes of every task.
 
         Sampling noise is a function of (seed, purpose, step, task, sample, position); a task that is drawn
         twice in a step counts as two tasks.
-        For depth curricula: `max_turns` caps the student's turns further than the limits do, and `openings`, one per
-        task, are where the episodes begin; the limits then count the opening's turns and tokens as spent.
+        For depth curricula: `max_turns` caps the student's turns further than the limits do, and `prefixes`, one per
+        task, are where the episodes begin; the limits then count the prefix's turns and tokens as spent.
         Raises SodError when too many of the latest episodes faulted. Raises ValueError, before anything is sampled,
-        for a cap below 1 and for openings that do not fit the tasks or the limits.
+        for a cap below 1 and for prefixes that do not fit the tasks or the limits.
         """
-        live = self._start(tasks, samples, purpose, step, self._beginnings(tasks, max_turns, openings))
+        live = self._start(tasks, samples, purpose, step, self._beginnings(tasks, max_turns, prefixes))
         done: list[list[Trajectory]] = [[] for _ in tasks]
-        clock = dict.fromkeys(("sample", "tools", "judge"), 0.0)
-        by_the_clock = self._schedule.by_the_clock
-        with Hands(self._tools, self._fault_retries, CLOCK_THREADS if by_the_clock else 1) as hands:
+        clock = dict.fromkeys(("sample", "tools", "reward_function"), 0.0)
+        asynchronous = self._schedule.asynchronous
+        with ToolExecutor(self._tools, self._fault_retries, CLOCK_THREADS if asynchronous else 1) as executor:
             asking, sampling_now = list(live), 0
             while live:
                 turns = [one.request for one in (live[episode].ask for episode in asking) if isinstance(one, AskTurn)]
                 calls = [(episode, ask) for episode in asking if isinstance(ask := live[episode].ask, AskTools)]
                 with _timed(clock, "sample"):
-                    for batch in [[call] for call in calls] if by_the_clock else [calls]:
-                        hands.start(batch)
+                    for batch in [[call] for call in calls] if asynchronous else [calls]:
+                        executor.start(batch)
                     self.engine.submit(turns, sampling)
-                    sampled = self.engine.advance(self._schedule.round_tokens)
+                    sampled = self.engine.advance(self._schedule.decode_chunk)
                     sampling_now += len(turns) - len(sampled)
                 with _timed(clock, "tools"):
                     nothing_else = not sampled and not sampling_now
-                    ready = hands.take_ready(block=nothing_else) if by_the_clock else hands.take_all()
+                    ready = executor.take_ready(block=nothing_else) if asynchronous else executor.take_all()
                 asking = self._answer(live, [*sampled, *ready], done)
-        with _timed(clock, "judge"):
+        with _timed(clock, "reward_function"):
             groups = self._judged(tasks, done)
-        collected = Collected(groups, clock, hands.retried)
+        collected = Collected(groups, clock, executor.retried)
         self._window.add(len(tasks) * samples, collected.faults)
         return collected
 
     def _beginnings(
-        self, tasks: Sequence[Task], max_turns: int | None, openings: Sequence[Opening] | None
-    ) -> list[tuple[Sequence[int], Limits]]:
-        """What the student finds of each task, its prompt or an opening, and the limits from there on."""
+        self, tasks: Sequence[Task], max_turns: int | None, prefixes: Sequence[Prefix] | None
+    ) -> list[tuple[Sequence[int], EpisodeLimits]]:
+        """What the student finds of each task, its prompt or an prefix, and the limits from there on."""
         if max_turns is not None and max_turns < 1:
             raise ValueError(f"max_turns={max_turns}: the student needs a turn")
-        if openings is not None and len(openings) != len(tasks):
-            raise ValueError(f"{len(openings)} openings for {len(tasks)} tasks")
-        beginnings: list[tuple[Sequence[int], Limits]] = []
+        if prefixes is not None and len(prefixes) != len(tasks):
+            raise ValueError(f"{len(prefixes)} prefixes for {len(tasks)} tasks")
+        beginnings: list[tuple[Sequence[int], EpisodeLimits]] = []
         for number, task in enumerate(tasks):
             context_ids: Sequence[int] = self._chat.prompt_ids(task.prompt)
             limits = self._limits
-            if openings is not None:
+            if prefixes is not None:
                 try:
-                    limits = limits_after(openings[number], context_ids, limits)
+                    limits = limits_after(prefixes[number], context_ids, limits)
                 except ValueError as error:
                     raise ValueError(f"task {task.id}: {error}") from None
-                context_ids = openings[number].token_ids
+                context_ids = prefixes[number].token_ids
             if max_turns is not None:
                 limits = replace(limits, max_turns=min(max_turns, limits.max_turns))
             beginnings.append((context_ids, limits))
@@ -173,7 +172,7 @@ class Collector:
         samples: int,
         purpose: str,
         step: int,
-        beginnings: Sequence[tuple[Sequence[int], Limits]],
+        beginnings: Sequence[tuple[Sequence[int], EpisodeLimits]],
     ) -> dict[str, _Live]:
         """Every episode by its name, at its first turn."""
         seen: Counter[str] = Counter()

@@ -13,8 +13,7 @@ from typing import Protocol
 
 from sod.chat.parse import MalformedCall, parse_calls
 from sod.engines.base import Sampled, SampleRequest
-from sod.records import Fault, Message, StopReason, ToolCall, ToolResult, Trajectory, Turn
-from sod.tasks.base import Task
+from sod.records import Fault, Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
 from sod.tools.base import ToolRequest
 
 
@@ -27,7 +26,7 @@ class Renderer(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class EpisodeLimits:
     """Where an episode ends. Tokens; the response counts tool output too."""
 
     max_turns: int
@@ -86,12 +85,12 @@ def play(
     prompt_ids: Sequence[int],
     chat: Renderer,
     tool_names: Collection[str],
-    limits: Limits,
+    limits: EpisodeLimits,
     noise_key: int,
 ) -> Play:
     """Play one episode; returns its (unrewarded) trajectory.
 
-    `prompt_ids` is all that stands before the student's first token, an opening included (`sod.rollout.openings`).
+    `prompt_ids` is all that stands before the student's first token, an prefix included (`sod.rollout.prefix`).
     A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
     episode: nothing of it reaches the model.
     """

@@ -1,26 +1,15 @@
-"""A task, and the order in which a run draws tasks."""
+"""SFT examples, and the order in which a run draws its tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sod.records import Message
+from sod.records import Message, Task
 from sod.seeds import derive
-
-
-@dataclass(frozen=True)
-class Task:
-    """A problem: prompt messages and what a verifier needs. Tools are declared by the run."""
-
-    id: str
-    prompt: tuple[Message, ...]
-    ground_truth: str
-    data_source: str = "unknown"
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from sod.records import Message, ToolCall
+from sod.records import Message, Task, ToolCall
 from sod.seeds import derive
-from sod.tasks.base import Conversation, Task
+from sod.tasks.base import Conversation
 from sod.tasks.privileged import Privilege, privileged_prompt
 
 LARGEST = 999

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sod.records import ROLES, Message, Role, SodError, ToolCall
-from sod.tasks.base import Conversation, Task
+from sod.records import ROLES, Message, Role, SodError, Task, ToolCall
+from sod.tasks.base import Conversation
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from sod.records import Message, SodError, ToolCall
+from sod.records import Message, SodError, Task, ToolCall
 from sod.seeds import derive
-from sod.tasks.base import Conversation, Task
+from sod.tasks.base import Conversation
 from sod.tasks.files import read_rows, write_conversations, write_tasks
 
 SYSTEM_PROMPT = r"Use the python tool for each calculation and give the final answer in \boxed{}."

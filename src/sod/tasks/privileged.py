@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from sod.records import Message, SodError
-from sod.tasks.base import Task
+from sod.records import Message, SodError, Task
 
 Privilege = Literal["ground_truth", "hint"]
 """What of a task is told: what the verifier expects, or `extra["hint"]` (in a data file `extra_info.hint`)."""

@@ -26,8 +26,8 @@ def probability(theta_PV: Tensor, world: World, tokens: Sampled) -> Tensor:
     return theta_PV.log_softmax(-1)[rows, list(tokens)].sum().exp()
 
 
-@pytest.mark.parametrize("normaliser", ["token", "sequence"])
-def test_group_of_one_has_the_policy_gradient_of_the_reward(normaliser: str) -> None:
+@pytest.mark.parametrize("loss_aggregation", ["token", "sequence"])
+def test_group_of_one_has_the_policy_gradient_of_the_reward(loss_aggregation: str) -> None:
     """Alone in its group an episode keeps its reward: the gradient of `-sum_y p_theta(y) r(y) / length(y)`.
 
     For a batch of one trajectory the token mean and the sequence mean are the same.
@@ -40,7 +40,7 @@ def test_group_of_one_has_the_policy_gradient_of_the_reward(normaliser: str) -> 
             torch.zeros((), dtype=torch.float64),
         )
 
-    assert_gradient_of(world, make("grpo", {}, normaliser=normaliser), loss)
+    assert_gradient_of(world, make("grpo", {}, loss_aggregation=loss_aggregation), loss)
 
 
 def test_group_of_two_has_the_gradient_of_the_chance_to_be_the_better_one() -> None:
@@ -64,11 +64,11 @@ def test_group_of_two_has_the_gradient_of_the_chance_to_be_the_better_one() -> N
     assert_gradient_of(world, PRESETS["grpo"](), loss, size=2)
 
 
-@pytest.mark.parametrize(("normaliser", "turns"), [("token", 1), ("sequence", 1), ("turn", 2)])
-def test_expected_gradient_of_pairs_under_each_normaliser(normaliser: str, turns: int) -> None:
+@pytest.mark.parametrize(("loss_aggregation", "turns"), [("token", 1), ("sequence", 1), ("turn", 2)])
+def test_expected_gradient_of_pairs_under_each_normaliser(loss_aggregation: str, turns: int) -> None:
     """With one turn the episodes have one token or two, with two turns they have one turn or two."""
     world = make_world(longest=2, turns=turns, seed=3)
-    method = make("grpo", {"rho": 1.5}, normaliser=normaliser)
+    method = make("grpo", {"rho": 1.5}, loss_aggregation=loss_aggregation)
     assert_proven(world, method, distilled(ones, kappa=0.0, rho=1.5), size=2)
 
 

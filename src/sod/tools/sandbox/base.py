@@ -11,7 +11,7 @@ from sod.records import Execution, Fault, Program
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProgramLimits:
     """What one program may use before it is stopped.
 
     `memory_mb` bounds the address space of each of its processes, beyond what the warm worker maps

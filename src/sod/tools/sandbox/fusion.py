@@ -38,7 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sod.records import Execution, ExecutionStatus, Fault, FaultKind, Program, SodError
 from sod.seeds import derive
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import check_names
 
 KEEPALIVE_SECONDS = 4.0  # below the 5 s after which uvicorn closes an idle connection
@@ -119,7 +119,7 @@ class FusionSandbox:
     def __init__(
         self,
         url: str,
-        limits: Limits = Limits(),  # noqa: B008  # frozen
+        limits: ProgramLimits = ProgramLimits(),  # noqa: B008  # frozen
         options: FusionOptions = FusionOptions(),
     ) -> None:
         self.limits = limits
@@ -182,12 +182,12 @@ class FusionSandbox:
         for client in self._clients:
             await client.aclose()
 
-    async def _run_all(self, requests: Sequence[tuple[Program, Limits]]) -> list[Execution | Fault]:
+    async def _run_all(self, requests: Sequence[tuple[Program, ProgramLimits]]) -> list[Execution | Fault]:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._run(program, limits)) for program, limits in requests]
         return [task.result() for task in tasks]
 
-    async def _run(self, program: Program, limits: Limits) -> Execution | Fault:
+    async def _run(self, program: Program, limits: ProgramLimits) -> Execution | Fault:
         """Ask until there is an execution, or no attempt is left, or the breaker is open."""
         client = await self._idle.get()
         try:
@@ -211,7 +211,7 @@ class FusionSandbox:
             self._idle.put_nowait(client)
 
     async def _attempt(
-        self, client: httpx.AsyncClient, program: Program, limits: Limits, body: bytes
+        self, client: httpx.AsyncClient, program: Program, limits: ProgramLimits, body: bytes
     ) -> Execution | Fault:
         """One request, and the breaker told how it went."""
         try:
@@ -309,7 +309,7 @@ def backoff(options: FusionOptions, number: int, attempt: int) -> float:
     return pause * (0.5 + derive(options.seed, "backoff", number, attempt) / 2**64)
 
 
-def limits_of(program: Program, limits: Limits) -> Limits:
+def limits_of(program: Program, limits: ProgramLimits) -> ProgramLimits:
     """The limits that hold for a program. Raises ValueError, also for its file names."""
     check_names(program.files)
     check_names(program.fetch)
@@ -318,7 +318,7 @@ def limits_of(program: Program, limits: Limits) -> Limits:
     return replace(limits, seconds=seconds, memory_mb=memory_mb)
 
 
-def request_body(program: Program, limits: Limits) -> bytes:
+def request_body(program: Program, limits: ProgramLimits) -> bytes:
     """SandboxFusion's RunCodeRequest.
 
     Lone surrogates, which a model can write as JSON escapes, are no valid request: they become U+FFFD.
@@ -336,7 +336,7 @@ def request_body(program: Program, limits: Limits) -> bytes:
     return json.dumps(request).encode()
 
 
-def read_reply(data: bytes, program: Program, limits: Limits) -> Execution | Fault:
+def read_reply(data: bytes, program: Program, limits: ProgramLimits) -> Execution | Fault:
     """What a reply says; see the top of the module. A contradictory reply is a BAD_REPLY."""
     try:
         reply = _Reply.model_validate_json(data)
@@ -370,7 +370,7 @@ def read_reply(data: bytes, program: Program, limits: Limits) -> Execution | Fau
     )
 
 
-def _verdict(reply: _Reply, result: _Result, limits: Limits) -> tuple[ExecutionStatus, str]:
+def _verdict(reply: _Reply, result: _Result, limits: ProgramLimits) -> tuple[ExecutionStatus, str]:
     """The status, and the line that explains it where the program's stderr does not."""
     if len(result.stdout or "") > limits.output_chars:
         return "output_limit", f"more than {limits.output_chars} characters of output"

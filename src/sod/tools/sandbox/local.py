@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, TypeVar, cast
 
 from sod.records import Execution, ExecutionStatus, Fault, Program, SodError
-from sod.tools.sandbox.base import Cell, Limits
+from sod.tools.sandbox.base import Cell, ProgramLimits
 from sod.tools.sandbox.filters import layers
 from sod.tools.sandbox.pool import Pool, WorkerLostError, closed_fault
 from sod.tools.sandbox.sessions import Nursery, Session, descendants
@@ -45,7 +45,7 @@ class LocalSandbox:
 
     def __init__(
         self,
-        limits: Limits = Limits(),  # noqa: B008  # frozen
+        limits: ProgramLimits = ProgramLimits(),  # noqa: B008  # frozen
         workers: int = 2,
         preload: Sequence[str] = (),
         unsafe: bool = False,
@@ -150,7 +150,7 @@ class LocalSandbox:
             for future in futures:
                 future.cancel()
 
-    def _run(self, head: dict[str, Any], blobs: list[bytes], limits: Limits) -> Execution | Fault:
+    def _run(self, head: dict[str, Any], blobs: list[bytes], limits: ProgramLimits) -> Execution | Fault:
         reply = self._pool.ask(head, blobs, limits.seconds)
         return reply if isinstance(reply, Fault) else _execution(*reply, limits.output_chars)
 
@@ -162,7 +162,7 @@ def _result(future: Future[T]) -> T | None:
         return None
 
 
-def _request(program: Program, limits: Limits) -> tuple[dict[str, Any], list[bytes], Limits]:
+def _request(program: Program, limits: ProgramLimits) -> tuple[dict[str, Any], list[bytes], ProgramLimits]:
     """A program as its worker takes it: head, blobs, and the limits that hold. Raises ValueError."""
     seconds = limits.seconds if program.seconds is None else program.seconds
     memory_mb = limits.memory_mb if program.memory_mb is None else program.memory_mb

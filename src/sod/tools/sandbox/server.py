@@ -33,7 +33,7 @@ from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sod.records import Execution, Fault, Program
-from sod.tools.sandbox.base import Cell, Limits, SessionSandbox
+from sod.tools.sandbox.base import Cell, ProgramLimits, SessionSandbox
 from sod.tools.sandbox.local import check_names
 from sod.tools.sandbox.sessions import STATE_LOST
 from sod.tools.sandbox.wire import FILES_BYTES
@@ -109,7 +109,7 @@ class RunJupyterResponse(BaseModel):
 
 def create_app(
     sandbox: SessionSandbox,
-    limits: Limits = Limits(),  # noqa: B008  # frozen
+    limits: ProgramLimits = ProgramLimits(),  # noqa: B008  # frozen
     concurrency: int = 64,
 ) -> FastAPI:
     """The application over `sandbox`, which it does not close. `limits` are the sandbox's own.
@@ -161,7 +161,7 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-def run_code(sandbox: SessionSandbox, limits: Limits, request: RunCodeRequest) -> RunCodeResponse:
+def run_code(sandbox: SessionSandbox, limits: ProgramLimits, request: RunCodeRequest) -> RunCodeResponse:
     """Run one program; blocks until it has ended. Raises ValueError for files that cannot be placed."""
     memory_mb = request.memory_limit_MB if request.memory_limit_MB > 0 else limits.memory_mb
     program = Program(
@@ -184,7 +184,7 @@ def run_code(sandbox: SessionSandbox, limits: Limits, request: RunCodeRequest) -
     )
 
 
-def run_jupyter(sandbox: SessionSandbox, limits: Limits, request: RunJupyterRequest) -> RunJupyterResponse:
+def run_jupyter(sandbox: SessionSandbox, limits: ProgramLimits, request: RunJupyterRequest) -> RunJupyterResponse:
     """Run the cells in a session of their own; blocks until they have ended. Raises ValueError as `run_code`."""
     files = _decoded(request.files)
     check_names(files)
@@ -197,7 +197,7 @@ def run_jupyter(sandbox: SessionSandbox, limits: Limits, request: RunJupyterRequ
 
 
 def _run_session(
-    sandbox: SessionSandbox, limits: Limits, request: RunJupyterRequest, session: str, files: Mapping[str, bytes]
+    sandbox: SessionSandbox, limits: ProgramLimits, request: RunJupyterRequest, session: str, files: Mapping[str, bytes]
 ) -> RunJupyterResponse:
     for name, content in files.items():
         placed = _run_cell(sandbox, session, _PLACE.format(name=name, content=base64.b64encode(content).decode()))
@@ -241,7 +241,7 @@ with open(name, "rb") as file:
 ''', {{"name": {name!r}, "start": {start}, "size": {size}}})"""
 
 
-def _fetch(sandbox: SessionSandbox, limits: Limits, session: str, names: Sequence[str]) -> dict[str, str]:
+def _fetch(sandbox: SessionSandbox, limits: ProgramLimits, session: str, names: Sequence[str]) -> dict[str, str]:
     """The named files in base64, read in pieces that fit into a cell's output; what is not there is left out."""
     size = max(3, limits.output_chars // 4 * 3)
     found: dict[str, str] = {}

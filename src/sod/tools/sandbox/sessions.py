@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from sod.records import Execution, ExecutionStatus, Fault, FaultKind
-from sod.tools.sandbox.base import Limits
+from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.pool import ATTEMPTS, GRACE_SECONDS, START_SECONDS, Worker, WorkerLostError, spawn
 from sod.tools.sandbox.program import EXIT_ERROR
 from sod.tools.sandbox.watch import Output, verdict, watch, with_note
@@ -33,7 +33,7 @@ ROUNDS = 500  # of killing what a cell left running, before its session is given
 class Nursery:
     """The process that sessions are forks of; started with the first of them, and anew when lost."""
 
-    def __init__(self, config: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(self, config: Mapping[str, Any], limits: ProgramLimits) -> None:
         self._config = {**config, "sessions": True}
         self._limits = {**asdict(limits), "cpu_seconds": limits.whole_cpu_seconds}
         self._lock = threading.Lock()
@@ -199,7 +199,7 @@ def _runs(pid: int) -> bool:
 class Session:
     """One conversation's interpreter; there is none before the first cell, and after its state is lost."""
 
-    def __init__(self, nursery: Nursery, limits: Limits) -> None:
+    def __init__(self, nursery: Nursery, limits: ProgramLimits) -> None:
         self._nursery = nursery
         self._limits = limits
         self._lock = threading.Lock()  # held for a whole cell

@@ -1,0 +1,47 @@
+"""The tasks of a recipe and the renderer that turns them into tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sod.build.job import Notice, told
+from sod.build.tools import refuse_unreadable
+from sod.chat.render import Chat
+from sod.recipe import Recipe
+from sod.records import SodError, Task
+from sod.tasks.files import load_tasks
+from sod.tools.python import SCHEMA, STATEFUL_SCHEMA
+
+
+def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
+    """The renderer of the recipe; proves that its template is append-only."""
+    python = recipe.tools.python
+    schemas = [STATEFUL_SCHEMA if python.stateful else SCHEMA] if python else []
+    return Chat(tokenizer, schemas, recipe.chat.template, recipe.chat.template_kwargs)
+
+
+def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
+    """The tasks of a data key; skipped rows are told. Raises SodError when the key is not set."""
+    if source is None:
+        raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
+    tasks = told(load_tasks(source, recipe.data.split), source, notice)
+    refuse_unreadable(recipe, tasks)
+    return tasks
+
+
+def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
+    """The tasks whose prompts fit `rollout.max_prompt_tokens`; the rest is skipped and told, or refused."""
+    limit = recipe.rollout.max_prompt_tokens
+    lengths = {task.id: len(chat.prompt_ids(task.prompt)) for task in tasks}
+    overlong = [task for task in tasks if lengths[task.id] > limit]
+    if overlong:
+        first = overlong[0]
+        message = (
+            f"{len(overlong)} of {len(tasks)} prompts are longer than rollout.max_prompt_tokens={limit}, "
+            f"the first is {first.id} with {lengths[first.id]} tokens"
+        )
+        if recipe.data.overlong_prompts == "refuse" or len(overlong) == len(tasks):
+            raise SodError(f"{message}; raise the limit or set data.overlong_prompts=skip")
+        notice(f"{message}; skipped")
+    return [task for task in tasks if lengths[task.id] <= limit]

@@ -1,0 +1,38 @@
+"""The rollout of a recipe: engine, tools and reward around one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sod.chat.render import Chat
+from sod.engines.torch_engine import TorchEngine
+from sod.models.meter import Meter
+from sod.recipe import Recipe
+from sod.rollout.collect import Collector, RewardFunction, RolloutSchedule
+from sod.rollout.episode import EpisodeLimits
+from sod.tools.base import Tool
+
+
+def make_collector(
+    recipe: Recipe,
+    chat: Chat,
+    tools: Mapping[str, Tool],
+    reward_function: RewardFunction,
+    model: Any,
+    meter: Meter | None = None,
+) -> Collector:
+    """The rollout of the recipe with `model` as its student."""
+    spec = recipe.rollout
+    return Collector(
+        engine=TorchEngine(model, chat.stop_ids, spec.max_rows, meter=meter),
+        chat=chat,
+        tools=tools,
+        limits=EpisodeLimits(spec.max_turns, spec.max_turn_tokens, spec.max_response_tokens),
+        reward_function=reward_function,
+        seed=recipe.seed,
+        fault_retries=spec.fault_retries,
+        max_fault_rate=spec.max_fault_rate,
+        fault_window=spec.fault_window,
+        schedule=RolloutSchedule(spec.decode_chunk, spec.asynchronous),
+    )

@@ -1,0 +1,68 @@
+"""A supervised run from its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sod.build.data import make_chat
+from sod.build.job import Job, Notice, final_model, place, prepare_torch, saver, told, trainee
+from sod.chat.render import Chat
+from sod.models.load import load_tokenizer
+from sod.objective.methods import Method
+from sod.recipe import Recipe, resolved
+from sod.records import SodError
+from sod.runlog import RunLog
+from sod.tasks.base import Conversation
+from sod.tasks.files import load_conversations
+from sod.training.loop import Listener, Plan, Trainee, run_steps
+from sod.training.report import StepReport
+from sod.training.sft import Ledger, sft_step
+
+
+def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
+    """A supervised run in `directory`, new or resumed."""
+    return prepare_supervised(recipe, directory, resume, notice)
+
+
+def prepare_supervised(
+    recipe: Recipe, directory: Path, resume: bool, notice: Notice, method: Method | None = None
+) -> Job:
+    """SFT as the recipe's `sft` section says; as a `method` it has the run's own steps, batch and optimizer."""
+    spec, kind, every = recipe.sft, "sft", recipe.sft.checkpoint_every
+    optim, steps, batch = spec.optim, spec.steps, spec.batch_size
+    if method is not None:
+        kind, every = "train", recipe.train.checkpoint_every
+        optim, steps, batch = recipe.optim, recipe.train.steps, recipe.rollout.prompts * recipe.rollout.samples
+    if recipe.data.sft is None:
+        raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
+    conversations = told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
+    start_path, log, hashed = place(recipe, directory, resume, kind)
+    chat = make_chat(recipe, load_tokenizer(final_model(recipe.student.path)))
+    examples = _fitting_examples(conversations, chat, recipe, notice)
+    prepare_torch(recipe)
+    student, optimizer, done = trainee(recipe, optim, steps, start_path)
+    log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
+    plan = Plan(steps, every, recipe.train.keep_checkpoints, hashed, kind=kind)
+
+    def one(step: int) -> StepReport:
+        return sft_step(student, optimizer, examples, batch, optim, recipe.seed, step)
+
+    def start(listeners: list[Listener]) -> None:
+        trainee = Trainee(optimizer.state, saver(student, chat))
+        run_steps(plan, log, done, one, trainee, listeners)
+
+    return Job(log, plan, done, start, lambda: None)
+
+
+def _fitting_examples(
+    conversations: Sequence[Conversation], chat: Chat, recipe: Recipe, notice: Notice
+) -> list[Ledger]:
+    """The conversations that fit `sft.max_tokens`, as ledgers; the rest is told. Raises SodError where none fits."""
+    encoded = [chat.encode_conversation(conversation.messages) for conversation in conversations]
+    examples: list[Ledger] = [(ids, turns) for ids, turns in encoded if len(ids) <= recipe.sft.max_tokens]
+    if not examples:
+        raise SodError(f"{recipe.data.sft}: no conversation fits sft.max_tokens={recipe.sft.max_tokens}")
+    if overlong := len(encoded) - len(examples):
+        notice(f"{overlong} of {len(encoded)} conversations are longer than sft.max_tokens; skipped")
+    return examples

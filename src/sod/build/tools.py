@@ -1,0 +1,90 @@
+"""The part of the composition root that needs no torch: sandboxes, tools and verifiers of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from sod.recipe import PythonSpec, Recipe, VerifierName
+from sod.records import SodError, Task
+from sod.rewards.base import Answer, Verifier
+from sod.rewards.choice import ChoiceVerifier
+from sod.rewards.code import CodeVerifier
+from sod.rewards.code_suites import read_suite
+from sod.rewards.math_verifier import MathVerifier
+from sod.rewards.shaping import Shaping
+from sod.rollout.reward import VerifierReward
+from sod.seeds import derive
+from sod.tools.base import Tool
+from sod.tools.python import PythonTool
+from sod.tools.sandbox.base import ProgramLimits, Sandbox
+from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
+from sod.tools.sandbox.local import LocalSandbox
+from sod.tools.unreliable import UnreliableTool
+
+CODE_SECONDS = 60.0  # wall clock of all tests of an answer
+
+
+def make_sandbox(spec: PythonSpec, limits: ProgramLimits) -> Sandbox:
+    """The recipe's sandbox for stateless programs: this machine's, or a service."""
+    if spec.fusion is not None:
+        service = spec.fusion
+        options = FusionOptions(**service.model_dump(exclude={"url"}))
+        return FusionSandbox(service.url, limits, options)
+    return make_local_sandbox(spec, limits)
+
+
+def make_local_sandbox(spec: PythonSpec, limits: ProgramLimits) -> LocalSandbox:
+    """This machine's sandbox, which can keep state too. Raises SodError where it cannot be had."""
+    return LocalSandbox(limits, workers=spec.workers, preload=spec.preload, unsafe=spec.unsafe)
+
+
+def make_tools(recipe: Recipe, opened: ExitStack) -> dict[str, Tool]:
+    """The tools of the recipe, running; they are closed with `opened`."""
+    spec = recipe.tools.python
+    if spec is None:
+        return {}
+    limits = ProgramLimits(seconds=spec.timeout_seconds, memory_mb=spec.memory_mb, processes=spec.processes)
+    sandbox = make_sandbox(spec, limits)
+    tool: Tool = PythonTool(sandbox, spec.max_code_chars, spec.max_output_chars, stateful=spec.stateful)
+    opened.callback(tool.close)
+    if spec.failure_rate > 0:
+        tool = UnreliableTool(tool, spec.failure_rate, derive(recipe.seed, "unreliable"))
+    return {tool.name: tool}
+
+
+def make_reward_function(recipe: Recipe, opened: ExitStack) -> VerifierReward:
+    """The verifiers and the shaping of `reward` in the recipe; what they run is closed with `opened`."""
+    spec = recipe.reward
+    verifiers: dict[str, Verifier] = {}
+    for name in sorted(spec.verifiers):
+        verifiers[name] = _make_verifier(name, recipe, opened)
+        opened.callback(verifiers[name].close)
+    shaping = Shaping(
+        spec.correct, spec.wrong, spec.tool_bonus, spec.overlong_buffer, recipe.rollout.max_response_tokens
+    )
+    by_source = {source: verifiers[name] for source, name in spec.by_source.items()}
+    return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries)
+
+
+def refuse_unreadable(recipe: Recipe, tasks: Sequence[Task]) -> None:
+    """Read the tests of every task that the code verifier will read. Raises SodError naming the first bad one."""
+    spec = recipe.reward
+    for task in tasks:
+        if spec.by_source.get(task.data_source, spec.verifier) == "code":
+            try:
+                read_suite(Answer("", task.ground_truth, task.extra))
+            except SodError as error:
+                raise SodError(f"task {task.id}: {error}") from None
+
+
+def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack) -> Verifier:
+    spec = recipe.reward
+    if name == "math":
+        return MathVerifier(workers=spec.workers, seconds=spec.math_seconds)
+    if name == "choice":
+        return ChoiceVerifier()
+    python = recipe.tools.python or PythonSpec()
+    sandbox = make_sandbox(python, ProgramLimits(seconds=CODE_SECONDS, memory_mb=spec.code_memory_mb))
+    opened.callback(sandbox.close)
+    return CodeVerifier(sandbox.execute, spec.code_seconds, CODE_SECONDS)

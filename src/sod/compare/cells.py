@@ -1,0 +1,282 @@
+"""The cells of a comparison: what one of them is, where its result stands, and how it is run.
+
+    WORK/world-HASH-sSEED/          data, models and cold starts, shared by every recipe with the same world
+    WORK/METHOD-sSEED-HASH/         a run directory, of a cell or of a trial
+    OUT/worlds/sSEED.json  OUT/trials/METHOD-lrX.json  OUT/cells/METHOD-sSEED.json
+
+A result is one small file that holds all that the report needs. It is written last and at once, so whatever is
+there is finished, and nobody asks for WORK again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from sod.build.evaluation import evaluate_model
+from sod.build.job import Notice
+from sod.build.training import prepare_train
+from sod.evaluation.runner import Evaluation
+from sod.objective.presets import PRESETS, knobs
+from sod.quickstart.run import in_world, make_world
+from sod.recipe import MethodSpec, OptimSpec, Recipe, TrainSpec, resolved
+from sod.records import SodError, Task
+from sod.report.console import notice
+from sod.runlog import RunLog, recipe_hash, write_json_atomic
+from sod.tasks.files import load_tasks
+from sod.training.optim import NonFiniteError
+
+UNTRAINED = {"vanilla": "student-init", "start": "student-sft", "teacher": "teacher-sft"}
+"""Methods that train nothing, and the model of the world that each of them is."""
+CURVES = ("accuracy", "tool_error_rate", "response_tokens", "reward")
+PREPARED = "prepared.json"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work: the world of a seed, a learning rate tried with a method, or a cell of the comparison."""
+
+    kind: Literal["world", "trial", "cell"]
+    seed: int
+    method: str = ""
+    lr: float | None = None
+
+    @property
+    def label(self) -> str:
+        """What the user calls it."""
+        if self.kind == "world":
+            return f"world s{self.seed}"
+        return f"{self.method} s{self.seed}" if self.kind == "cell" else f"{self.method} lr {self.lr:g}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all cells share. Of the recipe, seed, method, learning rate and paths are each cell's own."""
+
+    recipe: Recipe
+    out: Path
+    work: Path
+    threads: int
+    git: Mapping[str, Any]
+
+    @property
+    def recipe_sha256(self) -> str:
+        """sha256 of what the recipe says, without what is each cell's own and what changes no result.
+
+        Only what differs from the defaults counts: a key that a later version adds makes no result stale.
+        """
+        return recipe_hash(_neutral(self.recipe).model_dump(mode="json", exclude_defaults=True))
+
+    @property
+    def world_hash(self) -> str:
+        """What the world of a seed is made from: recipes that agree in it share their worlds."""
+        sections = _neutral(self.recipe).model_dump(
+            mode="json", include={"world", "sft", "chat", "student", "teacher"}, exclude_defaults=True
+        )
+        python = self.recipe.tools.python
+        return recipe_hash(sections | {"stateful": None if python is None else python.stateful})[:12]
+
+    def world(self, seed: int) -> Path:
+        """Where the world of a seed stands."""
+        return self.work / f"world-{self.world_hash}-s{seed}"
+
+    def result(self, unit: Unit) -> Path:
+        """Where the result of a unit stands."""
+        if unit.kind == "world":
+            return self.out / "worlds" / f"s{unit.seed}.json"
+        if unit.kind == "trial":
+            return self.out / "trials" / f"{unit.method}-lr{unit.lr:g}.json"
+        return self.out / "cells" / f"{unit.method}-s{unit.seed}.json"
+
+
+def run_unit(comparison: Comparison, unit: Unit, lr: float | None = None) -> dict[str, Any]:
+    """Do a unit's work, write its result and return it; `lr` is the learning rate of a cell that trains.
+
+    Raises SodError, with nothing written in OUT.
+    """
+    path = comparison.result(unit)
+    told = partial(_notice, unit.label)
+    if unit.kind == "world":
+        facts = _prepare_world(comparison, unit.seed, told)
+    elif unit.kind == "trial":
+        facts = _trial(comparison, unit, told)
+    else:
+        facts = _cell(comparison, unit, lr, told)
+    own = {"recipe": comparison.recipe.name, "recipe_sha256": comparison.recipe_sha256, "world": comparison.world_hash}
+    result = {**own, "seed": unit.seed, **facts, "threads": comparison.threads, "git": dict(comparison.git)}
+    write_json_atomic(path, result)
+    return result
+
+
+def method_spec(recipe: Recipe, name: str) -> MethodSpec:
+    """The recipe's `method` section for the method of that name: knobs that it does not have are left out.
+
+    So `method: {epsilon: 0.5}` holds for every method with an epsilon. `sod.build.method` checks the values.
+    """
+    others = set(MethodSpec.model_fields) - {"name", "loss_aggregation", "divergence", "clip_low", "clip_high"}
+    dropped = dict.fromkeys(others - set(knobs(name)))
+    if not PRESETS[name]().needs_teacher:
+        dropped["divergence"] = None
+    return recipe.method.model_copy(update={"name": name, **dropped})
+
+
+def read_result(path: Path, recipe_sha256: str) -> dict[str, Any]:
+    """A result. Raises SodError when it is none, or was made with another recipe."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        found = value["recipe_sha256"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SodError(f"{path}: not a result of `sod compare` ({error!r}); delete it") from None
+    if found != recipe_sha256:
+        raise SodError(f"{path}: was made with another recipe; choose another --out, or delete it")
+    return dict(value)
+
+
+def _prepare_world(comparison: Comparison, seed: int, told: Notice) -> dict[str, Any]:
+    """Make the world of a seed, unless it is there. An unfinished one is made anew."""
+    directory = comparison.world(seed)
+    marker = directory / PREPARED
+    with _locked(directory):
+        if not marker.exists():
+            if directory.exists():
+                shutil.rmtree(directory)
+            recipe = comparison.recipe.model_copy(update={"seed": seed, "threads": comparison.threads})
+            seconds = make_world(recipe, directory, _run_quietly, told)
+            write_json_atomic(marker, {"seconds": seconds})
+    return dict(json.loads(marker.read_text(encoding="utf-8")))
+
+
+def _trial(comparison: Comparison, unit: Unit, told: Notice) -> dict[str, Any]:
+    """A short run with one learning rate, judged on validation tasks. One that diverges has no figures."""
+    steps = comparison.recipe.compare.tuning_steps
+    facts: dict[str, Any] = {"method": unit.method, "lr": unit.lr, "steps": steps, "diverged": None}
+    try:
+        log, seconds = _trained(comparison, unit, unit.lr, steps, told)
+    except NonFiniteError as error:
+        return facts | {"diverged": str(error), "figures": None, "seconds": {}}
+    spec = _cell_recipe(comparison, unit, unit.lr, steps)
+    data = str(comparison.world(unit.seed) / "data" / "validation.parquet")
+    began = time.perf_counter()
+    figures = evaluate_model(_playing(spec, log.path), data, told).as_dict()
+    timed = _rounded({"training": seconds, "evaluation": time.perf_counter() - began})
+    return facts | {"figures": figures, "curve": _curve(log), "seconds": timed}
+
+
+def _cell(comparison: Comparison, unit: Unit, lr: float | None, told: Notice) -> dict[str, Any]:
+    """Train with the method, unless it is one that trains nothing, and evaluate on the test tasks."""
+    world = comparison.world(unit.seed)
+    steps = 0 if unit.method in UNTRAINED else comparison.recipe.train.steps
+    curve: dict[str, Any] = {}
+    seconds = {"training": 0.0}
+    if steps:
+        log, seconds["training"] = _trained(comparison, unit, lr, steps, told)
+        curve = _curve(log)
+        spec = _playing(_cell_recipe(comparison, unit, lr, steps), log.path)
+    else:
+        seeded = comparison.recipe.model_copy(update={"seed": unit.seed, "threads": comparison.threads})
+        spec = in_world(seeded, world, UNTRAINED[unit.method])
+    began = time.perf_counter()
+    data = str(world / "data" / "test.parquet")
+    evaluation = evaluate_model(spec, data, told)
+    seconds["evaluation"] = time.perf_counter() - began
+    return {
+        "method": unit.method,
+        "lr": lr,
+        "steps": steps,
+        "figures": evaluation.as_dict(),
+        "correct": by_task(evaluation, load_tasks(data, spec.data.split).items),
+        "curve": curve,
+        "seconds": _rounded(seconds),
+    }
+
+
+def _trained(comparison: Comparison, unit: Unit, lr: float | None, steps: int, told: Notice) -> tuple[RunLog, float]:
+    """The finished run of a cell or trial and the seconds of all its steps; an interrupted one goes on."""
+    spec = _cell_recipe(comparison, unit, lr, steps)
+    directory = comparison.work / f"{unit.method}-s{unit.seed}-{recipe_hash(resolved(spec))[:12]}"
+    with _locked(directory):
+        begun = (directory / "recipe.yaml").is_file()
+        with closing(prepare_train(spec, directory, begun, told)) as job:
+            job.start([])
+    return job.log, sum(float(row["seconds"]) for row in job.log.metrics())
+
+
+def _cell_recipe(comparison: Comparison, unit: Unit, lr: float | None, steps: int) -> Recipe:
+    recipe = comparison.recipe
+    update = {
+        "name": f"{recipe.name}-{unit.method}",
+        "seed": unit.seed,
+        "threads": comparison.threads,
+        "method": method_spec(recipe, unit.method),
+        "optim": recipe.optim.model_copy(update={"lr": lr}),
+        "train": recipe.train.model_copy(update={"steps": steps}),
+    }
+    return in_world(recipe.model_copy(update=update), comparison.world(unit.seed))
+
+
+def _playing(recipe: Recipe, model: Path) -> Recipe:
+    return recipe.model_copy(update={"student": recipe.student.model_copy(update={"path": str(model)})})
+
+
+def _curve(log: RunLog) -> dict[str, Any]:
+    """Lists over steps; None where a method has no such figure."""
+    rows = log.metrics()
+    return {"step": [row["step"] for row in rows], **{key: [row.get(key) for row in rows] for key in CURVES}}
+
+
+def by_task(evaluation: Evaluation, tasks: Sequence[Task]) -> list[float | None]:
+    """Mean correctness in the order of the file; None for a task not drawn, or that lost every episode to faults."""
+    correct: dict[str, list[float]] = {task.id: [] for task in tasks}
+    for trajectory in evaluation.trajectories:
+        correct[trajectory.task_id].append(float(trajectory.correct))
+    return [fmean(row) if row else None for row in correct.values()]
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(value, 1) for stage, value in seconds.items()}
+
+
+def _neutral(recipe: Recipe) -> Recipe:
+    """The recipe with everything at its default that is a cell's own or changes no result."""
+    train = {key: getattr(TrainSpec(), key) for key in ("checkpoint_every", "keep_checkpoints", "trajectories_every")}
+    return recipe.model_copy(
+        update={
+            "name": "run",
+            "seed": 0,
+            "threads": None,
+            "trackers": [],
+            "student": recipe.student.model_copy(update={"path": ""}),
+            "teacher": (recipe.teacher or recipe.student).model_copy(update={"path": ""}),
+            "data": recipe.data.model_copy(update=dict.fromkeys(("train", "validation", "sft"))),
+            "method": recipe.method.model_copy(update={"name": MethodSpec().name}),
+            "optim": recipe.optim.model_copy(update={"lr": OptimSpec().lr}),
+            "train": recipe.train.model_copy(update={**train, "profile": False}),
+        }
+    )
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait until no other process works in `directory`; a lock ends with its process, however that ends."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(directory.with_name(f".{directory.name}.lock"), "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run_quietly(title: str, job: Any) -> None:
+    with closing(job):
+        job.start([])
+
+
+def _notice(label: str, text: str) -> None:
+    notice(f"{label}: {text}")

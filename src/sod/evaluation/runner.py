@@ -1,0 +1,97 @@
+"""Evaluation: k episodes of every task, and what they say with intervals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from sod.engines.base import Sampling
+from sod.evaluation.metrics import Estimate, summarise
+from sod.records import SodError, Task, Trajectory
+from sod.rollout.collect import Collector
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one evaluation. `estimates` has keys avg_at_k, pass_at_k and maj_at_k."""
+
+    k: int
+    tasks: int
+    estimates: dict[str, Estimate]
+    episodes: dict[str, float]
+    trajectories: list[Trajectory]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able figures; `ci95` is the interval of avg@k, the others stand under `intervals`."""
+        values = {name: estimate.value for name, estimate in self.estimates.items()}
+        intervals = {name: [estimate.low, estimate.high] for name, estimate in self.estimates.items()}
+        return {
+            "k": self.k,
+            "tasks": self.tasks,
+            **values,
+            "ci95": intervals["avg_at_k"],
+            "intervals": intervals,
+            **self.episodes,
+        }
+
+
+def evaluate(
+    collector: Collector,
+    tasks: Sequence[Task],
+    k: int,
+    sampling: Sampling,
+    seed: int,
+    purpose: str = "eval",
+    chunk: int = 512,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Play `k` episodes of every task and summarise them; `on_progress` hears (tasks done, tasks in all).
+
+    Raises SodError when there is no task, or every episode of every task faulted.
+    """
+    if not tasks:
+        raise SodError("evaluation: no tasks to evaluate on")
+    groups = []
+    per_call = max(1, chunk // k)
+    for first in range(0, len(tasks), per_call):
+        part = tasks[first : first + per_call]
+        groups += collector.collect(part, k, sampling, purpose, first).groups
+        if on_progress:
+            on_progress(first + len(part), len(tasks))
+    trajectories = [t for group in groups for t in group.trajectories]
+    if not trajectories:
+        raise SodError("evaluation: every episode faulted")
+    whole = [group for group in groups if group.trajectories]
+    if not any(len(group.trajectories) >= k for group in whole):
+        raise SodError(f"evaluation: every task lost an episode to a fault; pass@{k} needs {k} samples of one")
+    estimates = summarise(
+        [[t.answer for t in group.trajectories] for group in whole],
+        [[float(t.correct) for t in group.trajectories] for group in whole],
+        k,
+        seed,
+    )
+    faults = sum(len(group.faulted) for group in groups)
+    episodes = episode_figures(trajectories) | {"faults": float(faults)}
+    return Evaluation(k, len(whole), estimates, episodes, trajectories)
+
+
+def episode_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means over episodes: reward, accuracy, turns, lengths (tokens), and the share of tool calls in error.
+
+    `tool_errors/NAME` is the share of calls that ended in that tool error.
+    """
+    results = [result for t in trajectories for result in t.tool_results]
+    errors = Counter(result.error for result in results if result.error is not None)
+    return {
+        "reward": fmean(t.reward for t in trajectories),
+        "accuracy": fmean(t.correct for t in trajectories),
+        "turns": fmean(len(t.turns) for t in trajectories),
+        "response_tokens": fmean(t.response_tokens for t in trajectories),
+        "action_tokens": fmean(t.action_tokens for t in trajectories),
+        "tool_calls": fmean(len(t.tool_results) for t in trajectories),
+        "tool_error_rate": fmean(r.error is not None for r in results) if results else 0.0,
+        **{f"tool_errors/{name}": count / len(results) for name, count in sorted(errors.items())},
+    }

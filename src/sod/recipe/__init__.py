@@ -1,0 +1,29 @@
+"""The recipe: one YAML file that fixes a run. `keys/` has a file for each section, `read.py` reads and checks files."""
+
+from sod.recipe.keys.chat import ChatSpec as ChatSpec
+from sod.recipe.keys.compare import CompareSpec as CompareSpec
+from sod.recipe.keys.data import DataSpec as DataSpec
+from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
+from sod.recipe.keys.method import DivergenceSpec as DivergenceSpec
+from sod.recipe.keys.method import MethodSpec as MethodSpec
+from sod.recipe.keys.method import ScheduleSpec as ScheduleSpec
+from sod.recipe.keys.model import ModelSpec as ModelSpec
+from sod.recipe.keys.optim import OptimSpec as OptimSpec
+from sod.recipe.keys.recipe import Recipe as Recipe
+from sod.recipe.keys.recipe import Tracker as Tracker
+from sod.recipe.keys.reward import RewardSpec as RewardSpec
+from sod.recipe.keys.reward import VerifierName as VerifierName
+from sod.recipe.keys.rollout import RolloutSpec as RolloutSpec
+from sod.recipe.keys.section import Section as Section
+from sod.recipe.keys.sft import SftSpec as SftSpec
+from sod.recipe.keys.tools import FusionSpec as FusionSpec
+from sod.recipe.keys.tools import PythonSpec as PythonSpec
+from sod.recipe.keys.tools import ToolsSpec as ToolsSpec
+from sod.recipe.keys.train import TrainSpec as TrainSpec
+from sod.recipe.keys.world import ScratchSpec as ScratchSpec
+from sod.recipe.keys.world import WorldSpec as WorldSpec
+from sod.recipe.read import apply_overrides as apply_overrides
+from sod.recipe.read import load_recipe as load_recipe
+from sod.recipe.read import parse_recipe as parse_recipe
+from sod.recipe.read import read_yaml as read_yaml
+from sod.recipe.read import resolved as resolved

@@ -1,0 +1,121 @@
+"""The loop around a step: log, evaluate, checkpoint, stop cleanly. The same for SFT and for training."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from sod.records import SodError
+from sod.runlog import RunLog
+from sod.training import checkpoint
+from sod.training.checkpoint import Position
+from sod.training.report import StepReport
+
+
+class InterruptedRunError(SodError):
+    """The user (or the scheduler) asked the run to stop; the checkpoint has been written."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class Listener(Protocol):
+    """Hears of every step; a progress display or a tracker."""
+
+    def __call__(self, report: StepReport) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to run and when to do what, in steps; 0 means never."""
+
+    steps: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    recipe_hash: str
+    kind: str = "train"
+    trajectories_every: int = 0
+    evaluate_every: int = 0
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What a checkpoint needs: the optimizer's state and a way to write the model."""
+
+    optimizer_state: Callable[[], dict[str, Any]]
+    save_model: Callable[[Path], None]
+
+
+def run_steps(
+    plan: Plan,
+    log: RunLog,
+    done: int,
+    take_step: Callable[[int], StepReport],
+    trainee: Trainee,
+    listeners: list[Listener],
+    evaluate: Callable[[int], dict[str, float]] | None = None,
+) -> None:
+    """Run the steps after `done` up to `plan.steps`.
+
+    Raises InterruptedRunError after Ctrl-C or SIGTERM, with a checkpoint of the last finished step.
+    """
+    with _stop_requests() as requests:
+        for step in range(done + 1, plan.steps + 1):
+            report = take_step(step)
+            if evaluate and plan.evaluate_every and (step % plan.evaluate_every == 0 or step == plan.steps):
+                report.metrics.update(evaluate(step))
+            log.log({"step": step, "kind": plan.kind, **report.metrics})
+            if plan.trajectories_every and step % plan.trajectories_every == 0:
+                log.write_trajectories(step, report.trajectories)
+            for listener in listeners:
+                listener(report)
+            last = step == plan.steps
+            if step % plan.checkpoint_every == 0 or last or requests:
+                _save(plan, log, step, trainee)
+            if requests and not last:
+                raise InterruptedRunError(
+                    f"stopped after step {step} of {plan.steps}; go on with --resume {log.path}", requests[0]
+                )
+
+
+def resume_point(log: RunLog, recipe_hash: str) -> tuple[Path, int, dict[str, Any]] | None:
+    """`(directory, steps done, optimizer state)` of the newest checkpoint; None when there is none yet.
+
+    Raises SodError when the newest checkpoint is cut short or belongs to another recipe.
+    """
+    found = log.checkpoints()
+    if not found:
+        return None
+    directory = found[-1][1]
+    position, state = checkpoint.load(directory, recipe_hash)
+    return directory, position.step, state
+
+
+def _save(plan: Plan, log: RunLog, step: int, trainee: Trainee) -> None:
+    position = Position(step, plan.recipe_hash)
+    checkpoint.save(log.checkpoint_dir(step), position, trainee.optimizer_state(), trainee.save_model)
+    checkpoint.prune(log.checkpoints(), plan.keep_checkpoints)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM so that the step under way can finish; a second one stops at once."""
+    requests: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,46 @@
+"""Supervised fine-tuning on conversations: the cold start before distillation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sod.models.score import action_logps
+from sod.objective.batch import supervised_batch
+from sod.recipe import OptimSpec
+from sod.tasks.base import draw
+from sod.training.optim import Optimizer
+from sod.training.report import StepReport
+
+Ledger = tuple[Sequence[int], Sequence[int]]
+"""`(token_ids, turn_ids)` of one example; turn id 0 is context."""
+
+
+def sft_step(
+    model: Any, optimizer: Optimizer, examples: Sequence[Ledger], batch_size: int, spec: OptimSpec, seed: int, step: int
+) -> StepReport:
+    """One update by the mean negative log-likelihood (nats/token) of the assistant's tokens.
+
+    The examples of a step are a pure function of (seed, step). Raises NonFiniteError before a non-finite
+    gradient could move a weight.
+    """
+    began = time.perf_counter()
+    batch = supervised_batch([examples[i] for i in draw(batch_size, len(examples), seed, step)])
+    total = batch.action_tokens()
+    loss = 0.0
+    for micro in batch.split(spec.micro_batch_tokens):
+        share = -action_logps(model, micro).sum() / total
+        share.backward()
+        optimizer.accumulate()
+        loss += float(share.detach())
+    update = optimizer.step(step)
+    seconds = time.perf_counter() - began
+    metrics = {
+        "loss": loss,
+        "grad_norm": update.grad_norm,
+        "lr": update.lr,
+        "tokens_per_second": float(batch.length_B.sum()) / seconds,
+        "seconds": seconds,
+    }
+    return StepReport(step, metrics, [])

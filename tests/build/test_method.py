@@ -1,0 +1,198 @@
+"""The `method` section of a recipe: which parts it names, and what it refuses."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sod.build.method import ORDER, make_method, method_rows, refuse_unknown, refuse_unmet
+from sod.objective.divergence import Divergence
+from sod.objective.methods import Curriculum, Method, TeacherRule
+from sod.objective.presets import PRESETS, knobs, make
+from sod.objective.schedules import Schedule, constant
+from sod.objective.stats import TurnStats
+from sod.recipe import MethodSpec
+from sod.records import SodError
+
+
+def spec(**keys: Any) -> MethodSpec:
+    return MethodSpec.model_validate(keys)
+
+
+class TestKnobs:
+    """From keys to parts."""
+
+    def test_presets_keep_their_own_defaults(self) -> None:
+        """Keys left out, or null as in a resolved recipe, keep the preset's value."""
+        for name in PRESETS:
+            plain = make_method(spec(name=name))
+            again = make_method(MethodSpec.model_validate(spec(name=name).model_dump()))
+            assert (plain.kappa, plain.rho) == (PRESETS[name]().kappa, PRESETS[name]().rho)
+            assert (again.kappa, again.rho, again.curriculum) == (plain.kappa, plain.rho, plain.curriculum)
+            assert (plain.name, plain.loss_aggregation, plain.divergence) == (name, "token", None)
+
+    def test_what_goes_with_every_preset(self) -> None:
+        """Clip range, loss_aggregation, dense divergence."""
+        dense = {"kind": "jsd", "beta": 0.3, "top_k": 7, "chosen_by": "student"}
+        method = make_method(spec(name="opd", clip_low=0.1, clip_high=0.3, loss_aggregation="turn", divergence=dense))
+        assert (method.clip_low, method.clip_high, method.loss_aggregation) == (0.1, 0.3, "turn")
+        assert method.divergence == Divergence("jsd", 0.3, 7, "student")
+
+    @pytest.mark.parametrize("kind", ["jsd", "forward_kl", "reverse_kl"])
+    def test_divergence_by_its_name(self, kind: str) -> None:
+        """The short form: the full vocabulary."""
+        assert make_method(spec(name="sod", divergence=kind)).divergence == Divergence(kind)  # type: ignore[arg-type]
+
+    def test_coefficients_are_numbers_or_schedules(self) -> None:
+        """Both become functions of the step."""
+        method = make_method(
+            spec(name="sod", kappa=0.5, rho={"schedule": "cosine", "start": 0.0, "end": 2.0, "steps": 10})
+        )
+        assert (method.kappa, method.rho) == (constant(0.5), Schedule("cosine", 0.0, 2.0, 10))
+        assert [method.rho(step) for step in (1, 11)] == [0.0, 2.0]
+        assert make_method(spec(name="opd", kappa=0)).kappa.never
+
+    def test_knobs_reach_the_turn_weights(self) -> None:
+        """delta, epsilon, decay and threshold by what they do to three turns, the second with a tool error."""
+        turn_gap_BK, ones_BK = torch.tensor([[0.4, 0.9, 0.1]]), torch.ones(1, 3)
+        error_BK = torch.tensor([[False, True, False]])
+        stats = TurnStats(turn_gap_BK, ones_BK, ones_BK.long(), error_BK, ones_BK)
+
+        def weights(**keys: Any) -> list[float]:
+            rule = make_method(spec(**keys)).turn_weights
+            assert rule is not None
+            return [round(w, 5) for w in rule(stats)[0].tolist()]
+
+        assert weights(name="sod", delta=1.0, epsilon=0.1) == [1.0, 0.5, 2.0]
+        assert weights(name="sod", delta=float("inf"), epsilon=0.1) == [1.0, 0.5, 2.5]
+        assert weights(name="error_decay", decay=0.5) == [1.0, 1.0, 0.5]
+        assert weights(name="sage", threshold=0.5) == [0.0, 3.0, 0.0]
+        assert weights(name="sage", threshold=0.2) == [1.0, 2.0, 0.0]
+
+    def test_knobs_reach_gate_curriculum_and_teacher(self) -> None:
+        """The rest of them."""
+        gate = make_method(spec(name="gated_opd", beta_min=0.2, beta_max=0.4, gamma=100.0)).gate
+        assert gate is not None
+        assert gate(torch.tensor([-1.0, 1.0])).tolist() == pytest.approx([0.4, 0.2])
+        assert make_method(spec(name="tcod_b2f", start=2, every=7)).curriculum == Curriculum("b2f", 2, 7)
+        ema = make_method(spec(name="opsd_hint", teacher_rule="ema", teacher_decay=0.5, teacher_every=3))
+        assert ema.teacher_rule == TeacherRule("ema", 3, 0.5)
+
+    def test_every_knob_is_a_key_of_the_recipe(self) -> None:
+        """And a method that does not have it says which ones it has."""
+        values = {"teacher_rule": "ema", "start": 2, "every": 2, "teacher_every": 2}
+        every = sorted({knob for name in PRESETS for knob in knobs(name)})
+        for name, knob in itertools.product(PRESETS, every):
+            given = spec(name=name, **{knob: values.get(knob, 0.5)})
+            if knob in knobs(name):
+                make_method(given)
+            else:
+                with pytest.raises(SodError, match=rf"^method\.{knob}: {name} has no such knob; it has "):
+                    make_method(given)
+
+
+class TestRefusals:
+    """What cannot be."""
+
+    @pytest.mark.parametrize(
+        ("name", "near"), [("sodd", "sod"), ("atd", "atod"), ("opsd", "opsd_gt"), ("tcod", "tcod_f2b"), ("GRPO", "")]
+    )
+    def test_unknown_name(self, name: str, near: str) -> None:
+        """The nearest are offered, or all where none is near, and where to find them."""
+        with pytest.raises(SodError) as caught:
+            make_method(spec(name=name))
+        message = str(caught.value)
+        assert message.startswith(f"method: unknown method {name!r}; ")
+        assert "`sod methods`" in message
+        offered = message.partition("; ")[2]
+        assert (f"did you mean {near}" in message or f" or {near}" in message) if near else "grpo" in offered
+
+    def test_names_that_come_on_top(self) -> None:
+        """`sod compare` has more of them."""
+        refuse_unknown(["sod", "student"], ["student"])
+        with pytest.raises(SodError, match="'studnt'; did you mean student"):
+            refuse_unknown(["sod", "studnt"], ["student"])
+
+    def test_divergence_without_a_teacher(self) -> None:
+        """There is nothing to diverge from."""
+        for name in ("grpo", "sft"):
+            with pytest.raises(SodError, match=rf"method\.divergence: {name} has no teacher"):
+                make_method(spec(name=name, divergence="jsd"))
+
+    @pytest.mark.parametrize("offered", ORDER)
+    def test_a_teacher_that_cannot_give_what_is_needed(self, offered: Any) -> None:
+        """Every preset, plain and dense, against every kind of teacher; both sides are named."""
+        methods: list[Method] = [PRESETS[name]() for name in PRESETS]
+        methods += [make("opd", {}, divergence=Divergence("jsd", top_k=k)) for k in (0, 5)]
+        enough = {"none": 0, "sampled": 1, "top1": 2, "topk": 3, "full": 4}
+        refused = 0
+        for method in methods:
+            if enough[method.scores] <= enough[offered]:
+                refuse_unmet(method, offered, "an API teacher")
+                continue
+            refused += 1
+            with pytest.raises(
+                SodError,
+                match=f"method {method.name} needs {method.scores} .*an API teacher gives {offered}",
+            ):
+                refuse_unmet(method, offered, "an API teacher")
+        assert refused == {"none": 16, "sampled": 3, "top1": 2, "topk": 1, "full": 0}[offered]
+
+    @pytest.mark.parametrize(
+        ("keys", "named"),
+        [
+            ({"kappa": "high"}, "kappa"),
+            ({"kappa": True}, "kappa"),
+            ({"kappa": float("nan")}, "kappa.*start"),
+            ({"rho": float("inf")}, "rho.*start"),
+            ({"kappa": {"schedule": "step", "start": 1, "end": 0}}, "kappa.schedule"),
+            ({"kappa": {"start": 1, "end": 0, "steps": 0}}, "kappa.steps"),
+            ({"kappa": {"start": 1, "end": float("nan"), "steps": 5}}, "kappa.end"),
+            ({"kappa": {"start": 1, "steps": 5}}, "kappa.end"),
+            ({"kappa": {"start": 1, "end": 0, "stpes": 5}}, "kappa.stpes"),
+            ({"name": "atod", "decay": 1.5}, "decay"),
+            ({"delta": -0.1}, "delta"),
+            ({"epsilon": 0}, "epsilon"),
+            ({"start": 0}, "start"),
+            ({"every": 0}, "every"),
+            ({"teacher_rule": "sometimes"}, "teacher_rule"),
+            ({"teacher_decay": 1.0}, "teacher_decay"),
+            ({"loss_aggregation": "mean"}, "loss_aggregation"),
+            ({"divergence": "kl"}, "divergence.kind"),
+            ({"divergence": {"kind": "jsd", "beta": 1.0}}, "divergence.beta"),
+            ({"divergence": {"kind": "jsd", "top_k": -1}}, "divergence.top_k"),
+            ({"clip_low": 1.0}, "clip_low"),
+        ],
+        ids=str,
+    )
+    def test_values_out_of_range(self, keys: dict[str, Any], named: str) -> None:
+        """Refused where the recipe is read."""
+        with pytest.raises(ValidationError, match=f"(?s){named}"):
+            spec(**keys)
+
+
+def test_rows_of_the_list() -> None:
+    """Every preset once, in order: a paper, what it needs, all its knobs with their defaults, what it is."""
+    rows = method_rows()
+    assert [row[0] for row in rows] == list(PRESETS)
+    needs = {name: need for name, _, need, _, _ in rows}
+    assert needs["sft"] == "demonstrations"
+    assert needs["grpo"] == "reward, group"
+    assert needs["opd"] == "sampled log-probs"
+    assert needs["sod"] == "sampled log-probs, reward, group"
+    assert needs["sage"] == "sampled and top-1 log-probs"
+    assert needs["opsd_gt"] == "sampled log-probs, privileged context (ground truth)"
+    assert needs["opsd_hint"] == "sampled log-probs, privileged context (hint)"
+    assert needs["tcod_b2f"] == "sampled log-probs, teacher's episodes"
+    for name, paper, _, shown, text in rows:
+        assert paper == PRESETS[name]().paper
+        assert [part.partition("=")[0] for part in shown.split(", ") if "=" in part] == list(knobs(name))
+        assert text
+        assert "\n" not in text
+    shown = {row[0]: row[3] for row in rows}
+    assert shown["sod"] == "kappa=1, rho=1, delta=0.2, epsilon=1e-06"
+    assert shown["atod"] == "kappa=linear 1 to 0.1 over 80, rho=linear 1 to 2 over 80"

@@ -1,0 +1,311 @@
+"""From a recipe to live objects: knobs reach what they name, and what is wrong is told by name."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sod.build.data import fitting_tasks, loaded_tasks, make_chat
+from sod.build.evaluation import run_evaluation
+from sod.build.job import final_model
+from sod.build.rollout import make_collector
+from sod.build.supervised import prepare_sft
+from sod.build.tools import make_tools
+from sod.build.training import prepare_train
+from sod.models.load import load_model, save_model
+from sod.objective.presets import PRESETS
+from sod.recipe import Recipe
+from sod.records import SodError, ToolCall
+from sod.runlog import RunLog
+from sod.tasks import chain
+from sod.tasks.files import write_conversations, write_tasks
+from sod.tools.base import ToolRequest
+from sod.training import checkpoint
+from sod.training.checkpoint import Position
+from sod.training.loop import InterruptedRunError
+from sod.training.report import StepReport
+from support import math_reward
+
+TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, chat: Any, acting_model: Any, conversations: Any, clone: Any) -> Callable[..., Recipe]:
+    """`make_recipe(section={...})`: a recipe over real files below `tmp_path`."""
+    save_model(clone(acting_model), chat.tokenizer, chat.template, chat.end_id, tmp_path / "model")
+    write_tasks(tmp_path / "train.parquet", TASKS)
+    write_conversations(tmp_path / "sft.parquet", conversations[:8])
+
+    def make(**sections: Any) -> Recipe:
+        content: dict[str, Any] = {
+            "student": {"path": str(tmp_path / "model")},
+            "teacher": {"path": str(tmp_path / "model")},
+            "chat": {"template": "hermes"},
+            "data": {name: str(tmp_path / f"{name}.parquet") for name in ("train", "sft")},
+            "rollout": {
+                "prompts": 1,
+                "samples": 2,
+                "max_turns": 2,
+                "max_prompt_tokens": 200,
+                "max_turn_tokens": 16,
+                "max_response_tokens": 64,
+            },
+            "tools": {"python": {"workers": 1, "memory_mb": 256}},
+            "train": {"steps": 2, "checkpoint_every": 1},
+            "sft": {"steps": 2, "batch_size": 2},
+        }
+        for key, value in sections.items():
+            both = isinstance(value, dict) and isinstance(content.get(key), dict)
+            content[key] = {**content[key], **value} if both else value
+        return Recipe.model_validate(content)
+
+    return make
+
+
+def quiet(text: str) -> None:
+    pytest.fail(f"unexpected note: {text}")
+
+
+class TestTasks:
+    """Which tasks a run gets."""
+
+    def test_unset_key(self, make_recipe: Any) -> None:
+        """The key to set is named."""
+        with pytest.raises(SodError, match=r"data\.train is not set"):
+            loaded_tasks(None, "data.train", make_recipe(), quiet)
+
+    def test_limit_is_inclusive(self, make_recipe: Any, chat: Any) -> None:
+        """A prompt of exactly the limit fits; one token less and it is skipped, counted and named."""
+        lengths = [len(chat.prompt_ids(task.prompt)) for task in TASKS]
+        longest = max(lengths)
+        exact = make_recipe(rollout={"max_prompt_tokens": longest})
+        assert fitting_tasks(TASKS, chat, exact, quiet) == TASKS
+        notes: list[str] = []
+        kept = fitting_tasks(TASKS, chat, make_recipe(rollout={"max_prompt_tokens": longest - 1}), notes.append)
+        left_out = [task for task, length in zip(TASKS, lengths, strict=True) if length == longest]
+        assert kept == [task for task in TASKS if task not in left_out]
+        (note,) = notes
+        assert note.startswith(f"{len(left_out)} of 6 prompts")
+        assert f"{left_out[0].id} with {longest} tokens" in note
+
+    def test_refuse(self, make_recipe: Any, chat: Any) -> None:
+        """The same as an error."""
+        recipe = make_recipe(rollout={"max_prompt_tokens": 1}, data={"overlong_prompts": "refuse"})
+        with pytest.raises(SodError, match="6 of 6 prompts"):
+            fitting_tasks(TASKS, chat, recipe, quiet)
+
+
+class TestTools:
+    """`tools` in the recipe."""
+
+    def test_limits_reach_the_sandbox(self, make_recipe: Any) -> None:
+        """Code length, output length and time are the recipe's, by running programs."""
+        limits = {"max_code_chars": 40, "max_output_chars": 16, "timeout_seconds": 0.5}
+        with ExitStack() as opened:
+            tools = make_tools(make_recipe(tools={"python": {**limits, "workers": 1}}), opened)
+            programs = ["print(6*7)", "x" * 41, "print('y' * 99)", "while True: pass"]
+            results = tools["python"].run([ToolRequest("e", ToolCall("python", {"code": code})) for code in programs])
+            assert [getattr(result, "error", "fault") for result in results] == [None, "code_too_long", None, "timeout"]
+            assert results[0].text == "42"
+            assert results[2].text.startswith("y" * 16 + "...")
+
+    def test_no_tool(self, make_recipe: Any, tokenizer: Any) -> None:
+        """`python: null` starts no sandbox and shows the model no schema."""
+        recipe = make_recipe(tools={"python": None})
+        assert make_tools(recipe, ExitStack()) == {}
+        prompts = [
+            tokenizer.decode(make_chat(spec, tokenizer).prompt_ids(TASKS[0].prompt)) for spec in (recipe, make_recipe())
+        ]
+        assert ["Run Python code" in prompt for prompt in prompts] == [False, True]
+
+
+class TestFinalModel:
+    """A run, a checkpoint, a directory, a hub id."""
+
+    def test_plain_paths_stay(self, tmp_path: Path) -> None:
+        """A directory without a run in it, and a hub id, are taken as they are."""
+        assert final_model(str(tmp_path)) == str(tmp_path)
+        assert final_model("owner/model") == "owner/model"
+
+    def test_newest_checkpoint_of_a_run(self, tmp_path: Path) -> None:
+        """By number, not by name or time; partial ones do not count; none is an error."""
+        log = RunLog.create(tmp_path / "run", {}, 0)
+        with pytest.raises(SodError, match="no checkpoint yet"):
+            final_model(str(log.path))
+        for step in (1_000_000, 999_999, 5):
+            checkpoint.save(log.checkpoint_dir(step), Position(step, ""), {}, lambda d: None)
+        log.checkpoint_dir(2_000_000).with_name(".step-2000000.partial").mkdir()
+        assert final_model(str(log.path)) == str(log.checkpoint_dir(1_000_000))
+
+    def test_broken_checkpoint(self, tmp_path: Path) -> None:
+        """The newest is not quietly passed over."""
+        log = RunLog.create(tmp_path / "run", {}, 0)
+        for step in (1, 2):
+            checkpoint.save(log.checkpoint_dir(step), Position(step, ""), {}, lambda d: None)
+        (log.checkpoint_dir(2) / checkpoint.COMPLETE).unlink()
+        for path in (log.path, log.checkpoint_dir(2)):
+            with pytest.raises(SodError, match="step-000002"):
+                final_model(str(path))
+        assert final_model(str(log.checkpoint_dir(1))) == str(log.checkpoint_dir(1))
+
+
+class TestEvaluation:
+    """`evaluation` in the recipe."""
+
+    def test_subset_sampling_and_k(self, make_recipe: Any, chat: Any, acting_model: Any) -> None:
+        """So many tasks, in the file's order, so many samples; 0 and too many mean all."""
+        for wanted, expected in ((0, 6), (4, 4), (99, 6)):
+            recipe = make_recipe(evaluation={"k": 2, "tasks": wanted}, tools={"python": None})
+            result = run_evaluation(recipe, make_collector(recipe, chat, {}, math_reward(), acting_model), TASKS)
+            ids = [t.task_id for t in result.trajectories][::2]
+            assert len(ids) == len(set(ids)) == result.tasks == expected
+            assert ids == [task.id for task in TASKS if task.id in ids]
+            assert all(len(t.turns) <= 2 for t in result.trajectories)
+
+
+class TestPrepare:
+    """A job that is ready to go."""
+
+    def test_nothing_is_written_before_everything_is_checked(self, make_recipe: Any, tmp_path: Path) -> None:
+        """A recipe that fails late (a teacher that is not there) leaves no run directory."""
+        run = tmp_path / "run"
+        with pytest.raises(SodError, match="no such model directory"):
+            prepare_train(make_recipe(teacher={"path": str(tmp_path / "gone")}), run, False, quiet)
+        assert not run.exists()
+
+    def test_evaluation_during_training_needs_its_data(self, make_recipe: Any, tmp_path: Path) -> None:
+        """Found before the first step, not at the first evaluation."""
+        with pytest.raises(SodError, match=r"data\.validation is not set"):
+            prepare_train(make_recipe(train={"evaluate_every": 5}), tmp_path / "run", False, quiet)
+
+    def test_overlong_conversations(self, make_recipe: Any, tmp_path: Path) -> None:
+        """Counted when some are too long for `sft.max_tokens`, refused when all are."""
+        with pytest.raises(SodError, match=r"no conversation fits sft\.max_tokens=8"):
+            prepare_sft(make_recipe(sft={"max_tokens": 8}), tmp_path / "run", False, lambda text: None)
+        notes: list[str] = []
+        job = prepare_sft(make_recipe(sft={"max_tokens": 150}), tmp_path / "run", False, notes.append)
+        job.close()
+        (note,) = notes
+        assert "of 8 conversations are longer than sft.max_tokens" in note
+
+    def test_runs_without_tools(self, make_recipe: Any, tmp_path: Path) -> None:
+        """A recipe without a tool trains, evaluates on the way and ends with a checkpoint."""
+        recipe = make_recipe(
+            tools={"python": None},
+            data={"validation": str(tmp_path / "train.parquet")},
+            train={"evaluate_every": 2},
+            evaluation={"k": 1, "tasks": 2},
+        )
+        job = prepare_train(recipe, tmp_path / "run", False, quiet)
+        job.start([])
+        job.close()
+        rows = job.log.metrics()
+        assert [("eval/avg_at_k" in row) for row in rows] == [False, True]
+        assert [step for step, _ in job.log.checkpoints()] == [1, 2]
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_every_method_runs(self, name: str, make_recipe: Any, tmp_path: Path) -> None:
+        """From the recipe's files to two steps and a checkpoint that holds the teacher's state (none here moved)."""
+        job = prepare_train(make_recipe(method=name), tmp_path / "run", False, quiet)
+        job.start([])
+        job.close()
+        assert [row["step"] for row in job.log.metrics()] == [1, 2]
+        assert [step for step, _ in job.log.checkpoints()] == [1, 2]
+
+    def test_self_distillation_reads_no_teacher(self, make_recipe: Any, tmp_path: Path) -> None:
+        """The recipe's teacher is not loaded, nor its tokenizer: the student's own copy is the teacher."""
+        recipe = make_recipe(method="opsd_gt", teacher={"path": str(tmp_path / "gone")}, train={"steps": 1})
+        job = prepare_train(recipe, tmp_path / "run", False, quiet)
+        job.start([])
+        job.close()
+        (row,) = job.log.metrics()
+        assert row["turn_gap_first"] > 1e-3  # the answer in the prompt tells it something
+
+    @pytest.mark.parametrize(
+        "method",
+        [
+            {"name": "opsd_gt", "teacher_rule": "ema", "teacher_decay": 0.9},
+            {"name": "opsd_hint", "teacher_rule": "every", "teacher_every": 1},
+            {"name": "opsd_gt"},
+        ],
+        ids=lambda method: method.get("teacher_rule", "frozen"),
+    )
+    def test_a_resumed_self_teacher_is_where_it_was(
+        self, method: dict[str, Any], make_recipe: Any, tmp_path: Path
+    ) -> None:
+        """Three steps in one go, and in two jobs: the same weights of student and teacher, bit for bit."""
+        recipe = make_recipe(method=method, train={"steps": 3}, optim={"lr": 1e-2})
+        whole = prepare_train(recipe, tmp_path / "whole", False, quiet)
+        whole.start([])
+        whole.close()
+        first = prepare_train(recipe, tmp_path / "run", False, quiet)
+
+        def stop(report: StepReport) -> None:
+            if report.step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(InterruptedRunError):
+            first.start([stop])
+        first.close()
+        second = prepare_train(recipe, tmp_path / "run", True, quiet)
+        assert second.done == 2
+        second.start([])
+        second.close()
+        states = []
+        for job in (whole, second):
+            step, directory = job.log.checkpoints()[-1]
+            assert step == 3
+            weights = {k: v for f in sorted(directory.glob("*.safetensors")) for k, v in load_file(f).items()}
+            states.append((weights, torch.load(directory / "trainer.pt", weights_only=True)["optimizer"]["teacher"]))
+        (weights, teacher), (again, restored) = states
+        assert all(torch.equal(weights[key], again[key]) for key in weights)
+        if "teacher_rule" not in method:
+            assert teacher is restored is None
+            return
+        assert all(torch.equal(a, b) for a, b in zip(teacher, restored, strict=True))
+        start = [p.detach() for p in load_model(str(tmp_path / "model"), "float32").parameters()]
+        assert max(float((a - b).abs().max()) for a, b in zip(teacher, start, strict=True)) > 1e-4
+
+    def test_checks_come_before_any_model(self, make_recipe: Any, tmp_path: Path) -> None:
+        """With a student that does not exist, what is wrong with method or tasks is still what is told."""
+        bare = [replace(task, ground_truth=" ") if n == 4 else task for n, task in enumerate(TASKS)]
+        dull = [replace(task, extra={}) if n == 2 else task for n, task in enumerate(TASKS)]
+        write_tasks(tmp_path / "bare.parquet", bare)
+        write_tasks(tmp_path / "dull.parquet", dull)
+        nowhere = {"path": str(tmp_path / "nowhere")}
+        for sections, message in (
+            (
+                {"method": "opsd_gt", "data": {"train": str(tmp_path / "bare.parquet")}},
+                f"task {TASKS[4].id}: the ground truth is empty",
+            ),
+            (
+                {"method": "opsd_hint", "data": {"train": str(tmp_path / "dull.parquet")}},
+                f"task {TASKS[2].id}: no hint",
+            ),
+            (
+                {"method": "tcod_b2f", "tools": {"python": {"stateful": True}}},
+                r"tcod_b2f replays the teacher's turns.*tools\.python\.stateful=false",
+            ),
+            ({"method": "opd", "teacher": None}, "method opd needs a teacher; set teacher.path"),
+            ({"method": {"name": "grpo", "divergence": "jsd"}}, "grpo has no teacher"),
+            ({"method": "sft", "data": {"sft": None}}, r"data\.sft is not set"),
+            ({"method": "sodd"}, "'sodd'; did you mean"),
+        ):
+            with pytest.raises(SodError, match=message):
+                prepare_train(make_recipe(student=nowhere, **sections), tmp_path / "run", False, quiet)
+        assert not (tmp_path / "run").exists()
+
+    def test_stateful_tools_do_not_trouble_front_to_back(self, make_recipe: Any, tmp_path: Path) -> None:
+        """Only replayed turns leave nothing in a tool."""
+        recipe = make_recipe(method="tcod_f2b", tools={"python": {"stateful": True}})
+        job = prepare_train(recipe, tmp_path / "run", False, quiet)
+        job.close()
+        assert (job.done, (tmp_path / "run" / "recipe.yaml").is_file()) == (0, True)
