@@ -26,3 +26,8 @@ class Clock:
     def add(self, phase: str, seconds: float) -> None:
         """Count seconds that were taken elsewhere."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    @property
+    def total(self) -> float:
+        """All phases together."""
+        return sum(self.seconds.values())

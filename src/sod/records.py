@@ -221,6 +221,14 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
+class Episode:
+    """A trajectory with its task."""
+
+    task: Task
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True)
 class Group:
     """The trajectories of one task in one step (GRPO's group), the faulted ones kept apart."""
 

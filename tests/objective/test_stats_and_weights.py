@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sod.objective import TurnStats, spread, turn_stats, weights
+from sod.objective import TurnStats, per_token, turn_stats, weights
 
 NAN, INF = math.nan, math.inf
 
@@ -50,8 +50,8 @@ def test_reference_vector_of_the_paper() -> None:
     weight_BK = weights.sod(stats)
     assert weight_BK[0, 0] == 1.0
     assert float(weight_BK[0, 1]) == pytest.approx(0.17, abs=5e-4)
-    assert spread(weight_BK, turn_BT)[0, [0, 1, 5, 8]].tolist() == [0.0] * 4
-    assert spread(weight_BK, turn_BT)[0, 2:5].tolist() == [1.0] * 3
+    assert per_token(weight_BK, turn_BT)[0, [0, 1, 5, 8]].tolist() == [0.0] * 4
+    assert per_token(weight_BK, turn_BT)[0, 2:5].tolist() == [1.0] * 3
 
 
 @settings(max_examples=80, deadline=None)
@@ -193,5 +193,5 @@ def test_statistics_by_a_loop(tokens: list[tuple[int, float, float]]) -> None:
         assert int(stats.tokens_BK[0, k - 1]) == len(mine)
         assert float(stats.turn_gap_BK[0, k - 1]) == pytest.approx(sum(abs(t - s) for s, t in mine) / count)
         assert float(stats.nll_BK[0, k - 1]) == pytest.approx(-sum(s for s, _ in mine) / count)
-    weight_BT = spread(weights.uniform(stats), turn_BT)
+    weight_BT = per_token(weights.uniform(stats), turn_BT)
     assert torch.equal(weight_BT != 0, turn_BT > 0)

@@ -3,37 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 
 from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
+from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
 from sod.recipe import OptimSpec, Recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, recipe_hash
 from sod.seeds import derive
 from sod.tasks.files import Loaded
-from sod.training.checkpoint import COMPLETE, verify
-from sod.training.loop import Listener, Plan, resume_point
+from sod.training.checkpoint import COMPLETE, ResumePoint, verify
+from sod.training.loop import Listener, Plan, Trainee, resume_point, run_steps
 from sod.training.optim import Optimizer
+from sod.training.report import StepReport
 
 Notice = Callable[[str], None]
 """Tells the user something that is not an error: skipped rows, what is being loaded."""
 
 
-@dataclass
+@final
+@dataclass(frozen=True)
+class Place:
+    """Where a run lives: `log` is None for a new one until `make`, `resume` None where it begins at step 1."""
+
+    directory: Path
+    recipe_hash: str
+    log: RunLog | None = None
+    resume: ResumePoint | None = None
+
+    @property
+    def done(self) -> int:
+        """Steps done."""
+        return 0 if self.resume is None else self.resume.step
+
+    def make(self, recipe: Recipe) -> RunLog:
+        """The run's log, written now where the run is new. Raises SodError where it cannot be."""
+        return self.log or RunLog.create(self.directory, resolved(recipe), recipe.seed)
+
+
+@final
+@dataclass(frozen=True)
 class Job:
-    """A run that is ready to go: `start` runs it to its end."""
+    """A run that is ready to go. `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
+
+    What was opened for it is in `resources`; close it when it is over.
+    """
 
     log: RunLog
     plan: Plan
     done: int
-    start: Callable[[list[Listener]], None]
-    close: Callable[[], None]
+    take_step: Callable[[int], StepReport]
+    trainee: Trainee
+    evaluate: Callable[[int], dict[str, float]] | None = None
+    meter: Meter = field(default_factory=Meter)
+    resources: ExitStack = field(default_factory=ExitStack)
+
+    def start(self, listeners: list[Listener]) -> None:
+        """Run it to its end. Raises as `run_steps` and the step do."""
+        run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
+        if self.meter.on:
+            self.log.write_profile(self.meter.rows())
+
+    def close(self) -> None:
+        """Close what was opened for it. Safe to call twice."""
+        self.resources.close()
 
 
 def final_model(path: str) -> str:
@@ -51,43 +91,48 @@ def final_model(path: str) -> str:
 
 
 def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
+    """The usable items of a source; skipped rows are told."""
     if loaded.skipped:
         notice(f"{source}: {loaded.summary()}")
     return list(loaded.items)
 
 
-def place(recipe: Recipe, directory: Path, resume: bool, kind: str) -> tuple[Any, RunLog | None, str]:
-    """`(resume point or None, the run's log if it exists, recipe hash)`."""
+def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str) -> Place:
+    """Where the run goes, or goes on.
+
+    Raises SodError where a new run would overwrite another, and where a resumed one is of another kind or recipe.
+    """
     hashed = recipe_hash(resolved(recipe))
     if not resume:
         RunLog.refuse_existing(directory)
-        return None, None, hashed
+        return Place(directory, hashed)
     log = RunLog.open(directory)
     others = {row["kind"] for row in log.metrics()} - {kind}
     if others:
         raise SodError(f"{directory}: a run of `sod {others.pop()}`; it cannot be resumed as `sod {kind}`")
-    return resume_point(log, hashed), log, hashed
+    return Place(directory, hashed, log, resume_point(log, hashed))
 
 
-def trainee(recipe: Recipe, spec: OptimSpec, steps: int, point: Any) -> tuple[Any, Optimizer, int]:
-    """`(model, optimizer, steps done)`, from the recipe's student or from a checkpoint."""
-    path = final_model(recipe.student.path) if point is None else str(point[0])
+def trained_model(recipe: Recipe, spec: OptimSpec, steps: int, resume: ResumePoint | None) -> tuple[Any, Optimizer]:
+    """`(model, its optimizer)`, from the recipe's student or from a checkpoint."""
+    path = final_model(recipe.student.path) if resume is None else str(resume.directory)
     student = load_model(path, recipe.student.dtype)
     if spec.recompute:
         recompute_layers(student)
     optimizer = Optimizer(student, spec, steps)
-    if point is None:
-        return student, optimizer, 0
-    optimizer.load(point[2])
-    return student, optimizer, point[1]
+    if resume is not None:
+        optimizer.load(resume.state["optimizer"])
+    return student, optimizer
 
 
 def saver(model: Any, chat: Chat) -> Callable[[Path], None]:
+    """Writes the model and its tokenizer into a directory."""
     return lambda directory: save_model(model, chat.tokenizer, chat.template, chat.end_id, directory)
 
 
 def prepare_torch(recipe: Recipe) -> None:
-    # Nothing of ours draws from torch's global generator; a model with dropout would.
+    """Seed torch's global generator and set the number of threads."""
+    # Nothing of ours draws from the generator; a model with dropout would.
     torch.manual_seed(derive(recipe.seed, "torch"))
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

@@ -7,14 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sod.objective.divergence import Divergence
-from sod.objective.methods import Method, Scores
+from sod.objective.methods import Method
+from sod.objective.needs import Need
 from sod.objective.presets import PRESETS, knobs, make
 from sod.objective.schedules import Schedule
+from sod.objective.scores import LEVELS
 from sod.recipe import MethodSpec, ScheduleSpec
 from sod.records import SodError
+from sod.teachers.base import Offer
 
 COMMON = ("name", "loss_aggregation", "divergence", "clip_low", "clip_high")
-ORDER: tuple[Scores, ...] = ("none", "sampled", "top1", "topk", "full")
+OF_THE_TEACHER = frozenset({Need.TEACHER, Need.TOP1, Need.ENTROPY, Need.TOP_K, Need.FULL})
 
 
 def make_method(spec: MethodSpec) -> Method:
@@ -37,9 +40,9 @@ def make_method(spec: MethodSpec) -> Method:
         method = make(spec.name, values, divergence=divergence, **common)
     except ValueError as error:
         raise SodError(f"method: {error}") from None
-    if divergence is not None and not method.needs_teacher:
+    if divergence is not None and Need.TEACHER not in method.needs:
         raise SodError(f"method.divergence: {spec.name} has no teacher to diverge from; leave it out")
-    if method.supervised and spec.loss_aggregation != "token":
+    if Need.DEMONSTRATIONS in method.needs and spec.loss_aggregation != "token":
         raise SodError(f"method.loss_aggregation: {spec.name} is always a token mean; leave it out")
     return method
 
@@ -54,16 +57,22 @@ def refuse_unknown(names: Iterable[str], others: Sequence[str] = ()) -> None:
             raise SodError(f"method: unknown method {name!r}; {offer} `sod methods` lists them all")
 
 
-def refuse_unmet(method: Method, offered: Scores, where: str) -> None:
-    """Raises SodError where the method needs more of the teacher's distribution than it can give.
-
-    `offered` is the most that the teacher gives; `where` names it.
-    """
-    if ORDER.index(method.scores) > ORDER.index(offered):
+def refuse_unmet(method: Method, offer: Offer, temperature: float, where: str) -> None:
+    """Raises SodError where the method needs more of the teacher than it offers; `where` names the teacher."""
+    level = method.level
+    if level is None:
+        return
+    if LEVELS.index(level) > LEVELS.index(offer.level):
         raise SodError(
-            f"method {method.name} needs {method.scores} log-probabilities from its teacher, {where} gives {offered} "
+            f"method {method.name} needs {level} log-probabilities from its teacher, {where} gives {offer.level} "
             "ones; take a local teacher, or a method without a dense divergence"
         )
+    k = method.divergence.top_k if method.divergence is not None else 0
+    if level == "topk" and offer.largest_k is not None and k > offer.largest_k:
+        raise SodError(f"method.divergence.top_k={k}: {where} gives {offer.largest_k} tokens at most")
+    if offer.temperatures is not None and temperature not in offer.temperatures:
+        given = ", ".join(f"{value:g}" for value in sorted(offer.temperatures))
+        raise SodError(f"rollout.temperature={temperature:g}: {where} scores at temperature {given} only")
 
 
 def method_rows() -> list[tuple[str, str, str, str, str]]:
@@ -77,14 +86,11 @@ def method_rows() -> list[tuple[str, str, str, str, str]]:
 
 
 def _needs(method: Method) -> str:
-    needs = [] if method.scores == "none" else [f"{method.scores} log-probs"]
-    if method.needs_confidence:
-        needs = ["sampled and top-1 log-probs"]
-    needs += ["reward", "group"] if method.needs_reward else []
-    needs += [f"privileged context ({method.context.replace('_', ' ')})"] if method.context else []
-    needs += ["teacher's episodes"] if method.curriculum and method.curriculum.kind == "b2f" else []
-    needs += ["demonstrations"] if method.supervised else []
-    return ", ".join(needs)
+    """The needs in words; the most that is asked of the teacher stands for all below it."""
+    shown = {"sampled": ["sampled log-probs"], "top1": ["sampled and top-1 log-probs"]}
+    needs = [] if method.level is None else shown.get(method.level, [f"{method.level} log-probs"])
+    others = [need for need in Need if need in method.needs and need not in OF_THE_TEACHER]
+    return ", ".join([*needs, *others])
 
 
 def _value(value: Any) -> Any:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from sod.build.data import make_chat
-from sod.build.job import Job, Notice, final_model, place, prepare_torch, saver, told, trainee
+from sod.build.job import Job, Notice, final_model, find_place, prepare_torch, saver, told, trained_model
 from sod.chat.render import Chat
 from sod.models.load import load_tokenizer
 from sod.objective.methods import Method
-from sod.recipe import Recipe, resolved
+from sod.recipe import Recipe
 from sod.records import SodError
-from sod.runlog import RunLog
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations
-from sod.training.loop import Listener, Plan, Trainee, run_steps
-from sod.training.report import StepReport
+from sod.training.loop import Plan, Trainee
 from sod.training.sft import Ledger, sft_step
 
 
@@ -37,22 +36,18 @@ def prepare_supervised(
     if recipe.data.sft is None:
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
     conversations = told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
-    start_path, log, hashed = place(recipe, directory, resume, kind)
+    place = find_place(recipe, directory, resume, kind)
     chat = make_chat(recipe, load_tokenizer(final_model(recipe.student.path)))
     examples = _fitting_examples(conversations, chat, recipe, notice)
     prepare_torch(recipe)
-    student, optimizer, done = trainee(recipe, optim, steps, start_path)
-    log = log or RunLog.create(directory, resolved(recipe), recipe.seed)
-    plan = Plan(steps, every, recipe.train.keep_checkpoints, hashed, kind=kind)
-
-    def one(step: int) -> StepReport:
-        return sft_step(student, optimizer, examples, batch, optim, recipe.seed, step)
-
-    def start(listeners: list[Listener]) -> None:
-        trainee = Trainee(optimizer.state, saver(student, chat))
-        run_steps(plan, log, done, one, trainee, listeners)
-
-    return Job(log, plan, done, start, lambda: None)
+    student, optimizer = trained_model(recipe, optim, steps, place.resume)
+    return Job(
+        log=place.make(recipe),
+        plan=Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind),
+        done=place.done,
+        take_step=partial(sft_step, student, optimizer, examples, batch, optim, recipe.seed),
+        trainee=Trainee(lambda: {"optimizer": optimizer.state()}, saver(student, chat)),
+    )
 
 
 def _fitting_examples(

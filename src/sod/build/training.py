@@ -5,12 +5,14 @@ recipe, data, tokenizers, chat template, and only then weights.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
 from sod.build.evaluation import run_evaluation
-from sod.build.job import Job, Notice, final_model, place, prepare_torch, saver, trainee
+from sod.build.job import Job, Notice, Place, final_model, find_place, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.rollout import make_collector
 from sod.build.supervised import prepare_supervised
@@ -19,14 +21,32 @@ from sod.chat.render import Chat
 from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.models.meter import Meter
 from sod.objective.methods import Method
-from sod.recipe import Recipe, resolved
+from sod.objective.needs import SELF_TEACHER, Need
+from sod.recipe import Recipe
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
-from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
-from sod.training.loop import Listener, Plan, Trainee, run_steps
+from sod.tools.base import Tool
+from sod.training.checkpoint import State
+from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
+
+WHOLE_MODEL = frozenset({Need.FULL, Need.TOP_K, Need.TEACHER_EPISODES}) | SELF_TEACHER
+"""Needs that only a teacher in this process can meet."""
+
+
+@final
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made of, read and checked: no weights yet, and nothing that would have to be closed."""
+
+    recipe: Recipe
+    method: Method
+    tasks: list[Task]
+    held_out: list[Task]
+    chat: Chat
+    place: Place
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -35,9 +55,37 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     Raises SodError before anything is loaded where possible.
     """
     method = make_method(recipe.method)
-    if method.supervised:
+    if Need.DEMONSTRATIONS in method.needs:
         return prepare_supervised(recipe, directory, resume, notice, method)
-    _refuse_unfit(method, recipe)
+    inputs = checked(recipe, method, directory, resume, notice)
+    with ExitStack() as resources:  # nothing that was started outlives a failure here
+        run = opened(inputs, resources)
+        log = inputs.place.make(recipe)
+        kept = resources.pop_all()
+    return Job(
+        log=log,
+        plan=Plan(
+            steps=recipe.train.steps,
+            checkpoint_every=recipe.train.checkpoint_every,
+            keep_checkpoints=recipe.train.keep_checkpoints,
+            recipe_hash=inputs.place.recipe_hash,
+            trajectories_every=recipe.train.trajectories_every,
+            evaluate_every=recipe.train.evaluate_every,
+        ),
+        done=inputs.place.done,
+        take_step=partial(train_step, run),
+        trainee=Trainee(partial(run_state, run), saver(run.student, inputs.chat)),
+        evaluate=partial(held_out_figures, run, inputs.held_out),
+        meter=run.meter,
+        resources=kept,
+    )
+
+
+def checked(recipe: Recipe, method: Method, directory: Path, resume: bool, notice: Notice) -> Inputs:
+    """Everything that a run reads before it loads weights. Raises SodError for what is wrong, cheapest first."""
+    if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
+        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
+    refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -45,62 +93,66 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     if method.context is not None:
         for task in tasks:
             privileged_prompt(task, method.context)
-    start_path, log, hashed = place(recipe, directory, resume, "train")
+    place = find_place(recipe, directory, resume, "train")
     chat = make_chat(recipe, _common_tokenizer(recipe, method))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
-    plan = Plan(
-        steps=recipe.train.steps,
-        checkpoint_every=recipe.train.checkpoint_every,
-        keep_checkpoints=recipe.train.keep_checkpoints,
-        recipe_hash=hashed,
-        trajectories_every=recipe.train.trajectories_every,
-        evaluate_every=recipe.train.evaluate_every,
+    return Inputs(recipe, method, tasks, held_out, chat, place)
+
+
+def opened(inputs: Inputs, resources: ExitStack) -> Run:
+    """The live objects of a run; what must be closed after it is left to `resources`.
+
+    Raises SodError for tools that do not work, and for weights that cannot be loaded.
+    """
+    recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
+    tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
+    _refuse_stateful(method, tools)
+    refuse_unhealthy(tools)
+    prepare_torch(recipe)
+    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, place.resume)
+    meter = Meter(recipe.train.profile)
+    teacher = _make_teacher(recipe, method, meter)
+    if teacher is not None and place.resume is not None:
+        teacher.load(place.resume.state.get("teacher"))
+    run = Run(
+        recipe=recipe,
+        tasks=inputs.tasks,
+        student=student,
+        teacher=teacher,
+        rollout=make_collector(recipe, chat, tools, reward_function, student, meter),
+        method=method,
+        optimizer=optimizer,
+        dumps=place.directory / "dumps",
+        model_teacher=teacher if method.needs & WHOLE_MODEL else None,
+        privileged=_privileged(method, chat),
+        meter=meter,
     )
-    with ExitStack() as opened:  # nothing that was started outlives a failure here
-        tools, reward_function = make_tools(recipe, opened), make_reward_function(recipe, opened)
-        refuse_unhealthy(tools)
-        prepare_torch(recipe)
-        student, optimizer, done = trainee(recipe, recipe.optim, recipe.train.steps, start_path)
-        meter = Meter(recipe.train.profile)
-        collector = make_collector(recipe, chat, tools, reward_function, student, meter)
-        teacher = _make_teacher(recipe, method, meter)
-        if teacher is not None and start_path is not None:
-            teacher.load(start_path[2].get("teacher"))
-        kept = log or RunLog.create(directory, resolved(recipe), recipe.seed)
-        close = opened.pop_all().close
-    run = Run(recipe, tasks, student, teacher, collector, method, optimizer, directory / "dumps", meter=meter)
-    run.privileged = _privileged(method, chat)
-    if teacher is not None and method.curriculum is not None and method.curriculum.kind == "b2f":
+    if teacher is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model)
-
-    def held_out_figures(step: int) -> dict[str, float]:
-        result = run_evaluation(recipe, collector, held_out)
-        return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
-
-    def state() -> dict[str, Any]:
-        return optimizer.state() | {"teacher": teacher.state() if teacher is not None else None}
-
-    def start(listeners: list[Listener]) -> None:
-        trainee = Trainee(state, saver(student, chat))
-        run_steps(plan, kept, done, lambda step: train_step(run, step), trainee, listeners, held_out_figures)
-        if meter.on:
-            kept.write_profile(meter.rows())
-
-    return Job(kept, plan, done, start, close)
+    return run
 
 
-def _refuse_unfit(method: Method, recipe: Recipe) -> None:
-    """Raises SodError where the recipe lacks what the method needs."""
-    python = recipe.tools.python
-    if method.needs_teacher and recipe.teacher is None and method.context is None:
-        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
-    refuse_unmet(method, LocalTeacher.offers, "a local teacher")
-    if method.curriculum is not None and method.curriculum.kind == "b2f" and python is not None and python.stateful:
-        raise SodError(
-            f"method {method.name} replays the teacher's turns, but not what they left in a tool; "
-            "set tools.python.stateful=false"
-        )
+def run_state(run: Run) -> State:
+    """What a checkpoint keeps of a run beside the model, by namespace."""
+    state = {"optimizer": run.optimizer.state()}
+    if run.teacher is not None and (teacher := run.teacher.state()) is not None:
+        state["teacher"] = teacher
+    return state
+
+
+def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, float]:
+    """The figures of an evaluation after step `step`, as metrics."""
+    result = run_evaluation(run.recipe, run.rollout, held_out)
+    return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
+
+
+def _refuse_stateful(method: Method, tools: dict[str, Tool]) -> None:
+    """Raises SodError where the method's episodes and a tool that keeps state do not go together."""
+    stateful = [name for name, tool in tools.items() if tool.keeps_state]
+    reason = method.episodes.refusal(stateful)
+    if reason is not None:
+        raise SodError(f"method {method.name} {reason}; set tools.{stateful[0]}.stateful=false")
 
 
 def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:
@@ -113,15 +165,15 @@ def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:
 def _common_tokenizer(recipe: Recipe, method: Method) -> Any:
     """The student's tokenizer. Raises SodError where the teacher's is another."""
     tokenizer = load_tokenizer(final_model(recipe.student.path))
-    if recipe.teacher is not None and method.context is None:
+    if recipe.teacher is not None and not method.needs & SELF_TEACHER:
         theirs = load_tokenizer(final_model(recipe.teacher.path))
         check_compatible(tokenizer, theirs, recipe.student.path, recipe.teacher.path)
     return tokenizer
 
 
 def _make_teacher(recipe: Recipe, method: Method, meter: Meter) -> LocalTeacher | None:
-    """The recipe's teacher; a copy of the student as it was at the start where the method has privileged context."""
-    spec = recipe.teacher if method.context is None else recipe.student
+    """The recipe's teacher; a copy of the student as it was at the start for a self-teacher."""
+    spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
     weights = load_model(final_model(spec.path), spec.dtype)

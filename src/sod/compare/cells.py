@@ -26,6 +26,7 @@ from sod.build.evaluation import evaluate_model
 from sod.build.job import Notice
 from sod.build.training import prepare_train
 from sod.evaluation.runner import Evaluation
+from sod.objective.needs import Need
 from sod.objective.presets import PRESETS, knobs
 from sod.quickstart.run import in_world, make_world
 from sod.recipe import MethodSpec, OptimSpec, Recipe, TrainSpec, resolved
@@ -124,7 +125,7 @@ def method_spec(recipe: Recipe, name: str) -> MethodSpec:
     """
     others = set(MethodSpec.model_fields) - {"name", "loss_aggregation", "divergence", "clip_low", "clip_high"}
     dropped = dict.fromkeys(others - set(knobs(name)))
-    if not PRESETS[name]().needs_teacher:
+    if Need.TEACHER not in PRESETS[name]().needs:
         dropped["divergence"] = None
     return recipe.method.model_copy(update={"name": name, **dropped})
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sod.objective.batch import TokenBatch
+from sod.objective.batch import TokenBatch, supervised_batch
+from sod.objective.columns import action_numbers
+from sod.objective.scores import SAMPLED_ONLY, ScoreNeed, TeacherScores
 from sod.records import SodError
 
 CHUNK_LOGITS = 2**23  # logits per projection: 32 MB of float32, several times over in the backward pass
@@ -37,11 +39,18 @@ def chunk_rows(model: Any) -> int:
 
 
 def over_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., Tensor], *more_N: Tensor) -> Tensor:
-    """`project` at every action token, from one forward. Shape C x B x T, float32; 0 at context.
+    """`project` at every action token, from one forward. Shape C x B x T, float32; 0 at context. See `at_actions`."""
+    value_CN = at_actions(model, batch, rows, project, *more_N)
+    action_BT = batch.turn_BT > 0
+    return torch.zeros(len(value_CN), *action_BT.shape).masked_scatter(action_BT, value_CN)
 
-    `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens in row-major order (the output
-    embedding, what the decoder says before the token, the token, further columns) and returns C x N. With gradients,
-    what it makes is not kept but made again in the backward pass.
+
+def at_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., Tensor], *more_N: Tensor) -> Tensor:
+    """`project` at every action token in row-major order, from one forward. Shape C x N, float32.
+
+    `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
+    decoder says before the token, the token, further columns) and returns C x N. With gradients, what it makes is not
+    kept but made again in the backward pass.
     """
     hidden_BTD = model.get_decoder()(input_ids=batch.token_BT, use_cache=False).last_hidden_state
     action_BT = batch.turn_BT > 0
@@ -55,35 +64,42 @@ def over_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[...
             parts.append(checkpoint(project, head, *chunk, use_reentrant=False))
         else:
             parts.append(project(head, *chunk))
-    value_CN = torch.cat(parts, dim=1)
-    return torch.zeros(len(value_CN), *action_BT.shape).masked_scatter(action_BT, value_CN)
+    return torch.cat(parts, dim=1)
 
 
 def score(model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0) -> Tensor:
     """`action_logps` without gradients, micro-batch by micro-batch. Shape B x T."""
-    return _score(model, batch, micro_batch_tokens, 1, partial(_logp, temperature=temperature))[0]
+    return teacher_scores(model, batch, micro_batch_tokens, temperature).logp_BT
 
 
-def score_with_confidence(
-    model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """`score` and, from the same forward, the probability of the model's most probable token at that place.
+def teacher_scores(
+    model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0, need: ScoreNeed = SAMPLED_ONLY
+) -> TeacherScores:
+    """What `need` asks for beside the log-probabilities, from one forward per micro-batch and without gradients.
 
-    Both float32, B x T, 0 at context; the confidence at an action token is in (0, 1], at the same temperature.
+    All of it at `temperature`. Raises ValueError where more tokens are wanted than the vocabulary has.
     """
-    project = partial(_logp_and_confidence, temperature=temperature)
-    logp_BT, confidence_BT = _score(model, batch, micro_batch_tokens, 2, project)
-    return logp_BT, confidence_BT
-
-
-def _score(model: Any, batch: TokenBatch, budget: int, columns: int, project: Callable[..., Tensor]) -> Tensor:
-    out_CBT = torch.zeros(columns, *batch.token_BT.shape)
+    if need.k > model.config.vocab_size:
+        raise ValueError(f"the {need.k} most probable of {model.config.vocab_size} tokens were asked for")
+    action_BT = batch.turn_BT > 0
+    number_BT = action_numbers(action_BT)
+    project = partial(_columns, temperature=temperature, need=need)
+    value_CN = torch.zeros(1 + need.top1 + need.entropy + 2 * need.k, int(action_BT.sum()))
     with torch.inference_mode():
-        for index in batch.micro_indices(budget):
+        for index in batch.micro_indices(micro_batch_tokens):
             micro = batch.rows(index)
-            values_CBT = over_actions(model, micro, chunk_rows(model), project)
-            out_CBT[:, torch.tensor(index), : micro.token_BT.shape[1]] = values_CBT
-    return out_CBT
+            number_bt = number_BT[torch.tensor(index)][:, : micro.token_BT.shape[1]]
+            value_CN[:, number_bt[number_bt >= 0]] = at_actions(model, micro, chunk_rows(model), project)
+    *single_CN, many_CN = value_CN.split([1] * (1 + need.top1 + need.entropy) + [2 * need.k])
+    columns = iter([torch.zeros(action_BT.shape).masked_scatter(action_BT, value_1N) for value_1N in single_CN])
+    logps_KN, ids_KN = many_CN.split(need.k) if need.k else (None, None)
+    return TeacherScores(
+        logp_BT=next(columns),
+        top1_BT=next(columns) if need.top1 else None,
+        entropy_BT=next(columns) if need.entropy else None,
+        ids_NK=None if ids_KN is None else ids_KN.T.to(torch.int64),
+        logps_NK=None if logps_KN is None else logps_KN.T.contiguous(),
+    )
 
 
 def logits(head: Any, hidden_ND: Tensor, temperature: float) -> Tensor:
@@ -101,10 +117,24 @@ def _logp(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float) ->
     return picked(logits(head, hidden_ND, temperature), target_N)
 
 
-def _logp_and_confidence(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> Tensor:
+def _columns(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float, need: ScoreNeed) -> Tensor:
+    """The log-probability of the target, then what `need` asks for, a row each. Shape C x N, float32.
+
+    Token ids travel as float32 too, which holds every whole number up to 2^24 exactly.
+    """
     logits_NV = logits(head, hidden_ND, temperature)
-    logp_N, most_N = picked(logits_NV, target_N, logits_NV.argmax(1))
-    return torch.stack([logp_N, most_N.exp()])
+    targets = [target_N, logits_NV.argmax(1)] if need.top1 else [target_N]
+    logp_CN = picked(logits_NV, *targets)
+    rows = [logp_CN[:1]]
+    if need.top1:
+        rows.append(logp_CN[1:].exp())
+    if need.entropy:
+        logp_NV = logits_NV.log_softmax(1)
+        rows.append(-(logp_NV.exp() * logp_NV).nan_to_num(0.0).sum(1)[None])  # 0 log 0 counts as 0
+    if need.k:
+        best_NK, id_NK = logits_NV.topk(need.k, dim=1)
+        rows += [(best_NK - logits_NV.logsumexp(1, keepdim=True)).T, id_NK.T.float()]
+    return torch.cat(rows)
 
 
 def check_projection(model: Any, where: str) -> None:
@@ -114,14 +144,7 @@ def check_projection(model: Any, where: str) -> None:
     would be silently wrong. Raises SodError naming `where`.
     """
     token_BT = torch.arange(4)[None] % int(model.config.vocab_size)
-    batch = TokenBatch(
-        token_BT=token_BT,
-        turn_BT=torch.tensor([[0, 1, 1, 1]]),
-        length_B=torch.tensor([4]),
-        group_B=torch.zeros(1, dtype=torch.int64),
-        reward_B=torch.zeros(1),
-        sampled_BT=torch.zeros(1, 4),
-    )
+    batch = supervised_batch([(token_BT[0].tolist(), [0, 1, 1, 1])])
     with torch.inference_mode():
         ours_BT = action_logps(model, batch)
         full_BTV = model(input_ids=token_BT, use_cache=False).logits.float().log_softmax(-1)

@@ -1,19 +1,23 @@
 """The token batch: every trajectory of a step as right-padded tensors with absolute positions.
 
-Legend: B trajectories, T tokens (padded), K turns.
+Legend: B trajectories, T tokens (padded), K turns, N action tokens in row-major order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
-from sod.records import Group, Trajectory
+from sod.objective.columns import Axes, action_numbers, check_axes, cut
+from sod.objective.scores import Scores, Targets, TeacherScores
+from sod.records import Episode, Group, Task, Trajectory
 
 
+@final
 @dataclass(frozen=True)
 class TokenBatch:
     """Trajectories as tensors. Log-probabilities are in nats; entry `t` is of token `t` given `< t`.
@@ -23,35 +27,38 @@ class TokenBatch:
     length_B        int64: tokens of each trajectory, prompt included
     group_B         int64: trajectories with equal numbers belong to one task (GRPO's group)
     reward_B        float32
-    sampled_BT      float32: log-probs reported by the sampler
-    old_BT          float32: log-probs from the trainer's own forward before the update
-    teacher_BT      float32: the teacher's log-probs of the same tokens
-    advantage_BT    float32: what the surrogate multiplies
     rewarded_B      bool: False where a fault left no reward: no part of any baseline, no reward advantage
     prompt_B        int64: tokens before the first that the student sampled
+    sampled_BT      float32: log-probs reported by the sampler
     error_BK        bool: a tool call of turn k ended in a tool error (column k - 1)
-    confidence_BT   float32: the teacher's top-1 probability at the same positions
-    distil_BT       float32: the factor of a dense divergence, `kappa * w_k`
-    loss_weight_BT        float32: each token's share in the loss of its mini-batch
+    loss_weight_BT  float32: each token's weight in the loss of its mini-batch; None until there are mini-batches
+    scores          what was scored; None before
+    targets         what the method made of it; None before
+    episodes        one per trajectory: messages and text, for teachers that read another rendering; empty for SFT
 
-    Columns of a phase are None until it has run; `rewarded_B` is None where every trajectory has its reward.
+    Raises ValueError for shapes that do not agree.
     """
 
-    token_BT: Tensor
-    turn_BT: Tensor
-    length_B: Tensor
-    group_B: Tensor
-    reward_B: Tensor
-    sampled_BT: Tensor
-    old_BT: Tensor | None = None
-    teacher_BT: Tensor | None = None
-    advantage_BT: Tensor | None = None
-    rewarded_B: Tensor | None = None
-    prompt_B: Tensor | None = None
-    error_BK: Tensor | None = None
-    confidence_BT: Tensor | None = None
-    distil_BT: Tensor | None = None
-    loss_weight_BT: Tensor | None = None
+    token_BT: Annotated[Tensor, Axes("BT")]
+    turn_BT: Annotated[Tensor, Axes("BT")]
+    length_B: Annotated[Tensor, Axes("B")]
+    group_B: Annotated[Tensor, Axes("B")]
+    reward_B: Annotated[Tensor, Axes("B")]
+    rewarded_B: Annotated[Tensor, Axes("B")]
+    prompt_B: Annotated[Tensor, Axes("B")]
+    sampled_BT: Annotated[Tensor, Axes("BT")]
+    error_BK: Annotated[Tensor, Axes("BK")]
+    loss_weight_BT: Annotated[Tensor | None, Axes("BT")] = None
+    scores: Scores | None = None
+    targets: Targets | None = None
+    episodes: tuple[Episode, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+        if self.scores is not None and self.scores.old_BT.shape != self.token_BT.shape:
+            raise ValueError("the scores are of another batch: their shape differs")
+        if self.targets is not None and self.targets.advantage_BT.shape != self.token_BT.shape:
+            raise ValueError("the targets are of another batch: their shape differs")
 
     def __len__(self) -> int:
         return int(self.token_BT.shape[0])
@@ -60,20 +67,24 @@ class TokenBatch:
         """Sampled tokens in the batch."""
         return int((self.turn_BT > 0).sum())
 
-    def filled(self, **columns: Tensor | None) -> TokenBatch:
+    def filled(self, **columns: Tensor) -> TokenBatch:
         """A copy with the named columns set."""
         return replace(self, **columns)  # type: ignore[arg-type]
 
+    def scored(self, old_BT: Tensor, teacher: TeacherScores | None = None) -> TokenBatch:
+        """A copy that knows its scores."""
+        return replace(self, scores=Scores(old_BT, teacher))
+
+    def aimed(self, advantage_BT: Tensor, distil_BT: Tensor | None = None) -> TokenBatch:
+        """A copy that knows what the loss pulls at."""
+        return replace(self, targets=Targets(advantage_BT, distil_BT))
+
     def rows(self, index: Sequence[int] | Tensor) -> TokenBatch:
         """The given trajectories, trimmed to their longest."""
-        at = torch.as_tensor(index, dtype=torch.int64)
-        width = int(self.length_B[at].max()) if len(at) else 0
-        columns: dict[str, Tensor | None] = {}
-        for name in self.__dataclass_fields__:
-            column: Tensor | None = getattr(self, name)
-            if column is not None:
-                columns[name] = column[at][:, :width] if name.endswith("_BT") else column[at]
-        return TokenBatch(**columns)  # type: ignore[arg-type]
+        at_B = torch.as_tensor(index, dtype=torch.int64)
+        width = int(self.length_B[at_B].max()) if len(at_B) else 0
+        number_BT = action_numbers(self.turn_BT > 0)[at_B]
+        return cut(self, at_B, width, number_BT[number_BT >= 0])
 
     def micro_indices(self, budget: int) -> list[list[int]]:
         """Row numbers of each micro-batch: length-sorted, `rows x longest <= budget` tokens (padding counted).
@@ -100,8 +111,10 @@ class TokenBatch:
         return [self.rows(torch.nonzero(torch.isin(self.group_B, chunk)).flatten()) for chunk in chunks]
 
 
-def pack(groups: Sequence[Group], distill_before_fault: bool = False) -> TokenBatch:
-    """The usable trajectories of `groups` as one batch, in order.
+def pack(
+    groups: Sequence[Group], distill_before_fault: bool = False, tasks: Sequence[Task] | None = None
+) -> TokenBatch:
+    """The usable trajectories of `groups` as one batch, in order; with the tasks of the groups, its episodes too.
 
     Faulted episodes are not in it, unless `distill_before_fault`: then what they sampled before the fault
     follows after all the others, without a reward. Raises ValueError when nothing is left.
@@ -109,8 +122,8 @@ def pack(groups: Sequence[Group], distill_before_fault: bool = False) -> TokenBa
     numbered = [(number, t) for number, group in enumerate(groups) for t in group.trajectories]
     usable = len(numbered)
     if distill_before_fault:
-        cut = [(number, t.before_fault()) for number, group in enumerate(groups) for t in group.faulted]
-        numbered += [(number, t) for number, t in cut if t.action_tokens]
+        before = [(number, t.before_fault()) for number, group in enumerate(groups) for t in group.faulted]
+        numbered += [(number, t) for number, t in before if t.action_tokens]
     if not numbered:
         raise ValueError("no usable trajectory in this step: every episode faulted")
     trajectories = [trajectory for _, trajectory in numbered]
@@ -120,36 +133,37 @@ def pack(groups: Sequence[Group], distill_before_fault: bool = False) -> TokenBa
         length_B=torch.tensor([len(t.token_ids) for t in trajectories]),
         group_B=torch.tensor([number for number, _ in numbered]),
         reward_B=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
-        rewarded_B=torch.arange(len(trajectories)) < usable if len(trajectories) > usable else None,
+        rewarded_B=torch.arange(len(trajectories)) < usable,
         sampled_BT=_pad([t.sampled_logps for t in trajectories], torch.float32),
         prompt_B=torch.tensor([t.prompt_tokens for t in trajectories]),
         error_BK=_tool_errors(trajectories),
+        episodes=() if tasks is None else tuple(Episode(tasks[number], t) for number, t in numbered),
     )
 
 
-def with_prompts(batch: TokenBatch, prompts: Sequence[Sequence[int]]) -> TokenBatch:
+def with_prompts(batch: TokenBatch, prompts: Sequence[Sequence[int]] | Mapping[int, Sequence[int]]) -> TokenBatch:
     """The same trajectories after other prompts: what a teacher with privileged context reads.
 
     `prompts[g]` are the token ids that replace the prompt of every trajectory of group `g`; all that follows (the
     student's tokens, tool output, turn ids) is unchanged, so the action tokens are the same in the same order. Log-
-    probabilities are 0. Raises ValueError where the prompts' lengths are not known.
+    probabilities are 0, and nothing is scored yet.
     """
-    if batch.prompt_B is None:
-        raise ValueError("the batch does not know where its prompts end")
     tokens, turns = [], []
     lengths: list[int] = batch.length_B.tolist()
     for row, (group, start) in enumerate(zip(batch.group_B.tolist(), batch.prompt_B.tolist(), strict=True)):
         prompt = list(prompts[group])
         tokens.append(prompt + batch.token_BT[row, start : lengths[row]].tolist())
         turns.append([0] * len(prompt) + batch.turn_BT[row, start : lengths[row]].tolist())
-    return TokenBatch(
+    return replace(
+        batch,
         token_BT=_pad(tokens, torch.int64),
         turn_BT=_pad(turns, torch.int64),
         length_B=torch.tensor([len(row) for row in tokens]),
-        group_B=batch.group_B,
-        reward_B=batch.reward_B,
-        sampled_BT=_pad([[0.0] * len(row) for row in tokens], torch.float32),
         prompt_B=torch.tensor([len(prompts[group]) for group in batch.group_B.tolist()]),
+        sampled_BT=_pad([[0.0] * len(row) for row in tokens], torch.float32),
+        loss_weight_BT=None,
+        scores=None,
+        targets=None,
     )
 
 
@@ -164,16 +178,29 @@ def aligned(value_BT: Tensor, view: TokenBatch, batch: TokenBatch) -> Tensor:
     return blank_BT.masked_scatter(batch.turn_BT > 0, value_BT[view.turn_BT > 0])
 
 
+def aligned_scores(scores: TeacherScores, view: TokenBatch, batch: TokenBatch) -> TeacherScores:
+    """A teacher's scores of `view` as scores of `batch`; see `aligned`. Choices per action token need no moving."""
+    return replace(
+        scores,
+        logp_BT=aligned(scores.logp_BT, view, batch),
+        top1_BT=None if scores.top1_BT is None else aligned(scores.top1_BT, view, batch),
+        entropy_BT=None if scores.entropy_BT is None else aligned(scores.entropy_BT, view, batch),
+    )
+
+
 def supervised_batch(ledgers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> TokenBatch:
     """SFT examples, each `(token_ids, turn_ids)`, as a batch: the assistant's tokens are the actions."""
-    blank = [[0.0] * len(tokens) for tokens, _ in ledgers]
+    turn_BT = _pad([turns for _, turns in ledgers], torch.int64)
     return TokenBatch(
         token_BT=_pad([tokens for tokens, _ in ledgers], torch.int64),
-        turn_BT=_pad([turns for _, turns in ledgers], torch.int64),
+        turn_BT=turn_BT,
         length_B=torch.tensor([len(tokens) for tokens, _ in ledgers]),
         group_B=torch.arange(len(ledgers)),
         reward_B=torch.zeros(len(ledgers)),
-        sampled_BT=_pad(blank, torch.float32),
+        rewarded_B=torch.ones(len(ledgers), dtype=torch.bool),
+        prompt_B=(turn_BT > 0).to(torch.int64).argmax(dim=1),
+        sampled_BT=torch.zeros(turn_BT.shape),
+        error_BK=torch.zeros(len(ledgers), int(turn_BT.max()), dtype=torch.bool),
     )
 
 

@@ -16,8 +16,11 @@ from sod.objective.advantage import combine, group_advantage
 from sod.objective.aggregation import LossAggregation
 from sod.objective.batch import TokenBatch
 from sod.objective.divergence import Divergence
+from sod.objective.episodes import WHOLE_EPISODES, EpisodeStrategy
+from sod.objective.needs import Need
 from sod.objective.schedules import Schedule, constant
-from sod.objective.stats import TurnStats, spread, turn_stats
+from sod.objective.scores import Level, ScoreNeed
+from sod.objective.stats import TurnStats, per_token, turn_stats
 from sod.objective.surrogate import SurrogateTerms, clipped_surrogate
 
 TurnWeights = Callable[[TurnStats], Tensor]
@@ -26,10 +29,10 @@ Gate = Callable[[Tensor], Tensor]
 """Group advantages (B) to factors on the teacher's signal (B)."""
 Context = Literal["ground_truth", "hint"]
 """What a self-teacher finds in its prompt that the student does not."""
+CONTEXT_NEEDS: dict[Context, Need] = {"ground_truth": Need.GROUND_TRUTH, "hint": Need.HINT}
+Scope = Literal["trajectory", "batch"]
+"""What turn weights are a function of: their own trajectory, or all trajectories of the step."""
 ONE, ZERO = constant(1.0), constant(0.0)
-Scores = Literal["none", "sampled", "top1", "topk", "full"]
-"""What of the teacher's distribution a method needs at each position: nothing, the log-probability of the sampled
-token, also the highest probability, the k highest, or all of it."""
 
 
 @final
@@ -58,37 +61,15 @@ class TeacherRule:
 
 @final
 @dataclass(frozen=True)
-class Curriculum:
-    """TCOD's depth curriculum: `start` turns at step 1, one more after every `every` steps.
-
-    `f2b` (front to back): the student plays only its first turns. `b2f` (back to front): it plays only the last
-    ones, after turns that the teacher has played.
-    """
-
-    kind: Literal["f2b", "b2f"]
-    start: int = 1
-    every: int = 10
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("f2b", "b2f"):
-            raise ValueError(f"curriculum {self.kind!r} does not exist; f2b and b2f do")
-        if self.start < 1 or self.every < 1:
-            raise ValueError(f"a curriculum starts with one turn or more, and lasts a step or more each; got {self}")
-
-    def turns(self, step: int) -> int:
-        """How many turns the student plays at step `step` (from 1)."""
-        return self.start + (step - 1) // self.every
-
-
-@final
-@dataclass(frozen=True)
 class Method:
     """An objective: `A_t = kappa(s) * g * w_k * delta_t + rho(s) * A_grpo` under the clipped surrogate.
 
     `turn_weights` (w) is None for a method without a teacher; `rho` is 0 for one without rewards; `gate` (g) makes
     the teacher's signal depend on the group advantage. With `divergence` the teacher's part is not in the advantage:
     the loss gets `kappa(s) * g * w_k * D_t`, the dense divergence at the sampled positions. With `context` the
-    teacher is the student's own copy, which follows it by `teacher_rule`. A `supervised` method plays no episodes.
+    teacher is the student's own copy, which follows it by `teacher_rule`. `episodes` says who plays which turns.
+    `asks` holds needs that do not follow from the other parts, such as what turn weights read of the teacher.
+    With scope `trajectory` the weights of a micro-batch can be computed from it alone.
     """
 
     name: str
@@ -97,34 +78,47 @@ class Method:
     kappa: Schedule = ONE
     rho: Schedule = ZERO
     gate: Gate | None = None
-    needs_confidence: bool = False
     divergence: Divergence | None = None
     context: Context | None = None
     teacher_rule: TeacherRule = TeacherRule()
-    curriculum: Curriculum | None = None
+    episodes: EpisodeStrategy = WHOLE_EPISODES
+    asks: frozenset[Need] = frozenset()
+    scope: Scope = "trajectory"
     loss_aggregation: LossAggregation = "token"
-    supervised: bool = False
     clip_low: float = 0.2
     clip_high: float = 0.28
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether the teacher's log-probabilities enter the objective."""
-        return self.turn_weights is not None
+    def needs(self) -> frozenset[Need]:
+        """Everything that a run must have for this method."""
+        needs = {*self.asks, *self.episodes.needs}
+        if self.turn_weights is not None:
+            needs.add(Need.TEACHER)
+        if self.divergence is not None and self.turn_weights is not None:
+            by_teacher = self.divergence.top_k > 0 and self.divergence.chosen_by == "teacher"
+            needs.add(Need.TOP_K if by_teacher else Need.FULL)
+        if not self.rho.never or self.gate is not None:
+            needs |= {Need.REWARD, Need.GROUP}
+        if self.context is not None:
+            needs.add(CONTEXT_NEEDS[self.context])
+        return frozenset(needs)
 
     @property
-    def needs_reward(self) -> bool:
-        """Whether the reward enters the objective."""
-        return not self.rho.never or self.gate is not None
+    def level(self) -> Level | None:
+        """How much of the teacher's distribution is needed at each position; None without a teacher."""
+        needs = self.needs
+        if Need.TEACHER not in needs:
+            return None
+        if Need.FULL in needs:
+            return "full"
+        if Need.TOP_K in needs:
+            return "topk"
+        return "top1" if needs & {Need.TOP1, Need.ENTROPY} else "sampled"
 
     @property
-    def scores(self) -> Scores:
-        """What of the teacher's distribution is needed."""
-        if not self.needs_teacher:
-            return "none"
-        if self.divergence is not None:
-            return "topk" if self.divergence.top_k and self.divergence.chosen_by == "teacher" else "full"
-        return "top1" if self.needs_confidence else "sampled"
+    def score_need(self) -> ScoreNeed:
+        """What is asked of the teacher's scoring beside the sampled log-probabilities; a dense loss asks for none."""
+        return ScoreNeed(top1=Need.TOP1 in self.needs, entropy=Need.ENTROPY in self.needs)
 
 
 @dataclass(frozen=True)
@@ -147,22 +141,24 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
     Raises ValueError when the method needs log-probabilities that the batch does not have, and for those that are
     NaN or +inf (naming trajectory, turn and position).
     """
-    if batch.old_BT is None:
+    if batch.scores is None:
         raise ValueError("the old log-probabilities must be scored before the advantage")
+    old_BT, teacher = batch.scores.old_BT, batch.scores.teacher
     stats = weight_BK = gap_BT = weight_BT = distil_BT = None
-    if batch.teacher_BT is not None:
-        stats = turn_stats(batch.old_BT, batch.teacher_BT, batch.turn_BT, batch.error_BK, batch.confidence_BT)
-    reward_B = _reward_advantage(batch) if method.needs_reward else None
+    if teacher is not None:
+        stats = turn_stats(old_BT, teacher, batch.turn_BT, batch.error_BK)
+    reward_B = _reward_advantage(batch) if Need.REWARD in method.needs else None
     if method.turn_weights is not None:
-        if batch.teacher_BT is None or stats is None:
+        if teacher is None or stats is None:
             raise ValueError(f"method {method.name} needs the teacher's log-probabilities")
         weight_BK = method.turn_weights(stats)
         if method.gate is not None and reward_B is not None:
             weight_BK = weight_BK * method.gate(reward_B)[:, None]
-        weight_BT = spread(weight_BK, batch.turn_BT)
-        gap_BT = batch.teacher_BT - batch.old_BT
+        weight_BT = per_token(weight_BK, batch.turn_BT)
+        gap_BT = teacher.logp_BT - old_BT
     kappa, rho = method.kappa(step), method.rho(step)
     if method.divergence is not None and weight_BT is not None:
+        # The teacher's part goes into the loss as a divergence of its own, so it leaves the advantage.
         distil_BT, gap_BT = (kappa * weight_BT).detach(), None
     total_BT = combine(reward_B, gap_BT, weight_BT, batch.turn_BT, kappa, rho)
     return Signal(total_BT, stats, weight_BK, reward_B, distil_BT)
@@ -171,24 +167,22 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
 def _reward_advantage(batch: TokenBatch) -> Tensor:
     """GRPO's advantage among the trajectories that have a reward; 0 for the others. Shape B."""
     rewarded_B = batch.rewarded_B
-    if rewarded_B is None:
-        return group_advantage(batch.reward_B, batch.group_B)
     advantage_B = torch.zeros_like(batch.reward_B)
     advantage_B[rewarded_B] = group_advantage(batch.reward_B[rewarded_B], batch.group_B[rewarded_B])
     return advantage_B
 
 
 def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTerms:
-    """The micro-batch's share of the loss but for a dense divergence.
+    """The micro-batch's part of the loss but for a dense divergence.
 
-    Raises ValueError where old log-probabilities, advantage or shares are not set.
+    Raises ValueError where old log-probabilities, advantage or loss weights are not set.
     """
-    if micro.old_BT is None or micro.advantage_BT is None or micro.loss_weight_BT is None:
-        raise ValueError("old log-probabilities, advantage and shares must be set before the loss")
+    if micro.scores is None or micro.targets is None or micro.loss_weight_BT is None:
+        raise ValueError("old log-probabilities, advantage and loss weights must be set before the loss")
     return clipped_surrogate(
         logp_BT,
-        micro.old_BT,
-        micro.advantage_BT,
+        micro.scores.old_BT,
+        micro.targets.advantage_BT,
         micro.turn_BT,
         micro.loss_weight_BT,
         method.clip_low,
@@ -197,12 +191,12 @@ def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTe
 
 
 def distillation_loss(divergence_BT: Tensor, micro: TokenBatch) -> Tensor:
-    """`sum_t s_t * kappa * w_k * D_t`: the micro-batch's share of the dense part of the loss. Differentiable.
+    """`sum_t s_t * kappa * w_k * D_t`: the micro-batch's part of the dense loss, `s_t` the loss weight. Differentiable.
 
-    Raises ValueError where factors or shares are not set.
+    Raises ValueError where factors or loss weights are not set.
     """
-    if micro.distil_BT is None or micro.loss_weight_BT is None:
-        raise ValueError("distillation factors and shares must be set before the loss")
-    factor_BT = micro.distil_BT * micro.loss_weight_BT
+    if micro.targets is None or micro.targets.distil_BT is None or micro.loss_weight_BT is None:
+        raise ValueError("distillation factors and loss weights must be set before the loss")
+    factor_BT = micro.targets.distil_BT * micro.loss_weight_BT
     live_BT = factor_BT != 0.0
     return (factor_BT[live_BT] * divergence_BT[live_BT]).sum()

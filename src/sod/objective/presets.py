@@ -14,7 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from sod.objective import weights
-from sod.objective.methods import Curriculum, Method, TeacherRule
+from sod.objective.episodes import AfterTeacherTurns, FirstTurns
+from sod.objective.methods import Method, TeacherRule
+from sod.objective.needs import Need
 from sod.objective.schedules import Schedule, constant, linear
 
 Coefficient = float | Schedule
@@ -25,7 +27,7 @@ ATOD_KAPPA, ATOD_RHO = linear(1.0, 0.1, 80), linear(1.0, 2.0, 80)
 
 def sft() -> Method:
     """Supervised fine-tuning on `data.sft`: as many updates, as many trajectories each, but none of its own."""
-    return Method("sft", "-", supervised=True)
+    return Method("sft", "-", asks=frozenset({Need.DEMONSTRATIONS}))
 
 
 def grpo(*, rho: Coefficient = 1.0) -> Method:
@@ -109,22 +111,21 @@ def atod(*, kappa: Coefficient = ATOD_KAPPA, rho: Coefficient = ATOD_RHO) -> Met
 
 def tcod_f2b(*, kappa: Coefficient = 1.0, start: int = 1, every: int = 10) -> Method:
     """TCOD front to back: OPD on the first turns, more of them as the run goes on."""
-    return Method(
-        "tcod_f2b", "arXiv 2604.24005", weights.uniform, _schedule(kappa), curriculum=Curriculum("f2b", start, every)
-    )
+    first_turns = FirstTurns(start, every)
+    return Method("tcod_f2b", "arXiv 2604.24005", weights.uniform, _schedule(kappa), episodes=first_turns)
 
 
 def tcod_b2f(*, kappa: Coefficient = 1.0, start: int = 1, every: int = 10) -> Method:
     """TCOD back to front: OPD on the last turns, after turns that the teacher has played, fewer of them over time."""
-    return replace(
-        tcod_f2b(kappa=kappa, start=start, every=every), name="tcod_b2f", curriculum=Curriculum("b2f", start, every)
-    )
+    last_turns = AfterTeacherTurns(start, every)
+    return Method("tcod_b2f", "arXiv 2604.24005", weights.uniform, _schedule(kappa), episodes=last_turns)
 
 
 def sage(*, kappa: Coefficient = 1.0, threshold: float = 0.1) -> Method:
     """SAGE-OPD: the teacher's signal only at turns that need it, as strongly as the teacher is sure."""
     rule = partial(weights.sage, threshold=threshold)
-    return Method("sage", "arXiv 2606.19659", rule, _schedule(kappa), needs_confidence=True)
+    asks = frozenset({Need.TOP1})
+    return Method("sage", "arXiv 2606.19659", rule, _schedule(kappa), asks=asks, scope="batch")
 
 
 PRESETS: dict[str, Callable[..., Method]] = {

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sod.objective.scores import TeacherScores
+
 
 @dataclass(frozen=True)
 class TurnStats:
     """What a turn-weight rule may look at; column `k - 1` is turn k. Absent turns hold 0 everywhere.
 
-    turn_gap_BK   d_k: mean absolute teacher gap over the turn's action tokens (nats/token)
+    turn_gap_BK     d_k: mean absolute teacher gap over the turn's action tokens (nats/token)
     nll_BK          h_k: mean of `-log pi_student` over the turn's action tokens (nats/token)
     tokens_BK       int64: action tokens of the turn
     error_BK        bool: a tool call of the turn ended in a tool error
     confidence_BK   mean top-1 probability of the teacher over the turn; None where it was not asked for
+    entropy_BK      mean entropy of the teacher's distribution over the turn (nats); None where it was not asked for
     """
 
     turn_gap_BK: Tensor
@@ -27,23 +30,21 @@ class TurnStats:
     tokens_BK: Tensor
     error_BK: Tensor
     confidence_BK: Tensor | None = None
+    entropy_BK: Tensor | None = None
 
 
 def turn_stats(
-    student_logp_BT: Tensor,
-    teacher_logp_BT: Tensor,
-    turn_BT: Tensor,
-    error_BK: Tensor | None = None,
-    confidence_BT: Tensor | None = None,
+    student_logp_BT: Tensor, teacher: TeacherScores, turn_BT: Tensor, error_BK: Tensor | None = None
 ) -> TurnStats:
-    """Mean divergence and surprise of every turn (SOD, arXiv 2605.07725, its step divergence).
+    """Mean gap and surprise of every turn (SOD, arXiv 2605.07725, its step divergence).
 
-    Args: log-probabilities of the sampled tokens in nats, and `turn_BT` (int64; 0 = context, k = k-th
-    turn). Values at context positions are never read, so they may be anything, NaN included.
+    Args: log-probabilities of the sampled tokens in nats, the teacher's scores of them, and `turn_BT` (int64;
+    0 = context, k = k-th turn). Values at context positions are never read, so they may be anything, NaN included.
     `error_BK` may have more or fewer columns than there are turns; turns beyond it had no tool error.
     Raises ValueError for unequal shapes, a batch without any turn, and NaN or +inf at an action token
     (naming trajectory, turn and position). A teacher log-probability of -inf gives `d_k = inf`.
     """
+    teacher_logp_BT = teacher.logp_BT
     if not student_logp_BT.shape == teacher_logp_BT.shape == turn_BT.shape:
         raise ValueError(
             f"shapes differ: student {tuple(student_logp_BT.shape)}, teacher {tuple(teacher_logp_BT.shape)}, "
@@ -62,17 +63,18 @@ def turn_stats(
     count_BK = tokens_BK.clamp(min=1)
     gap_BK = _sum_by_turn((teacher_BT - student_BT).abs(), turn_BT, turns)
     nll_BK = _sum_by_turn(-student_BT, turn_BT, turns)
-    confidence_BK = None
-    if confidence_BT is not None:
-        confidence_BK = _sum_by_turn(confidence_BT.masked_fill(~action_BT, 0.0), turn_BT, turns) / count_BK
+    means = [
+        None if column_BT is None else _sum_by_turn(column_BT.masked_fill(~action_BT, 0.0), turn_BT, turns) / count_BK
+        for column_BT in (teacher.top1_BT, teacher.entropy_BT)
+    ]
     failed_BK = torch.zeros(tokens_BK.shape, dtype=torch.bool)
     if error_BK is not None:
         known = min(turns, error_BK.shape[1])
         failed_BK[:, :known] = error_BK[:, :known]
-    return TurnStats(gap_BK / count_BK, nll_BK / count_BK, tokens_BK, failed_BK, confidence_BK)
+    return TurnStats(gap_BK / count_BK, nll_BK / count_BK, tokens_BK, failed_BK, *means)
 
 
-def spread(weight_BK: Tensor, turn_BT: Tensor) -> Tensor:
+def per_token(weight_BK: Tensor, turn_BT: Tensor) -> Tensor:
     """Each token's turn weight: `weight_BK[b, turn - 1]` at action tokens, 0 at context. Shape B x T."""
     padded = torch.cat([weight_BK.new_zeros(weight_BK.shape[0], 1), weight_BK], dim=1)
     return padded.gather(1, turn_BT)

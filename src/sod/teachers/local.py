@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, final
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from sod.models.meter import Cost, Meter
-from sod.models.score import score, score_with_confidence
+from sod.models.score import teacher_scores
 from sod.objective.batch import TokenBatch
+from sod.objective.scores import ScoreNeed, TeacherScores
+from sod.records import Episode
+from sod.teachers.base import Offer
 
 
 @final
 class LocalTeacher:
     """Scores with a Hugging Face causal LM, chunked over the vocabulary projection. It takes the model over.
 
-    `offers` is the most that it gives of its distribution: all of it.
+    Offers its whole distribution at any temperature.
     """
 
-    offers: ClassVar[Literal["full"]] = "full"
+    offers: ClassVar[Offer] = Offer("full")
 
     def __init__(
         self, model: Any, micro_batch_tokens: int, temperature: float = 1.0, meter: Meter | None = None
@@ -32,15 +36,10 @@ class LocalTeacher:
         self._cost = Cost.of(model)
         self._average: list[Tensor] | None = None
 
-    def score(self, batch: TokenBatch) -> Tensor:
-        """See `Teacher.score`."""
+    def score(self, batch: TokenBatch, episodes: Sequence[Episode], need: ScoreNeed) -> TeacherScores:
+        """See `Teacher.score`. Reads the batch's tokens; `episodes` are not looked at."""
         with self._meter.phase("teacher", int(batch.length_B.sum()), self._cost.scoring(batch), self._cost.bytes):
-            return score(self.model, batch, self.micro_batch_tokens, self.temperature)
-
-    def score_with_confidence(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """See `LocalModel.score_with_confidence`."""
-        with self._meter.phase("teacher", int(batch.length_B.sum()), self._cost.scoring(batch), self._cost.bytes):
-            return score_with_confidence(self.model, batch, self.micro_batch_tokens, self.temperature)
+            return teacher_scores(self.model, batch, self.micro_batch_tokens, self.temperature, need)
 
     def follow(self, student: Any, fraction: float) -> None:
         """See `LocalModel.follow`. The average is kept in float32, whatever the model's precision.

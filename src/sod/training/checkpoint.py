@@ -1,7 +1,9 @@
 """Checkpoints: whole or not there at all.
 
-A checkpoint is a Hugging Face model directory plus `trainer.pt` (optimizer, random state, position) and
-`COMPLETE.json`, which lists every file with its size. It is written beside its place and renamed into it.
+A checkpoint is a Hugging Face model directory plus `trainer.pt` and `COMPLETE.json`, which lists every file with its
+size. It is written beside its place and renamed into it. `trainer.pt` holds the position, torch's random state and
+the state of everything else that goes on, by namespace (`NAMESPACES`). Format 1, of older runs, had the optimizer's and
+the teacher's state in one mapping; it is still read.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +24,12 @@ from sod.records import SodError
 
 COMPLETE = "COMPLETE.json"
 TRAINER = "trainer.pt"
+FORMAT = 2
+NAMESPACES = ("optimizer", "teacher", "engine", "guard")
+"""Whose state a checkpoint may hold, each under its name: a part of the run never reads another's."""
+
+State = Mapping[str, Any]
+"""State by namespace, as tensors and plain values; a namespace without state is left out."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +40,38 @@ class Position:
     recipe_hash: str
 
 
-def save(directory: Path, position: Position, optimizer: dict[str, Any], save_model: Callable[[Path], None]) -> None:
+@final
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint to go on from: where its model lies, the steps done, and the state by namespace."""
+
+    directory: Path
+    step: int
+    state: State
+
+
+def save(directory: Path, position: Position, state: State, save_model: Callable[[Path], None]) -> None:
     """Write the checkpoint of `position` at `directory`, atomically.
 
-    Raises SodError when it cannot be written; what was there before is untouched and no half is left.
+    Raises SodError when it cannot be written: what was there before is untouched and no half is left. Raises ValueError
+    for a namespace that does not exist.
     """
+    if unknown := set(state) - set(NAMESPACES):
+        raise ValueError(f"checkpoint state of {unknown.pop()!r}: the namespaces are {', '.join(NAMESPACES)}")
     partial = directory.with_name(f".{directory.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_model(partial)
-        state = {
+        trainer = {
+            "format": FORMAT,
             "step": position.step,
             "recipe_hash": position.recipe_hash,
-            "optimizer": optimizer,
+            "state": dict(state),
             "rng": torch.get_rng_state(),
         }
         with open(partial / TRAINER, "wb") as file:  # given a path, torch would hide the reason of a failure
-            torch.save(state, file)
+            torch.save(trainer, file)
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
         (partial / COMPLETE).write_text(json.dumps({"step": position.step, "files": sizes}, indent=1), encoding="utf-8")
         for path in partial.iterdir():
@@ -85,17 +107,27 @@ def verify(directory: Path) -> int:
     return step
 
 
-def load(directory: Path, recipe_hash: str) -> tuple[Position, dict[str, Any]]:
-    """`(position, optimizer state)` of a checkpoint; also restores torch's random state.
+def load(directory: Path, recipe_hash: str) -> ResumePoint:
+    """The state of a checkpoint; also restores torch's random state.
 
-    Raises SodError when it is incomplete or belongs to another recipe.
+    Raises SodError when it is incomplete, belongs to another recipe, or was written by a later version.
     """
     verify(directory)
-    state = torch.load(directory / TRAINER, weights_only=True)
-    if state["recipe_hash"] != recipe_hash:
+    trainer = torch.load(directory / TRAINER, weights_only=True)
+    written = trainer.get("format", 1)
+    if written > FORMAT:
+        raise SodError(f"{directory}: checkpoint format {written} is of a later version of sod; resume with that")
+    if trainer["recipe_hash"] != recipe_hash:
         raise SodError(f"{directory}: this checkpoint was written under another recipe; resume with the run's own")
-    torch.set_rng_state(state["rng"])
-    return Position(state["step"], state["recipe_hash"]), state["optimizer"]
+    torch.set_rng_state(trainer["rng"])
+    state = trainer["state"] if written == FORMAT else _from_format_1(trainer["optimizer"])
+    return ResumePoint(directory, trainer["step"], state)
+
+
+def _from_format_1(optimizer: dict[str, Any]) -> State:
+    """What format 1 kept as the optimizer's state held the teacher's too."""
+    teacher = optimizer.pop("teacher", None)
+    return {"optimizer": optimizer} if teacher is None else {"optimizer": optimizer, "teacher": teacher}
 
 
 def prune(checkpoints: list[tuple[int, Path]], keep: int) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from sod.records import SodError
 from sod.runlog import RunLog
 from sod.training import checkpoint
-from sod.training.checkpoint import Position
+from sod.training.checkpoint import Position, ResumePoint, State
 from sod.training.report import StepReport
+from sod.training.signals import on_stop_request
 
 
 class InterruptedRunError(SodError):
@@ -46,9 +44,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What a checkpoint needs: the optimizer's state and a way to write the model."""
+    """What a checkpoint needs: the state of the run's parts by namespace, and a way to write the model."""
 
-    optimizer_state: Callable[[], dict[str, Any]]
+    state: Callable[[], State]
     save_model: Callable[[Path], None]
 
 
@@ -65,7 +63,15 @@ def run_steps(
 
     Raises InterruptedRunError after Ctrl-C or SIGTERM, with a checkpoint of the last finished step.
     """
-    with _stop_requests() as requests:
+    requests: list[int] = []
+
+    def note(number: int) -> None:
+        """The step under way can finish; a second request stops at once."""
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    with on_stop_request(note):
         for step in range(done + 1, plan.steps + 1):
             report = take_step(step)
             if evaluate and plan.evaluate_every and (step % plan.evaluate_every == 0 or step == plan.steps):
@@ -84,38 +90,16 @@ def run_steps(
                 )
 
 
-def resume_point(log: RunLog, recipe_hash: str) -> tuple[Path, int, dict[str, Any]] | None:
-    """`(directory, steps done, optimizer state)` of the newest checkpoint; None when there is none yet.
+def resume_point(log: RunLog, recipe_hash: str) -> ResumePoint | None:
+    """The newest checkpoint; None when there is none yet.
 
     Raises SodError when the newest checkpoint is cut short or belongs to another recipe.
     """
     found = log.checkpoints()
-    if not found:
-        return None
-    directory = found[-1][1]
-    position, state = checkpoint.load(directory, recipe_hash)
-    return directory, position.step, state
+    return checkpoint.load(found[-1][1], recipe_hash) if found else None
 
 
 def _save(plan: Plan, log: RunLog, step: int, trainee: Trainee) -> None:
     position = Position(step, plan.recipe_hash)
-    checkpoint.save(log.checkpoint_dir(step), position, trainee.optimizer_state(), trainee.save_model)
+    checkpoint.save(log.checkpoint_dir(step), position, trainee.state(), trainee.save_model)
     checkpoint.prune(log.checkpoints(), plan.keep_checkpoints)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM so that the step under way can finish; a second one stops at once."""
-    requests: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if requests:
-            raise KeyboardInterrupt
-        requests.append(number)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

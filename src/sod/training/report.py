@@ -38,9 +38,9 @@ def describe(
     metrics = episode_figures(collected.trajectories)
     metrics |= fault_figures(collected, batch)
     action_BT = batch.turn_BT > 0
-    assert batch.old_BT is not None
-    if batch.teacher_BT is not None and signal.stats is not None:
-        metrics["teacher_gap"] = float((batch.teacher_BT - batch.old_BT)[action_BT].mean())
+    scores = batch.scores
+    if scores is not None and scores.teacher is not None and signal.stats is not None:
+        metrics["teacher_gap"] = float((scores.teacher.logp_BT - scores.old_BT)[action_BT].mean())
         turn_gap_BK = signal.stats.turn_gap_BK
         last_B1 = (signal.stats.tokens_BK > 0).sum(dim=1, keepdim=True) - 1
         metrics["turn_gap_first"] = float(turn_gap_BK[:, 0].mean())

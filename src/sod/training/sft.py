@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from sod.clock import Clock
 from sod.models.score import action_logps
 from sod.objective.batch import supervised_batch
 from sod.recipe import OptimSpec
@@ -25,22 +25,24 @@ def sft_step(
     The examples of a step are a pure function of (seed, step). Raises NonFiniteError before a non-finite
     gradient could move a weight.
     """
-    began = time.perf_counter()
+    clock = Clock()
+    with clock.timed("step"):
+        metrics, tokens = _updated(model, optimizer, examples, batch_size, spec, seed, step)
+    seconds = clock.total
+    return StepReport(step, metrics | {"tokens_per_second": tokens / seconds, "seconds": seconds}, [])
+
+
+def _updated(
+    model: Any, optimizer: Optimizer, examples: Sequence[Ledger], batch_size: int, spec: OptimSpec, seed: int, step: int
+) -> tuple[dict[str, float], float]:
+    """Loss, gradient norm and learning rate, and the tokens of the batch."""
     batch = supervised_batch([examples[i] for i in draw(batch_size, len(examples), seed, step)])
     total = batch.action_tokens()
     loss = 0.0
     for micro in batch.split(spec.micro_batch_tokens):
-        share = -action_logps(model, micro).sum() / total
-        share.backward()
+        part = -action_logps(model, micro).sum() / total
+        part.backward()
         optimizer.accumulate()
-        loss += float(share.detach())
+        loss += float(part.detach())
     update = optimizer.step(step)
-    seconds = time.perf_counter() - began
-    metrics = {
-        "loss": loss,
-        "grad_norm": update.grad_norm,
-        "lr": update.lr,
-        "tokens_per_second": float(batch.length_B.sum()) / seconds,
-        "seconds": seconds,
-    }
-    return StepReport(step, metrics, [])
+    return {"loss": loss, "grad_norm": update.grad_norm, "lr": update.lr}, float(batch.length_B.sum())

@@ -1,0 +1,176 @@
+"""From a batch that knows its targets to new weights: mini-batches, micro-batches, one denominator, one check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from sod.models.dense import dense_terms
+from sod.models.score import action_logps
+from sod.objective.aggregation import loss_weights
+from sod.objective.batch import TokenBatch
+from sod.objective.divergence import divergence
+from sod.objective.methods import Method, distillation_loss, surrogate
+from sod.objective.surrogate import SurrogateTerms
+from sod.recipe import OptimSpec
+from sod.records import SodError
+from sod.teachers.base import LocalModel
+from sod.training.measured import StepMeter
+from sod.training.optim import NonFiniteError, Optimizer, Update
+
+TRAIN_INFERENCE_GAP_LIMIT = 1e-3  # nats/token in float32; rounding makes about 1e-6
+
+
+@dataclass
+class Figures:
+    """Sums over the updates of a step; `means` are what is reported."""
+
+    loss: float = 0.0
+    clip_fraction: float = 0.0
+    kl: float = 0.0
+    grad_norm: float = 0.0
+    lr: float = 0.0
+
+    def add(self, terms: MicroTerms) -> None:
+        """Count a micro-batch."""
+        self.loss += terms.loss
+        self.clip_fraction += terms.clip_fraction
+        self.kl += terms.kl
+
+    def add_update(self, done: Update) -> None:
+        """Count an optimizer step."""
+        self.grad_norm += done.grad_norm
+        self.lr += done.lr
+
+    def means(self, updates: int) -> dict[str, float]:
+        """Per update."""
+        return {known.name: getattr(self, known.name) / updates for known in fields(self)}
+
+
+@dataclass(frozen=True)
+class MicroTerms:
+    """What one forward and backward gave; `gap` sums the distances (nats) between engine and trainer over tokens."""
+
+    loss: float
+    clip_fraction: float
+    kl: float
+    gap: float
+
+
+@final
+@dataclass(frozen=True)
+class Updater:
+    """The optimizer steps of a batch.
+
+    `teacher` is the model of a dense divergence, and `teacher_view` what it reads of a micro-batch where that is not
+    the student's own. `old_from_engine` says whose the old log-probabilities are; the engine's are checked.
+    """
+
+    student: Any
+    optimizer: Optimizer
+    method: Method
+    optim: OptimSpec
+    temperature: float
+    teacher: LocalModel | None
+    teacher_view: Callable[[TokenBatch], TokenBatch] | None
+    old_from_engine: bool
+    dumps: Path
+    measured: StepMeter
+
+    def update(self, batch: TokenBatch, step: int) -> dict[str, float]:
+        """Whole groups per mini-batch, one denominator for each; the figures of the updates, on average.
+
+        `train_inference_gap` is the mean distance (nats/token) between the engine's log-probabilities and the
+        trainer's, over the first mini-batch. Raises SodError before any weight moves where the two should be equal
+        and are not, and NonFiniteError, with the mini-batch dumped, before a non-finite gradient moves a weight.
+        """
+        figures, train_inference_gap = Figures(), 0.0
+        minis = batch.minibatches(self.optim.mini_batch_prompts or len(batch))
+        for number, mini in enumerate(minis):
+            # Set for the whole mini-batch before it is split, so that splitting cannot change the gradient.
+            mini = mini.filled(loss_weight_BT=loss_weights(mini.turn_BT, self.method.loss_aggregation))
+            gap = 0.0
+            for micro in mini.split(self.optim.micro_batch_tokens):
+                terms = self.forward_backward(micro)
+                figures.add(terms)
+                gap += terms.gap / mini.action_tokens()
+            if number == 0:
+                train_inference_gap = gap
+                if self.old_from_engine:
+                    check_train_inference_gap(gap, step)
+            figures.add_update(self._optimizer_step(mini, step))
+        return figures.means(len(minis)) | {
+            "updates": float(len(minis)),
+            "train_inference_gap": train_inference_gap,
+        }
+
+    def forward_backward(self, micro: TokenBatch) -> MicroTerms:
+        """Add the gradient of a micro-batch's part of the loss to what the optimizer has."""
+        with self.measured.forward(micro):
+            logp_BT, loss, terms = self.objective(micro)
+        with self.measured.backward(micro):
+            loss.backward()
+            self.optimizer.accumulate()
+        gap = float((logp_BT.detach() - micro.sampled_BT)[micro.turn_BT > 0].abs().sum())
+        return MicroTerms(float(loss.detach()), terms.clipped, terms.kl, gap)
+
+    def objective(self, micro: TokenBatch) -> tuple[Tensor, Tensor, SurrogateTerms]:
+        """`(log-probabilities, loss, surrogate terms)` of a micro-batch under the weights as they stand.
+
+        Differentiable. Raises ValueError for a dense divergence without a teacher's model.
+        """
+        dense = self.method.divergence
+        if dense is None:
+            logp_BT = action_logps(self.student, micro, self.temperature)
+            terms = surrogate(self.method, logp_BT, micro)
+            return logp_BT, terms.loss, terms
+        if self.teacher is None:
+            raise ValueError(f"method {self.method.name} has a dense divergence and no teacher's model")
+        view = micro if self.teacher_view is None else self.teacher_view(micro)
+        measure = partial(divergence, spec=dense, temperature=self.temperature)
+        logp_BT, divergence_BT = dense_terms(self.student, self.teacher.model, micro, view, measure, self.temperature)
+        terms = surrogate(self.method, logp_BT, micro)
+        return logp_BT, terms.loss + distillation_loss(divergence_BT, micro), terms
+
+    def _optimizer_step(self, mini: TokenBatch, step: int) -> Update:
+        try:
+            with self.measured.optimizer():
+                return self.optimizer.step(step)
+        except NonFiniteError as error:
+            raise dump(self.dumps, mini, step, error) from None
+
+
+def check_train_inference_gap(gap: float, step: int) -> None:
+    """Raises SodError where an exact engine's log-probabilities are not the trainer's. `gap` in nats/token."""
+    if gap > TRAIN_INFERENCE_GAP_LIMIT:
+        raise SodError(
+            f"step {step}: the engine's log-probabilities are {gap:.1e} nats/token from the "
+            "trainer's; with float32 weights they should be equal"
+        )
+
+
+def dump(directory: Path, batch: TokenBatch, step: int, error: NonFiniteError) -> NonFiniteError:
+    """Keep the offending batch on disk and say where."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"step-{step:06d}.pt"
+    torch.save(_tensors(batch), path)
+    return NonFiniteError(f"{error}; the batch is in {path}")
+
+
+def _tensors(record: Any) -> dict[str, Tensor]:
+    """Every tensor of a batch and of its stages by name; text and other records are left out."""
+    found: dict[str, Tensor] = {}
+    for known in fields(record):
+        value = getattr(record, known.name)
+        if isinstance(value, Tensor):
+            found[known.name] = value
+        elif known.name in ("scores", "targets", "teacher") and value is not None:
+            prefix = "teacher_" if known.name == "teacher" else ""
+            found |= {prefix + name: tensor for name, tensor in _tensors(value).items()}
+    return found
