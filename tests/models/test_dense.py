@@ -15,9 +15,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sod.models import dense as dense_module
 from sod.models.dense import Measure, dense_terms
-from sod.models.score import action_logps, score, score_with_confidence
+from sod.models.score import action_logps, score, teacher_scores
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.divergence import Divergence, divergence
+from sod.objective.scores import ScoreNeed
 
 Make = Callable[..., Any]
 
@@ -372,7 +373,9 @@ class TestEnumeration:
 def test_confidence_is_the_top_probability(model: Any, random_batch: Make, budget: int, temperature: float) -> None:
     """Against the largest softmax entry, a trajectory at a time; the log-probabilities are those of `score`."""
     batch = random_batch(rows=6, seed=8)
-    logp_BT, confidence_BT = score_with_confidence(model, batch, budget, temperature)
+    scores = teacher_scores(model, batch, budget, temperature, ScoreNeed(top1=True))
+    logp_BT, confidence_BT = scores.logp_BT, scores.top1_BT
+    assert confidence_BT is not None
     assert torch.equal(logp_BT, score(model, batch, budget, temperature))
     assert confidence_BT.dtype == torch.float32
     assert not confidence_BT.requires_grad

@@ -30,6 +30,7 @@ from sod.objective import (
     supervised_batch,
     surrogate,
 )
+from sod.objective.scores import TeacherScores
 
 V, END = 3, 2
 Sampled = tuple[int, ...]
@@ -230,14 +231,16 @@ def batch_of(world: World, episodes: Sequence[Episode]) -> TokenBatch:
         flat = torch.tensor([v for row in values for v in row], dtype=torch.float64)
         return torch.zeros(batch.token_BT.shape, dtype=torch.float64).masked_scatter(batch.turn_BT > 0, flat)
 
-    return batch.filled(
+    batch = batch.filled(
         group_B=torch.zeros(len(episodes), dtype=torch.int64),
         reward_B=torch.tensor([e.reward for e in episodes]),
-        old_BT=column([e.logp for e in episodes]),
-        teacher_BT=column([[a + b for a, b in zip(e.logp, e.gap, strict=True)] for e in episodes]),
-        confidence_BT=column([e.top1 for e in episodes]),
         error_BK=error_BK,
     )
+    teacher = TeacherScores(
+        logp_BT=column([[a + b for a, b in zip(e.logp, e.gap, strict=True)] for e in episodes]),
+        top1_BT=column([e.top1 for e in episodes]),
+    )
+    return batch.scored(column([e.logp for e in episodes]), teacher)
 
 
 def expected_gradient(world: World, method: Method, size: int = 1, step: int = 1) -> Tensor:
@@ -247,11 +250,8 @@ def expected_gradient(world: World, method: Method, size: int = 1, step: int = 1
     for episodes in itertools.product(world.episodes, repeat=size):
         batch = batch_of(world, episodes)
         signal = advantage(method, batch, step)
-        batch = batch.filled(
-            advantage_BT=signal.advantage_BT,
-            distil_BT=signal.distil_BT,
-            loss_weight_BT=loss_weights(batch.turn_BT, method.loss_aggregation),
-        )
+        batch = batch.aimed(signal.advantage_BT, signal.distil_BT)
+        batch = batch.filled(loss_weight_BT=loss_weights(batch.turn_BT, method.loss_aggregation))
         at_N = torch.tensor([world.index[e.tokens[:t]] for e in episodes for t in range(len(e.tokens))])
         token_N = torch.tensor([token for e in episodes for token in e.tokens])
         action_BT = batch.turn_BT > 0

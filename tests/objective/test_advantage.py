@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sod.objective import PRESETS, TokenBatch, advantage, combine, group_advantage
 from sod.objective.batch import supervised_batch
+from sod.objective.needs import Need
+from sod.objective.scores import TeacherScores
 
 INF = math.inf
 
@@ -74,12 +78,16 @@ def scored_batch(turns: list[list[int]], seed: int = 0) -> TokenBatch:
     generator = torch.Generator().manual_seed(seed)
     batch = supervised_batch([(list(range(len(t))), t) for t in turns])
     shape = batch.token_BT.shape
-    return batch.filled(
-        group_B=torch.tensor([0, 0, 1, 1]),
-        reward_B=torch.tensor([1.0, -1.0, 1.0, 1.0]),
-        old_BT=-torch.rand(shape, generator=generator),
-        teacher_BT=-torch.rand(shape, generator=generator),
-    )
+    batch = batch.filled(group_B=torch.tensor([0, 0, 1, 1]), reward_B=torch.tensor([1.0, -1.0, 1.0, 1.0]))
+    old_BT = -torch.rand(shape, generator=generator)
+    return batch.scored(old_BT, TeacherScores(-torch.rand(shape, generator=generator)))
+
+
+def columns(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Old and teacher's log-probabilities."""
+    assert batch.scores is not None
+    assert batch.scores.teacher is not None
+    return batch.scores.old_BT, batch.scores.teacher.logp_BT
 
 
 MANY = [[0, 1, 1, 0, 2], [0, 1, 2, 0, 3, 3], [0, 0, 1], [0, 1, 0, 2]]
@@ -87,7 +95,8 @@ MANY = [[0, 1, 1, 0, 2], [0, 1, 2, 0, 3, 3], [0, 0, 1], [0, 1, 0, 2]]
 
 def test_teacher_equal_to_student_gives_no_distillation_term() -> None:
     batch = scored_batch(MANY)
-    batch = batch.filled(teacher_BT=batch.old_BT)
+    old_BT, _ = columns(batch)
+    batch = batch.scored(old_BT, TeacherScores(old_BT))
     assert advantage(PRESETS["opd"](), batch).advantage_BT.count_nonzero() == 0
     assert torch.equal(
         advantage(PRESETS["sod"](), batch).advantage_BT, advantage(PRESETS["grpo"](), batch).advantage_BT
@@ -109,12 +118,13 @@ def test_sod_with_one_turn_is_opd_plus_grpo() -> None:
 def test_sod_advantage_token_by_token() -> None:
     """`kappa w_k delta_t + rho A` by a loop over tokens from python floats; 0 at context; detached."""
     batch = scored_batch(MANY, seed=4)
-    batch = batch.filled(old_BT=batch.old_BT.requires_grad_())
+    old_BT, teacher_BT = columns(batch)
+    batch = batch.scored(old_BT.requires_grad_(), TeacherScores(teacher_BT))
     got_BT = advantage(PRESETS["sod"](kappa=0.5, rho=2.0, delta=0.1, epsilon=1e-3), batch).advantage_BT
     assert not got_BT.requires_grad
     reward_advantage = [math.sqrt(0.5), -math.sqrt(0.5), 0.0, 0.0]
     for row, turns in enumerate(MANY):
-        gap = (batch.teacher_BT - batch.old_BT)[row].tolist()
+        gap = (teacher_BT - old_BT)[row].tolist()
         mean = {k: np.mean([abs(g) for g, t in zip(gap, turns, strict=False) if t == k]) for k in set(turns) - {0}}
         for t, k in enumerate(turns):
             weight = 1.0 if k == 1 else min((mean[1] + 1e-3) / (mean[k] + 1e-3), 1.1) if k else 0.0
@@ -124,11 +134,12 @@ def test_sod_advantage_token_by_token() -> None:
 
 
 def test_grpo_needs_no_teacher_and_opd_says_so() -> None:
-    batch = scored_batch(MANY).filled(teacher_BT=None)
+    batch = scored_batch(MANY)
+    batch = batch.scored(columns(batch)[0])
     assert advantage(PRESETS["grpo"](), batch).stats is None
-    assert not PRESETS["opd"]().needs_reward
+    assert Need.REWARD not in PRESETS["opd"]().needs
     for name in ("opd", "sod"):
         with pytest.raises(ValueError, match=f"{name} needs the teacher"):
             advantage(PRESETS[name](), batch)
     with pytest.raises(ValueError, match="old log-prob"):
-        advantage(PRESETS["grpo"](), batch.filled(old_BT=None))
+        advantage(PRESETS["grpo"](), replace(batch, scores=None))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from objective.enumeration import batch_of, make_world
 from sod.objective import (
@@ -27,8 +28,11 @@ from sod.objective import (
     make,
     supervised_batch,
 )
+from sod.objective.needs import Need
+from sod.objective.scores import ScoreNeed, TeacherScores
+from support import with_token_columns
 
-TAUGHT = [name for name, preset in PRESETS.items() if preset().needs_teacher]
+TAUGHT = [name for name, preset in PRESETS.items() if Need.TEACHER in preset().needs]
 WORLD = make_world(longest=4, turns=3)
 
 
@@ -95,13 +99,12 @@ def test_order_and_padding_do_not_matter(name: str, seed: int) -> None:
 
 def padded(batch: TokenBatch, extra: int) -> TokenBatch:
     """Wider by columns that must not be read."""
-    columns = {}
-    for field in dataclasses.fields(batch):
-        column = getattr(batch, field.name)
-        if column is not None and field.name.endswith("_BT"):
-            junk = math.nan if column.is_floating_point() else 0
-            columns[field.name] = torch.nn.functional.pad(column, (0, extra), value=junk)
-    return batch.filled(**columns)
+
+    def wider(name: str, column_BT: Tensor) -> Tensor:
+        junk = math.nan if column_BT.is_floating_point() else 0
+        return torch.nn.functional.pad(column_BT, (0, extra), value=junk)
+
+    return with_token_columns(batch, wider)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "sage"])
@@ -126,13 +129,12 @@ def test_context_between_turns_does_not_matter(name: str) -> None:
 
 def spaced(batch: TokenBatch) -> TokenBatch:
     """Every column twice: the first time as context that must not be read."""
-    columns = {}
-    for field in dataclasses.fields(batch):
-        column = getattr(batch, field.name)
-        if column is not None and field.name.endswith("_BT"):
-            junk = math.nan if column.is_floating_point() else 0
-            columns[field.name] = torch.stack([torch.full_like(column, junk), column], dim=2).flatten(1)
-    return batch.filled(**columns, length_B=batch.length_B * 2)
+
+    def twice(name: str, column_BT: Tensor) -> Tensor:
+        junk = math.nan if column_BT.is_floating_point() else 0
+        return torch.stack([torch.full_like(column_BT, junk), column_BT], dim=2).flatten(1)
+
+    return with_token_columns(batch, twice).filled(length_B=batch.length_B * 2)
 
 
 @pytest.mark.parametrize("name", TAUGHT)
@@ -145,62 +147,72 @@ def test_a_dense_divergence_takes_the_teachers_part_over(name: str) -> None:
     assert sampled.distil_BT is None
     assert dense.distil_BT is not None
     assert dense.weight_BK is not None
-    gap_BT = whole.teacher_BT - whole.old_BT
+    assert whole.scores is not None
+    assert whole.scores.teacher is not None
+    gap_BT = whole.scores.teacher.logp_BT - whole.scores.old_BT
     torch.testing.assert_close(
         dense.advantage_BT + dense.distil_BT * gap_BT, sampled.advantage_BT, atol=1e-6, rtol=1e-6
     )
     if method.rho.never:
         assert dense.advantage_BT.count_nonzero() == 0
-    assert method.scores == "full"
+    assert method.level == "full"
 
 
 def test_what_of_the_teacher_is_needed() -> None:
     """The least that does: nothing, the sampled token, its top-1, its top k, all."""
-    needs = {name: PRESETS[name]().scores for name in PRESETS}
-    assert {name for name, scores in needs.items() if scores == "none"} == {"sft", "grpo"}
-    assert {name for name, scores in needs.items() if scores == "top1"} == {"sage"}
-    for spec, scores in (
+    levels = {name: PRESETS[name]().level for name in PRESETS}
+    assert {name for name, level in levels.items() if level is None} == {"sft", "grpo"}
+    assert {name for name, level in levels.items() if level == "top1"} == {"sage"}
+    assert {name for name in PRESETS if PRESETS[name]().score_need == ScoreNeed(top1=True)} == {"sage"}
+    for spec, level in (
         (Divergence("jsd"), "full"),
         (Divergence("jsd", top_k=8), "topk"),
         (Divergence("jsd", top_k=8, chosen_by="student"), "full"),
     ):
-        assert make("opd", {}, divergence=spec).scores == scores
+        assert make("opd", {}, divergence=spec).level == level
 
 
 def test_what_of_the_rewards_is_needed() -> None:
     """Where their coefficient is not 0 for good, or gates the teacher."""
-    rewarded = {name for name in PRESETS if PRESETS[name]().needs_reward}
+    rewarded = {name for name in PRESETS if Need.REWARD in PRESETS[name]().needs}
     assert rewarded == {*("grpo", "opd_grpo", "gated_opd", "sod", "sod_no_clip", "error_decay", "error_mask", "atod")}
-    assert not PRESETS["sod"](rho=0.0).needs_reward
-    assert PRESETS["sod"](rho=linear(0.0, 1.0, 5)).needs_reward
+    assert Need.REWARD not in PRESETS["sod"](rho=0.0).needs
+    assert {Need.REWARD, Need.GROUP} <= PRESETS["sod"](rho=linear(0.0, 1.0, 5)).needs
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_scores_that_are_missing_are_told(name: str) -> None:
     whole = batch()
     with pytest.raises(ValueError, match="old log-probabilities must be scored"):
-        signal_of(name, whole.filled(old_BT=None))
+        signal_of(name, dataclasses.replace(whole, scores=None))
+    assert whole.scores is not None
+    untaught = whole.scored(whole.scores.old_BT)
     if name in TAUGHT:
         with pytest.raises(ValueError, match=f"{name} needs the teacher"):
-            signal_of(name, whole.filled(teacher_BT=None))
+            signal_of(name, untaught)
     else:
-        assert signal_of(name, whole.filled(teacher_BT=None)).stats is None
+        assert signal_of(name, untaught).stats is None
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize(("who", "column"), [("student", "old_BT"), ("teacher", "teacher_BT")])
+@pytest.mark.parametrize(("who", "column"), [("student", "old_BT"), ("teacher", "logp_BT")])
 def test_a_bad_log_probability_is_named(name: str, bad: float, who: str, column: str) -> None:
     """Trajectory, turn and position, whichever method looks at it."""
     whole = batch()
     row = next(row for row in range(12) if int(whole.turn_BT[row].max()) > 1)
     position = int(torch.nonzero(whole.turn_BT[row] == 2)[0])
-    broken_BT = getattr(whole, column).clone()
-    broken_BT[row, position] = bad
+
+    def broken(known: str, column_BT: Tensor) -> Tensor:
+        changed_BT = column_BT.clone()
+        if known == column:
+            changed_BT[row, position] = bad
+        return changed_BT
+
     with pytest.raises(
         ValueError, match=rf"{who} log-probability is {bad} at trajectory {row}, turn 2, position {position}"
     ):
-        signal_of(name, whole.filled(**{column: broken_BT}))
+        signal_of(name, with_token_columns(whole, broken))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -209,7 +221,7 @@ def test_a_batch_without_turns_is_refused(name: str) -> None:
     empty = supervised_batch([([1, 2], [0, 0])])
     zeros_BT = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="no turn in this batch"):
-        signal_of(name, empty.filled(old_BT=zeros_BT, teacher_BT=zeros_BT))
+        signal_of(name, empty.scored(zeros_BT, TeacherScores(zeros_BT)))
 
 
 def test_knobs_and_their_defaults() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sod.objective import TurnStats, per_token, turn_stats, weights
+from sod.objective.scores import TeacherScores
 
 NAN, INF = math.nan, math.inf
 
@@ -43,7 +44,7 @@ def test_reference_vector_of_the_paper() -> None:
     turn_BT = torch.tensor([[0, 0, 1, 1, 1, 0, 2, 2, 0]])
     student_BT = torch.tensor([[NAN, INF, -1.0, -2.0, -0.5, NAN, -0.25, -3.0, 7.0]])
     gap = [0.0, 0.0, 0.118, -0.318, 0.218, 0.0, -2.0, 0.568, 0.0]
-    stats = turn_stats(student_BT, student_BT + torch.tensor([gap]), turn_BT)
+    stats = turn_stats(student_BT, TeacherScores(student_BT + torch.tensor([gap])), turn_BT)
     assert stats.turn_gap_BK[0].tolist() == pytest.approx([0.218, 1.284], rel=1e-6)
     assert stats.nll_BK[0].tolist() == pytest.approx([3.5 / 3, 1.625])
     assert stats.tokens_BK.tolist() == [[3, 2]]
@@ -108,7 +109,7 @@ def test_absent_turns_hold_zero_and_are_skipped() -> None:
     turn_BT = torch.tensor([[1, 2, 3], [1, 3, 3], [0, 0, 3]])
     gap_BT = torch.tensor([[0.1, 0.2, 0.4], [0.1, 0.4, 0.6], [9.0, 9.0, 0.3]])
     zeros_BT = torch.zeros(3, 3)
-    stats = turn_stats(zeros_BT, gap_BT, turn_BT)
+    stats = turn_stats(zeros_BT, TeacherScores(gap_BT), turn_BT)
     assert stats.tokens_BK.tolist() == [[1, 1, 1], [1, 0, 2], [0, 0, 1]]
     assert stats.turn_gap_BK[1].tolist() == pytest.approx([0.1, 0.0, 0.5])
     weight_BK = weights.sod(stats)
@@ -119,13 +120,15 @@ def test_absent_turns_hold_zero_and_are_skipped() -> None:
 
 def test_touching_turns_stay_apart() -> None:
     """Two turns without context between them are two turns."""
-    stats = turn_stats(torch.zeros(1, 4), torch.tensor([[-1.0, -3.0, 0.5, 0.5]]), torch.tensor([[1, 1, 2, 2]]))
+    stats = turn_stats(
+        torch.zeros(1, 4), TeacherScores(torch.tensor([[-1.0, -3.0, 0.5, 0.5]])), torch.tensor([[1, 1, 2, 2]])
+    )
     assert stats.turn_gap_BK[0].tolist() == [2.0, 0.5]
 
 
 def test_statistics_are_detached() -> None:
     logp_BT = torch.zeros(1, 2, requires_grad=True)
-    stats = turn_stats(logp_BT, logp_BT - 1.0, torch.tensor([[1, 2]]))
+    stats = turn_stats(logp_BT, TeacherScores(logp_BT - 1.0), torch.tensor([[1, 2]]))
     assert not stats.turn_gap_BK.requires_grad
     for rule in (weights.sod, weights.atod, weights.uniform, weights.error_decay):
         assert not rule(stats).requires_grad
@@ -139,22 +142,22 @@ def test_bad_log_probability_is_named(who: str, bad: float) -> None:
     columns[who][1, 2] = bad
     turn_BT = torch.tensor([[0, 1, 0, 0], [0, 1, 2, 2]])
     with pytest.raises(ValueError, match=f"{who}.*trajectory 1, turn 2, position 2"):
-        turn_stats(columns["student"], columns["teacher"], turn_BT)
+        turn_stats(columns["student"], TeacherScores(columns["teacher"]), turn_BT)
 
 
 def test_teacher_of_minus_infinity_is_an_infinite_divergence() -> None:
     teacher_BT = torch.tensor([[0.0, -1.0, -INF, -1.0]])
-    stats = turn_stats(torch.zeros(1, 4), teacher_BT, torch.tensor([[0, 1, 2, 2]]))
+    stats = turn_stats(torch.zeros(1, 4), TeacherScores(teacher_BT), torch.tensor([[0, 1, 2, 2]]))
     assert stats.turn_gap_BK.tolist() == [[1.0, INF]]
 
 
 def test_batch_without_turns_and_unequal_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="no turn"):
-        turn_stats(torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.int64))
+        turn_stats(torch.zeros(1, 3), TeacherScores(torch.zeros(1, 3)), torch.zeros(1, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="no turn"):
-        turn_stats(torch.zeros(0, 0), torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.int64))
+        turn_stats(torch.zeros(0, 0), TeacherScores(torch.zeros(0, 0)), torch.zeros(0, 0, dtype=torch.int64))
     with pytest.raises(ValueError, match="shapes differ"):
-        turn_stats(torch.zeros(1, 3), torch.zeros(1, 4), torch.ones(1, 3, dtype=torch.int64))
+        turn_stats(torch.zeros(1, 3), TeacherScores(torch.zeros(1, 4)), torch.ones(1, 3, dtype=torch.int64))
 
 
 def test_errors_and_confidence_of_the_turns() -> None:
@@ -169,11 +172,11 @@ def test_errors_and_confidence_of_the_turns() -> None:
         (torch.tensor([[False, True, False, True]] * 2), [[False, True, False]] * 2),
         (None, [[False] * 3] * 2),
     ):
-        stats = turn_stats(zeros_BT, zeros_BT, turn_BT, error_BK, sure_BT)
+        stats = turn_stats(zeros_BT, TeacherScores(zeros_BT, sure_BT), turn_BT, error_BK)
         assert stats.error_BK.tolist() == expected
         assert stats.confidence_BK is not None
         assert stats.confidence_BK.flatten().tolist() == pytest.approx([0.75, 0.3, 0.0, 0.7, 0.0, 0.9])
-    assert turn_stats(zeros_BT, zeros_BT, turn_BT).confidence_BK is None
+    assert turn_stats(zeros_BT, TeacherScores(zeros_BT), turn_BT).confidence_BK is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -186,7 +189,7 @@ def test_statistics_by_a_loop(tokens: list[tuple[int, float, float]]) -> None:
     """Turn ids in any order, absent turns, any context between."""
     turn_BT = torch.tensor([[k for k, _, _ in tokens]])
     student_BT, teacher_BT = (torch.tensor([[t[i] for t in tokens]], dtype=torch.float64) for i in (1, 2))
-    stats = turn_stats(student_BT, teacher_BT, turn_BT)
+    stats = turn_stats(student_BT, TeacherScores(teacher_BT), turn_BT)
     for k in range(1, max(t[0] for t in tokens) + 1):
         mine = [(s, t) for turn, s, t in tokens if turn == k]
         count = max(1, len(mine))

@@ -6,6 +6,7 @@ The expected gradients of whole methods, against exact enumeration, are in `meth
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,24 +101,25 @@ def test_pessimistic(tokens: list[tuple[float, float]], low: float, high: float)
 
 
 def test_what_must_be_set_before_the_loss() -> None:
-    """Old log-probabilities, advantage and shares; factors and shares for a dense divergence."""
+    """Old log-probabilities, advantage and loss weights; factors and loss weights for a dense divergence."""
     batch = supervised_batch([([1, 2], [0, 1])])
     zero_BT = torch.zeros(1, 2)
-    whole = batch.filled(old_BT=zero_BT, advantage_BT=zero_BT, loss_weight_BT=zero_BT, distil_BT=zero_BT)
+    whole = batch.scored(zero_BT).aimed(zero_BT, zero_BT).filled(loss_weight_BT=zero_BT)
     assert float(surrogate(PRESETS["grpo"](), zero_BT, whole).loss) == 0.0
-    for name in ("old_BT", "advantage_BT", "loss_weight_BT"):
+    for name in ("scores", "targets", "loss_weight_BT"):
         with pytest.raises(ValueError, match="must be set"):
-            surrogate(PRESETS["grpo"](), zero_BT, whole.filled(**{name: None}))
-    for name in ("distil_BT", "loss_weight_BT"):
+            surrogate(PRESETS["grpo"](), zero_BT, replace(whole, **{name: None}))
+    for unset in (whole.aimed(zero_BT), replace(whole, targets=None), replace(whole, loss_weight_BT=None)):
         with pytest.raises(ValueError, match="must be set"):
-            distillation_loss(zero_BT, whole.filled(**{name: None}))
+            distillation_loss(zero_BT, unset)
 
 
 def test_a_divergence_is_not_read_where_it_does_not_count() -> None:
     """Neither at context nor where the turn's weight is 0; elsewhere share times factor times value."""
-    batch = supervised_batch([([1, 2, 3, 4], [0, 1, 2, 2])]).filled(
-        distil_BT=torch.tensor([[0.0, 2.0, 0.0, 0.5]]), loss_weight_BT=torch.tensor([[0.0, 0.25, 0.25, 0.5]])
+    batch = supervised_batch([([1, 2, 3, 4], [0, 1, 2, 2])]).aimed(
+        torch.zeros(1, 4), distil_BT=torch.tensor([[0.0, 2.0, 0.0, 0.5]])
     )
+    batch = batch.filled(loss_weight_BT=torch.tensor([[0.0, 0.25, 0.25, 0.5]]))
     value_BT = torch.tensor([[math.nan, 3.0, math.inf, 4.0]], requires_grad=True)
     loss = distillation_loss(value_BT, batch)
     loss.backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from sod.objective import (
     PRESETS,
     Divergence,
     Method,
+    TeacherScores,
     TokenBatch,
     advantage,
     aligned,
@@ -34,6 +35,7 @@ from sod.objective import (
     with_prompts,
 )
 from sod.records import Fault, FaultKind, Group, StopReason, ToolResult, Trajectory, Turn
+from support import with_token_columns
 
 Make = Callable[..., Any]
 
@@ -104,9 +106,8 @@ def test_turns_before_a_fault_are_distilled_without_a_reward() -> None:
     plain, batch = pack(groups), pack(groups, distill_before_fault=True)
     assert batch.turn_BT.tolist() == [[0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
     assert batch.group_B.tolist() == [0, 0, 1, 1, 0]
-    assert batch.rewarded_B is not None
     assert batch.rewarded_B.tolist() == [True] * 4 + [False]
-    filled = [b.filled(old_BT=b.sampled_BT, teacher_BT=b.sampled_BT * 2) for b in (plain, batch)]
+    filled = [b.scored(b.sampled_BT, TeacherScores(b.sampled_BT * 2)) for b in (plain, batch)]
     without, with_ = (advantage(PRESETS["sod"](), b) for b in filled)
     assert with_.reward_advantage_B is not None
     assert without.reward_advantage_B is not None
@@ -148,7 +149,7 @@ def shared(batch: TokenBatch, method: Method) -> TokenBatch:
     """With what the trainer sets for a whole mini-batch before it is split."""
     signal = advantage(method, batch)
     loss_weight_BT = loss_weights(batch.turn_BT, method.loss_aggregation)
-    return batch.filled(advantage_BT=signal.advantage_BT, distil_BT=signal.distil_BT, loss_weight_BT=loss_weight_BT)
+    return batch.aimed(signal.advantage_BT, signal.distil_BT).filled(loss_weight_BT=loss_weight_BT)
 
 
 def gradient(models: tuple[Any, Any], method: Method, batch: TokenBatch, parts: list[list[int]]) -> list[Tensor]:
@@ -170,13 +171,13 @@ def gradient(models: tuple[Any, Any], method: Method, batch: TokenBatch, parts: 
 def padded(batch: TokenBatch, width: int) -> TokenBatch:
     """Longer right padding, filled with junk that must not be read."""
     extra = width - batch.token_BT.shape[1]
-    columns = {}
-    for field in fields(batch):
-        column = getattr(batch, field.name)
-        if column is not None and field.name.endswith("_BT"):
-            junk = {"token_BT": 7, "turn_BT": 0}.get(field.name, math.nan)
-            columns[field.name] = torch.nn.functional.pad(column, (0, extra), value=junk)
-    return batch.filled(**columns, length_B=batch.length_B.clamp(min=width))  # so that `rows` keeps the padding
+
+    def wider(name: str, column_BT: Tensor) -> Tensor:
+        junk = {"token_BT": 7, "turn_BT": 0}.get(name, math.nan)
+        return torch.nn.functional.pad(column_BT, (0, extra), value=junk)
+
+    wide = with_token_columns(batch, wider)
+    return wide.filled(length_B=batch.length_B.clamp(min=width))  # so that `rows` keeps the padding
 
 
 def assert_same(gradients: list[Tensor], exact: list[Tensor]) -> None:
@@ -201,7 +202,7 @@ def prepared(random_model: Make, random_batch: Make) -> tuple[tuple[Any, Any], T
     student, teacher = random_model(seed=1, sharpness=4.0), random_model(seed=2, sharpness=4.0)
     batch = random_batch(rows=7, seed=2)
     old_BT = score(random_model(seed=1, sharpness=3.9), batch, 1000)
-    return (student, teacher), batch.filled(old_BT=old_BT, teacher_BT=score(teacher, batch, 1000))
+    return (student, teacher), batch.scored(old_BT, TeacherScores(score(teacher, batch, 1000)))
 
 
 @EACH
@@ -262,7 +263,6 @@ class TestPrivilegedView:
             assert view.token_BT[row, :end].tolist() == [*prompt, *batch.token_BT[row, start:length].tolist()]
             assert view.turn_BT[row, :end].tolist() == [0] * len(prompt) + batch.turn_BT[row, start:length].tolist()
             assert view.turn_BT[row, end:].count_nonzero() == 0
-        assert view.prompt_B is not None
         assert view.prompt_B.tolist() == [len(prompts[0]), len(prompts[0]), len(prompts[1])]
 
     def test_values_come_back_to_their_tokens(self) -> None:
@@ -280,10 +280,8 @@ class TestPrivilegedView:
         assert view.token_BT[:, 0].tolist() == [6, 5]
 
     def test_what_does_not_fit_is_refused(self) -> None:
-        """Unknown prompt lengths, and a view with another number of action tokens."""
+        """A view with another number of action tokens."""
         batch = self.batch()
-        with pytest.raises(ValueError, match="where its prompts end"):
-            with_prompts(batch.filled(prompt_B=None), [[1], [1]])
         other = batch.filled(turn_BT=batch.turn_BT.roll(1, 0))
         with pytest.raises(ValueError, match="another number of action tokens"):
             aligned(torch.zeros(batch.token_BT.shape), other, batch)
@@ -299,8 +297,6 @@ def test_pack_knows_prompts_and_tool_errors() -> None:
         return replace(trajectory("a", sample, turn_ids), turns=turns, prompt_tokens=2)
 
     batch = pack([Group("a", (played(0, (good,), (good, bad, good), ()), played(1, (bad,))))])
-    assert batch.prompt_B is not None
-    assert batch.error_BK is not None
     assert batch.prompt_B.tolist() == [2, 2]
     assert batch.error_BK.tolist() == [[False, True, False], [True, False, False]]
-    assert batch.rows([1]).error_BK.tolist() == [[True, False, False]]  # type: ignore[union-attr]
+    assert batch.rows([1]).error_BK.tolist() == [[True, False, False]]

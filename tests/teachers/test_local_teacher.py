@@ -11,7 +11,8 @@ import torch
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
-from sod.objective.batch import aligned, pack, with_prompts
+from sod.objective import ScoreNeed
+from sod.objective.batch import TokenBatch, aligned, pack, with_prompts
 from sod.objective.presets import PRESETS
 from sod.rollout.collect import Collector
 from sod.rollout.episode import EpisodeLimits
@@ -20,6 +21,11 @@ from sod.teachers.local import LocalTeacher
 from sod.tools.base import Tool
 from sod.training.step import taught
 from support import math_reward
+
+
+def scored(teacher: LocalTeacher, batch: TokenBatch) -> torch.Tensor:
+    """The teacher's log-probabilities alone."""
+    return teacher.score(batch, (), ScoreNeed()).logp_BT
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
@@ -34,13 +40,13 @@ def test_same_model_probe(
     groups = rollout.collect(tasks, 4, Sampling(temperature), "train", 1).groups
     batch = pack(groups)
     assert int(batch.turn_BT.max()) >= 3
-    teacher_BT = LocalTeacher(clone(acting_model), 700, temperature).score(batch)
+    teacher_BT = scored(LocalTeacher(clone(acting_model), 700, temperature), batch)
     action_BT = batch.turn_BT > 0
     gap = (teacher_BT - batch.sampled_BT)[action_BT].abs()
     assert float(gap.mean()) < 1e-5
     assert float(gap.max()) < 1e-3
     assert teacher_BT[~action_BT].count_nonzero() == 0
-    wrong = LocalTeacher(clone(acting_model), 700, 2.0).score(batch)
+    wrong = scored(LocalTeacher(clone(acting_model), 700, 2.0), batch)
     assert float((wrong - batch.sampled_BT)[action_BT].abs().mean()) > 1e-2  # the probe sees a wrong temperature
 
 
@@ -51,7 +57,7 @@ def test_teacher_is_frozen_and_scores_alike_in_any_micro_batch(
     teacher = LocalTeacher(clone(model).train(), 10_000)
     assert not teacher.model.training
     assert not any(p.requires_grad for p in teacher.model.parameters())
-    one_BT, many_BT = teacher.score(batch), LocalTeacher(clone(model), 1).score(batch)
+    one_BT, many_BT = scored(teacher, batch), scored(LocalTeacher(clone(model), 1), batch)
     torch.testing.assert_close(one_BT, many_BT, atol=1e-5, rtol=1e-5)
     assert one_BT.shape == batch.token_BT.shape
 
@@ -79,7 +85,7 @@ class TestPrivilegedContext:
         generator = torch.Generator().manual_seed(1)
         prompts = [torch.randint(0, 400, (n,), generator=generator).tolist() for n in lengths]
         view = with_prompts(batch, prompts)
-        back_BT = aligned(LocalTeacher(clone(model), 50).score(view), view, batch)
+        back_BT = aligned(scored(LocalTeacher(clone(model), 50), view), view, batch)
         for row in range(6):
             start, length = int(batch.prompt_B[row]), int(batch.length_B[row])
             rest, turns = batch.token_BT[row, start:length].tolist(), batch.turn_BT[row, start:length].tolist()
@@ -87,7 +93,7 @@ class TestPrivilegedContext:
             expected = score_row(model, prompt + rest, [0] * len(prompt) + turns, full_logps)
             assert back_BT[row][batch.turn_BT[row] > 0].tolist() == pytest.approx(expected, abs=1e-4)
             assert back_BT[row][batch.turn_BT[row] == 0].count_nonzero() == 0
-        assert float((back_BT - LocalTeacher(clone(model), 50).score(batch)).abs().max()) > 1e-2
+        assert float((back_BT - scored(LocalTeacher(clone(model), 50), batch)).abs().max()) > 1e-2
 
     def test_the_students_own_prompt_gives_no_gap(self, model: Any, clone: Any, batch: Any) -> None:
         """The same-model probe through the whole view and back."""
@@ -96,19 +102,21 @@ class TestPrivilegedContext:
         view = with_prompts(twins, prompts)
         teacher = LocalTeacher(clone(model), 10_000)
         assert torch.equal(view.token_BT, twins.token_BT)
-        assert torch.equal(aligned(teacher.score(view), view, twins), teacher.score(twins))
+        assert torch.equal(aligned(scored(teacher, view), view, twins), scored(teacher, twins))
 
     def test_confidence_comes_back_with_the_scores(self, model: Any, clone: Any, batch: Any) -> None:
         """`taught` puts both at the student's positions, by the method's need."""
         teacher = LocalTeacher(clone(model), 60)
         prompts = [[5] * 12, [6], [7] * 30]
-        plain, sure = (taught(teacher, PRESETS[name](), batch, prompts) for name in ("opd", "sage"))
-        assert plain.confidence_BT is None
-        assert torch.equal(plain.teacher_BT, sure.teacher_BT)
+        view = with_prompts(batch, prompts)
+        plain, sure = (taught(teacher, PRESETS[name](), batch, view) for name in ("opd", "sage"))
+        assert plain.top1_BT is None
+        assert sure.top1_BT is not None
+        assert torch.equal(plain.logp_BT, sure.logp_BT)
         action_BT = batch.turn_BT > 0
-        assert bool((sure.confidence_BT[action_BT] >= sure.teacher_BT[action_BT].exp() - 1e-6).all())
-        assert sure.confidence_BT[~action_BT].count_nonzero() == 0
-        assert not torch.equal(sure.teacher_BT, taught(teacher, PRESETS["opd"](), batch, None).teacher_BT)
+        assert bool((sure.top1_BT[action_BT] >= sure.logp_BT[action_BT].exp() - 1e-6).all())
+        assert sure.top1_BT[~action_BT].count_nonzero() == 0
+        assert not torch.equal(sure.logp_BT, taught(teacher, PRESETS["opd"](), batch, batch).logp_BT)
 
 
 def weights(model: Any) -> list[torch.Tensor]:
@@ -128,7 +136,7 @@ class TestFollow:
         teacher.follow(student, 1.0)
         assert equal(weights(teacher.model), weights(student))
         batch = random_batch(rows=3, seed=1)
-        torch.testing.assert_close(teacher.score(batch), LocalTeacher(student, 500).score(batch))
+        torch.testing.assert_close(scored(teacher, batch), scored(LocalTeacher(student, 500), batch))
         with torch.no_grad():
             next(student.parameters()).add_(1.0)
         assert not equal(weights(teacher.model), weights(student))

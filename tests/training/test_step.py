@@ -19,6 +19,7 @@ from sod.models.score import score
 from sod.objective.batch import TokenBatch, pack
 from sod.objective.divergence import divergence as dense
 from sod.objective.methods import advantage
+from sod.objective.needs import Need
 from sod.objective.presets import PRESETS
 from sod.recipe import Recipe
 from sod.records import Fault, FaultKind, SodError
@@ -30,7 +31,7 @@ from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
 from sod.training.optim import NonFiniteError, Optimizer
 from sod.training.sft import sft_step
-from sod.training.step import Run, sampling_of, taught, train_step, update
+from sod.training.step import Run, taught, train_step, updater
 from support import math_reward
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
@@ -73,10 +74,10 @@ def make_run(acting_model: Any, random_model: Any, chat: Any, python_tool: Any, 
             teacher = LocalTeacher(random_model(seed=8, sharpness=3.0), 256)
         else:
             teacher = LocalTeacher(copy.deepcopy(acting_model), 256)
-        run = Run(recipe, TASKS, student, teacher, collector, chosen, optimizer, tmp_path / "dumps")
+        run = Run(recipe, TASKS, student, teacher, collector, chosen, optimizer, tmp_path / "dumps", teacher)
         if (context := chosen.context) is not None:
             run.privileged = lambda task: chat.prompt_ids(privileged_prompt(task, context))
-        if chosen.curriculum is not None and chosen.curriculum.kind == "b2f":
+        if Need.TEACHER_EPISODES in chosen.needs:
             run.expert = Collector(
                 TorchEngine(expert or acting_model, chat.stop_ids),
                 chat,
@@ -97,10 +98,13 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 def ready(run: Run, batch: TokenBatch) -> TokenBatch:
     """A batch with old and teacher log-probabilities and the advantage of the run's method."""
     assert run.teacher is not None
-    batch = batch.filled(old_BT=score(run.student, batch, 10_000))
-    batch = taught(run.teacher, run.method, batch, None)
+    batch = batch.scored(score(run.student, batch, 10_000), taught(run.teacher, run.method, batch, batch))
     signal = advantage(run.method, batch)
-    return batch.filled(advantage_BT=signal.advantage_BT, distil_BT=signal.distil_BT)
+    return batch.aimed(signal.advantage_BT, signal.distil_BT)
+
+
+def update(run: Run, batch: TokenBatch, step: int) -> dict[str, float]:
+    return updater(run).update(batch, step)
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -174,9 +178,9 @@ class TestUpdate:
         """With one update the ratio is 1: the loss is -mean(A), nothing is clipped and the KL is 0."""
         run = make_run()
         batch = ready(run, random_batch(6, seed=5))
-        assert batch.advantage_BT is not None
+        assert batch.targets is not None
         done = update(run, batch, 1)
-        mean = float(batch.advantage_BT.double().sum()) / batch.action_tokens()
+        mean = float(batch.targets.advantage_BT.double().sum()) / batch.action_tokens()
         assert done["loss"] == pytest.approx(-mean, rel=1e-4)
         assert done["clip_fraction"] == 0.0
         assert abs(done["kl"]) < 1e-6
@@ -186,10 +190,10 @@ class TestUpdate:
         run = make_run({"lr": 3e-4})
         batch = ready(run, random_batch(6, seed=6))
         sign_BT = torch.where(torch.arange(6)[:, None] % 2 == 0, 1.0, -1.0).expand(batch.token_BT.shape)
-        batch = batch.filled(advantage_BT=sign_BT * (batch.turn_BT > 0))
-        assert batch.old_BT is not None
+        batch = batch.aimed(sign_BT * (batch.turn_BT > 0))
+        assert batch.scores is not None
         update(run, batch, 1)
-        moved_BT = score(run.student, batch, 10_000) - batch.old_BT
+        moved_BT = score(run.student, batch, 10_000) - batch.scores.old_BT
         assert float((moved_BT * sign_BT).sum()) > 0
 
 
@@ -201,9 +205,9 @@ class TestNonFinite:
         """The message names the step and the file, and the file holds the very batch."""
         run = make_run()
         batch = ready(run, random_batch(4, seed=3))
-        assert batch.advantage_BT is not None
+        assert batch.targets is not None
         row, position = (int(i) for i in torch.nonzero(batch.turn_BT > 0)[3])
-        batch.advantage_BT[row, position] = bad
+        batch.targets.advantage_BT[row, position] = bad
         before = weights(run)
         with pytest.raises(NonFiniteError) as caught:
             update(run, batch, 12)
@@ -216,7 +220,7 @@ class TestNonFinite:
         assert torch.equal(kept["token_BT"], batch.token_BT)
         assert torch.equal(
             kept["advantage_BT"],
-            batch.advantage_BT,
+            batch.targets.advantage_BT,
         ) or math.isnan(bad)
         assert not math.isfinite(kept["advantage_BT"][row, position])
 
@@ -373,7 +377,7 @@ class TestMethods:
         """
         run = make_run({"lr": 5e-3}, {"name": "opd", "divergence": divergence}, {"prompts": 2, "temperature": 0.9})
         run.teacher.temperature = 0.9
-        probe = pack(run.rollout.collect(TASKS[:4], 2, sampling_of(run.recipe), "probe", 1).groups)
+        probe = pack(run.rollout.collect(TASKS[:4], 2, run.sampling, "probe", 1).groups)
         measure = partial(dense, spec=run.method.divergence)
 
         def measured() -> float:
@@ -409,7 +413,7 @@ class TestMethods:
         Its own turns are numbered from 1 and nothing of the teacher's counts as sampled.
         """
         run = make_run(method={"name": "tcod_b2f", "start": 1, "every": 1})
-        shown = run.expert.collect(TASKS[:3], 1, sampling_of(run.recipe), "probe", 1)
+        shown = run.expert.collect(TASKS[:3], 1, run.sampling, "probe", 1)
         assert max(len(group.trajectories[0].turns) for group in shown.groups) == 3
         prefixes = {}
         for step in (1, 3):
@@ -424,7 +428,7 @@ class TestMethods:
             train_step(run, step)
             run.rollout.collect = collect
             ((tasks, *_), prefixes, played) = seen[0]
-            again = make_run(method="tcod_b2f").expert.collect(tasks, 1, sampling_of(run.recipe), "expert", step)
+            again = make_run(method="tcod_b2f").expert.collect(tasks, 1, run.sampling, "expert", step)
             for task, prefix, group, teachers in zip(tasks, prefixes, played.groups, again.groups, strict=True):
                 (theirs,) = teachers.trajectories
                 assert theirs.task_id == task.id
@@ -443,7 +447,7 @@ class TestMethods:
         """Told, not skipped."""
         run = make_run(method="tcod_b2f")
         run.expert = None
-        with pytest.raises(ValueError, match="tcod_b2f needs the teacher's episodes"):
+        with pytest.raises(ValueError, match="needs the teacher's episodes"):
             train_step(run, 1)
 
     @pytest.mark.parametrize(

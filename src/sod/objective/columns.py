@@ -79,7 +79,7 @@ def _columns(record: Any) -> Iterator[tuple[str, str, Tensor]]:
 
 
 @cache
-def _axes(kind: type) -> Mapping[str, str]:
+def _axes(kind: Any) -> Mapping[str, str]:
     """The declared axes by column; nothing for what is no record of columns."""
     found: dict[str, str] = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():

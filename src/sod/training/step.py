@@ -144,7 +144,8 @@ def scored(run: Run, batch: TokenBatch) -> TokenBatch:
     if run.teacher is None:
         return batch.scored(old_BT)
     with run.clock.timed("teacher"):
-        scores = taught(run.teacher, run.method, batch, run.privileged)
+        view = batch if run.privileged is None else privileged_view(batch, run.privileged)
+        scores = taught(run.teacher, run.method, batch, view)
     batch = batch.scored(old_BT, scores)
     kept = [row for row in range(len(batch)) if row not in scores.faults]
     if not kept:
@@ -153,14 +154,11 @@ def scored(run: Run, batch: TokenBatch) -> TokenBatch:
     return batch if len(kept) == len(batch) else batch.rows(kept)
 
 
-def taught(
-    teacher: Teacher, method: Method, batch: TokenBatch, privileged: PrivilegedPrompt | None = None
-) -> TeacherScores:
+def taught(teacher: Teacher, method: Method, batch: TokenBatch, view: TokenBatch) -> TeacherScores:
     """The teacher's scores of the batch, as much as the method needs.
 
-    With `privileged` the teacher reads that prompt of each episode's task instead of the student's.
+    `view` is what the teacher reads: the batch itself, or the same trajectories after other prompts.
     """
-    view = batch if privileged is None else privileged_view(batch, privileged)
     scores = teacher.score(view, batch.episodes, method.score_need)
     return scores if view is batch else aligned_scores(scores, view, batch)
 

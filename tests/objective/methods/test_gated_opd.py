@@ -20,6 +20,7 @@ from objective.enumeration import (
     make_world,
 )
 from sod.objective import PRESETS, advantage
+from sod.objective.needs import Need
 
 WORLD = make_world(longest=2, turns=2, seed=9)
 
@@ -70,7 +71,7 @@ def test_no_slope_is_half_way_between_the_bounds() -> None:
     torch.testing.assert_close(
         ours, expected_gradient(WORLD, PRESETS["opd_grpo"](kappa=0.4), size=2), atol=1e-7, rtol=1e-6
     )
-    assert PRESETS["gated_opd"](rho=0.0).needs_reward
+    assert Need.REWARD in PRESETS["gated_opd"](rho=0.0).needs
 
 
 def test_limits() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from objective.enumeration import assert_proven, distilled, expected_gradient, make_world, ones
-from sod.objective import PRESETS, TeacherRule
+from sod.objective import PRESETS, Need, TeacherRule
 
 
 @pytest.mark.parametrize(("name", "context"), [("opsd_gt", "ground_truth"), ("opsd_hint", "hint")])
@@ -14,7 +14,8 @@ def test_what_it_asks_for(name: str, context: str) -> None:
     """The context by name, a frozen teacher unless told otherwise, no reward, the sampled tokens' scores."""
     method = PRESETS[name]()
     assert (method.name, method.context, method.teacher_rule) == (name, context, TeacherRule("frozen"))
-    assert (method.needs_teacher, method.needs_reward, method.scores) == (True, False, "sampled")
+    assert method.needs == {Need.TEACHER, Need.GROUND_TRUTH if context == "ground_truth" else Need.HINT}
+    assert method.level == "sampled"
     moving = PRESETS[name](teacher_rule="ema", teacher_decay=0.5)
     assert moving.teacher_rule == TeacherRule("ema", 10, 0.5)
     assert PRESETS[name](teacher_rule="every", teacher_every=3).teacher_rule.pull(6) == 1.0

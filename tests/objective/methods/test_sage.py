@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from objective.enumeration import Episode, Signal, assert_proven, batch_of, expected_gradient, make_world
 from sod.objective import PRESETS, TurnStats, advantage, weights
+from sod.objective.scores import TeacherScores
 
 
 def intervening(threshold: float, kappa: float) -> Signal:
@@ -84,10 +85,13 @@ def test_absent_turns_are_not_counted() -> None:
 
 def test_no_confidence_is_refused() -> None:
     world = make_world(longest=2, turns=2)
-    batch = batch_of(world, world.episodes).filled(confidence_BT=None)
+    batch = batch_of(world, world.episodes)
+    assert batch.scores is not None
+    assert batch.scores.teacher is not None
+    batch = batch.scored(batch.scores.old_BT, TeacherScores(batch.scores.teacher.logp_BT))
     with pytest.raises(ValueError, match="SAGE needs the teacher's top-1 probabilities"):
         advantage(PRESETS["sage"](), batch)
-    assert PRESETS["sage"]().scores == "top1"
+    assert (PRESETS["sage"]().level, PRESETS["sage"]().scope) == ("top1", "batch")
 
 
 @settings(max_examples=60, deadline=None)

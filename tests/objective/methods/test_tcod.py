@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from objective.enumeration import assert_proven, distilled, expected_gradient, make_world, ones
-from sod.objective import PRESETS, Curriculum
+from sod.objective import PRESETS, AfterTeacherTurns, FirstTurns, Need, WholeEpisodes
+from sod.objective.episodes import EpisodeStrategy, turns_at
 
 
 @pytest.mark.parametrize("name", ["tcod_f2b", "tcod_b2f"])
@@ -21,30 +24,61 @@ def test_expected_gradient(name: str) -> None:
     assert torch.equal(expected_gradient(world, PRESETS[name]()), expected_gradient(world, PRESETS["opd"]()))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tcod_f2b", "f2b"), ("tcod_b2f", "b2f")])
-def test_knobs_reach_the_curriculum(name: str, kind: str) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("tcod_f2b", FirstTurns), ("tcod_b2f", AfterTeacherTurns)])
+def test_knobs_reach_the_episodes(name: str, kind: type) -> None:
     method = PRESETS[name](start=2, every=5)
-    assert (method.name, method.curriculum) == (name, Curriculum(kind, 2, 5))  # type: ignore[arg-type]
-    assert not method.needs_reward
+    assert (method.name, method.episodes) == (name, kind(2, 5))
+    assert Need.REWARD not in method.needs
+    assert (Need.TEACHER_EPISODES in method.needs) == (kind is AfterTeacherTurns)
+
+
+class Noted:
+    """A stage that plays nothing but notes what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    def student(self, max_turns: int | None = None, prefixes: Sequence[str] | None = None) -> str:
+        self.asked.append((max_turns, prefixes))
+        return "played"
+
+    def teacher_prefixes(self, leave: int) -> list[str]:
+        return [f"all but {leave}"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "asked"),
+    [
+        (WholeEpisodes(), (None, None)),
+        (FirstTurns(2, 3), (3, None)),
+        (AfterTeacherTurns(2, 3), (3, ["all but 3"])),
+    ],
+)
+def test_what_a_strategy_has_played(strategy: EpisodeStrategy, asked: tuple[object, ...]) -> None:
+    """At step 4, when a curriculum of 2 turns and one more every 3 steps has 3; the stage's result comes back."""
+    stage = Noted()
+    assert strategy.play(stage, 4) == "played"
+    assert stage.asked == [asked]
+
+
+def test_only_what_replays_turns_minds_tools_with_state() -> None:
+    assert "what they left in a tool" in (AfterTeacherTurns().refusal(["python"]) or "")
+    assert AfterTeacherTurns().refusal([]) is None
+    assert [FirstTurns().refusal(["python"]), WholeEpisodes().refusal(["python"])] == [None, None]
 
 
 def test_a_turn_more_every_so_many_steps() -> None:
-    assert [Curriculum("f2b", 1, 10).turns(step) for step in (1, 10, 11, 20, 21, 101)] == [1, 1, 2, 2, 3, 11]
+    assert [turns_at(step, 1, 10) for step in (1, 10, 11, 20, 21, 101)] == [1, 1, 2, 2, 3, 11]
 
 
 @given(start=st.integers(1, 9), every=st.integers(1, 50), step=st.integers(1, 500))
 def test_turns_grow_by_one_at_a_time(start: int, every: int, step: int) -> None:
-    plan = Curriculum("f2b", start, every)
-    assert plan.turns(1) == start
-    assert plan.turns(step + 1) - plan.turns(step) == (step % every == 0)
+    assert turns_at(1, start, every) == start
+    assert turns_at(step + 1, start, every) - turns_at(step, start, every) == (step % every == 0)
 
 
 @pytest.mark.parametrize(("start", "every"), [(0, 1), (1, 0), (-1, 5)])
 def test_what_is_no_curriculum(start: int, every: int) -> None:
-    with pytest.raises(ValueError, match="a curriculum starts with one turn"):
-        PRESETS["tcod_f2b"](start=start, every=every)
-
-
-def test_unknown_kind() -> None:
-    with pytest.raises(ValueError, match="'f3b'"):
-        Curriculum("f3b")  # type: ignore[arg-type]
+    for name in ("tcod_f2b", "tcod_b2f"):
+        with pytest.raises(ValueError, match="a curriculum starts with a turn"):
+            PRESETS[name](start=start, every=every)
