@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sod.chat.parse import MalformedCall, parse_calls, render_call
-from sod.records import StopReason, ToolCall, Trajectory, Turn
+from sod.chat.parse import parse_calls, render_call
+from sod.records import MalformedCall, StopReason, ToolCall, Trajectory, Turn
 from sod.runlog import RunLog, trajectory_row
 
 GOOD = '<tool_call>\n{"name": "python", "arguments": {"code": "print(1)"}}\n</tool_call>'

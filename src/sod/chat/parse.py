@@ -5,26 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from sod.records import ToolCall, ToolResult
+from sod.records import MalformedCall, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_DEPTH = 64  # of a call's JSON: what is recorded must be writable by anyone's JSON writer
 _MARK = re.compile(f"{OPEN}|{CLOSE}")
-
-
-@dataclass(frozen=True)
-class MalformedCall:
-    """A tool call that cannot be read: `error` is its short name, `detail` what the model is told."""
-
-    error: str
-    detail: str
-
-    def result(self) -> ToolResult:
-        """The tool error that the model reads in place of a result."""
-        return ToolResult(f"Error: {self.error}: {self.detail}", error=self.error)
 
 
 def parse_calls(text: str) -> tuple[ToolCall | MalformedCall, ...]:

@@ -11,9 +11,9 @@ from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sod.chat.parse import MalformedCall, parse_calls
+from sod.chat.parse import parse_calls
 from sod.engines.base import Sampled, SampleRequest
-from sod.records import Fault, Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
+from sod.records import Fault, MalformedCall, Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
 from sod.tools.base import ToolRequest
 
 
