@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sod.models import score as score_module
-from sod.models.score import action_logps, check_projection, score
+from sod.models.score import action_logps, check_projection, score, teacher_scores
 from sod.objective.batch import TokenBatch
+from sod.objective.scores import ScoreNeed
 from sod.records import SodError
 
 Make = Callable[..., Any]
@@ -141,3 +142,44 @@ def test_honest_models_pass(model: Any, random_model: Make) -> None:
     check_projection(model, "here")
     check_projection(random_model().bfloat16(), "here")
     check_projection(ScaledLogits(model, lambda logits: logits + 3.0), "here")
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_all_that_may_be_asked_of_a_teacher(model: Any, random_batch: Any, budget: int, temperature: float) -> None:
+    """Top-1, entropy and the k most probable tokens against the softmax of plain forwards, row by row."""
+    batch = random_batch(rows=5, seed=8)
+    scores = teacher_scores(model, batch, budget, temperature, ScoreNeed(top1=True, entropy=True, k=3))
+    assert torch.equal(scores.logp_BT, score(model, batch, budget, temperature))
+    assert scores.top1_BT is not None
+    assert scores.entropy_BT is not None
+    assert scores.ids_NK is not None
+    assert scores.logps_NK is not None
+    first = 0
+    for row in range(len(batch)):
+        tokens = batch.token_BT[row, : int(batch.length_B[row])]
+        with torch.no_grad():
+            logp_TV = (model(input_ids=tokens[None]).logits[0].double() / temperature).log_softmax(-1)
+        at = torch.nonzero(batch.turn_BT[row] > 0).flatten()
+        before_NV = logp_TV[at - 1]
+        best = before_NV.topk(3)
+        mine = slice(first, first + len(at))
+        torch.testing.assert_close(scores.top1_BT[row, at].double(), best.values[:, 0].exp(), atol=1e-5, rtol=1e-4)
+        entropy_N = -(before_NV.exp() * before_NV).sum(1)
+        torch.testing.assert_close(scores.entropy_BT[row, at].double(), entropy_N, atol=1e-4, rtol=1e-4)
+        assert torch.equal(scores.ids_NK[mine], best.indices)
+        torch.testing.assert_close(scores.logps_NK[mine].double(), best.values, atol=1e-4, rtol=1e-4)
+        first += len(at)
+    context_BT = batch.turn_BT == 0
+    assert scores.top1_BT[context_BT].count_nonzero() == scores.entropy_BT[context_BT].count_nonzero() == 0
+
+
+def test_only_what_is_asked_for_is_there(model: Any, random_batch: Any) -> None:
+    scores = teacher_scores(model, random_batch(rows=2, seed=1), 1000, need=ScoreNeed(entropy=True))
+    assert scores.entropy_BT is not None
+    assert (scores.top1_BT, scores.ids_NK, scores.logps_NK) == (None, None, None)
+
+
+def test_more_tokens_than_there_are(model: Any, random_batch: Any) -> None:
+    with pytest.raises(ValueError, match="most probable of"):
+        teacher_scores(model, random_batch(rows=2, seed=1), 1000, need=ScoreNeed(k=10**6))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import Any, TypeVar, final, get_type_hints
 
 import torch
@@ -43,7 +42,7 @@ def cut(record: Record, at_B: Tensor, width: int, kept_N: Tensor) -> Record:
 
     Columns that are records themselves are cut likewise; tuples count as columns of axis B, mappings go by row.
     """
-    declared = _axes(type(record))
+    declared = _axes(record)
     changed: dict[str, Any] = {}
     for known in fields(record):  # type: ignore[arg-type]
         value = getattr(record, known.name)
@@ -59,7 +58,7 @@ def cut(record: Record, at_B: Tensor, width: int, kept_N: Tensor) -> Record:
             changed[known.name] = tuple(value[row] for row in at_B.tolist()) if value else value
         elif isinstance(value, Mapping):
             changed[known.name] = {new: value[old] for new, old in enumerate(at_B.tolist()) if old in value}
-        elif _axes(type(value)):
+        elif _axes(value):
             changed[known.name] = cut(value, at_B, width, kept_N)
     return replace(record, **changed)  # type: ignore[type-var]
 
@@ -72,18 +71,23 @@ def action_numbers(action_BT: Tensor) -> Tensor:
 
 def _columns(record: Any) -> Iterator[tuple[str, str, Tensor]]:
     """Name, axes and tensor of every column that is set."""
-    for name, axes in _axes(type(record)).items():
+    for name, axes in _axes(record).items():
         tensor = getattr(record, name)
         if tensor is not None:
             yield name, axes, tensor
 
 
-@cache
-def _axes(kind: Any) -> Mapping[str, str]:
+def _axes(record: Any) -> Mapping[str, str]:
     """The declared axes by column; nothing for what is no record of columns."""
-    found: dict[str, str] = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        for extra in getattr(hint, "__metadata__", ()):
-            if isinstance(extra, Axes):
-                found[name] = extra.letters
-    return found
+    kind = type(record)
+    if kind not in _declared:
+        found: dict[str, str] = {}
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            for extra in getattr(hint, "__metadata__", ()):
+                if isinstance(extra, Axes):
+                    found[name] = extra.letters
+        _declared[kind] = found
+    return _declared[kind]
+
+
+_declared: dict[type, Mapping[str, str]] = {}  # type hints are read once for each kind of record
