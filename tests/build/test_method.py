@@ -9,14 +9,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sod.build.method import ORDER, make_method, method_rows, refuse_unknown, refuse_unmet
+from sod.build.method import make_method, method_rows, refuse_unknown, refuse_unmet
 from sod.objective.divergence import Divergence
-from sod.objective.methods import Curriculum, Method, TeacherRule
+from sod.objective.episodes import AfterTeacherTurns
+from sod.objective.methods import Method, TeacherRule
 from sod.objective.presets import PRESETS, knobs, make
 from sod.objective.schedules import Schedule, constant
+from sod.objective.scores import LEVELS
 from sod.objective.stats import TurnStats
 from sod.recipe import MethodSpec
 from sod.records import SodError
+from sod.teachers.base import Offer
 
 
 def spec(**keys: Any) -> MethodSpec:
@@ -32,7 +35,7 @@ class TestKnobs:
             plain = make_method(spec(name=name))
             again = make_method(MethodSpec.model_validate(spec(name=name).model_dump()))
             assert (plain.kappa, plain.rho) == (PRESETS[name]().kappa, PRESETS[name]().rho)
-            assert (again.kappa, again.rho, again.curriculum) == (plain.kappa, plain.rho, plain.curriculum)
+            assert (again.kappa, again.rho, again.episodes) == (plain.kappa, plain.rho, plain.episodes)
             assert (plain.name, plain.loss_aggregation, plain.divergence) == (name, "token", None)
 
     def test_what_goes_with_every_preset(self) -> None:
@@ -78,7 +81,7 @@ class TestKnobs:
         gate = make_method(spec(name="gated_opd", beta_min=0.2, beta_max=0.4, gamma=100.0)).gate
         assert gate is not None
         assert gate(torch.tensor([-1.0, 1.0])).tolist() == pytest.approx([0.4, 0.2])
-        assert make_method(spec(name="tcod_b2f", start=2, every=7)).curriculum == Curriculum("b2f", 2, 7)
+        assert make_method(spec(name="tcod_b2f", start=2, every=7)).episodes == AfterTeacherTurns(2, 7)
         ema = make_method(spec(name="opsd_hint", teacher_rule="ema", teacher_decay=0.5, teacher_every=3))
         assert ema.teacher_rule == TeacherRule("ema", 3, 0.5)
 
@@ -123,24 +126,35 @@ class TestRefusals:
             with pytest.raises(SodError, match=rf"method\.divergence: {name} has no teacher"):
                 make_method(spec(name=name, divergence="jsd"))
 
-    @pytest.mark.parametrize("offered", ORDER)
+    @pytest.mark.parametrize("offered", LEVELS)
     def test_a_teacher_that_cannot_give_what_is_needed(self, offered: Any) -> None:
         """Every preset, plain and dense, against every kind of teacher; both sides are named."""
         methods: list[Method] = [PRESETS[name]() for name in PRESETS]
         methods += [make("opd", {}, divergence=Divergence("jsd", top_k=k)) for k in (0, 5)]
-        enough = {"none": 0, "sampled": 1, "top1": 2, "topk": 3, "full": 4}
+        enough = {None: 0, "sampled": 1, "top1": 2, "topk": 3, "full": 4}
         refused = 0
         for method in methods:
-            if enough[method.scores] <= enough[offered]:
-                refuse_unmet(method, offered, "an API teacher")
+            if enough[method.level] <= enough[offered]:
+                refuse_unmet(method, Offer(offered), 1.0, "an API teacher")
                 continue
             refused += 1
             with pytest.raises(
                 SodError,
-                match=f"method {method.name} needs {method.scores} .*an API teacher gives {offered}",
+                match=f"method {method.name} needs {method.level} .*an API teacher gives {offered}",
             ):
-                refuse_unmet(method, offered, "an API teacher")
-        assert refused == {"none": 16, "sampled": 3, "top1": 2, "topk": 1, "full": 0}[offered]
+                refuse_unmet(method, Offer(offered), 1.0, "an API teacher")
+        assert refused == {"sampled": 3, "top1": 2, "topk": 1, "full": 0}[offered]
+
+    def test_a_teacher_with_few_tokens_or_one_temperature(self) -> None:
+        """The k of a top-k loss and the temperature count too; a method without a teacher asks for neither."""
+        offer = Offer("topk", largest_k=20, temperatures=frozenset({1.0}))
+        few, many = (make("opd", {}, divergence=Divergence("jsd", top_k=k)) for k in (20, 21))
+        refuse_unmet(few, offer, 1.0, "an API teacher")
+        with pytest.raises(SodError, match=r"method\.divergence\.top_k=21: an API teacher gives 20 tokens at most"):
+            refuse_unmet(many, offer, 1.0, "an API teacher")
+        with pytest.raises(SodError, match=r"rollout\.temperature=0\.7: an API teacher scores at temperature 1 only"):
+            refuse_unmet(few, offer, 0.7, "an API teacher")
+        refuse_unmet(PRESETS["grpo"](), offer, 0.7, "an API teacher")
 
     @pytest.mark.parametrize(
         ("keys", "named"),

@@ -26,7 +26,9 @@ def files(directory: Path) -> dict[str, bytes]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A checkpoint of step 7."""
-    checkpoint.save(tmp_path / "step-000007", Position(7, "abc"), {"moments": torch.arange(5.0)}, write_model())
+    checkpoint.save(
+        tmp_path / "step-000007", Position(7, "abc"), {"optimizer": {"moments": torch.arange(5.0)}}, write_model()
+    )
     return tmp_path / "step-000007"
 
 
@@ -34,11 +36,11 @@ def test_round_trip(saved: Path) -> None:
     """Position, optimizer state and torch's random state come back."""
     torch.manual_seed(5)
     expected_state = torch.get_rng_state()
-    checkpoint.save(saved, Position(8, "abc"), {"moments": torch.arange(3.0)}, write_model())
+    checkpoint.save(saved, Position(8, "abc"), {"optimizer": {"moments": torch.arange(3.0)}}, write_model())
     torch.rand(10)
-    position, state = checkpoint.load(saved, "abc")
-    assert position == Position(8, "abc")
-    assert torch.equal(state["moments"], torch.arange(3.0))
+    point = checkpoint.load(saved, "abc")
+    assert (point.directory, point.step) == (saved, 8)
+    assert torch.equal(point.state["optimizer"]["moments"], torch.arange(3.0))
     assert torch.equal(torch.get_rng_state(), expected_state)
     assert checkpoint.verify(saved) == 8
     listed = json.loads((saved / checkpoint.COMPLETE).read_text())["files"]
@@ -127,6 +129,36 @@ def test_another_recipe(saved: Path) -> None:
     """The optimizer state of another recipe is not taken over."""
     with pytest.raises(SodError, match="another recipe"):
         checkpoint.load(saved, "abd")
+
+
+def rewritten(directory: Path, **keys: Any) -> None:
+    """Change what `trainer.pt` says, and the size that the marker has of it. A key set to None goes."""
+    trainer = torch.load(directory / checkpoint.TRAINER, weights_only=True) | keys
+    torch.save({key: value for key, value in trainer.items() if value is not None}, directory / checkpoint.TRAINER)
+    marker = json.loads((directory / checkpoint.COMPLETE).read_text())
+    marker["files"][checkpoint.TRAINER] = (directory / checkpoint.TRAINER).stat().st_size
+    (directory / checkpoint.COMPLETE).write_text(json.dumps(marker))
+
+
+@pytest.mark.parametrize("teacher", [None, [1.0, 2.0]])
+def test_format_1_is_read(teacher: list[float] | None, saved: Path) -> None:
+    """There the teacher's state lay among the optimizer's: each comes back under its own name, or not at all."""
+    rewritten(saved, format=None, state=None, optimizer={"adamw": {"step": 7}, "masters": None, "teacher": teacher})
+    state = checkpoint.load(saved, "abc").state
+    assert state["optimizer"] == {"adamw": {"step": 7}, "masters": None}
+    assert state.get("teacher") == teacher
+
+
+def test_a_later_format_is_refused(saved: Path) -> None:
+    rewritten(saved, format=checkpoint.FORMAT + 1)
+    with pytest.raises(SodError, match="of a later version of sod"):
+        checkpoint.load(saved, "abc")
+
+
+def test_state_belongs_to_a_namespace(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="state of 'moments': the namespaces are optimizer, teacher"):
+        checkpoint.save(tmp_path / "step-000001", Position(1, ""), {"moments": 1}, write_model())
+    assert not (tmp_path / "step-000001").exists()
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [3]), (2, [2, 3]), (3, [1, 2, 3]), (9, [1, 2, 3])])

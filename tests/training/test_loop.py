@@ -27,7 +27,9 @@ class Counter:
 
     @property
     def trainee(self) -> Trainee:
-        return Trainee(lambda: {"value": self.value}, lambda d: (d / "weights").write_text(str(self.value)) and None)
+        return Trainee(
+            lambda: {"optimizer": self.value}, lambda d: (d / "weights").write_text(str(self.value)) and None
+        )
 
 
 def plan(steps: int = 7, every: int = 3, keep: int = 2, **more: Any) -> Plan:
@@ -68,12 +70,11 @@ def test_goes_on_where_it_stopped(log: RunLog) -> None:
     """From a checkpoint of step 3, steps 4 to 7 follow and no other."""
     counter = Counter()
     run_steps(plan(steps=3), log, 0, counter.step, counter.trainee, [])
-    found = resume_point(log, "hash")
-    assert found is not None
-    _, done, state = found
-    assert (done, state) == (3, {"value": 3})
-    again = Counter(state["value"])
-    run_steps(plan(), log, done, again.step, again.trainee, [])
+    point = resume_point(log, "hash")
+    assert point is not None
+    assert (point.step, point.state) == (3, {"optimizer": 3})
+    again = Counter(point.state["optimizer"])
+    run_steps(plan(), log, point.step, again.step, again.trainee, [])
     assert [row["value"] for row in log.metrics()] == [1, 2, 3, 4, 5, 6, 7]
 
 

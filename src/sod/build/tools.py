@@ -16,6 +16,7 @@ from sod.rewards.shaping import Shaping
 from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
+from sod.tools.python import NAME as PYTHON
 from sod.tools.python import PythonTool
 from sod.tools.sandbox.base import ProgramLimits, Sandbox
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
@@ -51,6 +52,12 @@ def make_tools(recipe: Recipe, opened: ExitStack) -> dict[str, Tool]:
     if spec.failure_rate > 0:
         tool = UnreliableTool(tool, spec.failure_rate, derive(recipe.seed, "unreliable"))
     return {tool.name: tool}
+
+
+def stateful_tools(recipe: Recipe) -> list[str]:
+    """The recipe's tools that will keep state over the calls of an episode, known before any of them runs."""
+    python = recipe.tools.python
+    return [PYTHON] if python is not None and python.stateful else []
 
 
 def make_reward_function(recipe: Recipe, opened: ExitStack) -> VerifierReward:

@@ -16,7 +16,7 @@ from sod.build.job import Job, Notice, Place, final_model, find_place, prepare_t
 from sod.build.method import make_method, refuse_unmet
 from sod.build.rollout import make_collector
 from sod.build.supervised import prepare_supervised
-from sod.build.tools import make_reward_function, make_tools
+from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.chat.render import Chat
 from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.models.meter import Meter
@@ -27,7 +27,6 @@ from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
-from sod.tools.base import Tool
 from sod.training.checkpoint import State
 from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
@@ -86,6 +85,7 @@ def checked(recipe: Recipe, method: Method, directory: Path, resume: bool, notic
     if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
     refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+    _refuse_stateful(method, recipe)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -107,7 +107,6 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
-    _refuse_stateful(method, tools)
     refuse_unhealthy(tools)
     prepare_torch(recipe)
     student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, place.resume)
@@ -147,9 +146,9 @@ def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, flo
     return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
 
 
-def _refuse_stateful(method: Method, tools: dict[str, Tool]) -> None:
+def _refuse_stateful(method: Method, recipe: Recipe) -> None:
     """Raises SodError where the method's episodes and a tool that keeps state do not go together."""
-    stateful = [name for name, tool in tools.items() if tool.keeps_state]
+    stateful = stateful_tools(recipe)
     reason = method.episodes.refusal(stateful)
     if reason is not None:
         raise SodError(f"method {method.name} {reason}; set tools.{stateful[0]}.stateful=false")

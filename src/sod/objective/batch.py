@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sod.objective.columns import Axes, action_numbers, check_axes, cut
-from sod.objective.scores import Scores, Targets, TeacherScores
+from sod.objective.scores import OldSource, Scores, Targets, TeacherScores
 from sod.records import Episode, Group, Task, Trajectory
 
 
@@ -71,9 +71,11 @@ class TokenBatch:
         """A copy with the named columns set."""
         return replace(self, **columns)  # type: ignore[arg-type]
 
-    def scored(self, old_BT: Tensor, teacher: TeacherScores | None = None) -> TokenBatch:
+    def scored(
+        self, old_BT: Tensor, teacher: TeacherScores | None = None, old_source: OldSource = "trainer"
+    ) -> TokenBatch:
         """A copy that knows its scores."""
-        return replace(self, scores=Scores(old_BT, teacher))
+        return replace(self, scores=Scores(old_BT, teacher, old_source))
 
     def aimed(self, advantage_BT: Tensor, distil_BT: Tensor | None = None) -> TokenBatch:
         """A copy that knows what the loss pulls at."""

@@ -19,6 +19,8 @@ LEVELS: tuple[Level, ...] = ("sampled", "top1", "topk", "full")
 """How much of its distribution a teacher gives at a position: the log-probability of the sampled token, also the
 highest probability (and the entropy, where it can), the k highest, or all of it. Each holds those before it."""
 
+OldSource = Literal["engine", "trainer"]
+
 
 @final
 @dataclass(frozen=True)
@@ -66,10 +68,14 @@ class TeacherScores:
 @final
 @dataclass(frozen=True)
 class Scores:
-    """The batch's tokens under the weights that sampled them (`old_BT`, nats, 0 at context), and as the teacher saw."""
+    """The batch's tokens under the weights that sampled them (`old_BT`, nats, 0 at context), and as the teacher saw.
+
+    `old_source` says whose figures the old ones are; an engine's are to be checked against the trainer's forward.
+    """
 
     old_BT: Annotated[Tensor, Axes("BT")]
     teacher: TeacherScores | None = None
+    old_source: OldSource = "trainer"
 
     def __post_init__(self) -> None:
         check_axes(self)

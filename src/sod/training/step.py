@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
 from sod.objective.methods import Method, Signal, advantage
 from sod.objective.needs import Need
-from sod.objective.scores import TeacherScores
+from sod.objective.scores import OldSource, TeacherScores
 from sod.recipe import Recipe
 from sod.records import SodError, Task
 from sod.rollout.collect import Collected, Collector
@@ -139,14 +139,15 @@ def scored(run: Run, batch: TokenBatch) -> TokenBatch:
 
     Trajectories that the teacher could not score leave the batch. Raises SodError where it could score none.
     """
+    source = old_logps_source(run)
     with run.clock.timed("old"):
-        old_BT = old_logps(run, batch)
+        old_BT = batch.sampled_BT if source == "engine" else trainer_logps(run, batch)
     if run.teacher is None:
-        return batch.scored(old_BT)
+        return batch.scored(old_BT, old_source=source)
     with run.clock.timed("teacher"):
         view = batch if run.privileged is None else privileged_view(batch, run.privileged)
         scores = taught(run.teacher, run.method, batch, view)
-    batch = batch.scored(old_BT, scores)
+    batch = batch.scored(old_BT, scores, source)
     kept = [row for row in range(len(batch)) if row not in scores.faults]
     if not kept:
         first = next(iter(scores.faults.values()))
@@ -172,7 +173,7 @@ def privileged_view(batch: TokenBatch, privileged: PrivilegedPrompt) -> TokenBat
     return with_prompts(batch, prompts)
 
 
-def old_logps_source(run: Run) -> Literal["engine", "trainer"]:
+def old_logps_source(run: Run) -> OldSource:
     """Whose log-probabilities of the sampled tokens count as the old ones.
 
     The engine's own where those are the trainer's up to rounding: an exact engine, and nothing truncated. The update
@@ -183,10 +184,8 @@ def old_logps_source(run: Run) -> Literal["engine", "trainer"]:
     return "engine" if run.rollout.engine.exact and not truncated else "trainer"
 
 
-def old_logps(run: Run, batch: TokenBatch) -> Tensor:
-    """Log-probabilities of the batch under the weights that sampled it. Shape B x T."""
-    if old_logps_source(run) == "engine":
-        return batch.sampled_BT
+def trainer_logps(run: Run, batch: TokenBatch) -> Tensor:
+    """The trainer's log-probabilities of the batch under the weights that sampled it. Shape B x T."""
     with run.measured.old(batch):
         return score(run.student, batch, run.recipe.optim.micro_batch_tokens, run.recipe.rollout.temperature)
 
@@ -202,7 +201,6 @@ def updater(run: Run) -> Updater:
         temperature=run.recipe.rollout.temperature,
         teacher=run.model_teacher,
         teacher_view=None if privileged is None else lambda micro: privileged_view(micro, privileged),
-        old_from_engine=old_logps_source(run) == "engine",
         dumps=run.dumps,
         measured=run.measured,
     )

@@ -69,7 +69,7 @@ class Updater:
     """The optimizer steps of a batch.
 
     `teacher` is the model of a dense divergence, and `teacher_view` what it reads of a micro-batch where that is not
-    the student's own. `old_from_engine` says whose the old log-probabilities are; the engine's are checked.
+    the student's own.
     """
 
     student: Any
@@ -79,7 +79,6 @@ class Updater:
     temperature: float
     teacher: LocalModel | None
     teacher_view: Callable[[TokenBatch], TokenBatch] | None
-    old_from_engine: bool
     dumps: Path
     measured: StepMeter
 
@@ -102,7 +101,7 @@ class Updater:
                 gap += terms.gap / mini.action_tokens()
             if number == 0:
                 train_inference_gap = gap
-                if self.old_from_engine:
+                if batch.scores is not None and batch.scores.old_source == "engine":
                     check_train_inference_gap(gap, step)
             figures.add_update(self._optimizer_step(mini, step))
         return figures.means(len(minis)) | {
