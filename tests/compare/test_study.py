@@ -1,4 +1,4 @@
-"""What a comparison will do before it does it: requests, hashes, order, learning rates."""
+"""Requests, hashes and results of a comparison, and what its failures cost; a whole one is in tests/cli."""
 
 from __future__ import annotations
 
@@ -8,18 +8,8 @@ from typing import Any
 
 import pytest
 
-from sod.compare.cells import by_task, method_spec
-from sod.compare.study import (
-    Comparison,
-    Unit,
-    check_request,
-    learning_rate,
-    needs,
-    parse_methods,
-    parse_seeds,
-    plan,
-    read_results,
-)
+from sod.compare.cells import PREPARED, Comparison, Unit, by_task, method_spec
+from sod.compare.study import check_request, compare, parse_methods, parse_seeds, read_results
 from sod.evaluation.runner import Evaluation
 from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe
 from sod.records import SodError, StopReason, Task, Trajectory
@@ -145,42 +135,6 @@ def test_both_recipes_of_the_repository_share_their_worlds_and_pass() -> None:
     assert unreliable.tools.python.failure_rate == 0.2
 
 
-def test_all_methods_of_a_seed_come_before_the_next_seed() -> None:
-    asked = comparison()
-    labels = [unit.label for unit in plan(asked, ["start", "sod"], [0, 1], {}, jobs=1)]
-    tuning = ["world s9", "sod lr 0.0001", "sod lr 0.001"]
-    assert labels == [*tuning, "world s0", "start s0", "sod s0", "world s1", "start s1", "sod s1"]
-
-
-def test_with_several_jobs_the_next_world_is_prepared_ahead() -> None:
-    labels = [unit.label for unit in plan(comparison("compare.lrs=[1.0e-3]"), ["sod"], [0, 1, 2], {}, jobs=2)]
-    assert labels == ["world s0", "world s1", "sod s0", "world s2", "sod s1", "sod s2"]
-
-
-def test_what_is_done_is_not_planned_nor_what_only_that_needed() -> None:
-    done = {Unit("cell", 0, "sod"): {}, Unit("cell", 0, "start"): {}, Unit("trial", 9, "sod", 1e-4): {}}
-    labels = [unit.label for unit in plan(comparison(), ["start", "sod"], [0, 1], done, jobs=1)]
-    assert labels == ["world s9", "sod lr 0.001", "world s1", "start s1", "sod s1"]
-    assert plan(comparison(), ["start", "sod"], [0], done, jobs=1) == []
-
-
-def test_the_learning_rate_is_the_best_on_validation_tasks_and_the_smaller_of_equals() -> None:
-    asked, cell = comparison("compare.lrs=[1.0e-3,1.0e-4,1.0e-5]"), Unit("cell", 0, "sod")
-    trials = [n for n in needs(asked, cell) if n.kind == "trial"]
-
-    def chosen(*scores: float | None) -> float | None:
-        results = {t: {"figures": s if s is None else {"avg_at_k": s}} for t, s in zip(trials, scores, strict=True)}
-        return learning_rate(asked, cell, results)
-
-    assert chosen(0.1, 0.3, 0.2) == 1e-4
-    assert chosen(0.3, 0.3, 0.2) == 1e-4
-    assert chosen(0.0, None, None) == 1e-3
-    with pytest.raises(SodError, match="diverged at every learning rate"):
-        chosen(None, None, None)
-    assert learning_rate(asked, Unit("cell", 0, "start"), {}) is None
-    assert learning_rate(comparison("compare.lrs=[0.5]"), cell, {}) == 0.5
-
-
 def test_results_of_another_recipe_are_refused_by_name(tmp_path: Path) -> None:
     asked = comparison(out=tmp_path)
     unit = Unit("cell", 2, "sod")
@@ -193,6 +147,37 @@ def test_results_of_another_recipe_are_refused_by_name(tmp_path: Path) -> None:
     path.write_text('{"recipe_sha')
     with pytest.raises(SodError, match=r"sod-s2\.json: not a result"):
         read_results(asked)
+
+
+def test_what_needs_something_that_failed_is_not_run(tmp_path: Path) -> None:
+    """The tuning world cannot be made, so that OPD gets no learning rate; SOD's trials are done, and all diverged."""
+    asked = comparison(out=tmp_path / "out")
+    for lr in asked.recipe.compare.lrs:
+        path = asked.result(Unit("trial", 9, "sod", lr))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = {"recipe_sha256": asked.recipe_sha256, "seed": 9, "method": "sod", "lr": lr, "figures": None}
+        path.write_text(json.dumps(own))
+    worlds = Comparison(asked.recipe, asked.out, tmp_path / "work", 1, {})
+    worlds.world(0).mkdir(parents=True)
+    (worlds.world(0) / PREPARED).write_text(json.dumps({"seconds": {"data and models": 1.6}}))
+    worlds.world(9).touch()
+    lines: list[str] = []
+    with pytest.raises(SodError, match="5 of 8 failed"):
+        compare(recipe("threads=1"), ["opd", "sod"], [0], asked.out, tmp_path / "work", 1, lines.append)
+    assert lines[:3] == [
+        "tiny: 6 to do with 1 x 1 threads, 2 done earlier",
+        "world s9 failed",
+        "world s0: ready, made in 2 s (3/8)",
+    ]
+    reasons = {line.split(": ", 2)[1]: line.split(": ", 2)[2] for line in lines[3:]}
+    assert "NotADirectoryError" in reasons.pop("world s9")
+    assert reasons == {
+        "opd lr 0.0001": "not run, because world s9 failed",
+        "opd lr 0.001": "not run, because world s9 failed",
+        "opd s0": "not run, because opd lr 0.0001 failed",
+        "sod s0": "sod diverged at every learning rate of compare.lrs; add smaller ones",
+    }
+    assert [path.name for path in asked.out.rglob("*.json") if path.parent.name != "trials"] == ["s0.json"]
 
 
 def test_correctness_stands_in_the_order_of_the_file_and_gaps_are_none() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sod.compare.workers import Workers
+from sod.compare.workers import WorkerPool
 from sod.records import SodError
 
 
@@ -39,33 +39,33 @@ def _sleep(path: str) -> None:
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    made = Workers(2)
+def pool() -> Iterator[WorkerPool]:
+    made = WorkerPool(2)
     yield made
     made.close()
 
 
-def test_workers_return_values_and_errors_and_outlive_failures(workers: Workers) -> None:
-    workers.submit("a", _twice, 4)
-    workers.submit("b", _fail)
-    assert workers.idle == 0
-    ended = {end.key: end for end in (workers.wait(), workers.wait())}
+def test_workers_return_values_and_errors_and_outlive_failures(pool: WorkerPool) -> None:
+    pool.submit("a", _twice, 4)
+    pool.submit("b", _fail)
+    assert pool.idle == 0
+    ended = {end.key: end for end in (pool.wait(), pool.wait())}
     assert (ended["a"].value, ended["a"].error, ended["b"].error) == (8, None, "a reason")
-    workers.submit("c", _stumble)
-    assert "ZeroDivisionError: a bug" in (workers.wait().error or "")
-    workers.submit("d", _die)
-    assert "-9" in (workers.wait().error or "")
-    workers.submit("e", _twice, 5)
-    assert workers.wait().value == 10
+    pool.submit("c", _stumble)
+    assert "ZeroDivisionError: a bug" in (pool.wait().error or "")
+    pool.submit("d", _die)
+    assert "-9" in (pool.wait().error or "")
+    pool.submit("e", _twice, 5)
+    assert pool.wait().value == 10
 
 
 def test_closing_stops_what_is_under_way_and_lets_it_clean_up(tmp_path: Path) -> None:
-    workers, path = Workers(1), tmp_path / "pid"
-    workers.submit("a", _sleep, str(path))
+    pool, path = WorkerPool(1), tmp_path / "pid"
+    pool.submit("a", _sleep, str(path))
     while not (path.exists() and path.read_text()):
         time.sleep(0.01)
     began = time.monotonic()
-    workers.close()
+    pool.close()
     assert time.monotonic() - began < 10
     assert path.with_suffix(".closed").exists()
     with pytest.raises(ProcessLookupError):

@@ -4,8 +4,8 @@
     WORK/METHOD-sSEED-HASH/         a run directory, of a cell or of a trial
     OUT/worlds/sSEED.json  OUT/trials/METHOD-lrX.json  OUT/cells/METHOD-sSEED.json
 
-A result is one small file that holds all that the report needs. It is written last and at once, so whatever is
-there is finished, and nobody asks for WORK again.
+A result is one small file with all that the report needs. It is written atomically and after everything else, so a
+result that exists is complete, and neither the report nor a repeated command needs WORK for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from typing import Any, Literal
 from sod.build.evaluation import evaluate_model
 from sod.build.job import Notice
 from sod.build.training import prepare_train
+from sod.clock import Clock
 from sod.evaluation.runner import Evaluation
 from sod.objective.needs import Need
 from sod.objective.presets import PRESETS, knobs
-from sod.quickstart.run import in_world, make_world
+from sod.quickstart.run import in_world, make_world, rounded
 from sod.recipe import MethodSpec, OptimSpec, Recipe, TrainSpec, resolved
 from sod.records import SodError, Task
-from sod.report.console import notice
+from sod.report import console
 from sod.runlog import RunLog, recipe_hash, write_json_atomic
 from sod.tasks.files import load_tasks
 from sod.training.optim import NonFiniteError
@@ -53,7 +53,7 @@ class Unit:
 
     @property
     def label(self) -> str:
-        """What the user calls it."""
+        """Its name in messages to the user."""
         if self.kind == "world":
             return f"world s{self.seed}"
         return f"{self.method} s{self.seed}" if self.kind == "cell" else f"{self.method} lr {self.lr:g}"
@@ -105,13 +105,13 @@ def run_unit(comparison: Comparison, unit: Unit, lr: float | None = None) -> dic
     Raises SodError, with nothing written in OUT.
     """
     path = comparison.result(unit)
-    told = partial(_notice, unit.label)
+    notice = partial(_labelled, unit.label)
     if unit.kind == "world":
-        facts = _prepare_world(comparison, unit.seed, told)
+        facts = _prepare_world(comparison, unit.seed, notice)
     elif unit.kind == "trial":
-        facts = _trial(comparison, unit, told)
+        facts = _trial(comparison, unit, notice)
     else:
-        facts = _cell(comparison, unit, lr, told)
+        facts = _cell(comparison, unit, lr, notice)
     own = {"recipe": comparison.recipe.name, "recipe_sha256": comparison.recipe_sha256, "world": comparison.world_hash}
     result = {**own, "seed": unit.seed, **facts, "threads": comparison.threads, "git": dict(comparison.git)}
     write_json_atomic(path, result)
@@ -142,7 +142,7 @@ def read_result(path: Path, recipe_sha256: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _prepare_world(comparison: Comparison, seed: int, told: Notice) -> dict[str, Any]:
+def _prepare_world(comparison: Comparison, seed: int, notice: Notice) -> dict[str, Any]:
     """Make the world of a seed, unless it is there. An unfinished one is made anew."""
     directory = comparison.world(seed)
     marker = directory / PREPARED
@@ -151,44 +151,44 @@ def _prepare_world(comparison: Comparison, seed: int, told: Notice) -> dict[str,
             if directory.exists():
                 shutil.rmtree(directory)
             recipe = comparison.recipe.model_copy(update={"seed": seed, "threads": comparison.threads})
-            seconds = make_world(recipe, directory, _run_quietly, told)
+            seconds = make_world(recipe, directory, _run_quietly, notice)
             write_json_atomic(marker, {"seconds": seconds})
     return dict(json.loads(marker.read_text(encoding="utf-8")))
 
 
-def _trial(comparison: Comparison, unit: Unit, told: Notice) -> dict[str, Any]:
+def _trial(comparison: Comparison, unit: Unit, notice: Notice) -> dict[str, Any]:
     """A short run with one learning rate, judged on validation tasks. One that diverges has no figures."""
     steps = comparison.recipe.compare.tuning_steps
     facts: dict[str, Any] = {"method": unit.method, "lr": unit.lr, "steps": steps, "diverged": None}
     try:
-        log, seconds = _trained(comparison, unit, unit.lr, steps, told)
+        log, seconds = _trained(comparison, unit, unit.lr, steps, notice)
     except NonFiniteError as error:
         return facts | {"diverged": str(error), "figures": None, "seconds": {}}
     spec = _cell_recipe(comparison, unit, unit.lr, steps)
     data = str(comparison.world(unit.seed) / "data" / "validation.parquet")
-    began = time.perf_counter()
-    figures = evaluate_model(_playing(spec, log.path), data, told).as_dict()
-    timed = _rounded({"training": seconds, "evaluation": time.perf_counter() - began})
-    return facts | {"figures": figures, "curve": _curve(log), "seconds": timed}
+    clock = Clock({"training": seconds})
+    with clock.timed("evaluation"):
+        figures = evaluate_model(_playing(spec, log.path), data, notice).as_dict()
+    return facts | {"figures": figures, "curve": _curve(log), "seconds": rounded(clock.seconds)}
 
 
-def _cell(comparison: Comparison, unit: Unit, lr: float | None, told: Notice) -> dict[str, Any]:
+def _cell(comparison: Comparison, unit: Unit, lr: float | None, notice: Notice) -> dict[str, Any]:
     """Train with the method, unless it is one that trains nothing, and evaluate on the test tasks."""
     world = comparison.world(unit.seed)
     steps = 0 if unit.method in UNTRAINED else comparison.recipe.train.steps
     curve: dict[str, Any] = {}
-    seconds = {"training": 0.0}
+    clock = Clock({"training": 0.0})
     if steps:
-        log, seconds["training"] = _trained(comparison, unit, lr, steps, told)
+        log, seconds = _trained(comparison, unit, lr, steps, notice)
+        clock.add("training", seconds)
         curve = _curve(log)
         spec = _playing(_cell_recipe(comparison, unit, lr, steps), log.path)
     else:
         seeded = comparison.recipe.model_copy(update={"seed": unit.seed, "threads": comparison.threads})
         spec = in_world(seeded, world, UNTRAINED[unit.method])
-    began = time.perf_counter()
     data = str(world / "data" / "test.parquet")
-    evaluation = evaluate_model(spec, data, told)
-    seconds["evaluation"] = time.perf_counter() - began
+    with clock.timed("evaluation"):
+        evaluation = evaluate_model(spec, data, notice)
     return {
         "method": unit.method,
         "lr": lr,
@@ -196,17 +196,17 @@ def _cell(comparison: Comparison, unit: Unit, lr: float | None, told: Notice) ->
         "figures": evaluation.as_dict(),
         "correct": by_task(evaluation, load_tasks(data, spec.data.split).items),
         "curve": curve,
-        "seconds": _rounded(seconds),
+        "seconds": rounded(clock.seconds),
     }
 
 
-def _trained(comparison: Comparison, unit: Unit, lr: float | None, steps: int, told: Notice) -> tuple[RunLog, float]:
+def _trained(comparison: Comparison, unit: Unit, lr: float | None, steps: int, notice: Notice) -> tuple[RunLog, float]:
     """The finished run of a cell or trial and the seconds of all its steps; an interrupted one goes on."""
     spec = _cell_recipe(comparison, unit, lr, steps)
     directory = comparison.work / f"{unit.method}-s{unit.seed}-{recipe_hash(resolved(spec))[:12]}"
     with _locked(directory):
         begun = (directory / "recipe.yaml").is_file()
-        with closing(prepare_train(spec, directory, begun, told)) as job:
+        with closing(prepare_train(spec, directory, begun, notice)) as job:
             job.start([])
     return job.log, sum(float(row["seconds"]) for row in job.log.metrics())
 
@@ -242,10 +242,6 @@ def by_task(evaluation: Evaluation, tasks: Sequence[Task]) -> list[float | None]
     return [fmean(row) if row else None for row in correct.values()]
 
 
-def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {stage: round(value, 1) for stage, value in seconds.items()}
-
-
 def _neutral(recipe: Recipe) -> Recipe:
     """The recipe with everything at its default that is a cell's own or changes no result."""
     train = {key: getattr(TrainSpec(), key) for key in ("checkpoint_every", "keep_checkpoints", "trajectories_every")}
@@ -279,5 +275,5 @@ def _run_quietly(title: str, job: Any) -> None:
         job.start([])
 
 
-def _notice(label: str, text: str) -> None:
-    notice(f"{label}: {text}")
+def _labelled(label: str, text: str) -> None:
+    console.notice(f"{label}: {text}")

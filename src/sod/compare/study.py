@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, final
 
 from sod.build.method import make_method, refuse_unknown
 from sod.compare.cells import UNTRAINED, Comparison, Unit, method_spec, read_result, run_unit
+from sod.compare.order import learning_rate, needs, order_of_work
 from sod.compare.table import write_comparison
-from sod.compare.workers import Ended, Workers
+from sod.compare.workers import Ended, WorkerPool
 from sod.recipe import Recipe
 from sod.records import SodError
 from sod.runlog import git_state
 from sod.training.loop import InterruptedRunError
+from sod.training.signals import on_stop_request
 
 Tell = Callable[[str], None]
 """Shows the user a line."""
 
 
+@final
 @dataclass
 class Progress:
-    """What is finished, what failed and what is still to do."""
+    """What is finished, what failed (and why) and what is still to do, in the order of work; `total` counts all."""
 
     results: dict[Unit, dict[str, Any]]
     pending: list[Unit]
@@ -52,7 +53,7 @@ def compare(
     check_request(recipe, methods, seeds)
     comparison = _comparison(recipe, out, work, jobs)
     results = read_results(comparison)
-    pending = plan(comparison, methods, seeds, results, jobs)
+    pending = order_of_work(comparison, methods, seeds, results, jobs)
     tell(f"{recipe.name}: {len(pending)} to do with {jobs} x {comparison.threads} threads, {len(results)} done earlier")
     progress = Progress(results, pending, len(results) + len(pending))
     if pending:
@@ -128,51 +129,6 @@ def read_results(comparison: Comparison) -> dict[Unit, dict[str, Any]]:
     return results
 
 
-def plan(
-    comparison: Comparison, methods: Sequence[str], seeds: Sequence[int], done: Mapping[Unit, Any], jobs: int
-) -> list[Unit]:
-    """What is still to do, in the order to do it: trials, then all methods of a seed before the next seed.
-
-    With several jobs the next seed's world is prepared beside the cells of a seed.
-    """
-    cells = [[c for m in methods if (c := Unit("cell", seed, m)) not in done] for seed in seeds]
-    cells = [row for row in cells if row]
-    worlds = [Unit("world", row[0].seed) for row in cells]
-    trials = [n for row in cells for c in row for n in needs(comparison, c) if n.kind == "trial" and n not in done]
-    ahead = int(jobs > 1)
-    units = [n for trial in trials[:1] for n in needs(comparison, trial)] + worlds[:ahead] + trials
-    for number, row in enumerate(cells):
-        units += [*worlds[number + ahead : number + ahead + 1], *row]
-    return list(dict.fromkeys(units))
-
-
-def needs(comparison: Comparison, unit: Unit) -> list[Unit]:
-    """What must be finished before the unit can run."""
-    spec = comparison.recipe.compare
-    if unit.kind == "world":
-        return []
-    needed = [Unit("world", unit.seed)]
-    if unit.kind == "cell" and unit.method not in UNTRAINED and len(spec.lrs) > 1:
-        needed += [Unit("trial", spec.tuning_seed, unit.method, lr) for lr in spec.lrs]
-    return needed
-
-
-def learning_rate(comparison: Comparison, unit: Unit, results: Mapping[Unit, Mapping[str, Any]]) -> float | None:
-    """The learning rate of a cell: the best of its method's trials by avg@k, the smallest of equal ones.
-
-    None for a method that trains nothing. Raises SodError when every trial diverged.
-    """
-    if unit.kind != "cell" or unit.method in UNTRAINED:
-        return None
-    trials = [n for n in needs(comparison, unit) if n.kind == "trial"]
-    if not trials:
-        return comparison.recipe.compare.lrs[0]
-    scored = {lr: result["figures"]["avg_at_k"] for t in trials if (lr := t.lr) and (result := results[t])["figures"]}
-    if not scored:
-        raise SodError(f"{unit.method} diverged at every learning rate of compare.lrs; add smaller ones")
-    return min(scored, key=lambda lr: (-scored[lr], lr))
-
-
 def _comparison(recipe: Recipe, out: Path, work: Path, jobs: int) -> Comparison:
     revision, dirty = git_state(Path.cwd())
     threads = recipe.threads or max(1, (os.cpu_count() or 1) // jobs)
@@ -180,28 +136,46 @@ def _comparison(recipe: Recipe, out: Path, work: Path, jobs: int) -> Comparison:
 
 
 def _run(comparison: Comparison, progress: Progress, jobs: int, tell: Tell) -> None:
-    """Run what is pending, first things first, as many at a time as there are jobs."""
-    with _stop_requests(), closing(Workers(jobs)) as workers:
-        while progress.pending or workers.busy:
+    """Run what is pending, first things first, as many at a time as there are jobs.
+
+    Raises InterruptedRunError at Ctrl-C or SIGTERM, after the workers have stopped.
+    """
+    with on_stop_request(_stop), closing(WorkerPool(jobs)) as pool:
+        while progress.pending or pool.busy:
             _drop_impossible(comparison, progress)
-            ready = [u for u in progress.pending if all(n in progress.results for n in needs(comparison, u))]
-            for unit in ready[: workers.idle]:
-                progress.pending.remove(unit)
-                try:
-                    lr = learning_rate(comparison, unit, progress.results)
-                except SodError as error:
-                    progress.failed[unit] = str(error)
-                    continue
-                workers.submit(unit, run_unit, comparison, unit, lr)
-            if workers.busy:
-                _settle(progress, workers.wait(), tell)
+            for unit in _ready(comparison, progress)[: pool.idle]:
+                _submit(comparison, progress, unit, pool)
+            if pool.busy:
+                _settle(progress, pool.wait(), tell)
+
+
+def _stop(signal_number: int) -> None:
+    raise InterruptedRunError("stopped; what is finished is kept, and the same command goes on", signal_number)
 
 
 def _drop_impossible(comparison: Comparison, progress: Progress) -> None:
+    """Give up every unit that needs one that failed. One pass is enough: a unit stands after what it needs."""
     for unit in list(progress.pending):
-        if lost := [n.label for n in needs(comparison, unit) if n in progress.failed]:
+        lost = [needed for needed in needs(comparison, unit) if needed in progress.failed]
+        if lost:
             progress.pending.remove(unit)
-            progress.failed[unit] = f"not run, because {lost[0]} failed"
+            progress.failed[unit] = f"not run, because {lost[0].label} failed"
+
+
+def _ready(comparison: Comparison, progress: Progress) -> list[Unit]:
+    """The pending units with everything finished that they need, in the order of work."""
+    return [unit for unit in progress.pending if progress.results.keys() >= set(needs(comparison, unit))]
+
+
+def _submit(comparison: Comparison, progress: Progress, unit: Unit, pool: WorkerPool) -> None:
+    """Hand the unit to a worker; a cell for which no learning rate can be chosen has failed instead."""
+    progress.pending.remove(unit)
+    try:
+        lr = learning_rate(comparison, unit, progress.results)
+    except SodError as error:
+        progress.failed[unit] = str(error)
+    else:
+        pool.submit(unit, run_unit, comparison, unit, lr)
 
 
 def _settle(progress: Progress, ended: Ended, tell: Tell) -> None:
@@ -240,18 +214,3 @@ def _refuse_twice(where: str, values: Sequence[Any]) -> None:
     for value in values:
         if list(values).count(value) > 1:
             raise SodError(f"{where}: {value} stands there twice")
-
-
-@contextmanager
-def _stop_requests() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the waiting at once, by an exception."""
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        raise InterruptedRunError("stopped; what is finished is kept, and the same command goes on", number)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

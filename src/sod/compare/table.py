@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -98,17 +99,27 @@ def paired(scores: Mapping[int, float], against: Mapping[int, float]) -> dict[st
 
 
 def _differences(scores: Mapping[str, Mapping[int, float]], trained: Sequence[str]) -> list[dict[str, Any]]:
-    """Every trained method against the baselines, then SOD against the method that does best beside it."""
+    """Every trained method against the baselines, then SOD against the method that does best beside it.
+
+    Pairs without a seed in common are left out. `picked` marks the last row, whose pair depends on the scores.
+    """
+    baselines = [name for name in BASELINES if name in trained]
+    rows = _paired_rows(scores, [(name, baseline) for baseline, name in product(baselines, trained)])
+    if FEATURED in trained:
+        against_each = _paired_rows(scores, [(FEATURED, name) for name in trained])
+        if against_each:
+            closest = min(against_each, key=lambda row: float(row["mean"]))
+            rows.append({**closest, "picked": True})
+    return rows
+
+
+def _paired_rows(scores: Mapping[str, Mapping[int, float]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """A row for each pair of two methods that have a seed in common."""
     rows = []
-    for baseline in (name for name in BASELINES if name in trained):
-        for name in trained:
-            if name != baseline and (difference := paired(scores[name], scores[baseline])):
-                rows.append({"method": name, "against": baseline, "picked": False, **difference})
-    rivals = [name for name in trained if name != FEATURED] if FEATURED in trained else []
-    found = [(name, gap) for name in rivals if (gap := paired(scores[FEATURED], scores[name]))]
-    if found:
-        rival, gap = min(found, key=lambda pair: float(pair[1]["mean"]))
-        rows.append({"method": FEATURED, "against": rival, "picked": True, **gap})
+    for method, against in pairs:
+        difference = paired(scores[method], scores[against])
+        if method != against and difference is not None:
+            rows.append({"method": method, "against": against, "picked": False, **difference})
     return rows
 
 
@@ -172,13 +183,19 @@ def _trial_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
     for name, row in summary["trials"].items():
         chosen = summary["methods"][name]["lr"]
-        shown = []
-        for rate in rates:
-            value = row.get(rate)
-            text = "-" if rate not in row else "diverged" if value is None else f"{value:.3f}"
-            shown.append(f"**{text}**" if rate == f"{chosen:g}" else text)
+        shown = [_trial_cell(row, rate, bold=rate == f"{chosen:g}") for rate in rates]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     return lines
+
+
+def _trial_cell(scores: Mapping[str, float | None], rate: str, bold: bool) -> str:
+    """avg@k of one learning rate, `diverged`, or `-` where it was not tried."""
+    if rate not in scores:
+        text = "-"
+    else:
+        score = scores[rate]
+        text = "diverged" if score is None else f"{score:.3f}"
+    return f"**{text}**" if bold else text
 
 
 def _provenance(summary: Mapping[str, Any]) -> str:
@@ -279,11 +296,7 @@ def _draw_curve(
     axes: Axes, name: str, curves: Sequence[Mapping[str, Any]], key: str, look: Mapping[str, Any], band: bool
 ) -> None:
     """The mean over seeds at each step that every seed has a number for; nothing for a method without any."""
-    points = [
-        {step: value for step, value in zip(curve["step"], curve[key], strict=True) if value is not None}
-        for curve in curves
-        if curve
-    ]
+    points = [_points(curve, key) for curve in curves if curve]
     steps = sorted(set.intersection(*(set(row) for row in points))) if points else []
     if not steps:
         return
@@ -295,3 +308,9 @@ def _draw_curve(
     if band and len(series) > 1:
         low, high = [min(column) for column in columns], [max(column) for column in columns]
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+
+
+def _points(curve: Mapping[str, Any], key: str) -> dict[int, float]:
+    """A figure by step, without the steps at which it has no number."""
+    values = zip(curve["step"], curve[key], strict=True)
+    return {step: value for step, value in values if value is not None}

@@ -37,7 +37,7 @@ class Ended:
 
 
 @dataclass
-class _Worker:
+class _WorkerProcess:
     process: Any  # a spawn context's process has no public type
     connection: Connection
     key: Any = None
@@ -45,12 +45,12 @@ class _Worker:
 
 
 @final
-class Workers:
+class WorkerPool:
     """Up to `count` processes. Not for use by several threads at once; `close` it."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._workers: list[_Worker] = []
+        self._workers: list[_WorkerProcess] = []
 
     @property
     def idle(self) -> int:
@@ -100,13 +100,13 @@ class Workers:
                 worker.process.join()
             self._workers.clear()
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _WorkerProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,))
         process.start()
         theirs.close()  # else the end of the worker would not be the end of the pipe
-        self._workers.append(_Worker(process, ours))
+        self._workers.append(_WorkerProcess(process, ours))
         return self._workers[-1]
 
 
