@@ -15,6 +15,7 @@ if __name__ == "__main__":
     reexecute_with_tunables()
 
 import argparse
+import datetime
 import json
 import random
 import resource
@@ -120,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.one:
         print(json.dumps(measure(Setting(**json.loads(options.one)))))
         return
-    found: dict[str, Any] = {"machine": machine()}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    found: dict[str, Any] = {"machine": machine(), "date": date}
     for name, settings in VARIED.items():
         table = Table(title=f"growing with {name}; else {asdict(BASE)}")
         for heading in (name, "tokens", "rollout s", "tokens/s", "update s", "tokens/s", "added MB"):

@@ -83,8 +83,8 @@ def acting_model(chat: Chat, conversations: list[Conversation]) -> Any:
 
 @pytest.fixture(scope="session")
 def python_tool() -> Iterator[Tool]:
-    """The real Python tool on a real local sandbox, with the quickstart's limits."""
-    tool = PythonTool(LocalSandbox(ProgramLimits(seconds=2.0, memory_mb=256), workers=1), 14, 64)
+    """The real Python tool on a real local sandbox, with the quickstart's limits but for a longer clock."""
+    tool = PythonTool(LocalSandbox(ProgramLimits(seconds=20.0, memory_mb=256), workers=1), 14, 64)
     yield tool
     tool.close()
 

@@ -108,7 +108,7 @@ class TestTools:
 
     def test_limits_reach_the_sandbox(self, make_recipe: Any) -> None:
         """Code length, output length and time are the recipe's, by running programs."""
-        limits = {"max_code_chars": 40, "max_output_chars": 16, "timeout_seconds": 0.5}
+        limits = {"max_code_chars": 40, "max_output_chars": 16, "timeout_seconds": 2.0}
         with ExitStack() as opened:
             tools = make_tools(make_recipe(tools={"python": {**limits, "workers": 1}}), opened)
             programs = ["print(6*7)", "x" * 41, "print('y' * 99)", "while True: pass"]

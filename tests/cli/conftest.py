@@ -132,7 +132,7 @@ def start_sod(arguments: Sequence[str | Path], cwd: Path | None = None) -> subpr
     )
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300.0) -> None:
     """Poll until `condition` holds; fails when the process ends before that."""
     limit = time.monotonic() + seconds
     while not condition():

@@ -32,7 +32,7 @@ def run(tmp_path: Path, flags: tuple[str, ...] = (), **more: str) -> tuple[list[
     unwanted = {"GLIBC_TUNABLES", "LD_PRELOAD", "OMP_WAIT_POLICY", MARK}
     env = {name: value for name, value in os.environ.items() if name not in unwanted} | more
     command = [sys.executable, *flags, str(script), str(log), "a b", "--c=d"]
-    ended = subprocess.run(command, capture_output=True, text=True, env=env, check=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, env=env, check=True, timeout=300)
     starts = [json.loads(line) for line in log.read_text().splitlines()]
     return starts, json.loads(ended.stdout)
 
@@ -69,7 +69,7 @@ def test_glibc_accepts_the_tunables() -> None:
     if not loader.exists():
         pytest.skip("no x86-64 loader to ask")
     asked = subprocess.run(
-        [loader, "--list-tunables"], capture_output=True, text=True, env={"GLIBC_TUNABLES": TUNABLES}, timeout=10
+        [loader, "--list-tunables"], capture_output=True, text=True, env={"GLIBC_TUNABLES": TUNABLES}, timeout=120
     )
     if asked.returncode:
         pytest.skip("this glibc cannot list its tunables")
@@ -90,7 +90,7 @@ def test_the_command_does_it() -> None:
         "atexit.register(lambda: print('TUNABLES', os.environ.get('GLIBC_TUNABLES'), os.environ.get('SOD_ALLOCATOR')));"
         "runpy.run_module('sod', run_name='__main__')"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Usage:") == 1
     assert f"TUNABLES {TUNABLES} done" in ended.stdout

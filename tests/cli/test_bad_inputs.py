@@ -266,7 +266,7 @@ def test_bad_override(override: str, weightless: Any, sod: Any, tmp_path: Path) 
 def test_usage_error_is_no_traceback(arguments: tuple[str, ...], named: str) -> None:
     """A mistyped command line is told as one, by a real process."""
     command = [sys.executable, "-m", "sod", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode in (1, 2)
     assert "Traceback" not in ended.stderr, ended.stderr[-300:]
     assert named in ended.stderr
@@ -275,7 +275,7 @@ def test_usage_error_is_no_traceback(arguments: tuple[str, ...], named: str) -> 
 @pytest.mark.parametrize("arguments", [(), ("models",), ("data",)], ids=["sod", "models", "data"])
 def test_no_arguments_is_help(arguments: tuple[str, ...]) -> None:
     """`sod` alone shows its commands."""
-    ended = subprocess.run([sys.executable, "-m", "sod", *arguments], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-m", "sod", *arguments], capture_output=True, text=True, timeout=300)
     assert "Traceback" not in ended.stderr, ended.stderr[-300:]
     assert "Usage:" in ended.stdout + ended.stderr
 
@@ -283,7 +283,7 @@ def test_no_arguments_is_help(arguments: tuple[str, ...]) -> None:
 def test_error_of_a_real_process_is_one_line(tmp_path: Path, start: Any) -> None:
     """Nothing of the libraries' own chatter joins the line on stderr."""
     process = start("train", tmp_path / "nowhere.yaml", cwd=tmp_path)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err == f"error: {tmp_path}/nowhere.yaml: no such recipe file\n"
 

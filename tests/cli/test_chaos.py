@@ -23,9 +23,10 @@ from sod.tools.sandbox.local import LocalSandbox
 from tools.bad_server import SECRET, BadServer, Behaviour, Plan, always, first, running, sometimes
 
 FAILURES = tuple(b for b in get_args(Behaviour) if b not in ("good", "slow"))
-LIMITS = ProgramLimits(seconds=0.5, memory_mb=256)
+LIMITS = ProgramLimits(seconds=10.0, memory_mb=256)  # the client asks for less
 IMPATIENT = {"attempts": 1, "grace_seconds": 0.4, "connect_seconds": 1.0, "breaker_failures": 100_000}
-PATIENT = {"attempts": 4, "grace_seconds": 5.0, "backoff_seconds": 0.02, "breaker_failures": 100_000}
+PATIENT = {"attempts": 4, "grace_seconds": 30.0, "backoff_seconds": 0.02, "breaker_failures": 100_000}
+UNHURRIED = "tools.python.timeout_seconds=10"  # where a program that a busy machine holds up must not be stopped
 STEPS, EPISODES = 3, 8
 
 
@@ -110,7 +111,7 @@ def test_an_outage_stops_the_run_with_one_line(failure: Behaviour, sandbox: Loca
     assert ended.code == 1
     (line,) = ended.err.strip().splitlines()
     assert "episodes faulted" in line.replace("every episode", "episodes")
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
     assert len(written(directory)) < STEPS
 
 
@@ -130,7 +131,7 @@ def test_failures_that_retries_save_change_nothing(sandbox: LocalSandbox, train:
     runs = []
     for rate in (0.0, 0.3):
         with BadServer(sometimes(rate, seed=5), running(sandbox, LIMITS)) as server:
-            ended, directory = train(server.url, PATIENT)
+            ended, directory = train(server.url, PATIENT, UNHURRIED)
         assert ended.code == 0, ended.err
         runs.append((untimed(written(directory)), server.requests))
         directory.rename(tmp_path / f"rate-{rate}")
@@ -157,7 +158,7 @@ def test_killed_in_mid_step_and_restarted(sandbox: LocalSandbox, train: Any) -> 
 
     server.plan = plan
     try:
-        ended, directory = train(server.url, {**PATIENT, "backoff_seconds": 0.3})
+        ended, directory = train(server.url, {**PATIENT, "attempts": 10, "backoff_seconds": 0.3}, UNHURRIED)
     finally:
         for one in (server, *second):
             one.kill()
@@ -231,7 +232,7 @@ def test_attacking_programs_are_tool_errors(sod: Any, world: Any, bomber: Path, 
         f"data.train={bomber}/train.jsonl",
         "rollout={prompts: 5, samples: 2, max_turns: 3, max_prompt_tokens: 128, max_turn_tokens: 90, temperature: 0.3, "
         "max_response_tokens: 400}",
-        "tools.python={timeout_seconds: 1.0, memory_mb: 64, max_code_chars: 200, max_output_chars: 64, preload: []}",
+        "tools.python={timeout_seconds: 5.0, memory_mb: 64, max_code_chars: 200, max_output_chars: 64, preload: []}",
         "train.steps=2",
     )
     ended = sod("train", world.recipe(tmp_path), *overrides, "--run", tmp_path / "run")

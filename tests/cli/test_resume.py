@@ -100,7 +100,7 @@ def alive(pid: int) -> bool:
 def assert_gone(workers: list[int], expected: bool) -> None:
     """No sandbox process outlives the trainer that was killed."""
     assert bool(workers) == expected
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 120
     while any(map(alive, workers)) and time.monotonic() < limit:
         time.sleep(0.02)
     assert not [pid for pid in workers if alive(pid)]
@@ -130,7 +130,7 @@ def test_killed_and_resumed_equals_uninterrupted(
             wait_for_rows(process, run, wait, rng.randint(1, 3), rng.uniform(0.0, 0.1))
         workers = descendants(process.pid)
         process.kill()
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(120) == -signal.SIGKILL
         assert_gone(workers, expected=command == "train")
         assert lines(run) < RunLog.open(reference).metrics()[-1]["step"] * (number + 1)
         arguments = (command, "--resume", run)
@@ -159,7 +159,7 @@ def test_stop_signal_leaves_a_checkpoint_to_go_on_from(
     process = start("train", recipe, *STOP, "--run", run)
     wait(lambda: lines(run) >= 2, process)
     os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert len(err.strip().splitlines()) == 1, err
     log = RunLog.open(run)

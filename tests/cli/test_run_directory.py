@@ -317,7 +317,7 @@ def test_full_disk(victim: str, small_disk: list[str], recipe: Path, tmp_path: P
     )
     env = os.environ | {"SOD_ALLOCATOR": "off", "OMP_NUM_THREADS": "1"}
     command = [*small_disk, script, sys.executable]
-    ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
     assert "Traceback" not in ended.stderr, ended.stderr[-500:]
     assert ended.returncode == 1, ended.stderr
     line = ended.stderr.strip().splitlines()[-1]  # before it, the sandbox may have said that it is less than full

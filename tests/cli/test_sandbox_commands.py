@@ -57,25 +57,25 @@ def assert_one_error(ended: Any, *named: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "status", "stdout", "last"),
+    ("source", "seconds", "status", "stdout", "last"),
     [
-        ("print('ä')", "ok", "ä\n", ""),
-        ("print(1)\n1 / 0", "error", "1\n", "ZeroDivisionError: division by zero"),
-        ("import time; time.sleep(9)", "timeout", "", "stopped after 0.5 s"),
-        ("x = 'x' * 10**10", "memory", "", "more than 512 MiB"),
-        ("print('x' * 10**6)", "output_limit", "x" * 65_536, "more than 65536 characters of output"),
+        ("print('ä')", 60, "ok", "ä\n", ""),
+        ("print(1)\n1 / 0", 60, "error", "1\n", "ZeroDivisionError: division by zero"),
+        ("import time; time.sleep(600)", 0.5, "timeout", "", "stopped after 0.5 s"),
+        ("x = 'x' * 10**10", 60, "memory", "", "more than 512 MiB"),
+        ("print('x' * 10**6)", 60, "output_limit", "x" * 65_536, "more than 65536 characters of output"),
     ],
 )
 def test_run_prints_how_the_program_ended(
-    sod: Any, program: Any, source: str, status: str, stdout: str, last: str
+    sod: Any, program: Any, source: str, seconds: float, status: str, stdout: str, last: str
 ) -> None:
-    ended = sod("sandbox", "run", "--code-file", program(source), "--timeout", "0.5")
+    ended = sod("sandbox", "run", "--code-file", program(source), "--timeout", seconds)
     assert ended.code == 0
     shown = json.loads(ended.out)
     assert set(shown) == {"status", "stdout", "stderr", "seconds"}
     assert (shown["status"], shown["stdout"]) == (status, stdout)
     assert shown["stderr"].strip().splitlines()[-1:] == ([last] if last else [])
-    assert 0 < shown["seconds"] < 5
+    assert 0 < shown["seconds"] < 60
 
 
 def test_preloaded_modules(sod: Any, program: Any) -> None:
@@ -127,13 +127,13 @@ def test_serve_finishes_what_is_under_way_then_ends(start: Start, wait: Any, num
     assert workers
     answers: list[httpx.Response] = []
     asked = {"code": "import time; print(1, flush=True); time.sleep(1); print(2)", "language": "python"}
-    thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/run_code", json=asked, timeout=20)))
+    thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/run_code", json=asked, timeout=120)))
     thread.start()
     wait(lambda: any(Path(CHILDREN.format(pid)).read_text().strip() for pid in workers), process)  # it runs
     process.send_signal(number)
-    thread.join(20)
+    thread.join(120)
     assert answers[0].json()["run_result"]["stdout"] == "1\n2\n"
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, "stopped\n")
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     with pytest.raises(httpx.ConnectError):

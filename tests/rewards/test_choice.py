@@ -81,6 +81,6 @@ def test_a_truth_that_is_no_letter_stops_with_a_reason() -> None:
 
 @pytest.mark.parametrize("junk", [" " * 100_000 + "x", "answer " * 20_000, r"\boxed{" + "{" * 100_000, "*" * 100_000])
 def test_junk_takes_no_time(junk: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     assert not judge(junk, answer_line=True).correct
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0

@@ -147,11 +147,11 @@ def test_never_raises_and_is_equal_to_itself_unless_empty(text: str) -> None:
     ],
 )
 def test_junk_stays_text_and_takes_no_time(junk: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     assert not equal(junk, "1")
     assert last_boxed(junk) is None
     assert verify(rf"{junk} \boxed{{1}}", "1").answer == "1"
-    assert time.monotonic() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_large_exponents_are_not_expanded() -> None:

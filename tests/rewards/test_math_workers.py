@@ -37,12 +37,14 @@ HONEST = 'return given == truth or given.startswith("x+" + chr(92) + "frac")'
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., MathWorkers]]:
     built: list[MathWorkers] = []
 
-    def make(body: str, seconds: int = 1) -> MathWorkers:
+    def make(body: str, wall_factor: int = 60) -> MathWorkers:
+        """A second of CPU time a pair, and the wall clock of a very busy machine."""
         real = Path(math_workers.__file__).with_name("math_worker_main.py")
         source = STAND_IN.format(path=str(real), body=body)
         (tmp_path / "main.py").write_text(source)
         monkeypatch.setattr(math_workers, "_MAIN", tmp_path / "main.py")
-        built.append(MathWorkers(2, seconds, 1024))
+        monkeypatch.setattr(math_workers, "WALL_FACTOR", wall_factor)
+        built.append(MathWorkers(2, 1, 1024))
         return built[-1]
 
     yield make
@@ -77,7 +79,7 @@ def test_it_works_in_a_thread(workers: MathWorkers) -> None:
     results: list[str | Fault] = []
     thread = threading.Thread(target=lambda: results.extend(workers.compare([SAME, OTHER])))
     thread.start()
-    thread.join(60)
+    thread.join(300)
     assert results == ["equal", "different"]
 
 
@@ -107,7 +109,7 @@ def test_using_up_the_time_is_the_pairs_own_doing(stand_in: Callable[..., MathWo
 
 
 def test_a_pair_that_got_no_cpu_time_is_a_fault(stand_in: Callable[..., MathWorkers]) -> None:
-    workers = stand_in(f'time.sleep(60 if given == "sleep" else 0); {HONEST}')
+    workers = stand_in(f'time.sleep(600 if given == "sleep" else 0); {HONEST}', wall_factor=4)
     asleep, fine = workers.compare([Pair("sleep", "a"), Pair("a", "a")])
     assert faults([asleep]) == ["math-verify: too little CPU time to be had"]
     assert fine == "equal"

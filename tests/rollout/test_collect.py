@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -442,13 +443,17 @@ class SlowEngine(ScriptedEngine):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_tools_run_while_others_are_sampled(chat: Chat, asynchronous: bool) -> None:
-    """A call that takes long: by default its round waits for it; by the clock the other episode is through before."""
+    """A call that takes long: by default its round waits for it; asynchronously the other episode overtakes it."""
     order: list[str] = []
+    overtaken = threading.Event()
 
     def respond(request: ToolRequest, attempt: int) -> ToolResult:
         if "slow" in request.episode:
-            time.sleep(0.5)
+            # Where the round waits for its tools nobody can overtake, however long this takes.
+            assert overtaken.wait(300) if asynchronous else not overtaken.wait(0.2)
         order.append(request.episode.split("#")[0])
+        if order.count("quick") == 3:
+            overtaken.set()
         return ToolResult("2")
 
     script = {"slow": [CALL, "\\boxed{2}"], "quick": [CALL, CALL, CALL, "\\boxed{2}"]}

@@ -415,7 +415,7 @@ class TestMethods:
         run = make_run(method={"name": "tcod_b2f", "start": 1, "every": 1})
         shown = run.expert.collect(TASKS[:3], 1, run.sampling, "probe", 1)
         assert max(len(group.trajectories[0].turns) for group in shown.groups) == 3
-        prefixes = {}
+        replayed: dict[int, list[int]] = {}  # turns of the teacher's, by step
         for step in (1, 3):
             seen: list[Any] = []
             collect = run.rollout.collect
@@ -439,9 +439,9 @@ class TestMethods:
                     assert mine.prompt_tokens == start
                     assert set(mine.turn_ids[:start]) == {0}
                     assert mine.turns[0].index == 1
-            prefixes[step] = [prefix.turns for prefix in prefixes]
-        assert max(prefixes[1]) == 2
-        assert prefixes[3] == [0] * 3
+            replayed[step] = [prefix.turns for prefix in prefixes]
+        assert max(replayed[1]) == 2
+        assert replayed[3] == [0] * 3
 
     def test_back_to_front_without_an_expert(self, make_run: Any) -> None:
         """Told, not skipped."""
