@@ -118,7 +118,7 @@ def test_traceback(sandbox: Sandbox) -> None:
     assert (result.status, result.stdout) == ("error", "before\n")
     assert result.stderr.startswith('Traceback (most recent call last):\n  File "<program>", line 4')
     assert "return 1/0" in result.stderr
-    assert "zygote" not in result.stderr
+    assert "fork_server" not in result.stderr
     assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
