@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from bad_server import HELLO, SECRET, BadServer, Behaviour, always, first, running, sometimes
+from bad_server import HANG_SECONDS, HELLO, SECRET, BadServer, Behaviour, always, first, hello, running, sometimes
+from processes import PATIENT, eventually
 
 from sod.records import Execution, Fault, FaultKind, Program, SodError
 from sod.tools.sandbox.base import ProgramLimits
@@ -22,8 +23,8 @@ from sod.tools.sandbox.local import LocalSandbox
 
 LIMITS = ProgramLimits(seconds=1.0, memory_mb=256, output_chars=1000)
 FAST = FusionOptions(
-    connect_seconds=1.0,
-    grace_seconds=0.5,
+    connect_seconds=PATIENT,
+    grace_seconds=PATIENT,
     attempts=3,
     backoff_seconds=0.01,
     backoff_max_seconds=0.05,
@@ -234,18 +235,18 @@ def test_a_failing_service_is_a_fault_after_all_attempts(behaviour: Behaviour, k
 
 @pytest.mark.parametrize("behaviour", ["hang", "trickle"])
 def test_the_time_of_a_request_is_bounded_in_all(behaviour: Behaviour) -> None:
-    with BadServer(always(behaviour)) as server, client(server, ONCE) as sandbox:
+    with BadServer(always(behaviour)) as server, client(server, replace(ONCE, grace_seconds=0.5)) as sandbox:
         started = time.monotonic()
         outcome = one(sandbox, replace(PROGRAM, seconds=0.2))
         seconds = time.monotonic() - started
     assert isinstance(outcome, Fault)
     assert (outcome.kind, outcome.detail) == (FaultKind.TIMEOUT, "no complete answer within 0.7 s")
-    assert 0.6 < seconds < 2.0
+    assert 0.6 < seconds < HANG_SECONDS / 2
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "trickle", "endless", "cut", "drop", "http_500"])
 def test_a_request_given_up_takes_no_place_away(behaviour: Behaviour) -> None:
-    options = replace(FAST, concurrency=1, grace_seconds=0.1)
+    options = replace(FAST, concurrency=1, grace_seconds=0.9)
     with BadServer(first([behaviour] * 2)) as server, client(server, options) as sandbox:
         assert one(sandbox, replace(PROGRAM, seconds=0.1)) == Execution("ok", "hello\n", "", 0.01, 0)
         assert one(sandbox) == Execution("ok", "hello\n", "", 0.01, 0)
@@ -313,16 +314,15 @@ def test_the_words_of_the_infrastructure_are_never_output() -> None:
 
 def test_a_server_killed_within_a_request_and_restarted() -> None:
     old = BadServer(always("hang"))
-    with client(old, replace(FAST, attempts=10, backoff_seconds=0.1, backoff_max_seconds=0.2)) as sandbox:
+    with client(old, replace(FAST, attempts=1000, backoff_seconds=0.1, backoff_max_seconds=0.2)) as sandbox:
         outcomes: list[Execution | Fault] = []
         thread = threading.Thread(target=lambda: outcomes.extend(sandbox.execute([PROGRAM] * 4)))
         thread.start()
-        while old.requests < 4:
-            time.sleep(0.01)
+        assert eventually(lambda: old.requests == 4)
         old.kill()
         time.sleep(0.2)  # refused for a while
         with BadServer(port=old.port) as new:
-            thread.join(10.0)
+            thread.join(PATIENT)
             assert new.requests == 4
     assert outcomes == [Execution("ok", "hello\n", "", 0.01, 0)] * 4
 
@@ -331,19 +331,19 @@ def test_a_server_killed_within_a_request_and_restarted() -> None:
 
 
 def test_the_breaker_opens_lets_one_through_and_closes() -> None:
-    options = replace(ONCE, breaker_failures=5, breaker_seconds=0.4)
+    options = replace(ONCE, breaker_failures=5, breaker_seconds=2.0)
     with BadServer(first(["http_500"] * 6)) as server, client(server, options) as sandbox:
         faults = [one(sandbox) for _ in range(5)]
         assert server.requests == 5
         started = time.monotonic()
         refused = sandbox.execute([PROGRAM] * 50)
-        assert time.monotonic() - started < 0.3  # at once
+        assert time.monotonic() - started < options.breaker_seconds  # none has waited for the trial
         assert server.requests == 5
         assert all(isinstance(r, Fault) and r.detail.startswith("not asked: 5 requests failed") for r in refused)
-        time.sleep(0.4)
+        time.sleep(options.breaker_seconds)
         half = sandbox.execute([PROGRAM] * 10)  # one trial, which fails
         assert server.requests == 6
-        time.sleep(0.4)
+        time.sleep(options.breaker_seconds)
         assert isinstance(one(sandbox), Execution)
         assert sandbox.execute([PROGRAM] * 10) == [Execution("ok", "hello\n", "", 0.01, 0)] * 10
     assert all(isinstance(outcome, Fault) for outcome in [*faults, *half])
@@ -371,25 +371,32 @@ def test_pauses_double_up_to_a_limit_and_depend_on_the_seed_alone() -> None:
 
 
 def test_no_more_requests_at_a_time_than_allowed_from_all_threads_together() -> None:
-    with BadServer(always("slow")) as server, client(server, replace(FAST, concurrency=4)) as sandbox:
-        started = time.monotonic()
+    gate = threading.Event()
+
+    def gated(body: bytes) -> bytes:
+        assert gate.wait(PATIENT)
+        return hello(body)
+
+    with BadServer(answer=gated) as server, client(server, replace(FAST, concurrency=4)) as sandbox:
         threads = [threading.Thread(target=sandbox.execute, args=([PROGRAM] * 4,)) for _ in range(2)]
         for thread in threads:
             thread.start()
-        time.sleep(0.15)
+        assert eventually(lambda: server.requests == 4)
+        time.sleep(0.2)  # for a fifth, which must not come
         assert server.requests == 4
+        gate.set()
         for thread in threads:
             thread.join()
-        assert 0.6 <= time.monotonic() - started < 1.5
     assert server.requests == 8
 
 
 def test_outcomes_are_in_order() -> None:
-    local = LocalSandbox(LIMITS)
-    options = replace(FAST, attempts=12, grace_seconds=10.0)
+    limits = replace(LIMITS, seconds=PATIENT)
+    local = LocalSandbox(limits)
+    options = replace(FAST, attempts=12)
     with (
         closing(local),
-        BadServer(sometimes(0.3, 5), running(local, LIMITS)) as server,
+        BadServer(sometimes(0.3, 5), running(local, limits)) as server,
         client(server, options) as sandbox,
     ):
         outcomes = sandbox.execute([Program(f"print({n})") for n in range(40)])
@@ -398,14 +405,13 @@ def test_outcomes_are_in_order() -> None:
 
 def test_closing_ends_what_is_under_way() -> None:
     with BadServer(always("hang")) as server:
-        sandbox = FusionSandbox(server.url, LIMITS, replace(FAST, grace_seconds=30.0))
+        sandbox = FusionSandbox(server.url, LIMITS, FAST)
         outcomes: list[Execution | Fault] = []
         thread = threading.Thread(target=lambda: outcomes.extend(sandbox.execute([PROGRAM] * 2)))
         thread.start()
-        while server.requests < 2:
-            time.sleep(0.01)
+        assert eventually(lambda: server.requests == 2)
         sandbox.close()
-        thread.join(5.0)
+        thread.join(HANG_SECONDS / 2)
         sandbox.close()
         outcomes += sandbox.execute([PROGRAM])
     assert outcomes == [Fault(FaultKind.SANDBOX, "the sandbox is closed", retryable=False)] * 3

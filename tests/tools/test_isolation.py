@@ -12,17 +12,17 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import PATIENT, eventually, new_marker, programs, sleepers
 
 from sod.records import Execution, Program
 from sod.tools.sandbox import filters
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
-from sod.tools.sandbox.probe import attempts, healthy, probe
+from sod.tools.sandbox.probe import EXECUTIONS, attempts, healthy, probe
 
 TESTS = str(Path(__file__).parent)
 HAVE = filters.layers()
@@ -31,7 +31,7 @@ needs_layers = pytest.mark.skipif(bool(HAVE["missing"]), reason=f"not to be had:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[LocalSandbox]:
-    local = LocalSandbox(ProgramLimits(seconds=2.0, memory_mb=256), workers=1)
+    local = LocalSandbox(ProgramLimits(seconds=PATIENT, memory_mb=256), workers=1)
     yield local
     local.close()
 
@@ -128,9 +128,10 @@ def test_without_the_packages_it_is_still_full_but_named(monkeypatch: pytest.Mon
 
 
 def test_programs_of_one_sandbox_do_not_wait_for_a_hanging_one() -> None:
-    local = LocalSandbox(ProgramLimits(seconds=3.0), workers=2)
+    local = LocalSandbox(ProgramLimits(seconds=PATIENT), workers=2)
     hanging = threading.Thread(target=lambda: local.execute([Program("while True: pass")]))
     hanging.start()
+    assert eventually(lambda: len(programs(local)) == 1)
     outcomes = [run(local, f"print({i})").stdout for i in range(20)]
     assert hanging.is_alive()
     local.close()
@@ -154,7 +155,7 @@ def test_python_below_a_private_directory(tmp_path: Path) -> None:
         "print(s.level, s.execute([Program('import small_module; print(small_module.value)')])[0].stdout)\ns.close()"
     )
     python = environment / "bin" / "python"
-    done = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=2 * PATIENT)
     assert done.stdout == "full 42\n\n", done.stderr
 
 
@@ -184,7 +185,7 @@ from sod.tools.sandbox.local import LocalSandbox
 def in_container(script: str) -> subprocess.CompletedProcess[str]:
     tools = str(Path(filters.__file__).parents[1])
     command = [sys.executable, "-c", CONTAINER.format(tools=tools) + script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=TESTS)
+    return subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENT, cwd=TESTS)
 
 
 @needs_layers
@@ -222,7 +223,7 @@ def test_reduced_survives_hostile_programs() -> None:
         "print(__import__('os').listdir('.'), open('../../tmp/x', 'w'))",
     ]
     script = (
-        "s = LocalSandbox(ProgramLimits(seconds=1), workers=1)\nbefore = s.processes()\n"
+        f"s = LocalSandbox(ProgramLimits(seconds={PATIENT}), workers=1)\nbefore = s.processes()\n"
         f"for r in s.execute([Program(p) for p in {programs!r}]): print(r.status)\n"
         "print(s.processes() == before, s.execute([Program('import os; print(os.listdir())')])[0].stdout)\ns.close()"
     )
@@ -241,14 +242,14 @@ def test_reduced_sessions() -> None:
         "print(os.listdir() if 'os' in dir() else 'anew')",
     ]
     script = (
-        f"cells = {cells!r}\ns = LocalSandbox(ProgramLimits(seconds=1), workers=2)\n"
+        f"cells = {cells!r}\ns = LocalSandbox(ProgramLimits(seconds=3), workers=2)\n"
         "for r in s.run_cells([Cell(n, c) for c in cells for n in 'ab']): print(r.status, r.stdout, r.stderr)\n"
         "print(len(s.processes()))\ns.end_sessions(['a', 'b'])\nprint(len(s.processes()))\ns.close()\n"
     )
     before = set(Path("/tmp").glob("sod-sandbox-*"))
     done = in_container(script)
     words = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    lost = "stopped after 1 s; the state of this session is lost"
+    lost = "stopped after 3 s; the state of this session is lost"
     assert words == [
         *["ok"] * 2, *["ok 1 a"] * 2, *[f"timeout  {lost}"] * 2, *["ok anew"] * 2, "7", "3",
     ], done  # fmt: skip
@@ -257,39 +258,22 @@ def test_reduced_sessions() -> None:
 
 @needs_layers
 def test_nothing_outlives_a_killed_owner_in_reduced() -> None:
-    marker = f"6{uuid.uuid4().int % 10**6}.1"
+    marker = new_marker()
     script = (
-        f'import os, signal, threading, time\np = \'import subprocess; subprocess.run(["sleep", "{marker}"])\'\n'
-        "s = LocalSandbox(workers=2)\n"
+        f'import threading, time\np = \'import subprocess; subprocess.run(["sleep", "{marker}"])\'\n'
+        f"s = LocalSandbox(ProgramLimits(seconds={PATIENT}), workers=2)\n"
         "for act, what in ((s.execute, Program(p)), (s.run_cells, Cell('a', p))):\n"
         "  threading.Thread(target=act, args=([what],), daemon=True).start()\n"
-        "time.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
+        "time.sleep(1000)"
     )
     tools = str(Path(filters.__file__).parents[1])
     owner = subprocess.Popen([sys.executable, "-c", CONTAINER.format(tools=tools) + script], stderr=subprocess.DEVNULL)
-    most = 0
-    while owner.poll() is None:
-        most = max(most, sleepers(marker))
-        time.sleep(0.05)
-    assert most == 2
-    for _ in range(60):
-        if not sleepers(marker):
-            break
-        time.sleep(0.05)
-    assert sleepers(marker) == 0
-
-
-def sleepers(marker: str) -> int:
-    """How many `sleep` processes have this argument."""
-    command = f"sleep\0{marker}\0".encode()
-    return sum(_reads(path, command) for path in Path("/proc").glob("[0-9]*/cmdline"))
-
-
-def _reads(path: Path, text: bytes) -> bool:
     try:
-        return path.read_bytes() == text
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        assert eventually(lambda: len(sleepers(marker)) == 2)
+    finally:
+        owner.kill()
+        owner.wait()
+    assert eventually(lambda: sleepers(marker) == [])
 
 
 # --- less -----------------------------------------------------------------------------------------
@@ -315,11 +299,15 @@ def test_less_is_refused_in_one_line_with_the_fix() -> None:
 
 
 def test_probe_measures(sandbox: LocalSandbox) -> None:
+    begun = time.monotonic()
     found = probe(sandbox, sessions=5)
+    seconds = time.monotonic() - begun
     assert (found.level, found.isolation) == ("full", sandbox.isolation)
     assert set(found.kept.values()) == {True}
-    assert 0 < found.median_ms <= found.p95_ms < 1000
-    assert 0 < found.burst_seconds < 30
+    assert 0 < found.median_ms <= found.p95_ms
+    assert found.burst_seconds > 0
+    # The times are parts of the whole; of the single ones, at least half took the median.
+    assert EXECUTIONS / 2 * found.median_ms / 1000 + found.burst_seconds < seconds
     assert found.sessions == 5
     if os.geteuid() == 0:
         assert found.total_mb is not None

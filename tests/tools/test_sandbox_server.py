@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 import sandbox_fusion
 import uvicorn
+from processes import PATIENT
 from sandbox_fusion import RunCodeRequest, RunCodeResponse, RunJupyterRequest, RunJupyterResponse, SummaryMapping
 
 from sod.records import Execution, Fault, FaultKind, Program
@@ -23,7 +25,8 @@ from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
 from sod.tools.sandbox.local import LocalSandbox
 from sod.tools.sandbox.server import MAX_BODY_BYTES, create_app
 
-LIMITS = ProgramLimits(seconds=2.0, memory_mb=256, output_chars=10_000)
+LIMITS = ProgramLimits(seconds=PATIENT, memory_mb=256, output_chars=10_000)
+HASTY = replace(LIMITS, seconds=2.0)
 
 
 @contextmanager
@@ -51,6 +54,13 @@ def sandbox() -> Iterator[LocalSandbox]:
 @pytest.fixture(scope="module")
 def url(sandbox: LocalSandbox) -> Iterator[str]:
     with serving(create_app(sandbox, LIMITS)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def hasty_url() -> Iterator[str]:
+    """For programs that do not end by themselves."""
+    with closing(LocalSandbox(HASTY, workers=1)) as local, serving(create_app(local, HASTY)) as address:
         yield address
 
 
@@ -96,17 +106,17 @@ def test_how_programs_fail(url: str) -> None:
 
     assert summarised("1 / 0") == ("failed", 1, "ZeroDivisionError: division by zero")
     assert summarised("def") == ("failed", 1, "SyntaxError: invalid syntax")
-    assert summarised("import time; time.sleep(9)", run_timeout=0.3) == ("late", None, "stopped after 0.3 s")
+    assert summarised("import time; time.sleep(9)", run_timeout=1.0) == ("late", None, "stopped after 1 s")
     assert summarised("while True: print('x' * 1000)") == ("failed", -9, "more than 10000 characters of output")
     assert summarised("x = 'x' * 10**10") == ("failed", -9, "more than 256 MiB")
     assert summarised("import ctypes; ctypes.string_at(0)") == ("failed", -11, "process killed by signal 11")
 
 
-def test_limits_asked_for_are_capped_by_the_servers(url: str) -> None:
+def test_limits_asked_for_are_capped_by_the_servers(url: str, hasty_url: str) -> None:
     started = time.monotonic()
-    answer = run_code(url, "while True: pass", run_timeout=60.0)
+    answer = run_code(hasty_url, "while True: pass", run_timeout=PATIENT)
     assert answer.run_result.stderr.endswith("stopped after 2 s\n")
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < PATIENT / 2
     asked = {"code": "x = 'x' * (100 << 20)", "language": "python", "memory_limit_MB": 64}
     assert httpx.post(f"{url}/run_code", json=asked).json()["message"] == "memory"
     assert httpx.post(f"{url}/run_code", json=asked | {"memory_limit_MB": -1}).json()["status"] == "Success"
@@ -221,7 +231,10 @@ def test_sessions_do_not_share_state(url: str) -> None:
         ("while True: print('x' * 1000)", "Finished", -9),
     ],
 )
-def test_a_cell_that_ends_the_interpreter_is_the_last(url: str, cell: str, status: str, code: int | None) -> None:
+def test_a_cell_that_ends_the_interpreter_is_the_last(
+    url: str, hasty_url: str, cell: str, status: str, code: int | None
+) -> None:
+    url = hasty_url if status == "TimeLimitExceeded" else url
     answer = run_jupyter(url, "a = 1", cell, "print(a)", fetch_files=["x"])
     assert answer.status == "Failed"
     assert (answer.driver.status, answer.driver.return_code) == (status, code)
@@ -230,7 +243,7 @@ def test_a_cell_that_ends_the_interpreter_is_the_last(url: str, cell: str, statu
 
 
 def test_the_total_time_of_cells(url: str) -> None:
-    answer = run_jupyter(url, *["import time; time.sleep(0.3)"] * 10, total_timeout=0.5)
+    answer = run_jupyter(url, *["import time; time.sleep(1.5)"] * 10, total_timeout=2.5)
     assert (answer.status, answer.driver.status, len(answer.cells)) == ("Failed", "TimeLimitExceeded", 2)
 
 
@@ -242,7 +255,7 @@ def test_our_client_gets_what_the_local_sandbox_gives(url: str, sandbox: LocalSa
         Program("print(input())", stdin="hi"),
         Program("1 / 0"),
         Program("import sys; sys.exit(3)"),
-        Program("import time; print(1); time.sleep(9)", seconds=0.3),
+        Program("import time; print(1); time.sleep(9)", seconds=2.0),
         Program("x = 'x' * 10**10"),
         Program("while True: print('x' * 1000)"),
         Program("import ctypes; ctypes.string_at(0)"),
@@ -287,4 +300,4 @@ def test_a_thousand_requests_thirty_two_at_a_time(url: str) -> None:
     assert Counter(o.status if isinstance(o, Execution) else o.detail for o in outcomes) == {"ok": 1000}
     assert [o.stdout for o in outcomes if isinstance(o, Execution)] == answers
     print(f"\n1000 requests, 32 at a time: {theirs:.1f} s by sandbox_fusion, {ours:.1f} s by FusionSandbox")
-    assert max(theirs, ours) < 120.0
+    assert max(theirs, ours) < 10 * PATIENT

@@ -142,7 +142,7 @@ def serve(
         def stop(*_: object) -> None:
             server.should_exit = True
 
-        # uvicorn executor the signal on once it has shut down: it must not end us before the sandbox is closed.
+        # uvicorn hands the signal on once it has shut down: it must not end us before the sandbox is closed.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
         where = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

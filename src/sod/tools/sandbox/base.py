@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, final
 
 from sod.records import Execution, Fault, Program
 
 
+@final
 @dataclass(frozen=True)
 class ProgramLimits:
-    """What one program may use before it is stopped.
+    """What one program may use before it is stopped. Raises ValueError for limits that are not positive.
 
-    `memory_mb` bounds the address space of each of its processes, beyond what the warm worker maps
+    `memory_mb` bounds the address space of each of its processes, beyond what the warm fork server maps
     already, and all the files it writes together (MiB). `processes` counts processes and threads,
     the program's first one included. `output_chars` bounds stdout (characters, more ends the
     program); of stderr only the last `output_chars` characters are kept.
@@ -38,6 +39,7 @@ class ProgramLimits:
         return math.ceil(self.seconds) + 1 if self.cpu_seconds is None else math.ceil(self.cpu_seconds)
 
 
+@final
 @dataclass(frozen=True)
 class Cell:
     """Source to be run in a session: names that earlier cells of the session defined are there."""
@@ -62,7 +64,7 @@ class Sandbox(Protocol):
         ...
 
     def close(self) -> None:
-        """End the workers and remove their files. Safe to call twice."""
+        """End its processes and remove their files. Safe to call twice."""
         ...
 
 

@@ -1,7 +1,8 @@
-"""What a worker gives up before it runs the model's programs: root, network, files, other processes.
+"""What a fork server gives up before it runs the model's programs: root, network, files, other processes.
 
-Part of the zygote (see `zygote.py`): runs once per worker, standard library only. It uses ctypes
-because `os.unshare` and `mount` are not in Python 3.11. Linux 5.12 or newer.
+Part of the fork server (see `fork_server.py`): standard library only. What stands above the line runs
+once per fork server, what stands below it for every program or session. It uses ctypes because
+`os.unshare` and `mount` are not in Python 3.11. Linux 5.12 or newer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import struct
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import final
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")  # a program may write here, and only here
 HIDDEN = ("/run",)  # sockets of the host's services
@@ -37,29 +39,33 @@ def checked(result: int, what: str) -> None:
 
 
 def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process. Raises OSError."""
     checked(libc.prctl(option, value, 0, 0, 0), f"prctl {option}")
 
 
 def unshare(flags: int) -> None:
+    """Enter new namespaces; with NEWPID, it is the next fork that does. Raises OSError."""
     checked(libc.unshare(flags), "unshare")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    """Mount a file system, or change a mount, as mount(2). Raises OSError."""
     arguments = (source.encode(), target.encode(), kind.encode() if kind else None)
     checked(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
 
 
 def make_read_only() -> None:
-    """Every mount of this namespace, in one call."""
+    """Make every mount of this namespace read-only, in one call. Raises OSError."""
     attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0))
     call = (AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.c_size_t(32))
     checked(libc.syscall(MOUNT_SETATTR, *call), "mount_setattr")
 
 
 def python_paths() -> list[str]:
-    """The directories that imports need, outermost only."""
+    """The directories that imports need, sorted, without those that lie below another one."""
     wanted = {os.path.abspath(p) for p in (sys.prefix, sys.base_prefix, *sys.path) if os.path.isdir(p)}
-    return sorted(p for p in wanted if not any(p.startswith(q.rstrip("/") + "/") for q in wanted))
+    below = tuple(path.rstrip("/") + "/" for path in wanted)
+    return sorted(path for path in wanted if not path.startswith(below))
 
 
 def closed_ancestor(path: str) -> str | None:
@@ -73,12 +79,12 @@ def closed_ancestor(path: str) -> str | None:
 
 
 def open_the_way() -> None:
-    """As root: keep Python reachable after the drop, even below a private directory such as /root.
+    """As root: make Python's directories reachable for other users, where they lie below a private one such as /root.
 
     In a mount namespace of our own, the private directory is replaced by an empty one that holds
-    the needed directories only.
+    the needed directories only. Raises OSError.
     """
-    closed: dict[str, list[str]] = {}
+    closed: dict[str, list[str]] = {}  # private directory: what is needed below it
     for path in python_paths():
         if (ancestor := closed_ancestor(path)) is not None:
             closed.setdefault(ancestor, []).append(path)
@@ -87,6 +93,7 @@ def open_the_way() -> None:
     unshare(NEWNS)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     for ancestor, paths in closed.items():
+        # Held open from before the new mount hides them: that is where they are bound from.
         handles = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths]
         mount("tmpfs", ancestor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
         for path, handle in zip(paths, handles, strict=True):
@@ -100,7 +107,8 @@ def open_the_way() -> None:
 
 
 def bind(source: str, target: str) -> None:
-    """Show a file, directory or symbolic link in another place too."""
+    """Show a file, directory or symbolic link in another place too. Raises OSError."""
+    # A descriptor in /proc is a link as well, but stands for what it points to.
     if os.path.islink(source) and not source.removeprefix("/proc/self/fd/").isdigit():
         os.symlink(os.readlink(source), target)
         return
@@ -114,9 +122,9 @@ def bind(source: str, target: str) -> None:
 def drop_root() -> bool:
     """Become an unprivileged user; whether that is what we are now.
 
-    A uid of the worker's own keeps process counts and signals apart from everybody else's; where
-    only part of the uids exist (rootless containers) it is nobody. Root stays when it may not drop,
-    or when Python could then not be read.
+    The uid is this process's own, so that process counts and signals are apart from everybody else's;
+    where only part of the uids exist (rootless containers) it is nobody's. A process that may not drop
+    root, or could then not read Python, stays root.
     """
     if os.geteuid() != 0:
         return True
@@ -134,7 +142,10 @@ def drop_root() -> bool:
 
 
 def enter_namespaces(flags: int, proc: int | None = None) -> None:
-    """New namespaces, a user namespace among them; `proc`: a descriptor of /proc where that is read-only."""
+    """Enter new namespaces, a user namespace among them. Raises OSError.
+
+    `proc`: a descriptor of a writable /proc, where /proc itself is read-only.
+    """
     uid, gid = os.geteuid(), os.getegid()
     prctl(PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root after the drop
     unshare(NEWUSER | flags)
@@ -143,7 +154,7 @@ def enter_namespaces(flags: int, proc: int | None = None) -> None:
 
 
 def write_proc(name: str, text: str, proc: int | None = None) -> None:
-    """Write a file of /proc, or of the /proc that the descriptor `proc` stands for."""
+    """Write a file of /proc, or of the /proc that the descriptor `proc` stands for. Raises OSError."""
     handle = os.open(name if proc is not None else f"/proc/{name}", os.O_WRONLY, dir_fd=proc)
     try:
         os.write(handle, text.encode())
@@ -152,24 +163,28 @@ def write_proc(name: str, text: str, proc: int | None = None) -> None:
 
 
 def writable_proc() -> int:
-    """A copy of the mount of /proc that is in no directory, and so out of every program's reach."""
+    """A descriptor of a copy of /proc's mount that is in no directory: no program can reach it. Raises OSError."""
     handle = libc.syscall(OPEN_TREE, AT_FDCWD, b"/proc", 1 | os.O_CLOEXEC | AT_RECURSIVE)
     checked(handle, "open_tree")
     return int(handle)
 
 
 def close_filesystem(isolation: Isolation, sessions: bool) -> None:
-    """Everything read-only, service sockets hidden; the scratch directories are still to be mounted."""
+    """Make everything read-only and hide service sockets; `fresh_scratch` mounts the scratch directories later.
+
+    Raises OSError. `sessions`: as in `isolate`.
+    """
     paths = python_paths()
 
     def unused(directory: str) -> bool:
+        """Whether it may be hidden: a directory of its own that Python does not live in."""
         plain = os.path.isdir(directory) and os.path.realpath(directory) == directory
         return plain and not any((path + "/").startswith(directory + "/") for path in paths)
 
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     with suppress(OSError):  # refused where /proc is partly masked (Docker); only hides host processes
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
-    if sessions:
+    if sessions:  # each makes namespaces of its own, and forbids them after that
         isolation.proc = writable_proc()
     else:
         forbid_namespaces()
@@ -180,14 +195,18 @@ def close_filesystem(isolation: Isolation, sessions: bool) -> None:
 
 
 def forbid_namespaces(proc: int | None = None) -> None:
-    """A program has no use for capabilities, not even in a namespace of its own."""
+    """Allow no further user namespaces: in one of its own a program would have capabilities.
+
+    `proc`: as in `enter_namespaces`.
+    """
     with suppress(OSError):  # where /proc/sys is masked; seccomp refuses them too
         write_proc("sys/user/max_user_namespaces", "0", proc)
 
 
+@final
 @dataclass
 class Isolation:
-    """What a worker obtained. `problem` is why the first missing thing could not be had."""
+    """What a fork server obtained. `problem` is why the first missing thing could not be had."""
 
     obtained: dict[str, bool] = field(
         default_factory=lambda: dict.fromkeys(("unprivileged", "network", "pid_namespace", "filesystem"), False)
@@ -198,10 +217,11 @@ class Isolation:
 
 
 def isolate(sessions: bool) -> Isolation:
-    """Give up what can be given up, in the order that makes the next step possible.
+    """Give up root, network, other processes and files, as far as this machine permits, and tell what was obtained.
 
-    `sessions`: forks of this process will need namespaces of their own (see `enter_session`).
-    Returns in a fork of the caller where pid namespaces exist; the caller stays behind as keeper.
+    Each step makes the next one possible; one that is refused is the last. `sessions`: forks of this
+    process will need namespaces of their own (see `enter_session`). Where pid namespaces exist, returns
+    in a fork of the caller, which stays behind as its monitor.
     """
     isolation = Isolation()
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -210,7 +230,7 @@ def isolate(sessions: bool) -> Isolation:
         isolation.obtained["unprivileged"] = drop_root()
         enter_namespaces(NEWNET | NEWIPC | NEWNS | NEWPID)
         isolation.obtained["network"] = True
-        keep()
+        fork_under_monitor()
         isolation.obtained["pid_namespace"] = True
         close_filesystem(isolation, sessions)
         isolation.obtained["filesystem"] = bool(isolation.scratch)
@@ -223,8 +243,12 @@ def isolate(sessions: bool) -> Isolation:
     return isolation
 
 
-def keep() -> None:
-    """Fork into the new pid namespace; the original process waits for the fork and ends with it."""
+def fork_under_monitor() -> None:
+    """Fork into the new pid namespace and return there; the original process, the monitor, ends with the fork.
+
+    A process does not enter its new pid namespace itself, only its children do. The monitor is the process
+    that LocalSandbox started and waits for.
+    """
     if (pid := os.fork()) != 0:
         os.closerange(3, 256)
         os.waitpid(pid, 0)
@@ -237,7 +261,7 @@ def keep() -> None:
 
 
 def fresh_scratch(scratch: tuple[str, ...], memory_mb: int) -> None:
-    """Put an empty tmpfs (one for all scratch directories) in the place of the last program's files."""
+    """Put an empty tmpfs (one for all scratch directories) in the place of the last program's files. Raises OSError."""
     for directory in scratch:
         libc.umount2(directory.encode(), MNT_DETACH)  # fails the first time: nothing mounted yet
     options = f"size={memory_mb}m,nr_inodes=4096,mode=700"
@@ -247,13 +271,17 @@ def fresh_scratch(scratch: tuple[str, ...], memory_mb: int) -> None:
 
 
 def new_pid_namespace(own: int) -> None:
-    """For the next fork. `own` is the zygote's namespace (a descriptor): only from there may one branch."""
+    """Let the next fork be pid 1 of a new namespace. Raises OSError.
+
+    `own`: descriptor of the fork server's namespace. After the last fork this process is still set to that one's
+    namespace, which may be dead: a new one can be made from its own only.
+    """
     checked(libc.setns(own, NEWPID), "setns")
     unshare(NEWPID)
 
 
 def enter_session(isolation: Isolation) -> None:
-    """In the fork that becomes a session: user, mount and IPC namespaces of its own.
+    """In the fork that becomes a session: enter user, mount and IPC namespaces of its own. Raises OSError.
 
     Process counts are kept per user and user namespace: so one session cannot use up another's.
     """
@@ -262,6 +290,6 @@ def enter_session(isolation: Isolation) -> None:
 
 
 def drop_capabilities() -> None:
-    """In a program: those that the user namespace gave."""
+    """In a program: give up the capabilities that the user namespace gave. Raises OSError."""
     checked(libc.capset(*no_capabilities), "capset")
-    prctl(PR_SET_DUMPABLE, 1)  # the zygote is closed to ptrace; its fork may look at itself
+    prctl(PR_SET_DUMPABLE, 1)  # the fork server is closed to ptrace; its fork may look at itself

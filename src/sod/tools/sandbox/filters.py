@@ -27,7 +27,7 @@ SCOPED_SIGNALS_ABI = 6  # of Landlock (Linux 6.12): a program reaches its own pr
 
 
 def layers() -> dict[str, Any]:
-    """What the zygote is told: filters (hexadecimal BPF), where `landlock` is, its ABI, what is missing."""
+    """What a fork server is told: filters (hexadecimal BPF), the path of `landlock`, its scope, what is missing."""
     missing: dict[str, str] = {}
     abi, path = 0, None
     try:

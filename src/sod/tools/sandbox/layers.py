@@ -1,7 +1,7 @@
-"""Two more walls around a program: system calls it is refused (seccomp), files it may not open (Landlock).
+"""Two more layers around a program: system calls it is refused (seccomp), files it may not open (Landlock).
 
-Part of the zygote (see `zygote.py`): needs nothing but the standard library and, where it is installed,
-the package `landlock`. Filters come ready-made from the parent (`filters.py`). With namespaces these
+Part of the fork server (see `fork_server.py`): needs nothing but the standard library and, where it is
+installed, the package `landlock`. Filters come ready-made from the parent (`filters.py`). With namespaces these
 are a second line of defence; without, they are what keeps network and files away.
 """
 
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, final
 
 from .confine import checked, libc, python_paths
 
@@ -28,12 +28,14 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc", "/opt", "
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 
 
+@final
 class _FilterProgram(ctypes.Structure):
     """The kernel's `sock_fprog`."""
 
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
 
+@final
 @dataclass(frozen=True)
 class Layers:
     """What a fork has to do, prepared once. Empty where a layer is not to be had."""
@@ -46,7 +48,7 @@ class Layers:
 
 
 def load_landlock(config: dict[str, Any]) -> Any:
-    """The package, or None. To be called before root is dropped: it may lie below a private directory."""
+    """The package `landlock`, or None. Must be called before root is dropped: it may lie below a private directory."""
     if config["landlock"] is None:
         return None
     parent = os.path.dirname(config["landlock"])
@@ -75,7 +77,7 @@ def prepare(config: dict[str, Any], landlock: Any, full: bool) -> Layers:
     rules = _rules(landlock, (*SYSTEM, *python_paths(), *proc), read) + _rules(landlock, DEVICES, access.all_file())
     scope = _scope(landlock.plumbing) if config["scoped"] else -1
     layers = Layers(seccomp, landlock, scope, tuple(rules), int(access.all()))
-    landlock.plumbing.get_restrict_self()  # what the package makes at the first use, made once
+    landlock.plumbing.get_restrict_self()  # the package makes it at the first use: once here, not in every fork
     for _ in range(REHEARSALS):
         os.close(_ruleset(layers, ("/tmp",)))
     return layers
@@ -93,6 +95,7 @@ def proven(layers: Layers, missing: dict[str, str]) -> Layers:
 
 
 def _works(layers: Layers) -> bool:
+    """Whether a fork of this process can put them on."""
     if (pid := os.fork()) == 0:
         status = 1
         try:
@@ -104,7 +107,10 @@ def _works(layers: Layers) -> bool:
 
 
 def apply(layers: Layers, writable: Sequence[str]) -> None:
-    """In the fork: give up all but what the layers leave. Needs no_new_privs. Raises OSError."""
+    """In the fork: give up all but what the layers leave, and writing below `writable`. Raises OSError.
+
+    The kernel asks for no_new_privs, which `isolate` has set.
+    """
     if layers.landlock is not None:
         restrict = layers.landlock.plumbing.get_restrict_self()
         handle = _ruleset(layers, writable)
@@ -128,7 +134,7 @@ def _rules(landlock: Any, paths: Sequence[str], access: int) -> list[tuple[int, 
 
 
 def _ruleset(layers: Layers, writable: Sequence[str]) -> int:
-    """The system and Python's own files to be read, devices used, the rest closed. Its descriptor."""
+    """A descriptor of the rules: the system's and Python's files may be read, devices used, `writable` written to."""
     plumbing = layers.landlock.plumbing
     attributes = plumbing.RulesetAttr(layers.everything)
     ctypes.set_errno(0)
@@ -143,7 +149,7 @@ def _ruleset(layers: Layers, writable: Sequence[str]) -> int:
 
 
 def _scope(plumbing: Any) -> int:
-    """Signals and abstract sockets stay inside; the package does not know of this yet. A descriptor."""
+    """A descriptor of rules that keep signals and abstract sockets inside; the package does not know of them yet."""
 
     class Scoped(plumbing.RulesetAttr):  # type: ignore[misc]
         _fields_ = [("handled_access_net", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]  # noqa: RUF012  # ctypes

@@ -1,4 +1,4 @@
-"""The default sandbox: programs run on this machine, in forks of warm workers (see `zygote.py`).
+"""The default sandbox: programs run on this machine, in forks of warm processes (see `fork_server.py`).
 
 What the kernel keeps from a program is in `LocalSandbox.isolation`, and how in `LocalSandbox.level`:
 
@@ -20,13 +20,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, Literal, TypeVar, cast
+from itertools import repeat
+from typing import Any, Literal, TypeVar, cast, final
 
 from sod.records import Execution, ExecutionStatus, Fault, Program, SodError
 from sod.tools.sandbox.base import Cell, ProgramLimits
 from sod.tools.sandbox.filters import layers
-from sod.tools.sandbox.pool import Pool, WorkerLostError, closed_fault
-from sod.tools.sandbox.sessions import Nursery, Session, descendants
+from sod.tools.sandbox.pool import ForkServerLostError, Pool, closed_fault
+from sod.tools.sandbox.sessions import Session, SessionServer, descendants
 from sod.tools.sandbox.wire import FILES_BYTES, FILES_COUNT
 
 Level = Literal["full", "reduced", "unsafe"]
@@ -34,8 +35,9 @@ T = TypeVar("T")
 logger = logging.getLogger("sod.sandbox")
 
 
+@final
 class LocalSandbox:
-    """Runs programs in up to `workers` processes at a time, each program in a fork of its own.
+    """Runs programs, up to `workers` of them at a time: a worker is a fork server, each program a fork of its own.
 
     `preload` names modules that are imported before the forks (numpy, sympy): without any, only the
     standard library is importable. `unsafe` accepts a machine that does not permit the isolation.
@@ -57,7 +59,7 @@ class LocalSandbox:
         config = {"preload": list(preload), "unsafe": unsafe, "sessions": False, **layers()}
         try:
             self._pool = Pool(config, workers)
-        except (WorkerLostError, OSError) as error:
+        except (ForkServerLostError, OSError) as error:
             raise SodError(f"sandbox: {error}") from error
         state = self._pool.started
         self._level = cast(Level, state["level"])
@@ -66,7 +68,7 @@ class LocalSandbox:
             why = "; ".join([state["problem"], *state["missing"].values()])
             logger.warning("isolation of programs is %s, not full: %s", self._level, why)
         self._threads = ThreadPoolExecutor(workers, "sandbox")  # each waits for one program: first in, first out
-        self._nursery = Nursery(config, limits)
+        self._session_server = SessionServer(config, limits)
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()  # of `_sessions`
 
@@ -79,12 +81,12 @@ class LocalSandbox:
     def isolation(self) -> Mapping[str, bool]:
         """What is kept from the programs: `unprivileged`, `network`, `pid_namespace`, `filesystem`.
 
-        And which of the two extra walls stand: `seccomp`, `landlock`.
+        And which of the two extra layers there are: `seccomp`, `landlock`.
         """
         return self._isolation
 
     def execute(self, programs: Sequence[Program]) -> list[Execution | Fault]:
-        """Run every program; see `Sandbox.execute`. A program whose worker is lost is tried once more.
+        """Run every program; see `Sandbox.execute`. A program whose fork server is lost is tried once more.
 
         Raises ValueError for a file name that is absolute or leaves the working directory, for files
         of more than FILES_BYTES or FILES_COUNT, and for limits that are not positive. Files fetched
@@ -99,21 +101,21 @@ class LocalSandbox:
 
         The limits hold for each cell anew; that of CPU time counts the interpreter's own.
         """
-        places: dict[str, list[int]] = {}
-        for place, cell in enumerate(cells):
-            places.setdefault(cell.session, []).append(place)
+        sources: dict[str, list[str]] = {}
+        for cell in cells:
+            sources.setdefault(cell.session, []).append(cell.source)
         with self._lock:
-            sessions = {name: self._sessions.setdefault(name, Session(self._nursery, self.limits)) for name in places}
-        results: list[Execution | Fault] = [closed_fault() for _ in cells]
+            sessions = [self._sessions.setdefault(name, Session(self._session_server, self.limits)) for name in sources]
         tasks = [
-            lambda name=name, own=own: [sessions[name].run(cells[place].source) for place in own]
-            for name, own in places.items()
+            lambda session=session, own=own: [session.run(source) for source in own]
+            for session, own in zip(sessions, sources.values(), strict=True)
         ]
-        for own, answers in zip(places.values(), self._gather(tasks), strict=True):
-            if answers is not None:
-                for place, answer in zip(own, answers, strict=True):
-                    results[place] = answer
-        return results
+        # Each session's results come in the order of its own cells: taken one by one they fall into everybody's order.
+        results = {
+            name: iter(repeat(closed_fault(), len(own)) if answers is None else answers)
+            for (name, own), answers in zip(sources.items(), self._gather(tasks), strict=True)
+        }
+        return [next(results[cell.session]) for cell in cells]
 
     def end_sessions(self, sessions: Sequence[str]) -> None:
         """Kill the interpreters and forget the state; unknown names are ignored."""
@@ -124,14 +126,15 @@ class LocalSandbox:
 
     def processes(self) -> list[int]:
         """The pids of everything that runs for this sandbox at this moment."""
-        return [pid for root in (*self._pool.pids(), *self._nursery.pids()) for pid in (root, *descendants(root))]
+        roots = (*self._pool.pids(), *self._session_server.pids())
+        return [pid for root in roots for pid in (root, *descendants(root))]
 
     def close(self) -> None:
-        """End the workers and sessions, and what they run. Safe to call twice."""
+        """End the fork servers and sessions, and what they run. Safe to call twice."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pool.close()
         self.end_sessions(list(self._sessions))
-        self._nursery.close()
+        self._session_server.close()
         self._threads.shutdown(wait=True)
 
     def _gather(self, tasks: Sequence[Callable[[], T]]) -> list[T | None]:
@@ -156,6 +159,7 @@ class LocalSandbox:
 
 
 def _result(future: Future[T]) -> T | None:
+    """What the future's task returns, or None where it was cancelled before it began."""
     try:
         return future.result()
     except CancelledError:
@@ -163,7 +167,7 @@ def _result(future: Future[T]) -> T | None:
 
 
 def _request(program: Program, limits: ProgramLimits) -> tuple[dict[str, Any], list[bytes], ProgramLimits]:
-    """A program as its worker takes it: head, blobs, and the limits that hold. Raises ValueError."""
+    """A program as a fork server takes it: head, blobs, and the limits that hold. Raises ValueError."""
     seconds = limits.seconds if program.seconds is None else program.seconds
     memory_mb = limits.memory_mb if program.memory_mb is None else program.memory_mb
     limits = replace(limits, seconds=seconds, memory_mb=memory_mb)
@@ -188,11 +192,13 @@ def check_names(names: Mapping[str, bytes] | Sequence[str]) -> None:
         parts = name.split("/")
         if any(part in ("", ".", "..") or len(part.encode()) > 255 or "\0" in part for part in parts):
             raise ValueError(f"not a plain relative file name: {name!r}")
+        # Fetching a file and one below it is no contradiction, only one of the two can be found. Placing both is.
         if any("/".join(parts[:depth]) in names for depth in range(1, len(parts))) and isinstance(names, Mapping):
             raise ValueError(f"{name!r} lies below another file")
 
 
 def _execution(head: dict[str, Any], blobs: list[bytes], limit: int) -> Execution:
+    """A fork server's reply as an execution; `limit` of stdout and stderr in characters."""
     out, err, *contents = blobs
     stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
     status = cast(ExecutionStatus, head["status"])

@@ -1,4 +1,4 @@
-"""The zygote processes of a `LocalSandbox`, seen from our side: started, spoken to, lost, replaced."""
+"""The fork servers of a `LocalSandbox`, seen from our side: started, spoken to, lost, replaced."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from sod.records import Fault, FaultKind
 from sod.tools.sandbox.wire import pack, unpack
 
 START_SECONDS = 60.0  # imports of `preload` on a busy machine
-GRACE_SECONDS = 15.0  # beyond the time limit of a program, before its worker counts as lost
+GRACE_SECONDS = 15.0  # beyond the time limit of a program, before its fork server counts as lost
 ATTEMPTS = 2
 Reply = tuple[dict[str, Any], list[bytes]]
 
 
-class WorkerLostError(Exception):
-    """A worker died, hung, or reported a failure of its own."""
+class ForkServerLostError(Exception):
+    """A fork server died, hung, or reported a failure of its own."""
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class Worker:
-    """One zygote and its channel. Used by one thread at a time."""
+class ForkServer:
+    """The process that `fork_server.py` runs in, and the channel to it. Used by one thread at a time."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]  # its monitor, where there are pid namespaces
     channel: socket.socket
 
     def ask(self, head: dict[str, Any], blobs: Sequence[bytes], seconds: float) -> Reply:
-        """Send a request and wait for its reply. Raises WorkerLostError."""
+        """Send a request and wait for its reply, `seconds` at most. Raises ForkServerLostError."""
         self.channel.settimeout(seconds)
         try:
             self.channel.sendall(pack(head, blobs))
         except OSError as error:
-            raise WorkerLostError(f"worker lost: {error}") from error
+            raise ForkServerLostError(f"worker lost: {error}") from error
         return self.reply(seconds)
 
     def reply(self, seconds: float) -> Reply:
-        """The next reply; waits `seconds` at most. Raises WorkerLostError."""
+        """The next reply; waits `seconds` at most. Raises ForkServerLostError."""
         deadline = time.monotonic() + seconds
         try:
             head, blobs = unpack(lambda length: self._read(length, deadline))
         except OSError as error:
-            raise WorkerLostError(f"worker lost: {error}") from error
+            raise ForkServerLostError(f"worker lost: {error}") from error
         if head["status"] == "fault":
-            raise WorkerLostError(head["detail"])
+            raise ForkServerLostError(head["detail"])
         return head, blobs
 
     def _read(self, length: int, deadline: float) -> bytes:
@@ -66,7 +67,7 @@ class Worker:
         return bytes(data)
 
     def end(self, orderly: bool) -> None:
-        """Close the channel, which ends the worker; kill it where that is not enough."""
+        """Close the channel, which ends the process; kill it where it is not gone at once (`orderly`: in a second)."""
         self.channel.close()
         try:
             self.process.wait(1.0 if orderly else 0.0)
@@ -75,21 +76,21 @@ class Worker:
             self.process.wait()
 
 
-def spawn(config: Mapping[str, Any]) -> Worker:
-    """Start a zygote in a clean environment; its first reply is still to come. Raises OSError."""
+def spawn(config: Mapping[str, Any]) -> ForkServer:
+    """Start a fork server in a clean environment; its first reply is still to come. Raises OSError."""
     ours, theirs = socket.socketpair()
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",  # nothing about this machine
         "LANG": "C.UTF-8",
         "LD_BIND_NOW": "1",  # symbols are bound here once, not in every fork
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),  # where `sandbox` is; for the start only
-        "PYTHONHASHSEED": "0",  # one order of sets in all workers
+        "PYTHONHASHSEED": "0",  # one order of sets in all fork servers
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
     site = [] if config["preload"] else ["-S"]
-    command = [sys.executable, "-s", "-P", "-B", *site, "-X", "utf8", "-m", "sandbox.zygote"]
+    command = [sys.executable, "-s", "-P", "-B", *site, "-X", "utf8", "-m", "sandbox.fork_server"]
     try:
         process = subprocess.Popen(
             [*command, json.dumps({**config, "channel": theirs.fileno(), "owner": os.getpid()})],
@@ -106,97 +107,98 @@ def spawn(config: Mapping[str, Any]) -> Worker:
         raise
     finally:
         theirs.close()
-    return Worker(process, ours)
+    return ForkServer(process, ours)
 
 
+@final
 class Pool:
-    """`size` workers, each lent to one thread at a time, in the order of asking.
+    """`size` fork servers, each lent to one thread at a time, in the order of asking.
 
-    Raises WorkerLostError or OSError where they cannot all be started.
+    Raises ForkServerLostError or OSError where they cannot all be started.
     """
 
     def __init__(self, config: Mapping[str, Any], size: int) -> None:
         self._config = config
         self._size = size
-        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()  # None: one that was lost
-        self._alive: set[Worker] = set()
+        self._idle: queue.SimpleQueue[ForkServer | None] = queue.SimpleQueue()  # None: one that was lost
+        self._alive: set[ForkServer] = set()
         self._lock = threading.Lock()  # of `_alive` and `_closed`
         self._closed = False
-        self.started: dict[str, Any] = {}  # what the first worker said of itself
+        self.started: dict[str, Any] = {}  # what a fork server said of itself; all say the same
         try:
-            for worker in [self._spawn() for _ in range(size)]:
-                self.started = worker.reply(START_SECONDS)[0]
-                self._idle.put(worker)
+            for server in [self._spawn() for _ in range(size)]:  # all at once: each imports `preload`
+                self.started = server.reply(START_SECONDS)[0]
+                self._idle.put(server)
         except BaseException:
             self.close()
             raise
 
     def ask(self, head: dict[str, Any], blobs: Sequence[bytes], seconds: float) -> Reply | Fault:
-        """Have a free worker answer, within `seconds`; where it is lost a new one is asked once more."""
-        worker = self._idle.get()
+        """Have a free fork server answer, within `seconds`; where it is lost a new one is asked once more."""
+        server = self._idle.get()
         try:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    worker = worker or self._start()
-                except (WorkerLostError, OSError) as error:
+                    server = server or self._start()
+                except (ForkServerLostError, OSError) as error:
                     return self._fault(f"no worker starts: {error}")
                 try:
-                    return worker.ask(head, blobs, seconds + GRACE_SECONDS)
-                except WorkerLostError as error:
-                    self._drop(worker)
-                    worker = None
+                    return server.ask(head, blobs, seconds + GRACE_SECONDS)
+                except ForkServerLostError as error:
+                    self._drop(server)
+                    server = None
                     fault = self._fault(f"{error} ({attempt} attempts)")
             return fault
-        except BaseException:  # an interrupt: the worker's reply would answer the next question
-            if worker is not None:
-                self._drop(worker)
-                worker = None
+        except BaseException:  # an interrupt: the reply still to come would answer the next question
+            if server is not None:
+                self._drop(server)
+                server = None
             raise
         finally:
-            self._idle.put(worker)
+            self._idle.put(server)  # or None in its place, for which whoever gets it starts a new one
 
     def pids(self) -> list[int]:
-        """Of the workers alive; each has descendants."""
+        """The pids of the processes that we started and that live; each has descendants."""
         with self._lock:
-            return [worker.process.pid for worker in self._alive]
+            return [server.process.pid for server in self._alive]
 
     def close(self) -> None:
-        """End all workers, busy ones too. Safe to call twice."""
+        """End all fork servers, busy ones too. Safe to call twice."""
         with self._lock:
             self._closed = True
-            workers = list(self._alive)
-            for worker in workers:  # wakes the threads that wait for them
-                self._alive.discard(worker)
-                worker.channel.shutdown(socket.SHUT_RDWR)
-        for worker in workers:
-            worker.end(orderly=True)
+            servers = list(self._alive)
+            for server in servers:  # wakes the threads that wait for them
+                self._alive.discard(server)
+                server.channel.shutdown(socket.SHUT_RDWR)
+        for server in servers:
+            server.end(orderly=True)
 
     def _fault(self, detail: str) -> Fault:
         return closed_fault() if self._closed else Fault(FaultKind.SANDBOX, detail)
 
-    def _spawn(self) -> Worker:
+    def _spawn(self) -> ForkServer:
         with self._lock:
             if self._closed:
                 raise OSError("the sandbox is closed")
-            worker = spawn(self._config)
-            self._alive.add(worker)
-            return worker
+            server = spawn(self._config)
+            self._alive.add(server)
+            return server
 
-    def _start(self) -> Worker:
-        worker = self._spawn()
+    def _start(self) -> ForkServer:
+        server = self._spawn()
         try:
-            worker.reply(START_SECONDS)
+            server.reply(START_SECONDS)
         except BaseException:
-            self._drop(worker)
+            self._drop(server)
             raise
-        return worker
+        return server
 
-    def _drop(self, worker: Worker) -> None:
+    def _drop(self, server: ForkServer) -> None:
         with self._lock:
-            if worker not in self._alive:  # `close` sees to it
+            if server not in self._alive:  # `close` has taken it, and ends it
                 return
-            self._alive.discard(worker)
-        worker.end(orderly=False)
+            self._alive.discard(server)
+        server.end(orderly=False)
 
 
 def closed_fault() -> Fault:

@@ -1,4 +1,7 @@
-"""Trying a sandbox out: what it really keeps from programs, and how fast it is. For a table and a gate."""
+"""Trying a sandbox out: what it really keeps from programs, and how fast it is.
+
+`sod sandbox probe` shows the whole of it; a run asks `healthy` before its first step.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from sod.records import Execution, Fault, FaultKind, Program, SodError
 from sod.tools.sandbox.base import Cell, Sandbox
@@ -36,9 +40,10 @@ FILL = f"for name in 'abcd':\n  open(name, 'wb').write(bytes(24 << 20))\nprint({
 SURVIVE = "import subprocess\nsubprocess.Popen(['sleep', '{seconds}'], start_new_session=True)\nprint('left it')"
 
 
+@final
 @dataclass(frozen=True)
 class Probe:
-    """What was found.
+    """What trying a sandbox out has shown.
 
     `kept` names what programs really tried; True: it was kept from them. Times are of programs that
     print one line: milliseconds from call to result, one at a time, and the seconds that EPISODES
@@ -58,7 +63,7 @@ class Probe:
 
 
 def healthy(sandbox: Sandbox) -> Fault | None:
-    """None where the sandbox answers one trivial program rightly; for a gate before the first step."""
+    """None where the sandbox answers one trivial program rightly, else the fault, or one that says what it answered."""
     (outcome,) = sandbox.execute([Program(TRIVIAL)])
     if isinstance(outcome, Fault):
         return outcome
@@ -69,7 +74,10 @@ def healthy(sandbox: Sandbox) -> Fault | None:
 
 
 def probe(sandbox: LocalSandbox, sessions: int = SESSIONS) -> Probe:
-    """Try everything; some seconds. Raises SodError where the sandbox fails at it."""
+    """Run all attempts and take all times; some seconds. Raises SodError where the sandbox does not answer.
+
+    What a program was not kept from is in the result, not raised.
+    """
     if (fault := healthy(sandbox)) is not None:
         raise SodError(f"sandbox: {fault.detail}")
     kept = attempts(sandbox)
@@ -109,6 +117,7 @@ def attempts(sandbox: LocalSandbox) -> dict[str, bool]:
         }
         outcomes = dict(zip(programs, sandbox.execute(list(programs.values())), strict=True))
     kept = {name: _held(name, outcome) for name, outcome in outcomes.items()}
+    # What the programs say is not all: they may have done more than they could tell of.
     kept["write outside"] &= not any(os.path.exists(path) for path in outside)
     kept["host processes"] &= not _mentions(outcomes["host processes"], Path("/proc/self/cmdline").read_text())
     kept["survivors"] = _mentions(outcomes["survivors"], "left it") and not _running(marker)
@@ -116,6 +125,7 @@ def attempts(sandbox: LocalSandbox) -> dict[str, bool]:
 
 
 def _held(name: str, outcome: Execution | Fault) -> bool:
+    """Whether a program did not get through, by its own words, and was stopped where it had to be. Raises SodError."""
     if isinstance(outcome, Fault):
         raise SodError(f"sandbox: the attempt `{name}` ended as a fault: {outcome.detail}")
     expected = {"memory limit": "memory", "output limit": "output_limit", "time limit": "timeout"}
@@ -123,6 +133,7 @@ def _held(name: str, outcome: Execution | Fault) -> bool:
 
 
 def _mentions(outcome: Execution | Fault, text: str) -> bool:
+    """Whether the program printed this."""
     return isinstance(outcome, Execution) and text in outcome.stdout
 
 

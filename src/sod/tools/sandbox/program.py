@@ -1,6 +1,6 @@
-"""What happens in the fork that becomes a program: its descriptors and limits, then the model's source.
+"""What happens in the fork that becomes a program: its limits, then the model's source, then how it ended.
 
-Part of the zygote (see `zygote.py`): standard library only.
+Part of the fork server (see `fork_server.py`): standard library only.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ FILENAME = "<program>"
 
 
 def set_limit(which: int, value: int) -> None:
-    """Soft and hard limit, never above the present hard limit."""
+    """Set a soft and hard limit, never above the present hard limit."""
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (value, value))
 
 
 def set_memory_limits(memory_mb: int, mapped: int) -> None:
-    """`mapped` (bytes): address space that the warm process had before."""
+    """Limit the address space, beyond what the warm process had `mapped` (bytes) already, and the size of each file."""
     set_limit(resource.RLIMIT_AS, mapped + (memory_mb << 20))
     set_limit(resource.RLIMIT_FSIZE, memory_mb << 20)
 
 
 def seed_random() -> None:
-    """Else every fork draws the same numbers."""
+    """Seed the random generators that are imported anew, as every fork would draw the same numbers else."""
     for name in ("random", "numpy.random"):
         if (module := sys.modules.get(name)) is not None:
             module.seed()
@@ -46,7 +46,7 @@ def fresh_main() -> dict[str, Any]:
 
 
 def run_main(source: str) -> int:
-    """Run the source as `__main__`, then what an interpreter does at its end. The exit status."""
+    """Run the source as `__main__`, then do what an interpreter does at its end. The exit status."""
     status = 0
     try:
         exec(compile(source, FILENAME, "exec"), fresh_main())
@@ -59,7 +59,7 @@ def run_main(source: str) -> int:
 
 
 def flush() -> None:
-    """What is printed leaves this process."""
+    """Write out what is still in the buffers of stdout and stderr, as `os._exit` does not."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # closed or replaced by the program: its own doing
             stream.flush()
@@ -67,14 +67,14 @@ def flush() -> None:
 
 def report(error: BaseException, source: str, filename: str) -> int:
     """Print an uncaught exception as Python would; the exit status."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError):  # said by the status alone: there may be no memory for a traceback
         return EXIT_MEMORY
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
             return (error.code or 0) & 0xFF
         text = f"{error.code}\n"
     else:
-        sys.setrecursionlimit(10_000)
+        sys.setrecursionlimit(10_000)  # the program may have set it too low for formatting a traceback
         remember(source, filename)
         frames = error.__traceback__.tb_next if error.__traceback__ else None  # without our own
         text = "".join(traceback.format_exception(type(error), error, frames, limit=-20))

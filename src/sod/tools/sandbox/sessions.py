@@ -1,8 +1,8 @@
 """Sessions of a `LocalSandbox`, seen from our side: one interpreter each, which keeps its state.
 
-A session is a fork of the nursery (see `nursery.py`) that we watch ourselves, through a socket and
-a pidfd. Between cells it is frozen and has no other process: what a cell leaves running is killed.
-Only `run` and `close` of one `Session` exclude each other; `kill` may come at any time.
+A session is a fork of the session server (see `session_server.py`) that we watch ourselves, through a
+socket and a pidfd. Between cells it is frozen and has no other process: what a cell leaves running is
+killed. Only `run` and `end` of one `Session` exclude each other; `_Process.kill` may come at any time.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, cast, final
 
 from sod.records import Execution, ExecutionStatus, Fault, FaultKind
 from sod.tools.sandbox.base import ProgramLimits
-from sod.tools.sandbox.pool import ATTEMPTS, GRACE_SECONDS, START_SECONDS, Worker, WorkerLostError, spawn
+from sod.tools.sandbox.pool import ATTEMPTS, GRACE_SECONDS, START_SECONDS, ForkServer, ForkServerLostError, spawn
 from sod.tools.sandbox.program import EXIT_ERROR
-from sod.tools.sandbox.watch import Output, verdict, watch, with_note
+from sod.tools.sandbox.watch import End, Output, status_of, watch, with_note
 from sod.tools.sandbox.wire import LENGTH, TOKEN_BYTES
 
 STATE_LOST = "the state of this session is lost"
@@ -30,67 +30,68 @@ DYING_SECONDS = 1.0  # from the end of its socket to the end of an interpreter
 ROUNDS = 500  # of killing what a cell left running, before its session is given up
 
 
-class Nursery:
-    """The process that sessions are forks of; started with the first of them, and anew when lost."""
+@final
+class SessionServer:
+    """The fork server that sessions are forks of: started with the first of them, and anew when lost."""
 
     def __init__(self, config: Mapping[str, Any], limits: ProgramLimits) -> None:
         self._config = {**config, "sessions": True}
         self._limits = {**asdict(limits), "cpu_seconds": limits.whole_cpu_seconds}
         self._lock = threading.Lock()
-        self._worker: Worker | None = None
+        self._server: ForkServer | None = None
         self._begun = 0
         self.own_namespaces = True
 
     def begin(self) -> _Process:
-        """A new session's process. Raises WorkerLostError or OSError."""
+        """A new session's process. Raises ForkServerLostError or OSError."""
         with self._lock:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    worker = self._worker = self._worker or self._start()
-                    return self._begin(worker)
-                except (WorkerLostError, OSError):
+                    server = self._server = self._server or self._start()
+                    return self._begin(server)
+                except (ForkServerLostError, OSError):
                     self._drop()
                     if attempt == ATTEMPTS:
                         raise
             raise AssertionError
 
-    def bury(self, process: _Process) -> int:
-        """Reap a process that is dead or dying: its exit code. Raises WorkerLostError where we lost it."""
+    def reap(self, process: _Process) -> int:
+        """Have a process reaped that is dead or dying: its exit code. Raises ForkServerLostError where we lost it."""
         with self._lock:
-            if self._worker is not process.worker:
-                raise WorkerLostError("the nursery was lost")
+            if self._server is not process.server:  # its parent died before it, and another was started since
+                raise ForkServerLostError("the session server was lost")
             try:
-                head, _ = process.worker.ask({"what": "bury", "pid": process.pid}, (), GRACE_SECONDS)
-            except WorkerLostError:
+                head, _ = process.server.ask({"what": "reap", "pid": process.pid}, (), GRACE_SECONDS)
+            except ForkServerLostError:
                 self._drop()
                 raise
             return int(head["exit_code"])
 
     def pids(self) -> list[int]:
-        """Its pid, if it lives; it has descendants."""
+        """The pid of the process that we started, if it lives; it has descendants."""
         with self._lock:
-            return [self._worker.process.pid] if self._worker is not None else []
+            return [self._server.process.pid] if self._server is not None else []
 
     def close(self) -> None:
         """End it, and with it every session. Safe to call twice."""
         with self._lock:
             self._drop(orderly=True)
 
-    def _start(self) -> Worker:
-        worker = spawn(self._config)
+    def _start(self) -> ForkServer:
+        server = spawn(self._config)
         try:
-            self.own_namespaces = worker.reply(START_SECONDS)[0]["kept"]["pid_namespace"]
+            self.own_namespaces = server.reply(START_SECONDS)[0]["kept"]["pid_namespace"]
         except BaseException:
-            worker.end(orderly=False)
+            server.end(orderly=False)
             raise
-        return worker
+        return server
 
-    def _begin(self, worker: Worker) -> _Process:
+    def _begin(self, server: ForkServer) -> _Process:
         self._begun += 1
         request = {"what": "begin", "number": self._begun, "limits": self._limits}
-        head, _ = worker.ask(request, (), GRACE_SECONDS)
-        _, (control, handle), _, _ = socket.recv_fds(worker.channel, 1, 2)
-        process = _Process(worker, head["pid"], socket.socket(fileno=control), handle)
+        head, _ = server.ask(request, (), GRACE_SECONDS)
+        _, (control, handle), _, _ = socket.recv_fds(server.channel, 1, 2)
+        process = _Process(server, head["pid"], socket.socket(fileno=control), handle)
         try:
             process.await_ready(self.own_namespaces)
         except BaseException:
@@ -100,24 +101,29 @@ class Nursery:
         return process
 
     def _drop(self, orderly: bool = False) -> None:
-        if self._worker is not None:
-            self._worker.end(orderly)
-            self._worker = None
+        if self._server is not None:
+            self._server.end(orderly)
+            self._server = None
 
 
+@final
 @dataclass(eq=False)
 class _Process:
-    """A session's interpreter, and what we hold of it."""
+    """A session's interpreter, and what we hold of it.
 
-    worker: Worker  # the nursery it is a child of
-    pid: int  # as the nursery names it
+    Where there are pid namespaces, the interpreter is pid 1 of its own: whoever kills it kills its session whole.
+    Else a subreaper stands above it, to whom orphans come, and each process has to be killed by its pid.
+    """
+
+    server: ForkServer  # whose child it is
+    pid: int  # as the session server names it
     control: socket.socket
-    handle: int  # pidfd of it, or of its attendant
-    root: int = 0  # the same, as we name it
-    interpreter: int = 0  # the same as `root`, but where an attendant stands between
+    handle: int  # pidfd of the interpreter, or of its subreaper
+    root: int = 0  # the same process, as we name it
+    interpreter: int = 0  # the same as `root`, but where a subreaper stands above
 
     def await_ready(self, own_namespaces: bool) -> None:
-        """Wait until it stands confined. Raises OSError."""
+        """Wait until it is confined. Raises OSError."""
         self.control.settimeout(GRACE_SECONDS)
         if not self.control.recv(1):
             raise OSError("a session's limits could not be set")
@@ -126,7 +132,7 @@ class _Process:
         self.interpreter = self.root if own_namespaces else _children(self.root)[0]
 
     def kill(self) -> None:
-        """The whole of it."""
+        """Kill the interpreter and every other process of the session."""
         if self.interpreter != self.root:  # else its namespace dies with it
             self.signal(signal.SIGSTOP)
             self.kill_others()
@@ -146,8 +152,7 @@ class _Process:
         Nobody else reaps them (orphans come to a frozen parent), so their pids cannot be another's.
         """
         for _ in range(ROUNDS):
-            parents = {self.root, self.interpreter}
-            others = [pid for parent in parents for pid in _children(parent) if pid not in parents and _runs(pid)]
+            others = [pid for pid in self._others() if _runs(pid)]
             if not others:
                 return True
             for pid in others:
@@ -155,6 +160,12 @@ class _Process:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.001)  # they die when they are next scheduled
         return False
+
+    def _others(self) -> list[int]:
+        """Children of the interpreter and of the subreaper, dead ones too; their own children come to these in turn."""
+        own = {self.root, self.interpreter}
+        found = [pid for parent in own for pid in _children(parent)]
+        return [pid for pid in found if pid not in own]
 
     def wait(self, seconds: float) -> bool:
         """Whether it is dead, or dies in that time."""
@@ -168,12 +179,13 @@ class _Process:
             return 0.0
 
     def close(self) -> None:
+        """Give up what we hold of it; it must be dead, or be killed by somebody else."""
         self.control.close()
         os.close(self.handle)
 
 
 def _children(pid: int) -> list[int]:
-    """Of all its threads; none where it is gone."""
+    """The children of all threads of a process; none where it is gone."""
     found: list[int] = []
     with suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -183,12 +195,12 @@ def _children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Its children, theirs, and so on."""
+    """The children of a process, theirs, and so on."""
     return [found for child in _children(pid) for found in (child, *descendants(child))]
 
 
 def _runs(pid: int) -> bool:
-    """Whether it is more than a zombie."""
+    """Whether a process is there and more than a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -196,11 +208,12 @@ def _runs(pid: int) -> bool:
         return False
 
 
+@final
 class Session:
     """One conversation's interpreter; there is none before the first cell, and after its state is lost."""
 
-    def __init__(self, nursery: Nursery, limits: ProgramLimits) -> None:
-        self._nursery = nursery
+    def __init__(self, server: SessionServer, limits: ProgramLimits) -> None:
+        self._server = server
         self._limits = limits
         self._lock = threading.Lock()  # held for a whole cell
         self._guard = threading.Lock()  # held while `_process` is closed, or killed by `end`
@@ -216,14 +229,14 @@ class Session:
             if self._fault is not None:
                 return self._fault
             try:
-                self._process = self._process or self._nursery.begin()
-            except (WorkerLostError, OSError) as error:
+                self._process = self._process or self._server.begin()
+            except (ForkServerLostError, OSError) as error:
                 return Fault(FaultKind.SANDBOX, f"no session begins: {error}")
             try:
                 return self._run(self._process, source)
-            except (WorkerLostError, OSError) as error:
+            except (ForkServerLostError, OSError) as error:
                 self._fault = _lost(str(error))
-                self._bury()
+                self._kill_and_reap()
                 return self._fault
 
     def end(self) -> None:
@@ -233,32 +246,30 @@ class Session:
             if self._process is not None:
                 self._process.kill()
         with self._lock:
-            self._bury()
+            self._kill_and_reap()
 
     def _run(self, process: _Process, source: str) -> Execution | Fault:
+        """Run a cell in this interpreter. Raises ForkServerLostError or OSError where we lost the session."""
         begun = time.monotonic()
-        out, err, seen, code = self._watch(process, source)
-        if lost := code is None:
-            died = seen == "done" and process.wait(DYING_SECONDS)
-            process.kill()
-            code = self._nursery.bury(process)
-            self._forget()
-            if not died:
-                code = EXIT_ERROR  # it was us
-            # Within its namespace nobody can kill pid 1. Without, it may have been the model's own doing.
-            elif code == -signal.SIGKILL and (self._ended.is_set() or self._nursery.own_namespaces):
-                raise WorkerLostError("its interpreter was killed from outside")
+        out, err, end, code = self._watch(process, source)
+        # An interpreter that answered its cell is frozen and stays. Any other is dead, or has to die.
+        state_lost = end is not End.DONE
+        if state_lost:
+            end, code = self._end_interpreter(process, end)
         limits = {**asdict(self._limits), "cpu_seconds": self._limits.whole_cpu_seconds}
-        status, exit_code, note = verdict(limits, seen, code)
-        if lost:
+        status, exit_code, note = status_of(end, code, limits)
+        if state_lost:
             note = f"{note or 'the interpreter ended'}; {STATE_LOST}"
         limit = self._limits.output_chars
         stdout = out.data.decode("utf-8", "replace")[:limit]
         stderr = with_note(err.data, note).decode("utf-8", "replace")[-limit:]
         return Execution(cast(ExecutionStatus, status), stdout, stderr, time.monotonic() - begun, exit_code)
 
-    def _watch(self, process: _Process, source: str) -> tuple[Output, Output, str, int | None]:
-        """Hand over a cell and see it through: its output, what was seen, its status or None for an end."""
+    def _watch(self, process: _Process, source: str) -> tuple[Output, Output, End, int]:
+        """Hand over a cell and see it through: what it wrote, how it ended, and where it answered its exit status.
+
+        After `DONE` the interpreter is frozen and the session has no other process.
+        """
         limit = self._limits.output_chars
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
@@ -267,50 +278,78 @@ class Session:
             token = os.urandom(TOKEN_BYTES)
             self._hand_over(process, token, source, [out_write, err_write])
             budget = process.cpu_seconds() + self._limits.whole_cpu_seconds
-            done = (process.control.fileno(), process.handle)
-            seen = watch(done, (out, err), self._limits.seconds, lambda: budget - process.cpu_seconds())
-            code = self._status(process, token) if seen == "done" else None
-            if code is not None:
+            signs_of_end = (process.control.fileno(), process.handle)
+            end = watch(signs_of_end, (out, err), self._limits.seconds, lambda: budget - process.cpu_seconds())
+            code = EXIT_ERROR
+            if end is End.DONE:
+                end, code = self._answer(process, token)
+            if end is End.DONE:
+                # Frozen first: an interpreter that runs could start new processes as fast as we kill them.
                 process.signal(signal.SIGSTOP)
                 if not process.kill_others():
-                    seen, code = "crowd", None
-            while out.read() or err.read():
+                    end = End.CROWD
+            while out.read() or err.read():  # what was written last is still in the pipes
                 pass
-            if out.over and code is not None:
-                seen, code = "output_limit", None
+            # Of a cell that ended otherwise we say that, also where its last words were too many.
+            if end is End.DONE and out.over:
+                end = End.OUTPUT_LIMIT
         finally:
             os.close(out_read)
             os.close(err_read)
-        return out, err, seen, code
+        return out, err, end, code
 
     def _hand_over(self, process: _Process, token: bytes, source: str, outputs: list[int]) -> None:
-        """The source, and where it may write. Where the interpreter is gone, the watch will say so."""
+        """Wake the interpreter; send it the source, and the descriptors to write to, which are then closed here."""
         data = source.encode("utf-8", "surrogatepass")
         try:
             process.signal(signal.SIGCONT)
             socket.send_fds(process.control, [LENGTH.pack(len(data)) + token], outputs)
             process.control.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError):  # the interpreter is gone: the watch will see that
             pass
         finally:
             for descriptor in outputs:
                 os.close(descriptor)
 
-    def _status(self, process: _Process, token: bytes) -> int | None:
-        """The status that the interpreter answered; None where it ended, or answered what was not asked."""
-        if not select.select([process.control], [], [], 0)[0]:
-            return None
+    def _answer(self, process: _Process, token: bytes) -> tuple[End, int]:
+        """`DONE` and the exit status that the interpreter answered, else `NO_ANSWER`.
+
+        That is where it ended, closed its socket, or answered what was not asked.
+        """
+        if not select.select([process.control], [], [], 0)[0]:  # it was its pidfd that ended the watch
+            return End.NO_ANSWER, EXIT_ERROR
         try:
             answer = process.control.recv(2 * TOKEN_BYTES)
         except ConnectionResetError:
-            return None
-        return answer[-1] if answer[:-1] == token else None
+            return End.NO_ANSWER, EXIT_ERROR
+        if answer[:-1] != token:  # nothing (closed), or bytes that the cell wrote to the socket itself
+            return End.NO_ANSWER, EXIT_ERROR
+        return End.DONE, answer[-1]
 
-    def _bury(self) -> None:
+    def _end_interpreter(self, process: _Process, end: End) -> tuple[End, int]:
+        """Kill and reap an interpreter whose cell came to this `end`: how it really ended, and its exit code.
+
+        Raises ForkServerLostError where somebody else killed it, or its parent is lost.
+        """
+        # An exit closes the socket a moment before it is done: wait for it, as the exit status says more than we could.
+        if end is End.NO_ANSWER and process.wait(DYING_SECONDS):
+            end = End.DIED
+        process.kill()
+        code = self._server.reap(process)
+        self._forget()
+        if end is not End.DIED or code != -signal.SIGKILL:
+            return end, code
+        # It was killed before we did: by `end`, by somebody outside, or by the cell. The cell cannot have done it where
+        # the interpreter is pid 1 of a namespace, which nobody within can kill; without one, we take it for the cell's.
+        if self._ended.is_set() or self._server.own_namespaces:
+            raise ForkServerLostError("its interpreter was killed from outside")
+        return end, code
+
+    def _kill_and_reap(self) -> None:
         if self._process is not None:
             self._process.kill()
-            with suppress(WorkerLostError):  # dead all the same
-                self._nursery.bury(self._process)
+            with suppress(ForkServerLostError):  # then it died with the session server
+                self._server.reap(self._process)
             self._forget()
 
     def _forget(self) -> None:

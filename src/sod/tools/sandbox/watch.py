@@ -1,6 +1,6 @@
-"""Watching a program from outside: its output, its time, its end, and what is left of it.
+"""Watching a program from outside: its output, its time, how it ended, and killing what is left of it.
 
-Part of the zygote (see `zygote.py`): standard library only.
+Runs in the fork server and on our side (see `fork_server.py`): standard library only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,26 @@ import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from enum import Enum, auto
+from typing import Any, final
 
-from .program import EXIT_MEMORY
+from .program import EXIT_ERROR, EXIT_MEMORY
 
 
+@final
+class End(Enum):
+    """How a program, or a cell of a session, came to its end, and who ended it."""
+
+    DONE = auto()  # itself: the program exited or died of a signal, the cell answered; its exit status says the rest
+    DIED = auto()  # itself: the cell's interpreter exited or died; its exit status says the rest
+    TIMEOUT = auto()  # we, for the wall clock
+    CPU = auto()  # we or the kernel, for the CPU time
+    OUTPUT_LIMIT = auto()  # we, for too much on stdout
+    CROWD = auto()  # we: not all of the processes that the cell left running could be killed
+    NO_ANSWER = auto()  # we: the cell's interpreter closed its socket, or answered what was not asked, and lived on
+
+
+@final
 class Output:
     """Bytes read from a program: all of stdout up to its limit, or the tail of stderr."""
 
@@ -36,7 +51,7 @@ class Output:
             return False
         self.data += chunk
         if self.tail:
-            self.data = self.data[-4 * self.limit :]
+            self.data = self.data[-4 * self.limit :]  # a character has at most four bytes
         elif len(self.data) > self.limit:
             self.over = len(self.data.decode("utf-8", "replace")) > self.limit
         return bool(chunk) and not self.over
@@ -44,10 +59,10 @@ class Output:
 
 def watch(
     done: Sequence[int], outputs: Sequence[Output], seconds: float, cpu_left: Callable[[], float] = lambda: math.inf
-) -> str:
-    """Wait until one of `done` (descriptors) is readable or hung up, or a limit is broken.
+) -> End:
+    """Wait until one of `done` (descriptors) is readable or hung up, or a limit is broken; read the outputs meanwhile.
 
-    Says which: `done`, `timeout`, `cpu` (no `cpu_left`, in seconds of one core) or `output_limit`.
+    `DONE`, `TIMEOUT` (`seconds` of wall clock), `CPU` (no `cpu_left`, in seconds of one core) or `OUTPUT_LIMIT`.
     """
     deadline = time.monotonic() + seconds
     cores = os.cpu_count() or 1
@@ -56,20 +71,22 @@ def watch(
     for descriptor in (*done, *open_outputs):
         poller.register(descriptor, select.POLLIN)
     while (left := deadline - time.monotonic()) > 0:
-        if (cpu := cpu_left()) <= 0:
-            return "cpu"
+        cpu = cpu_left()
+        if cpu <= 0:
+            return End.CPU
+        # CPU time is not an event to wait for. It cannot be used up sooner than with all cores busy: look again then.
         ready = dict(poller.poll(math.ceil(min(left, cpu / cores) * 1000)))
         for descriptor in open_outputs.keys() & ready.keys():
             if not open_outputs[descriptor].read():
-                poller.unregister(descriptor)
+                poller.unregister(descriptor)  # closed by all its writers, or over: it would be ready for ever
         if any(output.over for output in outputs):
-            return "output_limit"
+            return End.OUTPUT_LIMIT
         if any(descriptor in ready for descriptor in done):
-            return "done"
-    return "timeout"
+            return End.DONE
+    return End.TIMEOUT
 
 
-def end(pid: int, orphans_are_ours: bool) -> tuple[int, float]:
+def kill_and_reap(pid: int, orphans_are_ours: bool) -> tuple[int, float]:
     """Kill what is left of a program. Its wait status and the CPU time it used (seconds)."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -91,18 +108,31 @@ def kill_children(but: Collection[int] = ()) -> None:
             return
 
 
-def verdict(limits: Mapping[str, Any], seen: str, code: int) -> tuple[str, int | None, str]:
-    """Status and exit code of an execution, and the line that says why where the program did not."""
-    if seen == "output_limit":
-        return seen, None, f"more than {limits['output_chars']} characters of output"
-    if seen == "timeout":
-        return seen, None, f"stopped after {limits['seconds']:g} s"
-    if seen == "cpu":
-        return "timeout", None, f"stopped after {limits['cpu_seconds']} s of CPU time"
+def status_of(end: End, code: int, limits: Mapping[str, Any]) -> tuple[str, int | None, str]:
+    """Status and exit code of an execution, and the line that says why where the program did not say it itself.
+
+    `code` is the program's exit code (negative: a signal); it counts where the program ended itself.
+    """
+    match end:
+        case End.DONE | End.DIED:
+            return _own_status(code, limits)
+        case End.TIMEOUT:
+            return "timeout", None, f"stopped after {limits['seconds']:g} s"
+        case End.CPU:
+            return "timeout", None, f"stopped after {limits['cpu_seconds']} s of CPU time"
+        case End.OUTPUT_LIMIT:
+            return "output_limit", None, f"more than {limits['output_chars']} characters of output"
+        case End.CROWD | End.NO_ANSWER:
+            return "error", EXIT_ERROR, ""
+
+
+def _own_status(code: int, limits: Mapping[str, Any]) -> tuple[str, int | None, str]:
+    """As `status_of`, for a program that ended itself with this exit code."""
     if code == EXIT_MEMORY:
         return "memory", None, f"more than {limits['memory_mb']} MiB"
     if code < 0:
         return "error", code, f"process killed by signal {-code}"
+    # A status of 1 has as a rule a traceback on stderr, which says more.
     return ("error" if code else "ok"), code, (f"process exited with status {code}" if code > 1 else "")
 
 

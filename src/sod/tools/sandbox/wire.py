@@ -1,6 +1,6 @@
 """How `LocalSandbox` and its processes talk: frames of a JSON head and raw bytes behind it.
 
-Part of the zygote too (see `zygote.py`): standard library only. A frame is the length of its head,
+Part of the fork server too (see `fork_server.py`): standard library only. A frame is the length of its head,
 the head, and the blobs whose lengths the head lists. What a program wrote travels in blobs only.
 """
 

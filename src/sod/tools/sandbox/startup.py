@@ -1,6 +1,6 @@
-"""A warm process: isolated, its imports done, ready to be forked. See `zygote.py`.
+"""The start of a fork server: isolated, its imports done, ready to be forked; and its channel to LocalSandbox.
 
-Part of the zygote: standard library only.
+Part of the fork server (see `fork_server.py`): standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, final
 
 from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl
 from .files import empty_directory
@@ -24,9 +24,10 @@ from .watch import kill_children
 SLACK = 64  # processes that a user who is not ours alone may begin while programs run
 
 
+@final
 @dataclass
-class Worker:
-    """What the loop needs to know, fixed at start."""
+class ForkServerState:
+    """What a fork server's loop needs to know, fixed at its start."""
 
     channel: int  # socket to LocalSandbox
     owner: int  # pidfd of the process of LocalSandbox
@@ -40,13 +41,16 @@ class Worker:
     processes: int  # that the kernel counts together with a program's own
 
 
-def start(config: dict[str, Any]) -> Worker:
-    """Isolate, warm up, and gather what the loop needs. Raises OSError where the isolation is not to be had."""
+def start(config: dict[str, Any]) -> ForkServerState:
+    """Isolate this process, warm it up, and gather what its loop needs.
+
+    Raises OSError where the isolation is not to be had and `unsafe` is not set.
+    """
     owner = os.pidfd_open(config["owner"])
     landlock = load_landlock(config)
     isolation = isolate(config["sessions"])
     layers = proven(prepare(config, landlock, full=all(isolation.obtained.values())), config["missing"])
-    level, kept = judge(isolation, layers)
+    level, kept = level_of(isolation, layers)
     if level == "unsafe" and not config["unsafe"]:
         raise OSError(refusal(isolation, kept, config["missing"]))
     home = isolation.scratch[0] if isolation.scratch else make_home()
@@ -58,19 +62,21 @@ def start(config: dict[str, Any]) -> Worker:
     set_limit(resource.RLIMIT_CORE, 0)
     if own >= 0:
         prctl(PR_SET_DUMPABLE, 0)
-    processes = 2 if own >= 0 else processes_of_user()  # keeper and zygote
-    return Worker(config["channel"], owner, started, own, isolation, layers, level, kept, mapped_bytes(), processes)
+    processes = 2 if own >= 0 else processes_of_user()  # monitor and fork server
+    return ForkServerState(
+        config["channel"], owner, started, own, isolation, layers, level, kept, mapped_bytes(), processes
+    )
 
 
 def make_home() -> str:
-    """Without a private filesystem: a directory in /tmp, removed at the worker's orderly end."""
-    import tempfile  # most workers have no need of it
+    """Without a private filesystem: make a directory in /tmp, which `leave` removes."""
+    import tempfile  # most fork servers have no need of it
 
     return tempfile.mkdtemp(prefix="sod-sandbox-")
 
 
-def judge(isolation: Isolation, layers: Layers) -> tuple[str, dict[str, bool]]:
-    """The level, and what is kept from programs, by whatever means."""
+def level_of(isolation: Isolation, layers: Layers) -> tuple[str, dict[str, bool]]:
+    """The level of isolation, and what is kept from programs, by whatever means."""
     got = isolation.obtained
     seccomp, landlock = layers.seccomp is not None, layers.landlock is not None
     kept = {
@@ -83,6 +89,7 @@ def judge(isolation: Isolation, layers: Layers) -> tuple[str, dict[str, bool]]:
     }
     if all(got.values()):
         return "full", kept
+    # Without namespaces it takes both layers: seccomp for the network, Landlock for the files.
     return ("reduced" if got["unprivileged"] and seccomp and landlock else "unsafe"), kept
 
 
@@ -101,17 +108,21 @@ def mapped_bytes() -> int:
 
 
 def processes_of_user() -> int:
-    """Processes and threads that run as this process's user, everywhere on the machine."""
+    """Processes and threads that run as this process's user, everywhere on the machine.
+
+    Without namespaces the kernel's limit of processes counts them all.
+    """
     count = 0
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):  # gone by now
             if os.stat(f"/proc/{name}").st_uid == os.geteuid():
                 count += len(os.listdir(f"/proc/{name}/task"))
+    # A uid from FIRST_UID on is this process's own. Any other is shared, and its count may grow while programs run.
     return count if os.geteuid() >= FIRST_UID else count + SLACK
 
 
 def warm_up(preload: list[str]) -> None:
-    """Do once what every program would pay for: first compile, first traceback, big imports."""
+    """Import `preload`, and compile, print and format a traceback once: forks then need not do it each for itself."""
     for name in preload:
         __import__(name)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed program keeps its lines
@@ -124,33 +135,35 @@ def warm_up(preload: list[str]) -> None:
     gc.freeze()  # the collector must not touch, and so copy, the shared pages in every fork
 
 
-def receive(worker: Worker, length: int) -> bytes:
-    """That many bytes from LocalSandbox. Ends this process when it is gone."""
+def receive(state: ForkServerState, length: int) -> bytes:
+    """The next `length` bytes from LocalSandbox. Ends this process when LocalSandbox is gone."""
     data = bytearray()
     poller = select.poll()
-    poller.register(worker.channel, select.POLLIN)
-    poller.register(worker.owner, select.POLLIN)
+    poller.register(state.channel, select.POLLIN)
+    poller.register(state.owner, select.POLLIN)
     while len(data) < length:
         ready = dict(poller.poll())
-        chunk = os.read(worker.channel, length - len(data)) if worker.channel in ready else b""
+        # The channel's end may be held open by a fork of our owner: the owner's own end counts too, but only once
+        # everything that it sent has been read.
+        chunk = os.read(state.channel, length - len(data)) if state.channel in ready else b""
         if not chunk:
-            leave(worker)
+            leave(state)
         data += chunk
     return bytes(data)
 
 
-def leave(worker: Worker) -> NoReturn:
-    """End in good order."""
-    if worker.own_namespace < 0:  # else they die with this process
+def leave(state: ForkServerState) -> NoReturn:
+    """End this process, its children and its scratch directory."""
+    if state.own_namespace < 0:  # else they die with this process
         kill_children()
-    if not worker.isolation.scratch:
+    if not state.isolation.scratch:
         empty_directory(os.environ["HOME"])
         os.rmdir(os.environ["HOME"])
     os._exit(0)
 
 
 def send(channel: int, data: bytes) -> None:
-    """All of it."""
+    """Write all of `data`; waits where the channel is full."""
     view = memoryview(data)
     while view:
         view = view[os.write(channel, view) :]

@@ -1,14 +1,15 @@
-"""The worker that begins sessions: one fork each, which then talks to `LocalSandbox` directly.
+"""The fork server for sessions: one fork each, which then talks to `LocalSandbox` directly.
 
-Part of the zygote (see `zygote.py`): standard library only.
+Part of the fork server (see `fork_server.py`): standard library only.
 
-    LocalSandbox -- keeper (waits)
-                      `- nursery, pid 1 of namespace A (begins and buries sessions)
+    LocalSandbox -- monitor (waits for its child and ends with it)
+                      `- session server, pid 1 of namespace A (begins and reaps sessions)
                            `- session, pid 1 of namespace B: one interpreter, a socket to LocalSandbox
 
-Without pid namespaces an attendant stands between nursery and session, to whom orphans come.
-A session answers every cell with its token and one byte, its exit status. That and everything else
-it writes is the model's to forge; it can only misreport itself, or end its session.
+Without pid namespaces a subreaper stands between session server and session: orphans of the session's
+processes become its children. A session answers every cell with the cell's token and one byte, its exit
+status. The model's code runs in the same process and may forge that answer, as everything else that a
+session writes: by it, it can misreport the status of its own cells or end its own session, no more.
 """
 
 from __future__ import annotations
@@ -34,45 +35,48 @@ from .confine import (
 from .files import empty_directory
 from .layers import REHEARSALS, apply
 from .program import EXIT_ERROR, flush, fresh_main, remember, report, seed_random, set_limit, set_memory_limits
+from .startup import ForkServerState, receive, send
 from .watch import kill_children
 from .wire import LENGTH, TOKEN_BYTES, pack, unpack
-from .worker import Worker, receive, send
 
 CONTROL = 255  # the highest descriptor there may be: programs that count from 3 do not find it
 READY = b"\xff"
 
 
-def serve(worker: Worker) -> NoReturn:
-    """Begin and bury sessions until LocalSandbox goes away."""
+def serve(state: ForkServerState) -> NoReturn:
+    """Begin and reap sessions until LocalSandbox goes away."""
     sessions: dict[int, str] = {}  # pid: the home to be removed, where it is no mount of its own
-    channel = socket.socket(fileno=os.dup(worker.channel))
+    channel = socket.socket(fileno=os.dup(state.channel))
     rehearse()
     while True:
-        head, _ = unpack(lambda length: receive(worker, length))
+        head, _ = unpack(lambda length: receive(state, length))
         if head["what"] == "begin":
-            home = "" if worker.isolation.scratch else os.path.join(os.environ["HOME"], str(head["number"]))
+            home = "" if state.isolation.scratch else os.path.join(os.environ["HOME"], str(head["number"]))
             ours, theirs = socket.socketpair()
-            pid = begin(worker, head["limits"], ours, theirs, home, len(sessions))
+            pid = begin(state, head["limits"], ours, theirs, home, len(sessions))
             sessions[pid] = home
-            handle = os.pidfd_open(pid)
-            send(worker.channel, pack({"status": "begun", "pid": pid}))
+            handle = os.pidfd_open(pid)  # by which LocalSandbox watches and kills it: its pid means nothing there
+            send(state.channel, pack({"status": "begun", "pid": pid}))
             socket.send_fds(channel, [b"\0"], [ours.fileno(), handle])
             os.close(handle)
             ours.close()
             theirs.close()
-        else:
+        else:  # "reap": LocalSandbox has killed it, or seen it die
             _, status = os.waitpid(head["pid"], 0)
             if home := sessions.pop(head["pid"]):
                 empty_directory(home)
                 os.rmdir(home)
-            if worker.own_namespace < 0:
-                kill_children(but=sessions)  # orphans that a session's attendant did not live to kill
+            if state.own_namespace < 0:
+                kill_children(but=sessions)  # orphans that a session's subreaper did not live to kill
             code = os.waitstatus_to_exitcode(status)
-            send(worker.channel, pack({"status": "buried", "exit_code": code}))
+            send(state.channel, pack({"status": "reaped", "exit_code": code}))
 
 
 def rehearse() -> None:
-    """Do here what every session does: forks share what this writes, and would each have a copy else."""
+    """Run trivial cells in this process, as every session will.
+
+    What Python writes at the first runs of its code is then in pages that all sessions share, not in copies of each.
+    """
     ours, theirs = socket.socketpair()
     null = os.open("/dev/null", os.O_WRONLY)
     for _ in range(REHEARSALS):
@@ -89,32 +93,38 @@ def rehearse() -> None:
 
 
 def begin(
-    worker: Worker, limits: dict[str, Any], ours: socket.socket, theirs: socket.socket, home: str, others: int
+    state: ForkServerState,
+    limits: dict[str, Any],
+    ours: socket.socket,
+    theirs: socket.socket,
+    home: str,
+    others: int,
 ) -> int:
-    """Fork a session (or its attendant). Its pid."""
-    if worker.own_namespace >= 0:
-        new_pid_namespace(worker.own_namespace)
+    """Fork a session, or its subreaper, and return its pid. `others`: sessions that live already."""
+    if state.own_namespace >= 0:
+        new_pid_namespace(state.own_namespace)
     if (pid := thin_fork()) != 0:
         return pid
     try:
         ours.close()
-        if worker.own_namespace < 0:
-            attend()
+        if state.own_namespace < 0:
+            fork_under_subreaper()
         if home:
             os.mkdir(home, 0o700)
-        confine(worker, limits, theirs.detach(), home, others)
+        confine(state, limits, theirs.detach(), home, others)
         run_cells(socket.socket(fileno=CONTROL))
     except BaseException as error:
-        with suppress(OSError):  # nobody reads a lost session's words but a person at a debugger
+        with suppress(OSError):  # stderr is /dev/null, but for a person at a debugger
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(EXIT_ERROR)
 
 
 def thin_fork() -> int:
-    """As `os.fork`, where that pays: without Python's own work after a fork, which copies 1 MB of pages.
+    """Fork without the work that Python does after `os.fork`, which writes to, and so copies, 1 MB of pages.
 
-    In a process of one thread that work changes nothing but the seed of `random` (see `seed_random`).
+    In a process of one thread that work changes nothing but the seed of `random` (see `seed_random`); a process of
+    several threads is forked with `os.fork`.
     """
     if len(os.listdir("/proc/self/task")) > 1:  # some preloaded module began a thread
         return os.fork()
@@ -124,8 +134,11 @@ def thin_fork() -> int:
     return pid
 
 
-def attend() -> None:
-    """Fork again; the original waits for the fork, kills what it leaves, and ends as it ended."""
+def fork_under_subreaper() -> None:
+    """Fork again and return in the fork; the original waits for it, kills the orphans it leaves, and ends as it ended.
+
+    So whoever watches the original sees the fork's exit status.
+    """
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if (pid := os.fork()) == 0:
@@ -139,25 +152,25 @@ def attend() -> None:
     os._exit(code)
 
 
-def confine(worker: Worker, limits: dict[str, Any], control: int, home: str, others: int) -> None:
-    """Namespaces, descriptors, limits and privileges of a session."""
+def confine(state: ForkServerState, limits: dict[str, Any], control: int, home: str, others: int) -> None:
+    """Set namespaces, descriptors, limits and privileges of a session, in its fork."""
     os.setsid()
-    scratch = worker.isolation.scratch
-    if worker.own_namespace >= 0:
-        enter_session(worker.isolation)
+    scratch = state.isolation.scratch
+    if state.own_namespace >= 0:
+        enter_session(state.isolation)
     if scratch:
         fresh_scratch(scratch, limits["memory_mb"])
     if home:
         os.environ.update(HOME=home, TMPDIR=home)
     os.dup2(control, CONTROL, inheritable=False)
-    set_memory_limits(limits["memory_mb"], worker.mapped)
-    if worker.own_namespace >= 0:
+    set_memory_limits(limits["memory_mb"], state.mapped)
+    if state.own_namespace >= 0:
         set_limit(resource.RLIMIT_NPROC, limits["processes"])
         drop_capabilities()
-    else:
-        set_limit(resource.RLIMIT_NPROC, worker.processes + 2 * others + 2 + limits["processes"])
+    else:  # the kernel counts the other sessions too, each with its subreaper
+        set_limit(resource.RLIMIT_NPROC, state.processes + 2 * others + 2 + limits["processes"])
     os.chdir(os.environ["HOME"])
-    apply(worker.layers, scratch or [home])
+    apply(state.layers, scratch or [home])
     os.closerange(3, CONTROL)
 
 
@@ -184,7 +197,7 @@ def run_cells(control: socket.socket) -> None:
 
 
 def next_cell(control: socket.socket) -> tuple[bytes, str, list[int]] | None:
-    """Its token, the next source, and the descriptors it may write to; None at the end."""
+    """The next cell: its token, its source, and the descriptors it may write to. None where the socket was closed."""
     data, descriptors, _, _ = socket.recv_fds(control, LENGTH.size + TOKEN_BYTES, 2)
     if not data:
         return None
@@ -199,7 +212,7 @@ def next_cell(control: socket.socket) -> tuple[bytes, str, list[int]] | None:
 
 
 def run_cell(source: str, names: dict[str, Any], filename: str) -> int:
-    """Run one cell. Its exit status; where that ends the interpreter, does not return."""
+    """Run one cell and return its exit status. Where the cell ends the interpreter, does not return."""
     try:
         exec(compile(source, filename, "exec"), names)
     except (SystemExit, MemoryError) as error:
