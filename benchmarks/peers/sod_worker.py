@@ -47,10 +47,14 @@ class ReadPage:
     text: str
     calls: int = 0
     name: str = "read_page"
+    keeps_state: bool = False
 
     @property
     def schema(self) -> Mapping[str, Any]:
         return READ_PAGE
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        """Nothing to prepare."""
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         self.calls += len(requests)

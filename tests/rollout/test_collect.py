@@ -90,7 +90,12 @@ class FlakyTool:
     batches: list[list[ToolRequest]] = field(default_factory=list)
     name: str = "python"
     schema: Mapping[str, Any] = field(default_factory=lambda: SCHEMA)
+    started: list[tuple[str, Task]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    keeps_state: bool = False
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        self.started += episodes
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         earlier = [request for batch in self.batches for request in batch]
@@ -213,7 +218,7 @@ def test_a_fault_that_no_attempt_can_help_is_not_retried(chat: Chat) -> None:
 
 
 def test_tools_hear_of_every_episode_that_is_over(chat: Chat) -> None:
-    """Each once, answered, cut off or faulted, and not before its last call."""
+    """Each once, answered, cut off or faulted, and not before its last call; of its beginning, before its first."""
     script = {"long": [CALL, CALL, "\\boxed{2}"], "short": ["\\boxed{2}"], "bad": [CALL]}
     tool = FlakyTool(lambda request, attempt: DOWN if "bad" in request.episode else ToolResult("2"))
     rollout = collector(ScriptedEngine(chat, script), chat, [tool], fault_retries=0, max_fault_rate=1.0)
@@ -221,10 +226,14 @@ def test_tools_hear_of_every_episode_that_is_over(chat: Chat) -> None:
 
     def checked(requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         assert not {request.episode for request in requests} & set(tool.finished)
+        assert all((request.episode, request.task) in tool.started for request in requests)
         return run(requests)
 
     tool.run = checked  # type: ignore[method-assign]
-    rollout.collect([task(name) for name in script], 1, Sampling(), "train", 1)
+    tasks = [task(name) for name in script]
+    rollout.collect(tasks, 1, Sampling(), "train", 1)
+    assert [begun for _, begun in tool.started] == tasks
+    assert sorted(name for name, _ in tool.started) == sorted(tool.finished)
     assert [name.split("#")[0] for name in tool.finished] == ["short", "bad", "long"]
 
 

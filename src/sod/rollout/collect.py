@@ -116,9 +116,11 @@ class Collector:
         For depth curricula: `max_turns` caps the student's turns further than the limits do, and `prefixes`, one per
         task, are where the episodes begin; the limits then count the prefix's turns and tokens as spent.
         Raises SodError when too many of the latest episodes faulted. Raises ValueError, before anything is sampled,
-        for a cap below 1 and for prefixes that do not fit the tasks or the limits.
+        for a cap below 1 and for prefixes that do not fit the tasks, the limits or a tool that keeps state.
         """
         live = self._start(tasks, samples, purpose, step, self._beginnings(tasks, max_turns, prefixes))
+        for tool in self._tools.values():
+            tool.start([(episode, tasks[one.group]) for episode, one in live.items()])
         done: list[list[Trajectory]] = [[] for _ in tasks]
         clock = dict.fromkeys(("sample", "tools", "reward_function"), 0.0)
         asynchronous = self._schedule.asynchronous
@@ -146,11 +148,14 @@ class Collector:
     def _beginnings(
         self, tasks: Sequence[Task], max_turns: int | None, prefixes: Sequence[Prefix] | None
     ) -> list[tuple[Sequence[int], EpisodeLimits]]:
-        """What the student finds of each task, its prompt or an prefix, and the limits from there on."""
+        """What the student finds of each task, its prompt or a prefix, and the limits from there on."""
         if max_turns is not None and max_turns < 1:
             raise ValueError(f"max_turns={max_turns}: the student needs a turn")
         if prefixes is not None and len(prefixes) != len(tasks):
             raise ValueError(f"{len(prefixes)} prefixes for {len(tasks)} tasks")
+        stateful = [name for name, tool in self._tools.items() if tool.keeps_state]
+        if stateful and any(prefix.turns for prefix in prefixes or ()):
+            raise ValueError(f"tool {stateful[0]} keeps state, which the turns of a prefix do not bring back")
         beginnings: list[tuple[Sequence[int], EpisodeLimits]] = []
         for number, task in enumerate(tasks):
             context_ids: Sequence[int] = self._chat.prompt_ids(task.prompt)

@@ -90,7 +90,7 @@ def play(
 ) -> Play:
     """Play one episode; returns its (unrewarded) trajectory.
 
-    `prompt_ids` is all that stands before the student's first token, an prefix included (`sod.rollout.prefix`).
+    `prompt_ids` is all that stands before the student's first token, a prefix included (`sod.rollout.prefix`).
     A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
     episode: nothing of it reaches the model.
     """
@@ -114,7 +114,7 @@ def play(
         if k == limits.max_turns:
             turns.append(turn)
             break
-        results = yield from _answers(episode, said.calls, tool_names)
+        results = yield from _answers(episode, task, said.calls, tool_names)
         if isinstance(results, Fault):
             turns.append(turn)
             stop, fault = StopReason.FAULT, results
@@ -139,13 +139,13 @@ def play(
 
 
 def _answers(
-    episode: str, calls: Sequence[ToolCall | MalformedCall], tool_names: Collection[str]
+    episode: str, task: Task, calls: Sequence[ToolCall | MalformedCall], tool_names: Collection[str]
 ) -> Generator[Ask, Reply, list[ToolResult] | Fault]:
     """One result per call, in order: tool errors of our own making for bad calls, the tools' for the rest."""
     known = [call for call in calls if isinstance(call, ToolCall) and call.name in tool_names]
     executed: list[ToolResult] = []
     if known:
-        reply = yield AskTools(tuple(ToolRequest(episode, call) for call in known))
+        reply = yield AskTools(tuple(ToolRequest(episode, call, task) for call in known))
         if isinstance(reply, Fault):
             return reply
         assert isinstance(reply, list)
