@@ -33,7 +33,7 @@ from sod.chat.render import Chat
 from sod.models.load import load_model, load_tokenizer
 from sod.models.recompute import recompute_layers
 from sod.recipe import Recipe
-from sod.records import Fault, Message, Task, ToolResult, Trajectory
+from sod.records import Episode, Fault, Message, Task, ToolResult, Trajectory
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import ToolRequest
 from sod.training.optim import Optimizer
@@ -72,15 +72,16 @@ class ReadPage:
 
 @dataclass
 class Counter:
-    """The reward_function: no reward for anybody. It sees every episode, so it counts their tokens, too."""
+    """The reward function: no reward for anybody. It sees every episode, so it counts their tokens, too."""
 
     tokens: int = 0
     all_tokens: int = 0
 
-    def __call__(self, episodes: Sequence[tuple[Task, Trajectory]]) -> list[Trajectory]:
-        self.tokens = sum(turn > 0 for _, t in episodes for turn in t.turn_ids)
-        self.all_tokens = sum(len(t.token_ids) for _, t in episodes)
-        return [replace(t, answer=None, correct=False, reward=0.0, verdict="") for _, t in episodes]
+    def __call__(self, episodes: Sequence[Episode]) -> list[Trajectory]:
+        played = [episode.trajectory for episode in episodes]
+        self.tokens = sum(t.action_tokens for t in played)
+        self.all_tokens = sum(len(t.token_ids) for t in played)
+        return [replace(t, answer=None, correct=False, reward=0.0, verdict="") for t in played]
 
 
 def make_recipe(settings: Mapping[str, Any]) -> Recipe:

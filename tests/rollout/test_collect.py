@@ -13,7 +13,7 @@ import pytest
 from sod.chat.render import Chat
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
-from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, Task, ToolResult, Trajectory
+from sod.records import Episode, Fault, FaultKind, Group, Message, SodError, StopReason, Task, ToolResult, Trajectory
 from sod.rollout.collect import Collector, RolloutSchedule
 from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
@@ -238,7 +238,7 @@ def test_tools_hear_of_every_episode_that_is_over(chat: Chat) -> None:
 
 
 def test_a_lasting_fault_sets_the_episode_apart(chat: Chat) -> None:
-    """`1 + retries` attempts; then it is in `faulted` alone, unjudged, and no word of it is in any ledger."""
+    """`1 + retries` attempts; then it is in `faulted` alone, not verified, and no word of it is in any ledger."""
     engine = ScriptedEngine(chat, {"bad": [CALL], "good": [CALL, "\\boxed{2}"]})
     tool = FlakyTool(lambda request, attempt: DOWN if "bad" in request.episode else ToolResult("2"))
     rollout = collector(engine, chat, [tool], fault_retries=2, max_fault_rate=0.5)
@@ -409,12 +409,12 @@ def test_nothing_to_do(chat: Chat) -> None:
 
 @pytest.mark.parametrize("stop", list(StopReason))
 def test_only_an_answer_can_be_right(stop: StopReason, chat: Chat) -> None:
-    """The same last turn, judged under every stop reason."""
+    """The same last turn, verified under every stop reason."""
     engine = ScriptedEngine(chat, {"t": ["\\boxed{2}"]})
     (t,) = collector(engine, chat).collect([task("t")], 1, Sampling(), "train", 1).trajectories
-    (judged,) = math_reward(0.7, -0.3)([(task("t"), replace(t, stop=stop))])
-    assert judged.correct == (stop is StopReason.ANSWER)
-    assert judged.reward == (0.7 if stop is StopReason.ANSWER else -0.3)
+    (rewarded,) = math_reward(0.7, -0.3)([Episode(task("t"), replace(t, stop=stop))])
+    assert rewarded.correct == (stop is StopReason.ANSWER)
+    assert rewarded.reward == (0.7 if stop is StopReason.ANSWER else -0.3)
 
 
 def test_state_is_kept_within_an_episode_and_ends_with_it(chat: Chat) -> None:

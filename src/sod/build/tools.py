@@ -9,7 +9,7 @@ from typing import Any
 
 from sod.recipe import PythonSpec, Recipe, VerifierName
 from sod.records import SodError, Task
-from sod.rewards.base import Answer, Verifier
+from sod.rewards.base import Verifier
 from sod.rewards.choice import ChoiceVerifier
 from sod.rewards.code import CodeVerifier
 from sod.rewards.code_suites import read_suite
@@ -106,7 +106,7 @@ def refuse_unreadable(recipe: Recipe, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if spec.by_source.get(task.data_source, spec.verifier) == "code":
             try:
-                read_suite(Answer("", task.ground_truth, task.extra))
+                read_suite(task)
             except SodError as error:
                 raise SodError(f"task {task.id}: {error}") from None
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from sod.engines.base import Engine, Sampled, Sampling
-from sod.records import Fault, Group, Task, Trajectory
+from sod.records import Episode, Fault, Group, Task, Trajectory
 from sod.rollout.episode import Ask, AskTools, AskTurn, EpisodeLimits, Play, Renderer, Reply, name, play
 from sod.rollout.executor import ToolExecutor
 from sod.rollout.health import FaultWindow
@@ -24,8 +24,8 @@ from sod.rollout.prefix import Prefix, limits_after
 from sod.seeds import derive
 from sod.tools.base import Tool
 
-RewardFunction = Callable[[Sequence[tuple[Task, Trajectory]]], list[Trajectory]]
-"""Fills in `answer`, `correct`, `reward` and `verdict` of finished trajectories, or `fault` where it cannot tell."""
+RewardFunction = Callable[[Sequence[Episode]], list[Trajectory]]
+"""The trajectories with `answer`, `correct`, `reward`, its parts and `verdict`, or `fault` where it cannot tell."""
 
 
 CLOCK_THREADS = 16  # batches of calls that run at a time where nothing waits for all of them
@@ -216,7 +216,7 @@ class Collector:
     def _judged(self, tasks: Sequence[Task], done: Sequence[Sequence[Trajectory]]) -> list[Group]:
         """The groups, sample by sample in order; whose fault it was, tool's or verifier's, the episode stands apart."""
         ordered = [sorted(group, key=lambda t: t.sample) for group in done]
-        whole = [(task, t) for task, group in zip(tasks, ordered, strict=True) for t in group if t.fault is None]
+        whole = [Episode(task, t) for task, group in zip(tasks, ordered, strict=True) for t in group if t.fault is None]
         verdicts = iter(self._judge(whole))
         judged = [[next(verdicts) if t.fault is None else t for t in group] for group in ordered]
         return [
