@@ -432,13 +432,13 @@ def test_state_is_kept_within_an_episode_and_ends_with_it(chat: Chat) -> None:
 class SlowEngine(ScriptedEngine):
     """A turn takes so many calls of `advance`, so that others are under way while tools run."""
 
-    rounds: int = 3
+    advances: int = 3
     left: dict[str, int] = field(default_factory=dict)
 
     def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
         time.sleep(0.005)
         for request in self.waiting:
-            self.left[request.session] = self.left.get(request.session, self.rounds) - 1
+            self.left[request.session] = self.left.get(request.session, self.advances) - 1
         ready = [request for request in self.waiting if self.left[request.session] == 0]
         later = [request for request in self.waiting if request not in ready]
         self.waiting = ready
@@ -451,7 +451,7 @@ class SlowEngine(ScriptedEngine):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_tools_run_while_others_are_sampled(chat: Chat, asynchronous: bool) -> None:
-    """A call that takes long: by default its round waits for it; by the clock the other episode is through before."""
+    """A call that takes long: in lockstep all wait for it, asynchronously the other is through before."""
     order: list[str] = []
 
     def respond(request: ToolRequest, attempt: int) -> ToolResult:
@@ -483,3 +483,13 @@ def test_both_schedules_sample_the_same(acting_model: Any, chat: Chat, python_to
         groups = rollout.collect(tasks, 3, Sampling(), "train", 1).groups
         played.append([[t.token_ids for t in group.trajectories] for group in groups])
     assert played[1:] == played[:1] * 3
+
+
+def test_seconds_are_told_by_phase(chat: Chat) -> None:
+    """Also where nothing was played."""
+    engine = ScriptedEngine(chat, {"t": ["\\boxed{2}"]})
+    rollout = collector(engine, chat)
+    for tasks in ([], [task("t")]):
+        seconds = rollout.collect(tasks, 1, Sampling(), "train", 1).seconds
+        assert list(seconds) == ["sample", "tools", "reward"]
+        assert all(value >= 0.0 for value in seconds.values())

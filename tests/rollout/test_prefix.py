@@ -82,7 +82,8 @@ def test_a_prefix_is_the_ledger_up_to_the_next_turn(played: list[Trajectory], ch
 def test_a_prefix_of_what_a_fault_left(played: list[Trajectory]) -> None:
     """A trajectory without a turn gives its prompt."""
     whole = played[0]
-    faulted = replace(whole, stop=StopReason.FAULT, turns=whole.turns[:1]).before_fault()
+    open_calls = replace(whole.turns[0], results=())
+    faulted = replace(whole, stop=StopReason.FAULT, turns=(open_calls,)).before_fault()
     assert faulted.turns == ()
     assert prefix_of(faulted, 2) == Prefix(whole.token_ids[: whole.prompt_tokens], 0)
 

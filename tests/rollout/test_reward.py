@@ -85,7 +85,9 @@ def test_a_lasting_verifier_fault_gives_no_reward(fault: Fault, attempts: int) -
 def test_shaping_reaches_the_reward() -> None:
     """Right, wrong with the tool bonus (two turns earn nothing), and DAPO's penalty: 2 tokens of 3, buffer 2."""
     shaping = Shaping(1.0, -9.0, tool_bonus=True, overlong_buffer=2, max_response_tokens=3)
-    right, wrong = VerifierReward(MathVerifier(), {}, shaping)([answered("\\boxed{2}"), answered("\\boxed{3}")])
+    right, wrong = VerifierReward(MathVerifier(), {}, shaping)(
+        [answered("\\boxed{2}", "2"), answered("\\boxed{3}", "2")]
+    )
     assert right.reward == pytest.approx(1.0 - 0.5)
     assert wrong.reward == pytest.approx(-1.0 - 0.5)
 
