@@ -1,4 +1,4 @@
-"""Does the code verifier reward_function HumanEval as its authors do? Every reference solution, and every stub.
+"""Does the code verifier decide on HumanEval as its authors do? Every reference solution, and every stub.
 
     python benchmarks/humaneval.py HumanEval.jsonl.gz
 
@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sod.records import Fault, Verdict
-from sod.rewards.base import Answer
+from sod.records import Episode, Fault, Message, StopReason, Task, Trajectory, Turn, Verdict
 from sod.rewards.code import CodeVerifier
 from sod.tools.sandbox.local import LocalSandbox
 
@@ -28,10 +27,12 @@ def load(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
-def answer(problem: dict[str, Any], body: str) -> Answer:
+def answer(problem: dict[str, Any], body: str) -> Episode:
     """What a model would write whose function has this body."""
     extra = {name: problem[name] for name in ("prompt", "entry_point", "test")}
-    return Answer(f"```python\n{problem['prompt']}{body}\n```", "", extra)
+    task = Task(problem["task_id"], (Message("user", problem["prompt"]),), "", extra=extra)
+    turn = Turn(1, 0, 0, f"```python\n{problem['prompt']}{body}\n```")
+    return Episode(task, Trajectory(task.id, 0, 0, (), (), (), (turn,), StopReason.ANSWER))
 
 
 def report(name: str, problems: list[dict[str, Any]], verdicts: list[Verdict | Fault], expected: bool) -> int:

@@ -30,6 +30,12 @@ def test_filled_refuses_other_numbers(known: list[object], returned: list[object
         filled(known, items, lambda _: returned)
 
 
+@pytest.mark.parametrize("returned", [[], [1], [1, 2, 3]])
+def test_retried_refuses_other_numbers(returned: list[int]) -> None:
+    with pytest.raises(ValueError, match=f"{len(returned)} outcomes for 2 items"):
+        retried(["a", "b"], lambda _: returned, lambda _: False, 1)
+
+
 @given(fails=st.lists(st.integers(0, 4), max_size=8), retries=st.integers(0, 3))
 def test_retried_tries_each_item_as_often_as_it_fails(fails: list[int], retries: int) -> None:
     """Item n fails `fails[n]` times before it succeeds."""

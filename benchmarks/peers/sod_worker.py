@@ -33,7 +33,7 @@ from sod.chat.render import Chat
 from sod.models.load import load_model, load_tokenizer
 from sod.models.recompute import recompute_layers
 from sod.recipe import Recipe
-from sod.records import Fault, Message, Task, ToolResult, Trajectory
+from sod.records import Episode, Fault, Message, Task, ToolResult, Trajectory
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import ToolRequest
 from sod.training.optim import Optimizer
@@ -47,10 +47,14 @@ class ReadPage:
     text: str
     calls: int = 0
     name: str = "read_page"
+    keeps_state: bool = False
 
     @property
     def schema(self) -> Mapping[str, Any]:
         return READ_PAGE
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        """Nothing to prepare."""
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         self.calls += len(requests)
@@ -68,15 +72,16 @@ class ReadPage:
 
 @dataclass
 class Counter:
-    """The reward_function: no reward for anybody. It sees every episode, so it counts their tokens, too."""
+    """The reward function: no reward for anybody. It sees every episode, so it counts their tokens, too."""
 
     tokens: int = 0
     all_tokens: int = 0
 
-    def __call__(self, episodes: Sequence[tuple[Task, Trajectory]]) -> list[Trajectory]:
-        self.tokens = sum(turn > 0 for _, t in episodes for turn in t.turn_ids)
-        self.all_tokens = sum(len(t.token_ids) for _, t in episodes)
-        return [replace(t, answer=None, correct=False, reward=0.0, verdict="") for _, t in episodes]
+    def __call__(self, episodes: Sequence[Episode]) -> list[Trajectory]:
+        played = [episode.trajectory for episode in episodes]
+        self.tokens = sum(t.action_tokens for t in played)
+        self.all_tokens = sum(len(t.token_ids) for t in played)
+        return [replace(t, answer=None, correct=False, reward=0.0, verdict="") for t in played]
 
 
 def make_recipe(settings: Mapping[str, Any]) -> Recipe:
@@ -130,7 +135,7 @@ def main() -> None:
             began = time.perf_counter()
             train_step(run, next(steps))
             row = {"seconds": time.perf_counter() - began}
-            row["rollout_seconds"] = sum(run.clock[phase] for phase in ("sample", "tools", "reward_function"))
+            row["rollout_seconds"] = sum(run.clock[phase] for phase in ("sample", "tools", "reward"))
             row |= {f"phase/{name}": seconds for name, seconds in run.clock.items()}
             calls = {"tool_calls": tool.calls - before} if tool else {}
             return row | {"tokens": reward_function.tokens, "all_tokens": reward_function.all_tokens} | calls

@@ -35,9 +35,12 @@ def retried(
 ) -> tuple[list[Outcome], int]:
     """The outcome of every item, in order, and how many runs were second ones.
 
-    Items whose outcome `again` says so are run once more, together, up to `retries` times.
+    Items whose outcome `again` says so are run once more, together, up to `retries` times. Raises ValueError where
+    `run` returns another number of outcomes than it got items.
     """
     outcomes = list(run(list(items))) if items else []
+    if len(outcomes) != len(items):
+        raise ValueError(f"{len(outcomes)} outcomes for {len(items)} items")
     second_runs = 0
     for _ in range(retries):
         waiting = [at for at, outcome in enumerate(outcomes) if again(outcome)]

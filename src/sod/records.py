@@ -252,15 +252,17 @@ class Trajectory:
     def before_fault(self) -> Trajectory:
         """The part that a fault leaves usable for distillation: every turn before the one whose call faulted.
 
-        That turn is left out because its call may be why we failed. All of it where the verifier faulted,
-        after the last turn; without a turn where the first call faulted.
+        That turn is left out because its call may be why we failed. Every turn where the engine faulted on the next
+        one, and all of it where the verifier faulted, after the last turn; without a turn where the first call
+        faulted.
         """
         if self.stop is not StopReason.FAULT:
             return self
-        kept = self.turns[:-1]
-        end = self.turns[-1].start
+        calls_faulted = bool(self.turns) and not self.turns[-1].results
+        kept = self.turns[:-1] if calls_faulted else self.turns
+        end = self.turns[-1].start if calls_faulted else len(self.token_ids)
         while end > self.prompt_tokens and not self.turn_ids[end - 1]:
-            end -= 1  # tool output that only the dropped turn would have read
+            end -= 1  # tool output that only the dropped turn, or the one never sampled, would have read
         return replace(
             self,
             token_ids=self.token_ids[:end],

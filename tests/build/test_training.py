@@ -27,12 +27,11 @@ from sod.records import SodError, ToolCall
 from sod.runlog import RunLog
 from sod.tasks import chain
 from sod.tasks.files import write_conversations, write_tasks
-from sod.tools.base import ToolRequest
 from sod.training import checkpoint
 from sod.training.checkpoint import Position
 from sod.training.loop import InterruptedRunError
 from sod.training.report import StepReport
-from support import math_reward
+from support import math_reward, tool_request
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
 
@@ -112,7 +111,7 @@ class TestTools:
         with ExitStack() as opened:
             tools = make_tools(make_recipe(tools={"python": {**limits, "workers": 1}}), opened)
             programs = ["print(6*7)", "x" * 41, "print('y' * 99)", "while True: pass"]
-            results = tools["python"].run([ToolRequest("e", ToolCall("python", {"code": code})) for code in programs])
+            results = tools["python"].run([tool_request("e", ToolCall("python", {"code": code})) for code in programs])
             assert [getattr(result, "error", "fault") for result in results] == [None, "code_too_long", None, "timeout"]
             assert results[0].text == "42"
             assert results[2].text.startswith("y" * 16 + "...")

@@ -112,17 +112,17 @@ def test_the_template_those_were_made_from_passes(tokenizer: Any) -> None:
     assert text == "\n<|im_start|>tool\n4<|im_end|>\n<|im_start|>tool\n5<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.mark.parametrize(("kwargs", "opening"), [({}, ""), ({"enable_thinking": False}, "<think>\n\n</think>\n\n")])
-def test_qwen3_habits_pass_the_proof(tokenizer: Any, kwargs: dict[str, Any], opening: str) -> None:
+@pytest.mark.parametrize(("kwargs", "thought"), [({}, ""), ({"enable_thinking": False}, "<think>\n\n</think>\n\n")])
+def test_qwen3_habits_pass_the_proof(tokenizer: Any, kwargs: dict[str, Any], thought: str) -> None:
     """Strips earlier thoughts, adds an empty think block to the last turn and to the generation prompt."""
     chat = Chat(with_template(tokenizer, QWEN3_LIKE), [SCHEMA], template="tokenizer", template_kwargs=kwargs)
     prompt = tokenizer.decode(chat.prompt_ids([Message("system", "Be brief."), Message("user", "2+2")]))
     assert prompt.startswith("<|im_start|>system\nBe brief.\n\n# Tools\n\n<tools>\n{")
     assert '"name": "python"' in prompt
-    assert prompt.endswith("<|im_start|>user\n2+2<|im_end|>\n<|im_start|>assistant\n" + opening)
+    assert prompt.endswith("<|im_start|>user\n2+2<|im_end|>\n<|im_start|>assistant\n" + thought)
     suffix = tokenizer.decode(list(chat.suffix_ids(RESULTS)))
     body = "\n<tool_response>\n4\n</tool_response>\n<tool_response>\n5\n</tool_response>"
-    assert suffix == f"\n<|im_start|>user{body}<|im_end|>\n<|im_start|>assistant\n{opening}"
+    assert suffix == f"\n<|im_start|>user{body}<|im_end|>\n<|im_start|>assistant\n{thought}"
     assert chat.stop_ids == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
 
 

@@ -12,7 +12,7 @@ import pytest
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.evaluation.runner import episode_figures, evaluate
-from sod.records import Fault, FaultKind, SodError, ToolResult
+from sod.records import Fault, FaultKind, SodError, Task, ToolResult
 from sod.rollout.collect import Collector
 from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
@@ -30,6 +30,10 @@ class FaultyFor:
     tool: Any
     tasks: frozenset[str]
     name: str = "python"
+    keeps_state: bool = False
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        """The real tool has nothing to prepare."""
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         answers = self.tool.run(requests)

@@ -7,12 +7,12 @@ import time
 import pytest
 
 from sod.records import Fault, SodError, Verdict
-from sod.rewards.base import Answer
 from sod.rewards.choice import ChoiceVerifier
+from support import answered
 
 
-def judge(text: str, truth: str = "B", **options: object) -> Verdict:
-    (verdict,) = ChoiceVerifier(**options).verify([Answer(text, truth)])  # type: ignore[arg-type]
+def verdict_of(text: str, truth: str = "B", **options: object) -> Verdict:
+    (verdict,) = ChoiceVerifier(**options).verify([answered(text, truth)])  # type: ignore[arg-type]
     assert not isinstance(verdict, Fault)
     return verdict
 
@@ -36,20 +36,20 @@ def judge(text: str, truth: str = "B", **options: object) -> Verdict:
     ],
 )
 def test_every_way_to_box_a_letter_is_that_letter(box: str) -> None:
-    assert judge(rf"so \boxed{{{box}}}") == Verdict("B", True)
-    assert judge(rf"so \boxed{{{box}}}", truth="(C)").correct is False
+    assert verdict_of(rf"so \boxed{{{box}}}") == Verdict("B", True)
+    assert verdict_of(rf"so \boxed{{{box}}}", truth="(C)").correct is False
 
 
 @pytest.mark.parametrize("box", ["", "E", "AB", "B or C", "Bob", "2", r"\frac{B}{2}", "B" * 300, r"\beta"])
 def test_a_box_without_one_known_letter_answers_nothing(box: str) -> None:
-    verdict = judge(rf"Answer: B \boxed{{{box}}}", answer_line=True)
+    verdict = verdict_of(rf"Answer: B \boxed{{{box}}}", answer_line=True)
     assert (verdict.answer, verdict.correct) == (None, False)
     assert "no letter" in verdict.detail
 
 
 def test_the_last_box_counts() -> None:
-    assert judge(r"\boxed{A}, no: \boxed{B}").correct
-    assert not judge(r"\boxed{B}, no: \boxed{A}").correct
+    assert verdict_of(r"\boxed{A}, no: \boxed{B}").correct
+    assert not verdict_of(r"\boxed{B}, no: \boxed{A}").correct
 
 
 @pytest.mark.parametrize(
@@ -57,30 +57,30 @@ def test_the_last_box_counts() -> None:
     ["Answer: B", "answer: (b)", "The answer is B.", "**Final answer: B**", "The correct answer is (B)", "Answer: $B$"],
 )
 def test_a_final_answer_line_counts_only_when_switched_on(line: str) -> None:
-    assert judge(f"Because of that.\n{line}\n", answer_line=True) == Verdict("B", True)
-    assert judge(f"Because of that.\n{line}\n").answer is None
+    assert verdict_of(f"Because of that.\n{line}\n", answer_line=True) == Verdict("B", True)
+    assert verdict_of(f"Because of that.\n{line}\n").answer is None
 
 
 @pytest.mark.parametrize("line", ["Answer: B or C", "My answer: maybe", "The answer B is tempting", "B", "Answer:"])
 def test_other_last_lines_answer_nothing(line: str) -> None:
-    assert judge(line, answer_line=True).answer is None
+    assert verdict_of(line, answer_line=True).answer is None
 
 
 def test_an_answer_line_that_is_not_the_last_does_not_count() -> None:
-    assert judge("Answer: B\nOr is it?", answer_line=True).answer is None
+    assert verdict_of("Answer: B\nOr is it?", answer_line=True).answer is None
 
 
 def test_letters_can_be_more_than_four() -> None:
-    assert judge(r"\boxed{J}", truth="J", letters="ABCDEFGHIJ").correct
+    assert verdict_of(r"\boxed{J}", truth="J", letters="ABCDEFGHIJ").correct
 
 
 def test_a_truth_that_is_no_letter_stops_with_a_reason() -> None:
     with pytest.raises(SodError, match="'42'"):
-        judge(r"\boxed{A}", truth="42")
+        verdict_of(r"\boxed{A}", truth="42")
 
 
 @pytest.mark.parametrize("junk", [" " * 100_000 + "x", "answer " * 20_000, r"\boxed{" + "{" * 100_000, "*" * 100_000])
 def test_junk_takes_no_time(junk: str) -> None:
     started = time.process_time()
-    assert not judge(junk, answer_line=True).correct
+    assert not verdict_of(junk, answer_line=True).correct
     assert time.process_time() - started < 1.0

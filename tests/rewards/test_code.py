@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from sod.records import Execution, Fault, FaultKind, Program, SodError, Verdict
-from sod.rewards.base import Answer
 from sod.rewards.code import CodeVerifier, last_block, same_output, same_value
 from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
+from support import answered
 
 SUMS = {"input_output": json.dumps({"inputs": ["1 2\n", "30 4\n", "-5 5\n"], "outputs": ["3\n", "34\n", "0\n"]})}
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
@@ -49,8 +49,8 @@ def fenced(code: str) -> str:
     return f"Here it is:\n```python\n{textwrap.dedent(code)}\n```\n"
 
 
-def judge(verifier: CodeVerifier, code: str, extra: dict[str, object]) -> Verdict:
-    (verdict,) = verifier.verify([Answer(fenced(code), "", extra)])
+def verdict_of(verifier: CodeVerifier, code: str, extra: dict[str, object]) -> Verdict:
+    (verdict,) = verifier.verify([answered(fenced(code), "", extra)])
     assert isinstance(verdict, Verdict), verdict
     return verdict
 
@@ -93,19 +93,21 @@ def test_every_schema_of_livecodebench_is_read() -> None:
     packed = base64.b64encode(zlib.compress(json.dumps(rows(3)).encode())).decode()
     public = json.dumps(rows(2))
     function = {"public_test_cases": json.dumps(rows(1, "functional")), "metadata": json.dumps({"func_name": "inc"})}
-    assert len(read_suite(Answer("", "", {"public_test_cases": public})).cases) == 2  # type: ignore[union-attr]
+    assert len(read_suite(answered("", "", {"public_test_cases": public}).task).cases) == 2  # type: ignore[union-attr]
     both = {"public_test_cases": public, "private_test_cases": packed, "metadata": "{}"}
-    assert len(read_suite(Answer("", "", both)).cases) == 5  # type: ignore[union-attr]
-    assert read_suite(Answer("", "", function)) == CaseSuite((Case([0], 1),), "inc")
-    assert read_suite(Answer("", json.dumps(SUMS), {})) == read_suite(Answer("", SUMS["input_output"], {}))
+    assert len(read_suite(answered("", "", both).task).cases) == 5  # type: ignore[union-attr]
+    assert read_suite(answered("", "", function).task) == CaseSuite((Case([0], 1),), "inc")
+    assert read_suite(answered("", json.dumps(SUMS), {}).task) == read_suite(
+        answered("", SUMS["input_output"], {}).task
+    )
     sample = {"inputs": ["1\n[2, 3]"], "outputs": ["[5]"], "fn_name": "f"}
-    assert read_suite(Answer("", json.dumps(sample))) == CaseSuite((Case([1, [2, 3]], [5]),), "f")
+    assert read_suite(answered("", json.dumps(sample)).task) == CaseSuite((Case([1, [2, 3]], [5]),), "f")
     parsed = {"inputs": [[1, [2, 3]]], "outputs": [[5]], "fn_name": "f"}
-    assert read_suite(Answer("", "", parsed)) == CaseSuite((Case([1, [2, 3]], [5]),), "f")
+    assert read_suite(answered("", "", parsed).task) == CaseSuite((Case([1, [2, 3]], [5]),), "f")
 
 
 def test_humaneval_is_read() -> None:
-    assert read_suite(Answer("", "", CHECKED)) == CheckSuite(**CHECKED)
+    assert read_suite(answered("", "", CHECKED).task) == CheckSuite(**CHECKED)
 
 
 class _Bomb:
@@ -128,7 +130,7 @@ class _Bomb:
 )
 def test_unreadable_tests_stop_with_a_reason(extra: dict[str, object], reason: str) -> None:
     with pytest.raises(SodError, match=reason):
-        read_suite(Answer("", "", extra))
+        read_suite(answered("", "", extra).task)
 
 
 # --- comparison -----------------------------------------------------------------------------------
@@ -171,8 +173,8 @@ def test_values_are_compared_as_json() -> None:
 
 
 def test_a_right_program_passes_and_a_wrong_one_names_its_first_failure(verifier: CodeVerifier) -> None:
-    assert judge(verifier, ADD, SUMS).correct
-    wrong = judge(verifier, ADD.replace("a + b", "a + abs(b) if a > 0 else 1"), SUMS)
+    assert verdict_of(verifier, ADD, SUMS).correct
+    wrong = verdict_of(verifier, ADD.replace("a + b", "a + abs(b) if a > 0 else 1"), SUMS)
     assert (wrong.correct, wrong.detail) == (False, "test 3: expected '0\\n', got '1\\n'")
 
 
@@ -188,25 +190,25 @@ def test_a_right_program_passes_and_a_wrong_one_names_its_first_failure(verifier
     ],
 )
 def test_every_usual_way_to_read_and_write_works(verifier: CodeVerifier, code: str) -> None:
-    assert judge(verifier, code, SUMS) == Verdict(fenced(code).split("```python\n")[1].split("```")[0], True)
+    assert verdict_of(verifier, code, SUMS) == Verdict(fenced(code).split("```python\n")[1].split("```")[0], True)
 
 
 def test_functions_and_methods_are_called(verifier: CodeVerifier) -> None:
     extra: dict[str, object] = {"inputs": ["[3, 1, 2]\n2"], "outputs": ["[[1, 2], [3]]"], "fn_name": "chunks"}
     body = "xs = sorted(xs); return [tuple(xs[i:i + n]) for i in range(0, len(xs), n)]"
-    assert judge(verifier, f"def chunks(xs: List[int], n):\n    print('noise'); {body}", extra).correct
-    assert judge(verifier, f"class Solution:\n    def chunks(self, xs, n):\n        {body}", extra).correct
-    assert judge(verifier, "def chunks(xs, n): return {1}", extra).detail.startswith("test 1: error TypeError")
-    assert "has no attribute 'chunks'" in judge(verifier, "def other(): pass", extra).detail
+    assert verdict_of(verifier, f"def chunks(xs: List[int], n):\n    print('noise'); {body}", extra).correct
+    assert verdict_of(verifier, f"class Solution:\n    def chunks(self, xs, n):\n        {body}", extra).correct
+    assert verdict_of(verifier, "def chunks(xs, n): return {1}", extra).detail.startswith("test 1: error TypeError")
+    assert "has no attribute 'chunks'" in verdict_of(verifier, "def other(): pass", extra).detail
 
 
 def test_check_accepts_whole_functions_and_continued_prompts(verifier: CodeVerifier) -> None:
-    assert judge(verifier, "def area(r):\n    return math.pi * r ** 2", CHECKED).correct
-    assert judge(verifier, CHECKED["prompt"] + "    return math.pi * r * r", CHECKED).correct
-    (continued,) = verifier.verify([Answer("```python\n    return math.pi * r * r\n```", "", CHECKED)])
+    assert verdict_of(verifier, "def area(r):\n    return math.pi * r ** 2", CHECKED).correct
+    assert verdict_of(verifier, CHECKED["prompt"] + "    return math.pi * r * r", CHECKED).correct
+    (continued,) = verifier.verify([answered("```python\n    return math.pi * r * r\n```", "", CHECKED)])
     assert isinstance(continued, Verdict)
     assert continued.correct
-    wrong = judge(verifier, "def area(r):\n    return math.pi * r", CHECKED)
+    wrong = verdict_of(verifier, "def area(r):\n    return math.pi * r", CHECKED)
     assert not wrong.correct
     assert wrong.detail.startswith("assert abs(candidate(r) - math.pi * r * r) < 1e-9: AssertionError; the last call")
 
@@ -225,17 +227,17 @@ def test_all_kinds_of_plain_values_cross(verifier: CodeVerifier) -> None:
                 assert False
     """
     extra = {"prompt": "", "entry_point": "same", "test": textwrap.dedent(test)}
-    (verdict,) = verifier.verify([Answer(fenced("def same(x): return x"), "", extra)])
-    assert isinstance(verdict, Fault)  # a class is not plain data: the task cannot be judged here
+    (verdict,) = verifier.verify([answered(fenced("def same(x): return x"), "", extra)])
+    assert isinstance(verdict, Fault)  # a class is not plain data: the task cannot be verified here
     assert (verdict.kind, verdict.retryable) == (FaultKind.VERIFIER, False)
     extra["test"] = extra["test"].replace("candidate(KeyError)", "candidate('raise')")
     code = "def same(x):\n    if x == 'raise':\n        raise ValueError('no')\n    return x"
-    assert judge(verifier, code, extra).correct, judge(verifier, code, extra).detail
+    assert verdict_of(verifier, code, extra).correct, verdict_of(verifier, code, extra).detail
 
 
 def test_no_program_is_wrong_unless_the_whole_text_may_be_one(verifier: CodeVerifier, sandbox: LocalSandbox) -> None:
-    assert verifier.verify([Answer(ADD, "", SUMS)]) == [Verdict(None, False, "no program in the answer")]
-    (whole,) = CodeVerifier(sandbox.execute, whole_text=True).verify([Answer(ADD, "", SUMS)])
+    assert verifier.verify([answered(ADD, "", SUMS)]) == [Verdict(None, False, "no program in the answer")]
+    (whole,) = CodeVerifier(sandbox.execute, whole_text=True).verify([answered(ADD, "", SUMS)])
     assert whole == Verdict(ADD, True)
     assert verifier.verify([]) == []
 
@@ -272,7 +274,7 @@ REPORTED = json.dumps({"results": [{"status": "ok", "output": "3", "detail": ""}
     ],
 )
 def test_programs_that_fail_or_cheat_are_wrong(verifier: CodeVerifier, code: str, detail: str) -> None:
-    cheat, honest = verifier.verify([Answer(fenced(code), "", SUMS), Answer(fenced(ADD), "", SUMS)])
+    cheat, honest = verifier.verify([answered(fenced(code), "", SUMS), answered(fenced(ADD), "", SUMS)])
     assert isinstance(cheat, Verdict), cheat
     assert not cheat.correct
     assert detail in cheat.detail
@@ -283,8 +285,8 @@ def test_programs_that_fail_or_cheat_are_wrong(verifier: CodeVerifier, code: str
 def test_a_loop_is_stopped_at_its_time_limit(sandbox: LocalSandbox) -> None:
     verifier = CodeVerifier(sandbox.execute, seconds=1.0)
     started = time.monotonic()
-    assert judge(verifier, "while True: pass", SUMS).detail.startswith("test 1: timeout")
-    assert "stopped after 1 s" in judge(verifier, "def area(r):\n    while True: pass", CHECKED).detail
+    assert verdict_of(verifier, "while True: pass", SUMS).detail.startswith("test 1: timeout")
+    assert "stopped after 1 s" in verdict_of(verifier, "def area(r):\n    while True: pass", CHECKED).detail
     assert time.monotonic() - started < 60.0
 
 
@@ -296,7 +298,7 @@ def test_no_expected_output_enters_the_sandbox(sandbox: LocalSandbox) -> None:
         return sandbox.execute(programs)
 
     extra = {"inputs": ["q"], "outputs": ["a-secret-output"]}
-    CodeVerifier(listening).verify([Answer(fenced("print(1)"), "", extra)])
+    CodeVerifier(listening).verify([answered(fenced("print(1)"), "", extra)])
     assert len(sent) == 1
     assert "a-secret-output" not in repr(sent)
 
@@ -338,7 +340,7 @@ FORGERIES = {
                 except OSError: pass
             return 1
     """,
-    "kills the judge": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef area(r): return 1",
+    "kills the checker": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef area(r): return 1",
     "raises what a test might want": "def area(r): raise SystemExit(0)",
     "is no function": "area = 3",
     "is missing": "def other(r): return 1",
@@ -347,11 +349,11 @@ FORGERIES = {
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_candidate_cannot_forge_the_verdict_of_check(verifier: CodeVerifier, name: str) -> None:
-    assert not judge(verifier, FORGERIES[name], CHECKED).correct
+    assert not verdict_of(verifier, FORGERIES[name], CHECKED).correct
 
 
 def test_a_candidate_finds_the_tests_nowhere(verifier: CodeVerifier) -> None:
-    """It looks in its own objects and frames, in files, and in the judge's memory and descriptors."""
+    """It looks in its own objects and frames, in files, and in the checker's memory and descriptors."""
     spy = """
         import gc, glob, os, sys
         def area(r):
@@ -376,7 +378,7 @@ def test_a_candidate_finds_the_tests_nowhere(verifier: CodeVerifier) -> None:
             found = [where for where, text in seen if "-".join(parts) in text or text == "opened"]
             raise ValueError(f"searched {len(seen) > 100} found {found}")
     """
-    assert "searched True found []" in judge(verifier, spy, CHECKED).detail
+    assert "searched True found []" in verdict_of(verifier, spy, CHECKED).detail
 
 
 # --- failures of ours -----------------------------------------------------------------------------
@@ -385,7 +387,7 @@ def test_a_candidate_finds_the_tests_nowhere(verifier: CodeVerifier) -> None:
 def test_a_fault_of_the_sandbox_passes_through() -> None:
     local = LocalSandbox(ProgramLimits(memory_mb=256), workers=1)
     local.close()
-    verdicts = CodeVerifier(local.execute).verify([Answer("no code", "", SUMS), Answer(fenced(ADD), "", SUMS)])
+    verdicts = CodeVerifier(local.execute).verify([answered("no code", "", SUMS), answered(fenced(ADD), "", SUMS)])
     assert isinstance(verdicts[0], Verdict)
     assert isinstance(verdicts[1], Fault)
     assert verdicts[1].kind is FaultKind.SANDBOX
@@ -396,7 +398,7 @@ def test_a_harness_that_cannot_begin_is_a_fault(sandbox: LocalSandbox, extra: di
     def without_job(programs: Sequence[Program]) -> list[Execution | Fault]:
         return sandbox.execute([Program(program.source, "cut", fetch=program.fetch) for program in programs])
 
-    (fault,) = CodeVerifier(without_job).verify([Answer(fenced(ADD), "", extra)])
+    (fault,) = CodeVerifier(without_job).verify([answered(fenced(ADD), "", extra)])
     assert isinstance(fault, Fault)
     assert fault.kind is FaultKind.VERIFIER
     assert "harness fault" in fault.detail

@@ -160,7 +160,7 @@ def test_large_exponents_are_not_expanded() -> None:
     assert not equal("1e9999", "1" + "0" * 9999)
 
 
-def test_verify_judges_the_last_box() -> None:
+def test_verify_reads_the_last_box() -> None:
     right = verify(r"first \boxed{3}, no: \boxed{\frac{8}{2}}", "4")
     assert (right.answer, right.correct) == (r"\frac{8}{2}", True)
     wrong = verify(r"first \boxed{4}, no: \boxed{3}", "4")

@@ -11,8 +11,8 @@ import pytest
 
 from sod.records import Fault, Verdict
 from sod.rewards import math_workers
-from sod.rewards.base import Answer
 from sod.rewards.math_verifier import LONGEST_ASKED, MathVerifier, may_ask
+from support import answered
 
 ANSWERS = json.loads((Path(__file__).parent / "data" / "math500_answers.json").read_text())["answers"]
 
@@ -47,10 +47,10 @@ def verifier() -> Iterator[MathVerifier]:
     built.close()
 
 
-def judge(verifier: MathVerifier, pairs: list[tuple[str, str]]) -> list[Verdict]:
-    verdicts = verifier.verify([Answer(rf"so \boxed{{{box}}}.", truth) for box, truth in pairs])
-    assert not [verdict for verdict in verdicts if isinstance(verdict, Fault)]
-    return [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+def verdicts(verifier: MathVerifier, pairs: list[tuple[str, str]]) -> list[Verdict]:
+    found = verifier.verify([answered(rf"so \boxed{{{box}}}.", truth) for box, truth in pairs])
+    assert not [verdict for verdict in found if isinstance(verdict, Fault)]
+    return [verdict for verdict in found if isinstance(verdict, Verdict)]
 
 
 def cpu_seconds_of_children() -> float:
@@ -61,12 +61,14 @@ def cpu_seconds_of_children() -> float:
 
 def wrongly(verifier: MathVerifier, kind: str, correct: bool) -> list[tuple[str, str]]:
     pairs = [(box, row["answer"]) for row in ANSWERS for box in row[kind]]
-    return [pair for pair, verdict in zip(pairs, judge(verifier, pairs), strict=True) if verdict.correct is not correct]
+    return [
+        pair for pair, verdict in zip(pairs, verdicts(verifier, pairs), strict=True) if verdict.correct is not correct
+    ]
 
 
 def test_every_gold_answer_is_right(verifier: MathVerifier) -> None:
     assert len(ANSWERS) >= 60
-    assert all(verdict.correct for verdict in judge(verifier, [(row["answer"], row["answer"]) for row in ANSWERS]))
+    assert all(verdict.correct for verdict in verdicts(verifier, [(row["answer"], row["answer"]) for row in ANSWERS]))
 
 
 def test_every_equivalent_rewriting_is_right(verifier: MathVerifier) -> None:
@@ -78,12 +80,12 @@ def test_no_perturbation_is_right(verifier: MathVerifier) -> None:
 
 
 def test_what_was_found_equal_votes_together(verifier: MathVerifier) -> None:
-    verdicts = judge(verifier, [(box, "x+1") for box in ("1+x", "x + 1", r"\frac{2x+2}{2}", "x+2")])
-    assert [verdict.answer for verdict in verdicts] == ["x+1", "x+1", "x+1", "x+2"]
+    found = verdicts(verifier, [(box, "x+1") for box in ("1+x", "x + 1", r"\frac{2x+2}{2}", "x+2")])
+    assert [verdict.answer for verdict in found] == ["x+1", "x+1", "x+1", "x+2"]
 
 
 def test_no_box_answers_nothing(verifier: MathVerifier) -> None:
-    (verdict,) = verifier.verify([Answer("it is x+1", "x+1")])
+    (verdict,) = verifier.verify([answered("it is x+1", "x+1")])
     assert verdict == Verdict(None, False, "nothing was boxed")
 
 
@@ -91,13 +93,13 @@ def test_no_box_answers_nothing(verifier: MathVerifier) -> None:
     "box", [r"17\cdot 23", "400-9", r"\sqrt{152881}", "391x^0", "391+y-y", r"\frac{391x}{x}", "390=391"]
 )
 def test_a_number_must_be_written_out_unless_switched_off(verifier: MathVerifier, box: str) -> None:
-    assert not judge(verifier, [(box, "391")])[0].correct
+    assert not verdicts(verifier, [(box, "391")])[0].correct
     assert may_ask(box, "391") is None
 
 
 def test_unevaluated_expressions_can_be_accepted() -> None:
     lenient = MathVerifier(seconds=30, accept_unevaluated=True)
-    assert [v.correct for v in judge(lenient, [(r"17\cdot 23", "391"), (r"17\cdot 24", "391"), ("392", "391")])] == [
+    assert [v.correct for v in verdicts(lenient, [(r"17\cdot 23", "391"), (r"17\cdot 24", "391"), ("392", "391")])] == [
         True,
         False,
         False,
@@ -111,23 +113,23 @@ def test_unevaluated_expressions_can_be_accepted() -> None:
 )
 def test_pairs_whose_yes_would_mean_nothing_are_wrong(verifier: MathVerifier, box: str, truth: str) -> None:
     assert may_ask(box, truth) is None
-    assert not judge(verifier, [(box, truth)])[0].correct
+    assert not verdicts(verifier, [(box, truth)])[0].correct
 
 
 def test_long_texts_are_compared_exactly_only(verifier: MathVerifier) -> None:
     long = "+".join(["x"] * LONGEST_ASKED)
     assert may_ask(long, "x+1") is None
-    assert judge(verifier, [(long, long)])[0].correct
+    assert verdicts(verifier, [(long, long)])[0].correct
 
 
 def test_junk_is_wrong_within_its_time_and_never_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(math_workers, "WALL_FACTOR", 60)  # whatever else runs on the machine
     before = cpu_seconds_of_children()
     hasty = MathVerifier(seconds=1)
-    verdicts = judge(hasty, [(junk, r"x^2+\pi") for junk in JUNK])
-    assert not any(verdict.correct for verdict in verdicts)
-    assert any("time-out" in verdict.detail for verdict in verdicts)
-    assert judge(hasty, [(r"\pi+x\cdot x", r"x^2+\pi")])[0].correct
+    found = verdicts(hasty, [(junk, r"x^2+\pi") for junk in JUNK])
+    assert not any(verdict.correct for verdict in found)
+    assert any("time-out" in verdict.detail for verdict in found)
+    assert verdicts(hasty, [(r"\pi+x\cdot x", r"x^2+\pi")])[0].correct
     hasty.close()
     # At most a second of CPU time each, and the start of the interpreter.
     assert cpu_seconds_of_children() - before < len(JUNK) + 30.0

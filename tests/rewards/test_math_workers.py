@@ -13,9 +13,9 @@ import pytest
 
 from sod.records import Fault, FaultKind
 from sod.rewards import math_workers
-from sod.rewards.base import Answer
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.math_workers import MathWorkers, Pair
+from support import answered
 
 SAME, OTHER = Pair("x+1", "1+x"), Pair("x+1", "x+3")
 
@@ -145,20 +145,20 @@ def test_a_library_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_each_pair_is_asked_once_and_the_memory_is_bounded() -> None:
     verifier = MathVerifier(seconds=30, remember=2)
-    verifier.verify([Answer(rf"\boxed{{{n}+x}}", f"x+{n}") for n in range(4)])
+    verifier.verify([answered(rf"\boxed{{{n}+x}}", f"x+{n}") for n in range(4)])
     assert len(verifier._known) == 2
     os.kill(process_id(verifier._workers), signal.SIGKILL)
     verifier._workers.close()  # nobody is left to be asked
-    again = verifier.verify([Answer(rf"\boxed{{{n}+x}}", f"x+{n}") for n in range(4)])
+    again = verifier.verify([answered(rf"\boxed{{{n}+x}}", f"x+{n}") for n in range(4)])
     assert [isinstance(verdict, Fault) for verdict in again] == [True, True, False, False]
     verifier.close()
 
 
-def test_closing_twice_is_safe_and_exact_answers_are_still_judged() -> None:
+def test_closing_twice_is_safe_and_exact_answers_are_still_verified() -> None:
     verifier = MathVerifier()
     verifier.close()
     verifier.close()
-    exact, symbolic = verifier.verify([Answer(r"\boxed{0.5}", "1/2"), Answer(r"\boxed{1+x}", "x+1")])
+    exact, symbolic = verifier.verify([answered(r"\boxed{0.5}", "1/2"), answered(r"\boxed{1+x}", "x+1")])
     assert not isinstance(exact, Fault)
     assert exact.correct
     assert isinstance(symbolic, Fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sod.records import SodError, StopReason, ToolCall, ToolResult, Trajectory, Turn
-from sod.rewards.shaping import Shaping, messages, overlong_penalty, shaped_reward, tool_bonus
+from sod.rewards.shaping import Shaping, messages, overlong_penalty, reward_parts, tool_bonus
 
 
 def episode(calls_per_turn: list[int], response_tokens: int = 10) -> Trajectory:
@@ -16,6 +16,10 @@ def episode(calls_per_turn: list[int], response_tokens: int = 10) -> Trajectory:
     )
     zeros = (0,) * (3 + response_tokens)
     return Trajectory("task", 0, 3, zeros, zeros, tuple(0.0 for _ in zeros), turns, StopReason.ANSWER)
+
+
+def shaped_reward(correct: bool, trajectory: Trajectory, shaping: Shaping) -> float:
+    return sum(reward_parts(correct, trajectory, shaping).values())
 
 
 def test_plain_scores_are_one_and_minus_one() -> None:
@@ -63,3 +67,24 @@ def test_length_counts_the_response_only_and_adds_to_either_score() -> None:
 def test_a_buffer_that_does_not_fit_is_refused(buffer: int, longest: int) -> None:
     with pytest.raises(SodError, match="overlong_buffer"):
         Shaping(overlong_buffer=buffer, max_response_tokens=longest)
+
+
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("tool_bonus_on", [True, False])
+@pytest.mark.parametrize("buffer", [0, 7, 64])
+def test_parts_add_up_to_the_very_float_of_one_formula(correct: bool, tool_bonus_on: bool, buffer: int) -> None:
+    """Bonus and penalty apart, added in order, are the score and the penalty added at once: not a bit differs."""
+    shaping = Shaping(0.7, -0.3, tool_bonus_on, buffer, 100)
+    for calls in range(12):
+        for tokens in (0, 37, 94, 97, 99, 100, 101):
+            played = episode([1] * calls, tokens)
+            failed = tool_bonus(messages(played)) if tool_bonus_on else -0.3
+            score = 0.7 if correct else failed
+            assert shaped_reward(correct, played, shaping) == score + overlong_penalty(tokens, 100, buffer)
+
+
+def test_only_what_is_switched_on_is_a_part() -> None:
+    assert reward_parts(False, episode([1]), Shaping()) == {"outcome": -1.0}
+    parts = reward_parts(False, episode([1, 1], 15), Shaping(1.0, -5.0, True, 10, 20))
+    assert parts == {"outcome": -1.0, "tool_bonus": pytest.approx(0.2), "overlong": -0.5}
+    assert list(parts) == ["outcome", "tool_bonus", "overlong"]

@@ -14,7 +14,7 @@ import pytest
 from sod.chat.render import Chat
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
-from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, Task, ToolResult, Trajectory
+from sod.records import Episode, Fault, FaultKind, Group, Message, SodError, StopReason, Task, ToolResult, Trajectory
 from sod.rollout.collect import Collector, RolloutSchedule
 from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
@@ -91,7 +91,12 @@ class FlakyTool:
     batches: list[list[ToolRequest]] = field(default_factory=list)
     name: str = "python"
     schema: Mapping[str, Any] = field(default_factory=lambda: SCHEMA)
+    started: list[tuple[str, Task]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    keeps_state: bool = False
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        self.started += episodes
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         earlier = [request for batch in self.batches for request in batch]
@@ -214,7 +219,7 @@ def test_a_fault_that_no_attempt_can_help_is_not_retried(chat: Chat) -> None:
 
 
 def test_tools_hear_of_every_episode_that_is_over(chat: Chat) -> None:
-    """Each once, answered, cut off or faulted, and not before its last call."""
+    """Each once, answered, cut off or faulted, and not before its last call; of its beginning, before its first."""
     script = {"long": [CALL, CALL, "\\boxed{2}"], "short": ["\\boxed{2}"], "bad": [CALL]}
     tool = FlakyTool(lambda request, attempt: DOWN if "bad" in request.episode else ToolResult("2"))
     rollout = collector(ScriptedEngine(chat, script), chat, [tool], fault_retries=0, max_fault_rate=1.0)
@@ -222,15 +227,19 @@ def test_tools_hear_of_every_episode_that_is_over(chat: Chat) -> None:
 
     def checked(requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         assert not {request.episode for request in requests} & set(tool.finished)
+        assert all((request.episode, request.task) in tool.started for request in requests)
         return run(requests)
 
     tool.run = checked  # type: ignore[method-assign]
-    rollout.collect([task(name) for name in script], 1, Sampling(), "train", 1)
+    tasks = [task(name) for name in script]
+    rollout.collect(tasks, 1, Sampling(), "train", 1)
+    assert [begun for _, begun in tool.started] == tasks
+    assert sorted(name for name, _ in tool.started) == sorted(tool.finished)
     assert [name.split("#")[0] for name in tool.finished] == ["short", "bad", "long"]
 
 
 def test_a_lasting_fault_sets_the_episode_apart(chat: Chat) -> None:
-    """`1 + retries` attempts; then it is in `faulted` alone, unjudged, and no word of it is in any ledger."""
+    """`1 + retries` attempts; then it is in `faulted` alone, not verified, and no word of it is in any ledger."""
     engine = ScriptedEngine(chat, {"bad": [CALL], "good": [CALL, "\\boxed{2}"]})
     tool = FlakyTool(lambda request, attempt: DOWN if "bad" in request.episode else ToolResult("2"))
     rollout = collector(engine, chat, [tool], fault_retries=2, max_fault_rate=0.5)
@@ -401,12 +410,12 @@ def test_nothing_to_do(chat: Chat) -> None:
 
 @pytest.mark.parametrize("stop", list(StopReason))
 def test_only_an_answer_can_be_right(stop: StopReason, chat: Chat) -> None:
-    """The same last turn, judged under every stop reason."""
+    """The same last turn, verified under every stop reason."""
     engine = ScriptedEngine(chat, {"t": ["\\boxed{2}"]})
     (t,) = collector(engine, chat).collect([task("t")], 1, Sampling(), "train", 1).trajectories
-    (judged,) = math_reward(0.7, -0.3)([(task("t"), replace(t, stop=stop))])
-    assert judged.correct == (stop is StopReason.ANSWER)
-    assert judged.reward == (0.7 if stop is StopReason.ANSWER else -0.3)
+    (rewarded,) = math_reward(0.7, -0.3)([Episode(task("t"), replace(t, stop=stop))])
+    assert rewarded.correct == (stop is StopReason.ANSWER)
+    assert rewarded.reward == (0.7 if stop is StopReason.ANSWER else -0.3)
 
 
 def test_state_is_kept_within_an_episode_and_ends_with_it(chat: Chat) -> None:
@@ -424,13 +433,13 @@ def test_state_is_kept_within_an_episode_and_ends_with_it(chat: Chat) -> None:
 class SlowEngine(ScriptedEngine):
     """A turn takes so many calls of `advance`, so that others are under way while tools run."""
 
-    rounds: int = 3
+    advances: int = 3
     left: dict[str, int] = field(default_factory=dict)
 
     def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
         time.sleep(0.005)
         for request in self.waiting:
-            self.left[request.session] = self.left.get(request.session, self.rounds) - 1
+            self.left[request.session] = self.left.get(request.session, self.advances) - 1
         ready = [request for request in self.waiting if self.left[request.session] == 0]
         later = [request for request in self.waiting if request not in ready]
         self.waiting = ready
@@ -443,7 +452,7 @@ class SlowEngine(ScriptedEngine):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_tools_run_while_others_are_sampled(chat: Chat, asynchronous: bool) -> None:
-    """A call that takes long: by default its round waits for it; asynchronously the other episode overtakes it."""
+    """A call that takes long: in lockstep all wait for it, asynchronously the other is through before."""
     order: list[str] = []
     overtaken = threading.Event()
 
@@ -479,3 +488,13 @@ def test_both_schedules_sample_the_same(acting_model: Any, chat: Chat, python_to
         groups = rollout.collect(tasks, 3, Sampling(), "train", 1).groups
         played.append([[t.token_ids for t in group.trajectories] for group in groups])
     assert played[1:] == played[:1] * 3
+
+
+def test_seconds_are_told_by_phase(chat: Chat) -> None:
+    """Also where nothing was played."""
+    engine = ScriptedEngine(chat, {"t": ["\\boxed{2}"]})
+    rollout = collector(engine, chat)
+    for tasks in ([], [task("t")]):
+        seconds = rollout.collect(tasks, 1, Sampling(), "train", 1).seconds
+        assert list(seconds) == ["sample", "tools", "reward"]
+        assert all(value >= 0.0 for value in seconds.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from sod.rollout.episode import EpisodeLimits
 from sod.rollout.prefix import Prefix, limits_after, prefix_of
 from sod.tasks import chain
 from sod.tools.base import Tool
+from sod.tools.python import PythonTool
+from sod.tools.sandbox.local import LocalSandbox
 from support import math_reward
 
 LIMITS = EpisodeLimits(max_turns=4, max_turn_tokens=60, max_response_tokens=300)
@@ -59,7 +62,7 @@ def timeless(groups: list[Group]) -> list[Trajectory]:
     return [still(t) for group in groups for t in group.trajectories]
 
 
-def test_an_opening_is_the_ledger_up_to_the_next_turn(played: list[Trajectory], chat: Chat) -> None:
+def test_a_prefix_is_the_ledger_up_to_the_next_turn(played: list[Trajectory], chat: Chat) -> None:
     """Whole turns and their tool results, no token of the turn after them; never the last turn."""
     for t in played:
         for turns in range(6):
@@ -76,10 +79,11 @@ def test_an_opening_is_the_ledger_up_to_the_next_turn(played: list[Trajectory], 
         assert prefix_of(t, 0) == prefix_of(replace(t, turns=t.turns[:1]), 3) == prompt
 
 
-def test_an_opening_of_what_a_fault_left(played: list[Trajectory]) -> None:
+def test_a_prefix_of_what_a_fault_left(played: list[Trajectory]) -> None:
     """A trajectory without a turn gives its prompt."""
     whole = played[0]
-    faulted = replace(whole, stop=StopReason.FAULT, turns=whole.turns[:1]).before_fault()
+    open_calls = replace(whole.turns[0], results=())
+    faulted = replace(whole, stop=StopReason.FAULT, turns=(open_calls,)).before_fault()
     assert faulted.turns == ()
     assert prefix_of(faulted, 2) == Prefix(whole.token_ids[: whole.prompt_tokens], 0)
 
@@ -90,7 +94,7 @@ def test_a_negative_number_of_turns_is_refused(played: list[Trajectory]) -> None
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_who_goes_on_from_its_own_opening_plays_the_same(
+def test_who_goes_on_from_its_own_prefix_plays_the_same(
     roll: Roll, tasks: list[Task], played: list[Trajectory], turns: int
 ) -> None:
     """Noise is a function of episode and position, so a student that takes over its own turns repeats the rest.
@@ -116,7 +120,7 @@ def test_who_goes_on_from_its_own_opening_plays_the_same(
         assert [r.text for r in after.tool_results] == [r.text for k in rest for r in k.results]
 
 
-def test_an_opening_without_turns_changes_nothing(roll: Roll, tasks: list[Task], played: list[Trajectory]) -> None:
+def test_a_prefix_without_turns_changes_nothing(roll: Roll, tasks: list[Task], played: list[Trajectory]) -> None:
     """Bit for bit, log-probabilities included: with prompts as prefixes, a cap at the limit, and with neither."""
     plain = timeless(roll().collect(tasks, 2, Sampling(), "train", 1).groups)
     prefixes = [prefix_of(t, 0) for t in played]
@@ -124,7 +128,7 @@ def test_an_opening_without_turns_changes_nothing(roll: Roll, tasks: list[Task],
         assert timeless(roll().collect(tasks, 2, Sampling(), "train", 1, **more).groups) == plain
 
 
-def test_samples_of_a_task_share_their_opening(
+def test_samples_of_a_task_share_their_prefix(
     roll: Roll, tasks: list[Task], played: list[Trajectory], full_logps: Callable[..., list[float]], acting_model: Any
 ) -> None:
     """It is prefilled once for all of them, and what they sample after it has the right log-probabilities."""
@@ -145,7 +149,7 @@ def test_samples_of_a_task_share_their_opening(
 
 
 @pytest.mark.parametrize(("max_turns", "max_response_tokens", "cap"), [(3, 300, None), (4, 95, None), (4, 300, 1)])
-def test_limits_count_the_opening(
+def test_limits_count_the_prefix(
     roll: Roll, tasks: list[Task], played: list[Trajectory], max_turns: int, max_response_tokens: int, cap: int | None
 ) -> None:
     """Turns of both stay within `max_turns`, tokens of both within `max_response_tokens`; the cap is the student's."""
@@ -167,7 +171,7 @@ def test_limits_count_the_opening(
     assert (StopReason.LENGTH if max_response_tokens == 95 else StopReason.MAX_TURNS) in ends
 
 
-def test_what_is_left_after_an_opening() -> None:
+def test_what_is_left_after_a_prefix() -> None:
     """One token is enough, none is refused; at least one turn is left; tokens per turn stay."""
     limits = EpisodeLimits(max_turns=4, max_turn_tokens=60, max_response_tokens=10)
     prompt = [1, 2, 3]
@@ -178,7 +182,7 @@ def test_what_is_left_after_an_opening() -> None:
         limits_after(Prefix((1, 2, 3, *range(10)), 2), prompt, limits)
 
 
-def test_openings_that_do_not_fit_are_refused(roll: Roll, tasks: list[Task], played: list[Trajectory]) -> None:
+def test_prefixes_that_do_not_fit_are_refused(roll: Roll, tasks: list[Task], played: list[Trajectory]) -> None:
     """Another task's, too few, too long: before anything is sampled, by the task's name where there is one."""
     prefixes = [prefix_of(t, 1) for t in played]
     meter = Meter(on=True)
@@ -193,9 +197,20 @@ def test_openings_that_do_not_fit_are_refused(roll: Roll, tasks: list[Task], pla
     assert meter.phases == {}
 
 
-def test_an_opening_fits_the_limits_it_was_played_under(
-    roll: Roll, tasks: list[Task], played: list[Trajectory]
+def test_a_tool_that_keeps_state_refuses_replayed_turns(
+    acting_model: Any, chat: Chat, tasks: list[Task], played: list[Trajectory]
 ) -> None:
+    """Its interpreter would know nothing of the calls in the conversation; a prefix of the prompt alone is fine."""
+    with closing(PythonTool(LocalSandbox(workers=1, preload=[]), 14, 64, stateful=True)) as tool:
+        engine = TorchEngine(acting_model, chat.stop_ids, 8)
+        rollout = Collector(engine, chat, {"python": tool}, LIMITS, math_reward(), 0)
+        with pytest.raises(ValueError, match="tool python keeps state"):
+            rollout.collect(tasks[:1], 1, Sampling(), "train", 1, prefixes=[prefix_of(played[0], 1)])
+        bare = rollout.collect(tasks[:1], 1, Sampling(), "train", 1, prefixes=[prefix_of(played[0], 0)])
+        assert len(bare.trajectories) == 1
+
+
+def test_a_prefix_fits_the_limits_it_was_played_under(roll: Roll, tasks: list[Task], played: list[Trajectory]) -> None:
     """The longest one of every trajectory, where tight limits cut most of them off."""
     tight = EpisodeLimits(max_turns=3, max_turn_tokens=33, max_response_tokens=70)
     got = roll(tight).collect(tasks, 3, Sampling(), "train", 3).trajectories

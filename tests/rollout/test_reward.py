@@ -1,4 +1,4 @@
-"""The reward_function: verifiers by data source, verifier faults, shaping."""
+"""The reward function: verifiers by data source, verifier faults, shaping."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sod.records import Fault, FaultKind, Message, StopReason, Task, Trajectory, Turn, Verdict
-from sod.rewards.base import Answer
+from sod.records import Episode, Fault, FaultKind, StopReason, Verdict
 from sod.rewards.choice import ChoiceVerifier
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
 from sod.rollout.reward import VerifierReward
+from support import answered
 
 BROKEN = Fault(FaultKind.VERIFIER, "no worker starts")
 SHAPING = Shaping(1.0, -1.0)
-
-
-def episode(
-    text: str, truth: str = "2", source: str = "x", stop: StopReason = StopReason.ANSWER
-) -> tuple[Task, Trajectory]:
-    turn = Turn(1, 1, 3, text)
-    played = Trajectory("t", 0, 1, (5, 6, 7), (0, 1, 1), (0.0, -1.0, -1.0), (turn,), stop)
-    return Task("t", (Message("user", "?"),), truth, source), played
 
 
 @dataclass
@@ -35,14 +27,12 @@ class Flaky:
     fault: Fault = BROKEN
     asked: list[list[str]] = field(default_factory=list)
 
-    def verify(self, answers: Sequence[Answer]) -> list[Verdict | Fault]:
-        self.asked.append([answer.text for answer in answers])
+    def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
+        self.asked.append([episode.trajectory.turns[-1].said.answer for episode in episodes])
         tries = [text for batch in self.asked for text in batch]
         return [
-            self.fault
-            if answer.text in self.broken and tries.count(answer.text) <= self.times
-            else Verdict(answer.text, True, "fine")
-            for answer in answers
+            self.fault if text in self.broken and tries.count(text) <= self.times else Verdict(text, 1.0, "fine")
+            for text in self.asked[-1]
         ]
 
     def close(self) -> None:
@@ -58,8 +48,8 @@ def test_each_source_has_its_verifier() -> None:
         ("\\boxed{2.0}", "B", "gpqa"),
         ("none", "2", "y"),
     ]
-    judged = reward_function([episode(*text) for text in texts])
-    assert [(t.answer, t.correct, t.reward) for t in judged] == [
+    rewarded = reward_function([answered(text, truth, source=source) for text, truth, source in texts])
+    assert [(t.answer, t.correct, t.reward) for t in rewarded] == [
         ("2", True, 1.0),
         ("B", True, 1.0),
         (None, False, -1.0),
@@ -70,15 +60,15 @@ def test_each_source_has_its_verifier() -> None:
 @pytest.mark.parametrize("stop", [StopReason.MAX_TURNS, StopReason.LENGTH])
 def test_what_was_cut_off_is_not_verified(stop: StopReason) -> None:
     verifier = Flaky(set(), 0)
-    (judged,) = VerifierReward(verifier, {}, SHAPING)([episode("right", stop=stop)])
-    assert (judged.correct, judged.reward, judged.verdict, verifier.asked) == (False, -1.0, stop.value, [])
+    (rewarded,) = VerifierReward(verifier, {}, SHAPING)([answered("right", stop=stop)])
+    assert (rewarded.correct, rewarded.reward, rewarded.verdict, verifier.asked) == (False, -1.0, stop.value, [])
 
 
 def test_a_passing_verifier_fault_leaves_no_trace() -> None:
     """Only the answer in question is asked about again."""
     verifier = Flaky({"b"}, times=2)
-    judged = VerifierReward(verifier, {}, SHAPING, retries=2)([episode(text) for text in "abc"])
-    assert [(t.fault, t.correct, t.verdict) for t in judged] == [(None, True, "fine")] * 3
+    rewarded = VerifierReward(verifier, {}, SHAPING, retries=2)([answered(text) for text in "abc"])
+    assert [(t.fault, t.correct, t.verdict) for t in rewarded] == [(None, True, "fine")] * 3
     assert verifier.asked == [["a", "b", "c"], ["b"], ["b"]]
 
 
@@ -86,7 +76,7 @@ def test_a_passing_verifier_fault_leaves_no_trace() -> None:
 def test_a_lasting_verifier_fault_gives_no_reward(fault: Fault, attempts: int) -> None:
     """The trajectory stays what it was and carries the fault: not wrong, not scored."""
     verifier = Flaky({"b"}, 99, fault)
-    good, bad = VerifierReward(verifier, {}, SHAPING, retries=2)([episode(text) for text in "ab"])
+    good, bad = VerifierReward(verifier, {}, SHAPING, retries=2)([answered(text) for text in "ab"])
     assert (good.fault, good.reward) == (None, 1.0)
     assert (bad.fault, bad.reward, bad.correct, bad.stop) == (fault, 0.0, False, StopReason.ANSWER)
     assert len(verifier.asked) == attempts
@@ -95,6 +85,49 @@ def test_a_lasting_verifier_fault_gives_no_reward(fault: Fault, attempts: int) -
 def test_shaping_reaches_the_reward() -> None:
     """Right, wrong with the tool bonus (two turns earn nothing), and DAPO's penalty: 2 tokens of 3, buffer 2."""
     shaping = Shaping(1.0, -9.0, tool_bonus=True, overlong_buffer=2, max_response_tokens=3)
-    right, wrong = VerifierReward(MathVerifier(), {}, shaping)([episode("\\boxed{2}"), episode("\\boxed{3}")])
+    right, wrong = VerifierReward(MathVerifier(), {}, shaping)(
+        [answered("\\boxed{2}", "2"), answered("\\boxed{3}", "2")]
+    )
     assert right.reward == pytest.approx(1.0 - 0.5)
     assert wrong.reward == pytest.approx(-1.0 - 0.5)
+
+
+def test_the_parts_of_a_reward_add_up() -> None:
+    """What is switched off has no part; a right answer earns no bonus."""
+    whole = Shaping(1.0, -9.0, tool_bonus=True, overlong_buffer=2, max_response_tokens=3)
+    right, wrong = VerifierReward(MathVerifier(), {}, whole)([answered("\\boxed{2}", "2"), answered("\\boxed{3}", "2")])
+    assert right.reward_parts == {"outcome": 1.0, "tool_bonus": 0.0, "overlong": -0.5}
+    assert wrong.reward_parts == {"outcome": -1.0, "tool_bonus": 0.0, "overlong": -0.5}
+    assert [t.reward for t in (right, wrong)] == [sum(t.reward_parts.values()) for t in (right, wrong)]
+    (plain,) = VerifierReward(MathVerifier(), {}, SHAPING)([answered("\\boxed{3}", "2")])
+    assert plain.reward_parts == {"outcome": -1.0}
+
+
+def test_the_verifier_sees_the_whole_episode() -> None:
+    """Task, ledger, and every turn as it was read."""
+    seen: list[Episode] = []
+
+    class Looking(Flaky):
+        def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
+            seen.extend(episodes)
+            return super().verify(episodes)
+
+    episodes = [answered(text, truth, {"n": truth}) for text, truth in (("a", "1"), ("b", "2"))]
+    VerifierReward(Looking(set(), 0), {}, SHAPING)(episodes)
+    assert seen == episodes
+
+
+def test_an_answer_in_a_thought_counts() -> None:
+    """Verifiers read all of the final turn; only later turns of the same episode could hide it."""
+    thought = answered("<think>\\boxed{2}</think>done", "2")
+    (rewarded,) = VerifierReward(MathVerifier(), {}, SHAPING)([thought])
+    assert rewarded.correct
+
+
+def test_a_verifier_that_loses_an_answer_is_an_error() -> None:
+    class Short(Flaky):
+        def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
+            return super().verify(episodes)[1:]
+
+    with pytest.raises(ValueError):
+        VerifierReward(Short(set(), 0), {}, SHAPING)([answered("a"), answered("b")])

@@ -16,8 +16,9 @@ from sod.rewards.math import verify
 from sod.tasks import chain
 from sod.tasks.chain import Chain, as_conversation, as_task, random_chain, splits
 from sod.tasks.privileged import Privilege
-from sod.tools.base import Tool, ToolRequest
+from sod.tools.base import Tool
 from sod.tools.python import SCHEMA
+from support import tool_request
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
@@ -109,7 +110,7 @@ def test_traces_are_what_cpython_prints(chains: list[Chain], python_tool: Tool) 
         assert roles == ["user", *["assistant", "tool"] * len(one.operations), "assistant"]
         for asked, answered in zip(conversation.messages, conversation.messages[1:], strict=False):
             for call in asked.tool_calls:
-                calls.append(ToolRequest(conversation.id, call))
+                calls.append(tool_request(conversation.id, call))
                 printed.append(answered.content)
         assert verify(conversation.messages[-1].content, as_task(one, number).ground_truth).correct
         assert conversation.messages[0].content == one.expression

@@ -9,10 +9,11 @@ import pytest
 from processes import PATIENT
 
 from sod.records import Fault, ToolCall, ToolResult
-from sod.tools.base import Tool, ToolRequest
+from sod.tools.base import Tool
 from sod.tools.python import PythonTool
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
+from support import tool_request
 
 LIMITS = ProgramLimits(seconds=PATIENT, memory_mb=128)
 HASTY = ProgramLimits(seconds=2.0, memory_mb=128)
@@ -26,7 +27,7 @@ def tool() -> Iterator[Tool]:
 
 
 def call(tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
-    (result,) = tool.run([ToolRequest("e", ToolCall("python", arguments))])
+    (result,) = tool.run([tool_request("e", ToolCall("python", arguments))])
     assert isinstance(result, ToolResult)
     return result
 
@@ -117,7 +118,7 @@ def test_no_local_paths_reach_the_model(tool: Tool) -> None:
 
 def test_order_is_kept_among_refused_and_executed(tool: Tool) -> None:
     codes: list[Any] = ["import time; time.sleep(.2); print(0)", 1, "print(2)", "1/0", "print(4)"]
-    requests = [ToolRequest("e", ToolCall("python", {"code": code})) for code in codes]
+    requests = [tool_request("e", ToolCall("python", {"code": code})) for code in codes]
     results = tool.run(requests)
     assert [r.text.split(":")[0] for r in results if isinstance(r, ToolResult)] == [
         "0", "Error", "2", "ZeroDivisionError", "4",
@@ -132,7 +133,7 @@ def test_close_twice_then_fault() -> None:
     python = PythonTool(LocalSandbox(workers=1))
     python.close()
     python.close()
-    (result,) = python.run([ToolRequest("e", ToolCall("python", {"code": "print(1)"}))])
+    (result,) = python.run([tool_request("e", ToolCall("python", {"code": "print(1)"}))])
     assert isinstance(result, Fault)
     assert result.kind == "sandbox"
 
@@ -148,7 +149,7 @@ def stateful() -> Iterator[PythonTool]:
 
 
 def texts(tool: Tool, *calls: tuple[str, str]) -> list[str]:
-    results = tool.run([ToolRequest(episode, ToolCall("python", {"code": code})) for episode, code in calls])
+    results = tool.run([tool_request(episode, ToolCall("python", {"code": code})) for episode, code in calls])
     return [result.text for result in results if isinstance(result, ToolResult)]
 
 

@@ -15,7 +15,7 @@ from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.recipe import Recipe
-from sod.records import Fault, FaultKind, ToolCall, ToolResult
+from sod.records import Fault, FaultKind, Message, Task, ToolCall, ToolResult
 from sod.rollout.collect import Collector, RolloutSchedule
 from sod.rollout.episode import AskTools, EpisodeLimits
 from sod.rollout.executor import ToolExecutor
@@ -24,7 +24,7 @@ from sod.tasks import chain
 from sod.tools.base import Tool, ToolRequest
 from sod.tools.python import PythonTool
 from sod.tools.unreliable import UNAVAILABLE, UnreliableTool
-from support import math_reward
+from support import math_reward, tool_request
 
 DOWN = Fault(FaultKind.SANDBOX, "worker lost")
 LOST = Fault(FaultKind.SESSION, "state lost", retryable=False)
@@ -38,7 +38,9 @@ class Echo:
     fault: Fault = DOWN
     asked: list[ToolRequest] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
     closed: int = 0
+    keeps_state: bool = True
     name: str = "python"
     schema: dict[str, Any] = field(default_factory=lambda: {"type": "function"})
 
@@ -49,6 +51,9 @@ class Echo:
             attempts = sum(earlier is request for earlier in self.asked)
             answers.append(self.fault if attempts <= self.faults else ToolResult(request.call.arguments["code"]))
         return answers
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        self.started += [episode for episode, _ in episodes]
 
     def probe(self) -> Fault | None:
         return DOWN
@@ -61,7 +66,7 @@ class Echo:
 
 
 def ask(episode: str, code: str = "1") -> ToolRequest:
-    return ToolRequest(episode, ToolCall("python", {"code": code}))
+    return tool_request(episode, ToolCall("python", {"code": code}))
 
 
 def hits(tool: UnreliableTool, episode: str, calls: int) -> list[bool]:
@@ -179,7 +184,9 @@ def test_an_episode_that_is_over_is_forgotten() -> None:
 def test_the_rest_is_the_wrapped_tools() -> None:
     echo = Echo()
     tool = UnreliableTool(echo, 1.0, 3)
-    assert (tool.name, tool.schema, tool.probe()) == (echo.name, echo.schema, DOWN)
+    assert (tool.name, tool.schema, tool.keeps_state, tool.probe()) == (echo.name, echo.schema, True, DOWN)
+    tool.start([("e", Task("t", (Message("user", "?"),), ""))])
+    assert echo.started == ["e"]
     tool.close()
     assert echo.closed == 1
 
@@ -187,7 +194,7 @@ def test_the_rest_is_the_wrapped_tools() -> None:
 def test_calls_that_python_would_refuse_are_hit_too(python_tool: Tool) -> None:
     """The real tool: a call that is hit says `unavailable`, whatever is wrong with it; else what Python says."""
     calls = [ToolCall("python", {}), ToolCall("python", {"code": "1/0"}), ToolCall("python", {"code": "print(7)"})] * 8
-    answers = UnreliableTool(python_tool, 0.5, 5).run([ToolRequest("e", call) for call in calls])
+    answers = UnreliableTool(python_tool, 0.5, 5).run([tool_request("e", call) for call in calls])
     errors = [answer.error if isinstance(answer, ToolResult) else answer for answer in answers]
     for kind, own in enumerate(("bad_arguments", "exception", None)):
         assert set(errors[kind::3]) == {own, "unavailable"}

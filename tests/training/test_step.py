@@ -244,6 +244,10 @@ class TestNonFinite:
             """A tool whose sandbox is gone for good."""
 
             name = "python"
+            keeps_state = False
+
+            def start(self, episodes: Any) -> None:
+                """Has nothing to prepare."""
 
             def run(self, requests: Any) -> list[Fault]:
                 return [Fault(FaultKind.SANDBOX, "down")] * len(requests)

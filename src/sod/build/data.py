@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from sod.build.job import Notice, told
-from sod.build.tools import refuse_unreadable
+from sod.build.tools import refuse_unreadable, tool_schemas
 from sod.chat.render import Chat
 from sod.recipe import Recipe
 from sod.records import SodError, Task
 from sod.tasks.files import load_tasks
-from sod.tools.python import SCHEMA, STATEFUL_SCHEMA
 
 
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
     """The renderer of the recipe; proves that its template is append-only."""
-    python = recipe.tools.python
-    schemas = [STATEFUL_SCHEMA if python.stateful else SCHEMA] if python else []
-    return Chat(tokenizer, schemas, recipe.chat.template, recipe.chat.template_kwargs)
+    return Chat(tokenizer, tool_schemas(recipe), recipe.chat.template, recipe.chat.template_kwargs)
 
 
 def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:

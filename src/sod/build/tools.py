@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 from sod.recipe import PythonSpec, Recipe, VerifierName
 from sod.records import SodError, Task
-from sod.rewards.base import Answer, Verifier
+from sod.rewards.base import Verifier
 from sod.rewards.choice import ChoiceVerifier
 from sod.rewards.code import CodeVerifier
 from sod.rewards.code_suites import read_suite
@@ -16,8 +18,7 @@ from sod.rewards.shaping import Shaping
 from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
-from sod.tools.python import NAME as PYTHON
-from sod.tools.python import PythonTool
+from sod.tools.python import PythonTool, python_schema
 from sod.tools.sandbox.base import ProgramLimits, Sandbox
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
 from sod.tools.sandbox.local import LocalSandbox
@@ -40,24 +41,62 @@ def make_local_sandbox(spec: PythonSpec, limits: ProgramLimits) -> LocalSandbox:
     return LocalSandbox(limits, workers=spec.workers, preload=spec.preload, unsafe=spec.unsafe)
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """A tool of the recipe: what can be known of it before it is started, and how it is made."""
+
+    schema: Mapping[str, Any]
+    keeps_state: bool
+    make: Callable[[], Tool]
+
+    @property
+    def name(self) -> str:
+        """What the model calls it."""
+        return str(self.schema["function"]["name"])
+
+
+def _declared(recipe: Recipe) -> list[_Declared]:
+    """Every tool of the recipe, in the order in which they are shown: the one place that knows which there are."""
+    declared = []
+    python = recipe.tools.python
+    if python is not None:
+        seed = derive(recipe.seed, "unreliable")
+        declared.append(_Declared(python_schema(python.stateful), python.stateful, lambda: _make_python(python, seed)))
+    return declared
+
+
+def tool_schemas(recipe: Recipe) -> list[Mapping[str, Any]]:
+    """The function schemas of the recipe's tools, as its prompts show them; nothing is started."""
+    return [declared.schema for declared in _declared(recipe)]
+
+
 def make_tools(recipe: Recipe, opened: ExitStack) -> dict[str, Tool]:
-    """The tools of the recipe, running; they are closed with `opened`."""
-    spec = recipe.tools.python
-    if spec is None:
-        return {}
+    """The tools of the recipe by name, running; they are closed with `opened`.
+
+    Raises ValueError for a tool that is not as it was declared: of another schema, or with state.
+    """
+    tools: dict[str, Tool] = {}
+    for declared in _declared(recipe):
+        tool = declared.make()
+        opened.callback(tool.close)
+        if tool.schema != declared.schema:
+            raise ValueError(f"tool {tool.name}: prompts show another schema than the tool has")
+        if tool.keeps_state != declared.keeps_state:
+            raise ValueError(f"tool {tool.name}: declared with keeps_state={declared.keeps_state}")
+        tools[tool.name] = tool
+    return tools
+
+
+def _make_python(spec: PythonSpec, seed: int) -> Tool:
     limits = ProgramLimits(seconds=spec.timeout_seconds, memory_mb=spec.memory_mb, processes=spec.processes)
     sandbox = make_sandbox(spec, limits)
-    tool: Tool = PythonTool(sandbox, spec.max_code_chars, spec.max_output_chars, stateful=spec.stateful)
-    opened.callback(tool.close)
-    if spec.failure_rate > 0:
-        tool = UnreliableTool(tool, spec.failure_rate, derive(recipe.seed, "unreliable"))
-    return {tool.name: tool}
+    tool = PythonTool(sandbox, spec.max_code_chars, spec.max_output_chars, stateful=spec.stateful)
+    return UnreliableTool(tool, spec.failure_rate, seed) if spec.failure_rate > 0 else tool
 
 
 def stateful_tools(recipe: Recipe) -> list[str]:
     """The recipe's tools that will keep state over the calls of an episode, known before any of them runs."""
-    python = recipe.tools.python
-    return [PYTHON] if python is not None and python.stateful else []
+    return [declared.name for declared in _declared(recipe) if declared.keeps_state]
 
 
 def make_reward_function(recipe: Recipe, opened: ExitStack) -> VerifierReward:
@@ -80,7 +119,7 @@ def refuse_unreadable(recipe: Recipe, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if spec.by_source.get(task.data_source, spec.verifier) == "code":
             try:
-                read_suite(Answer("", task.ground_truth, task.extra))
+                read_suite(task)
             except SodError as error:
                 raise SodError(f"task {task.id}: {error}") from None
 

@@ -36,7 +36,7 @@ def avg_per_problem(correct_PN: Correct, k: int | None = None) -> list[float]:
     A row shorter than k counts with what it has. Raises ValueError as `avg_at_k`.
     """
     _check_k(k)
-    return _filled([float(np.mean(_floats(row)[:k])) for row in correct_PN if len(row)])
+    return _not_empty([float(np.mean(_floats(row)[:k])) for row in correct_PN if len(row)])
 
 
 def avg_at_k(correct_PN: Correct, k: int | None = None) -> float:
@@ -51,7 +51,7 @@ def avg_at_k(correct_PN: Correct, k: int | None = None) -> float:
 def pass_per_problem(correct_PN: Correct, k: int | None = None) -> list[float]:
     """Each problem's pass@k; see `pass_at_k`."""
     _check_k(k)
-    sizes = _filled([len(row) for row in correct_PN if len(row)])
+    sizes = _not_empty([len(row) for row in correct_PN if len(row)])
     draw = min(sizes) if k is None else k
     values = []
     for index, row in enumerate(correct_PN):
@@ -86,7 +86,7 @@ def maj_per_problem(answers_PN: Answers, correct_PN: Correct, k: int | None = No
             raise ValueError(f"row {index} has {len(answers)} answers but {len(correct)} correctness values")
         if len(answers):
             values.append(_maj_of_row(answers[:k], _floats(correct)[:k]))
-    return _filled(values)
+    return _not_empty(values)
 
 
 def maj_at_k(answers_PN: Answers, correct_PN: Correct, k: int | None = None) -> float:
@@ -113,7 +113,7 @@ def bootstrap_interval(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    values_P = _floats(_filled(list(per_problem)))
+    values_P = _floats(_not_empty(list(per_problem)))
     rng = np.random.default_rng(seed)
     # One resample at a time: `resamples x P` indices at once would not fit for a large benchmark.
     means = [values_P[rng.integers(len(values_P), size=len(values_P))].mean() for _ in range(resamples)]
@@ -166,7 +166,7 @@ def _floats(row: Sequence[float]) -> NDArray[np.float64]:
     return values
 
 
-def _filled(values: list[T]) -> list[T]:
+def _not_empty(values: list[T]) -> list[T]:
     if not values:
         raise ValueError("no samples: every problem's row is empty")
     return values

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sod.records import Fault, SodError, Verdict
-from sod.rewards.base import Answer
+from sod.records import Episode, Fault, SodError, Verdict
+from sod.rewards.base import verified_text
 from sod.rewards.math import last_boxed
 
 _LONGEST_BOX = 200  # characters; more is not a letter
@@ -31,19 +31,20 @@ class ChoiceVerifier:
     letters: str = "ABCD"
     answer_line: bool = False
 
-    def verify(self, answers: Sequence[Answer]) -> list[Verdict | Fault]:
+    def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Raises SodError where the ground truth is no letter of `letters`."""
-        return [self._verdict(answer) for answer in answers]
+        return [self._verdict(episode) for episode in episodes]
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _verdict(self, answer: Answer) -> Verdict:
-        truth = self._letter(answer.ground_truth)
+    def _verdict(self, episode: Episode) -> Verdict:
+        ground_truth = episode.task.ground_truth
+        truth = self._letter(ground_truth)
         if truth is None:
-            raise SodError(f"choice: ground_truth must be one of {self.letters}, not {answer.ground_truth[:40]!r}")
-        chosen = self._chosen(answer.text)
-        return Verdict(chosen, chosen == truth, "" if chosen else f"no letter of {self.letters} was boxed")
+            raise SodError(f"choice: ground_truth must be one of {self.letters}, not {ground_truth[:40]!r}")
+        chosen = self._chosen(verified_text(episode))
+        return Verdict(chosen, float(chosen == truth), "" if chosen else f"no letter of {self.letters} was boxed")
 
     def _chosen(self, text: str) -> str | None:
         boxed = last_boxed(text)

@@ -23,8 +23,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from sod.records import Execution, Fault, FaultKind, Program, Verdict
-from sod.rewards.base import Answer
+from sod.outcomes import filled
+from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
+from sod.rewards.base import verified_text
 from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
 
 LONGEST_CODE = 65_536  # characters
@@ -56,7 +57,7 @@ Suite = CaseSuite | CheckSuite
 
 
 class CodeVerifier:
-    """Judges programs through `run` (the sandbox's `execute`).
+    """Verifies programs through `run` (the sandbox's `execute`).
 
     `seconds` is the wall-clock limit of one test (of a whole `check`), `total_seconds` of all tests
     of an answer together, `memory_mb` (MiB) replaces the sandbox's limit. With `whole_text` an answer
@@ -79,20 +80,24 @@ class CodeVerifier:
         self._cases_source = Path(__file__).with_name("code_harness_cases.py").read_text("utf-8")
         self._check_source = Path(__file__).with_name("code_harness_check.py").read_text("utf-8")
 
-    def verify(self, answers: Sequence[Answer]) -> list[Verdict | Fault]:
+    def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Raises SodError for tests that cannot be read."""
-        suites = [read_suite(answer) for answer in answers]
-        codes = [self._code(answer.text) for answer in answers]
-        verdicts: list[Verdict | Fault] = [Verdict(None, False, "no program in the answer") for _ in answers]
-        asked = [index for index, code in enumerate(codes) if code is not None]
-        nonces = [secrets.token_hex(16) for _ in asked]  # no result depends on it: nothing to reproduce
-        programs = [self._program(suites[i], codes[i] or "", nonce) for i, nonce in zip(asked, nonces, strict=True)]
-        for index, nonce, execution in zip(asked, nonces, self._run(programs) if programs else [], strict=True):
-            verdicts[index] = _judge(suites[index], codes[index] or "", execution, nonce)
-        return verdicts
+        suites = [read_suite(episode.task) for episode in episodes]
+        codes = [self._code(verified_text(episode)) for episode in episodes]
+        without: list[Verdict | Fault | None] = [
+            Verdict(None, 0.0, "no program in the answer") if code is None else None for code in codes
+        ]
+        return filled(without, list(zip(suites, codes, strict=True)), self._verdicts)
 
     def close(self) -> None:
         """Nothing of its own is open: the sandbox belongs to whoever made it."""
+
+    def _verdicts(self, candidates: Sequence[tuple[Suite, str | None]]) -> list[Verdict | Fault]:
+        """Run every candidate, each with its suite."""
+        nonces = [secrets.token_hex(16) for _ in candidates]  # no result depends on it: nothing to reproduce
+        runs = [(suite, code or "", nonce) for (suite, code), nonce in zip(candidates, nonces, strict=True)]
+        executions = self._run([self._program(*run) for run in runs])
+        return [_verdict(*run, execution) for run, execution in zip(runs, executions, strict=True)]
 
     def _code(self, text: str) -> str | None:
         code = last_block(text)
@@ -147,7 +152,7 @@ def _output_limit(case: Case) -> int:
     return 4 * len(case.expected if isinstance(case.expected, str) else json.dumps(case.expected)) + 65_536
 
 
-def _judge(suite: Suite, code: str, execution: Execution | Fault, nonce: str) -> Verdict | Fault:
+def _verdict(suite: Suite, code: str, nonce: str, execution: Execution | Fault) -> Verdict | Fault:
     if isinstance(execution, Fault):
         return execution
     last = execution.stderr.rstrip().rpartition("\n")[2]
@@ -156,13 +161,13 @@ def _judge(suite: Suite, code: str, execution: Execution | Fault, nonce: str) ->
     if isinstance(suite, CaseSuite):
         results = _results(execution)
         failure = f"no report: {execution.status}: {last}" if results is None else first_failure(suite, results)
-        return Verdict(code, not failure, failure)
+        return Verdict(code, float(not failure), failure)
     report = _report(execution, nonce)
     if report.get("status") == "unsupported":
         return Fault(FaultKind.VERIFIER, f"code: {report['detail']}", retryable=False)
     if report.get("status") == "passed":
-        return Verdict(code, True)
-    return Verdict(code, False, str(report.get("detail", f"no report: {execution.status}: {last}")))
+        return Verdict(code, 1.0)
+    return Verdict(code, 0.0, str(report.get("detail", f"no report: {execution.status}: {last}")))
 
 
 def _results(execution: Execution) -> list[dict[str, str]] | None:
@@ -175,7 +180,7 @@ def _results(execution: Execution) -> list[dict[str, str]] | None:
 
 
 def _report(execution: Execution, nonce: str) -> dict[str, Any]:
-    """The judge's report; empty where there is none with the nonce."""
+    """The checker's report; empty where there is none with the nonce."""
     try:
         report = json.loads(execution.stdout.rstrip().rpartition("\n")[2])
     except (ValueError, RecursionError):

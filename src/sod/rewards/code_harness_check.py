@@ -1,12 +1,12 @@
 """Runs inside the sandbox: HumanEval's `check(candidate)`, with the candidate in another interpreter.
 
 The text of this file is the program, and, with the argument `candidate`, the program of a second
-interpreter that it starts. The first one (the *judge*) holds the tests and calls the candidate by
+interpreter that it starts. The first one (the *checker*) holds the tests and calls the candidate by
 messages; the second one holds the model's code, sees the arguments of each call and returns values.
 Values cross as data (numbers, text, None, lists, tuples, dicts, sets), never as objects with methods
 of their own. So a candidate cannot read the expected values, replace `check`, answer `==` with a
-lie, or end the judge early and well: it is started by exec, so it holds no copy of the judge's memory, and the
-judge is not *dumpable*, so the kernel refuses access to its memory and descriptors under /proc.
+lie, or end the checker early and well: it is started by exec, so it holds no copy of the checker's memory, and the
+checker is not *dumpable*, so the kernel refuses access to its memory and descriptors under /proc.
 
 stdin brings the job as JSON; the last line of stdout is the report, which repeats the job's nonce.
 """
@@ -88,7 +88,7 @@ def unpack(value: Value) -> Value:
 
 
 def candidate_main(requests: int, replies: int) -> None:
-    """Load the answer, then serve calls until the judge goes away."""
+    """Load the answer, then serve calls until the checker goes away."""
     with open(requests, "rb") as lines, open(replies, "wb") as out:
 
         def reply(message: dict[str, Value]) -> None:
@@ -129,7 +129,7 @@ def failure(error: BaseException) -> dict[str, Value]:
     return {"error": type(error).__name__, "text": str(error)[:WORDS]}
 
 
-# --- the judge ------------------------------------------------------------------------------------
+# --- the checker ----------------------------------------------------------------------------------
 
 
 def interpreter() -> str:
@@ -253,7 +253,7 @@ def fault(error: BaseException) -> NoReturn:
     sys.exit(FAULT_EXIT)
 
 
-def judge_main() -> None:
+def checker_main() -> None:
     try:
         import ctypes
 
@@ -276,4 +276,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["candidate"]:
         candidate_main(int(sys.argv[2]), int(sys.argv[3]))
     else:
-        judge_main()
+        checker_main()

@@ -23,8 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sod.records import SodError
-from sod.rewards.base import Answer
+from sod.records import SodError, Task
 
 LARGEST_UNPACKED = 256 << 20  # bytes of test cases
 
@@ -58,9 +57,9 @@ class CheckSuite:
     test: str
 
 
-def read_suite(answer: Answer) -> CaseSuite | CheckSuite:
+def read_suite(task: Task) -> CaseSuite | CheckSuite:
     """The tests of the task. Raises SodError where there are none or they cannot be read."""
-    fields = _fields(answer)
+    fields = _fields(task)
     if {"prompt", "entry_point", "test"} <= fields.keys():
         return CheckSuite(str(fields["prompt"]), str(fields["entry_point"]), str(fields["test"]))
     if "input_output" in fields:
@@ -80,11 +79,11 @@ def read_suite(answer: Answer) -> CaseSuite | CheckSuite:
     return CaseSuite(tuple(_case(given, expected, fn_name is not None) for given, expected in pairs), fn_name)
 
 
-def _fields(answer: Answer) -> dict[str, Any]:
+def _fields(task: Task) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    if answer.ground_truth.lstrip().startswith("{"):
-        fields = _object(answer.ground_truth, "ground_truth")
-    return {**fields, **answer.extra}
+    if task.ground_truth.lstrip().startswith("{"):
+        fields = _object(task.ground_truth, "ground_truth")
+    return {**fields, **task.extra}
 
 
 def _json(value: Any, name: str) -> Any:

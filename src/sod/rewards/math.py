@@ -38,7 +38,7 @@ _SCIENTIFIC = re.compile(rf"([-+]?{_DECIMAL})\\(?:times|cdot) ?10\^(?:(\d)|\{{([
 def verify(text: str, ground_truth: str) -> Verdict:
     """Compare the last boxed answer in `text` with the ground truth."""
     answer = last_boxed(text)
-    return Verdict(answer, answer is not None and equal(answer, ground_truth))
+    return Verdict(answer, float(answer is not None and equal(answer, ground_truth)))
 
 
 def last_boxed(text: str) -> str | None:

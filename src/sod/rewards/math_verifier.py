@@ -23,8 +23,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from sod.records import Fault, Verdict
-from sod.rewards.base import Answer
+from sod.records import Episode, Fault, Verdict
+from sod.rewards.base import verified_text
 from sod.rewards.math import last_boxed, normalise, rational
 from sod.rewards.math_workers import MathWorkers, Pair
 
@@ -45,7 +45,7 @@ _RELATION = re.compile(r"(?<![<>!:])=(?!=)")
 
 
 class MathVerifier:
-    """Judges the last `\\boxed{}`; see the module for what counts as equal.
+    """Verifies the last `\\boxed{}`; see the module for what counts as equal.
 
     `seconds` (whole) is the limit of one symbolic comparison in CPU time, so that a busy machine
     changes no verdict; `memory_mb` (MiB) its limit of memory; `workers` how many run at a time;
@@ -69,18 +69,18 @@ class MathVerifier:
         self._known: OrderedDict[Pair, str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def verify(self, answers: Sequence[Answer]) -> list[Verdict | Fault]:
+    def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Calls from several threads run one after the other."""
+        boxes = [last_boxed(verified_text(episode)) for episode in episodes]
+        truths = [episode.task.ground_truth for episode in episodes]
         with self._lock:
-            boxes = [last_boxed(answer.text) for answer in answers]
             pairs = [
-                self._pair(box, answer.ground_truth) if box is not None else None
-                for box, answer in zip(boxes, answers, strict=True)
+                self._pair(box, truth) if box is not None else None for box, truth in zip(boxes, truths, strict=True)
             ]
             statuses = self._statuses([pair for pair in pairs if pair is not None])
             return [
-                _verdict(box, answer.ground_truth, None if pair is None else statuses[pair])
-                for box, answer, pair in zip(boxes, answers, pairs, strict=True)
+                _verdict(box, truth, None if pair is None else statuses[pair])
+                for box, truth, pair in zip(boxes, truths, pairs, strict=True)
             ]
 
     def close(self) -> None:
@@ -114,13 +114,13 @@ def _verdict(box: str | None, truth: str, status: str | Fault | None) -> Verdict
     if isinstance(status, Fault):
         return status
     if box is None:
-        return Verdict(None, False, "nothing was boxed")
+        return Verdict(None, 0.0, "nothing was boxed")
     given, asked = normalise(box), normalise(truth)
     if status == "equal" or _exactly(box, truth):
         # One spelling for everything that was found equal: a vote can count it.
-        return Verdict(asked, True)
+        return Verdict(asked, 1.0)
     why = "" if status in (None, "different") else f" (comparison ended by {status})"
-    return Verdict(given, False, f"{given[:80]} is not {asked[:80]}{why}")
+    return Verdict(given, 0.0, f"{given[:80]} is not {asked[:80]}{why}")
 
 
 def _exactly(box: str, truth: str) -> bool:

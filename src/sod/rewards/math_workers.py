@@ -121,7 +121,7 @@ class MathWorkers:
     def _check_controls(self) -> None:
         expected = dict(enumerate(CONTROLS.values()))
         if (found := self._exchange(dict(enumerate(CONTROLS)))) != expected:
-            raise WorkerLostError(f"control pairs are judged {list(found.values())}")
+            raise WorkerLostError(f"control pairs are found {list(found.values())}")
 
     def _exchange(self, pairs: dict[int, Pair]) -> dict[int, str]:
         """Send all, a few ahead, and read a status for each. Raises WorkerLostError or OSError."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sod.records import SodError, Trajectory
 
 TOOL_BONUS_CEILING = -0.6  # what a failed answer earns at most
+FAILED = -1.0  # what it earns before its bonus
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,20 @@ class Shaping:
             )
 
 
-def shaped_reward(correct: bool, trajectory: Trajectory, shaping: Shaping) -> float:
-    """The reward of an episode: its score, the bonus for tools if it failed, the penalty for length."""
-    if correct:
-        score = shaping.correct
-    elif shaping.tool_bonus:
-        score = tool_bonus(messages(trajectory))
-    else:
-        score = shaping.wrong
-    penalty = overlong_penalty(trajectory.response_tokens, shaping.max_response_tokens, shaping.overlong_buffer)
-    return score + penalty
+def reward_parts(correct: bool, trajectory: Trajectory, shaping: Shaping) -> dict[str, float]:
+    """The summands of an episode's reward, in the order in which they are added.
+
+    `outcome` always; `tool_bonus` and `overlong` where they are switched on. -1 and a bonus add up to exactly what
+    `tool_bonus` says (a difference of two floats within a factor of two of each other is exact).
+    """
+    parts = {"outcome": shaping.correct if correct else shaping.wrong}
+    if shaping.tool_bonus:
+        bonus = 0.0 if correct else tool_bonus(messages(trajectory)) - FAILED
+        parts = {"outcome": shaping.correct if correct else FAILED, "tool_bonus": bonus}
+    if shaping.overlong_buffer:
+        limit, buffer = shaping.max_response_tokens, shaping.overlong_buffer
+        parts["overlong"] = overlong_penalty(trajectory.response_tokens, limit, buffer)
+    return parts
 
 
 def messages(trajectory: Trajectory) -> int:

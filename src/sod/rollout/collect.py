@@ -1,34 +1,32 @@
 """Many episodes at once: those that have a turn to sample share the engine, the tools of the others run meanwhile.
 
-In rounds: every episode that was answered asks anew, the engine samples some tokens for all turns under way, then
-what the tools did in that time is handed on. By default a round waits for all its tools, so the schedule depends on
-tokens alone and a run can be repeated bit for bit; `asynchronous` goes on with what is there.
-Faults are retried; an episode whose fault persists is set apart from its group before rewards are compared.
+Every episode that was answered asks anew, the engine samples a decode chunk for all turns under way, then what was
+sampled and what the tools did is handed on (`sod.rollout.schedulers`). Faults are retried; an episode whose fault
+persists is set apart from its group before rewards are compared.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from sod.engines.base import Engine, Sampled, Sampling
-from sod.records import Fault, Group, Task, Trajectory
-from sod.rollout.episode import Ask, AskTools, AskTurn, EpisodeLimits, Play, Renderer, Reply, name, play
+from sod.clock import Clock
+from sod.engines.base import Engine, Sampling
+from sod.records import Episode, Fault, Group, Task, Trajectory
+from sod.rollout.episode import Ask, EpisodeLimits, Play, Renderer, Reply, name, play
 from sod.rollout.executor import ToolExecutor
 from sod.rollout.health import FaultWindow
 from sod.rollout.prefix import Prefix, limits_after
+from sod.rollout.schedulers import AsynchronousScheduler, LockstepScheduler, Scheduler, TurnSampler
 from sod.seeds import derive
 from sod.tools.base import Tool
 
-RewardFunction = Callable[[Sequence[tuple[Task, Trajectory]]], list[Trajectory]]
-"""Fills in `answer`, `correct`, `reward` and `verdict` of finished trajectories, or `fault` where it cannot tell."""
+RewardFunction = Callable[[Sequence[Episode]], list[Trajectory]]
+"""The trajectories with `answer`, `correct`, `reward`, its parts and `verdict`, or `fault` where it cannot tell."""
 
-
-CLOCK_THREADS = 16  # batches of calls that run at a time where nothing waits for all of them
+ASYNCHRONOUS_THREADS = 16  # batches of calls of one tool that run at a time where nothing waits for all of them
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,32 @@ class RolloutSchedule:
     decode_chunk: int = 16
     asynchronous: bool = False
 
+    @property
+    def tool_threads(self) -> int:
+        """How many batches of calls a tool runs at a time: in lockstep there is one at a time."""
+        return ASYNCHRONOUS_THREADS if self.asynchronous else 1
 
-@dataclass
+    def scheduler(self, sampler: TurnSampler, executor: ToolExecutor, clock: Clock) -> Scheduler:
+        """The scheduler of this schedule for the episodes of one call."""
+        if self.asynchronous:
+            return AsynchronousScheduler(sampler, executor, clock)
+        return LockstepScheduler(sampler, executor, clock)
+
+
+@dataclass(frozen=True)
 class _Live:
-    """An episode under way: its generator, and what it waits for."""
+    """An episode under way: the number of its task, and its generator."""
 
     group: int
     play: Play
-    ask: Ask
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The groups of one call, in task order; the seconds spent sampling, in tools and judging; tool calls retried."""
+    """The groups of one call, in task order, what they took, and how many turns and tool calls were tried again.
+
+    `seconds` has the phases `sample`, `tools` (waited for) and `reward`.
+    """
 
     groups: list[Group]
     seconds: dict[str, float]
@@ -92,7 +103,7 @@ class Collector:
         self._chat = chat
         self._tools = tools
         self._limits = limits
-        self._judge = reward_function
+        self._reward_function = reward_function
         self._seed = seed
         self._fault_retries = fault_retries
         self._window = FaultWindow(max_fault_rate, fault_window)
@@ -116,41 +127,36 @@ class Collector:
         For depth curricula: `max_turns` caps the student's turns further than the limits do, and `prefixes`, one per
         task, are where the episodes begin; the limits then count the prefix's turns and tokens as spent.
         Raises SodError when too many of the latest episodes faulted. Raises ValueError, before anything is sampled,
-        for a cap below 1 and for prefixes that do not fit the tasks or the limits.
+        for a cap below 1 and for prefixes that do not fit the tasks, the limits or a tool that keeps state.
         """
         live = self._start(tasks, samples, purpose, step, self._beginnings(tasks, max_turns, prefixes))
+        for tool in self._tools.values():
+            tool.start([(episode, tasks[one.group]) for episode, one in live.items()])
         done: list[list[Trajectory]] = [[] for _ in tasks]
-        clock = dict.fromkeys(("sample", "tools", "reward_function"), 0.0)
-        asynchronous = self._schedule.asynchronous
-        with ToolExecutor(self._tools, self._fault_retries, CLOCK_THREADS if asynchronous else 1) as executor:
-            asking, sampling_now = list(live), 0
+        clock = Clock(dict.fromkeys(("sample", "tools", "reward"), 0.0))
+        sampler = TurnSampler(self.engine, sampling, self._schedule.decode_chunk, self._fault_retries)
+        with ToolExecutor(self._tools, self._fault_retries, self._schedule.tool_threads) as executor:
+            scheduler = self._schedule.scheduler(sampler, executor, clock)
+            asks = [(episode, next(one.play)) for episode, one in live.items()]
             while live:
-                turns = [one.request for one in (live[episode].ask for episode in asking) if isinstance(one, AskTurn)]
-                calls = [(episode, ask) for episode in asking if isinstance(ask := live[episode].ask, AskTools)]
-                with _timed(clock, "sample"):
-                    for batch in [[call] for call in calls] if asynchronous else [calls]:
-                        executor.start(batch)
-                    self.engine.submit(turns, sampling)
-                    sampled = self.engine.advance(self._schedule.decode_chunk)
-                    sampling_now += len(turns) - len(sampled)
-                with _timed(clock, "tools"):
-                    nothing_else = not sampled and not sampling_now
-                    ready = executor.take_ready(block=nothing_else) if asynchronous else executor.take_all()
-                asking = self._answer(live, [*sampled, *ready], done)
-        with _timed(clock, "reward_function"):
-            groups = self._judged(tasks, done)
-        collected = Collected(groups, clock, executor.retried)
+                asks = self._send(live, scheduler.next_replies(asks), done)
+        with clock.timed("reward"):
+            groups = self._rewarded(tasks, done)
+        collected = Collected(groups, clock.seconds, executor.retried + sampler.retried)
         self._window.add(len(tasks) * samples, collected.faults)
         return collected
 
     def _beginnings(
         self, tasks: Sequence[Task], max_turns: int | None, prefixes: Sequence[Prefix] | None
     ) -> list[tuple[Sequence[int], EpisodeLimits]]:
-        """What the student finds of each task, its prompt or an prefix, and the limits from there on."""
+        """What the student finds of each task, its prompt or a prefix, and the limits from there on."""
         if max_turns is not None and max_turns < 1:
             raise ValueError(f"max_turns={max_turns}: the student needs a turn")
         if prefixes is not None and len(prefixes) != len(tasks):
             raise ValueError(f"{len(prefixes)} prefixes for {len(tasks)} tasks")
+        stateful = [name for name, tool in self._tools.items() if tool.keeps_state]
+        if stateful and any(prefix.turns for prefix in prefixes or ()):
+            raise ValueError(f"tool {stateful[0]} keeps state, which the turns of a prefix do not bring back")
         beginnings: list[tuple[Sequence[int], EpisodeLimits]] = []
         for number, task in enumerate(tasks):
             context_ids: Sequence[int] = self._chat.prompt_ids(task.prompt)
@@ -174,30 +180,27 @@ class Collector:
         step: int,
         beginnings: Sequence[tuple[Sequence[int], EpisodeLimits]],
     ) -> dict[str, _Live]:
-        """Every episode by its name, at its first turn."""
+        """Every episode by its name, not yet begun."""
         seen: Counter[str] = Counter()
         live: dict[str, _Live] = {}
         for number, (task, (context_ids, limits)) in enumerate(zip(tasks, beginnings, strict=True)):
             for sample in range(samples):
                 key = derive(self._seed, "noise", purpose, step, task.id, seen[task.id], sample)
                 episode = play(task, sample, context_ids, self._chat, self._tools.keys(), limits, key)
-                live[name(task, sample, key)] = _Live(number, episode, next(episode))
+                live[name(task, sample, key)] = _Live(number, episode)
             seen[task.id] += 1
         return live
 
-    def _answer(
-        self,
-        live: dict[str, _Live],
-        replies: Sequence[tuple[str, Sampled] | tuple[str, Reply]],
-        done: Sequence[list[Trajectory]],
-    ) -> list[str]:
-        """Hand on the replies. Finished episodes move from `live` to `done`; those that ask anew are returned."""
-        asking, over = [], []
+    def _send(
+        self, live: dict[str, _Live], replies: Sequence[tuple[str, Reply]], done: Sequence[list[Trajectory]]
+    ) -> list[tuple[str, Ask]]:
+        """Give the episodes their replies; what they ask for next. Finished ones move from `live` to `done`."""
+        asks: list[tuple[str, Ask]] = []
+        over: list[str] = []
         for episode, reply in replies:
             one = live[episode]
             try:
-                one.ask = one.play.send(reply)
-                asking.append(episode)
+                asks.append((episode, one.play.send(reply)))
             except StopIteration as finished:
                 done[one.group].append(finished.value)
                 over.append(episode)
@@ -206,26 +209,19 @@ class Collector:
             self.engine.forget(over)
             for tool in self._tools.values():
                 tool.finish(over)
-        return asking
+        return asks
 
-    def _judged(self, tasks: Sequence[Task], done: Sequence[Sequence[Trajectory]]) -> list[Group]:
-        """The groups, sample by sample in order; whose fault it was, tool's or verifier's, the episode stands apart."""
+    def _rewarded(self, tasks: Sequence[Task], done: Sequence[Sequence[Trajectory]]) -> list[Group]:
+        """The groups, sample by sample in order, with rewards. A fault of whatever part sets its episode apart."""
         ordered = [sorted(group, key=lambda t: t.sample) for group in done]
-        whole = [(task, t) for task, group in zip(tasks, ordered, strict=True) for t in group if t.fault is None]
-        verdicts = iter(self._judge(whole))
-        judged = [[next(verdicts) if t.fault is None else t for t in group] for group in ordered]
+        whole = [Episode(task, t) for task, group in zip(tasks, ordered, strict=True) for t in group if t.fault is None]
+        outcomes = iter(self._reward_function(whole))
+        rewarded = [[next(outcomes) if t.fault is None else t for t in group] for group in ordered]
         return [
             Group(
                 task.id,
                 tuple(t for t in group if t.fault is None),
                 tuple(t for t in group if t.fault is not None),
             )
-            for task, group in zip(tasks, judged, strict=True)
+            for task, group in zip(tasks, rewarded, strict=True)
         ]
-
-
-@contextmanager
-def _timed(clock: dict[str, float], phase: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    clock[phase] += time.perf_counter() - began

@@ -2,7 +2,7 @@
 
 `play` is a generator that does no work of its own: it yields what it needs (a turn to sample, tools to
 run) and is sent the answer. Whoever drives it owns batching, concurrency and retries, so the same prose
-serves any schedule: rounds that can be repeated, or whatever is ready first.
+serves any schedule: one that can be repeated, or whatever is ready first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EpisodeLimits:
 
 @dataclass(frozen=True)
 class AskTurn:
-    """Sample this turn and send back a `Sampled`."""
+    """Sample this turn and send back a `Sampled`, or a `Fault`."""
 
     request: SampleRequest
 
@@ -55,8 +55,10 @@ Play = Generator[Ask, Reply, Trajectory]
 
 @dataclass
 class _Ledger:
-    """Append-only columns of a trajectory."""
+    """Append-only columns of a trajectory, and the turns among them."""
 
+    prompt_tokens: int = 0
+    turns: list[Turn] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     turn_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
@@ -72,6 +74,23 @@ class _Ledger:
         self.turn_ids += [turn] * len(sampled.token_ids)
         self.logps += sampled.logps
         return start, len(self.token_ids)
+
+    @property
+    def response_tokens(self) -> int:
+        return len(self.token_ids) - self.prompt_tokens
+
+    def trajectory(self, task: Task, sample: int, stop: StopReason, fault: Fault | None) -> Trajectory:
+        return Trajectory(
+            task_id=task.id,
+            sample=sample,
+            prompt_tokens=self.prompt_tokens,
+            token_ids=tuple(self.token_ids),
+            turn_ids=tuple(self.turn_ids),
+            sampled_logps=tuple(self.logps),
+            turns=tuple(self.turns),
+            stop=stop,
+            fault=fault,
+        )
 
 
 def name(task: Task, sample: int, noise_key: int) -> str:
@@ -90,62 +109,51 @@ def play(
 ) -> Play:
     """Play one episode; returns its (unrewarded) trajectory.
 
-    `prompt_ids` is all that stands before the student's first token, an prefix included (`sod.rollout.prefix`).
+    `prompt_ids` is all that stands before the student's first token, a prefix included (`sod.rollout.prefix`).
     A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
     episode: nothing of it reaches the model.
     """
     episode = name(task, sample, noise_key)
-    ledger = _Ledger()
+    ledger = _Ledger(len(prompt_ids))
     ledger.context(prompt_ids)
-    turns: list[Turn] = []
     stop, fault = StopReason.MAX_TURNS, None
     for k in range(1, limits.max_turns + 1):
-        room = len(prompt_ids) + limits.max_response_tokens - len(ledger.token_ids)
-        budget = min(limits.max_turn_tokens, room)
+        budget = min(limits.max_turn_tokens, limits.max_response_tokens - ledger.response_tokens)
         sampled = yield AskTurn(SampleRequest(episode, tuple(ledger.token_ids), budget, noise_key))
+        if isinstance(sampled, Fault):
+            stop, fault = StopReason.FAULT, sampled
+            break
         assert isinstance(sampled, Sampled)
         start, end = ledger.actions(k, sampled)
         text, said = chat.decode_turn(sampled.token_ids), chat.parse(sampled.token_ids)
         turn = Turn(k, start, end, text, tuple(_recorded(call) for call in said.calls), said=said)
+        ledger.turns.append(turn)
         if not said.calls:
-            turns.append(turn)
             stop = StopReason.ANSWER if sampled.stopped else StopReason.LENGTH
             break
-        if k == limits.max_turns:
-            turns.append(turn)
+        if k == limits.max_turns:  # the calls stay open: nobody would read their results
             break
-        results = yield from _answers(episode, said.calls, tool_names)
+        results = yield from _answers(episode, task, said.calls, tool_names)
         if isinstance(results, Fault):
-            turns.append(turn)
             stop, fault = StopReason.FAULT, results
             break
-        turns.append(replace(turn, results=tuple(results)))
+        ledger.turns[-1] = replace(turn, results=tuple(results))
         suffix = chat.suffix_ids([Message("tool", result.text) for result in results])
-        if len(ledger.token_ids) + len(suffix) >= len(prompt_ids) + limits.max_response_tokens:
+        if ledger.response_tokens + len(suffix) >= limits.max_response_tokens:  # no token left for another turn
             stop = StopReason.LENGTH
             break
         ledger.context(suffix)
-    return Trajectory(
-        task_id=task.id,
-        sample=sample,
-        prompt_tokens=len(prompt_ids),
-        token_ids=tuple(ledger.token_ids),
-        turn_ids=tuple(ledger.turn_ids),
-        sampled_logps=tuple(ledger.logps),
-        turns=tuple(turns),
-        stop=stop,
-        fault=fault,
-    )
+    return ledger.trajectory(task, sample, stop, fault)
 
 
 def _answers(
-    episode: str, calls: Sequence[ToolCall | MalformedCall], tool_names: Collection[str]
+    episode: str, task: Task, calls: Sequence[ToolCall | MalformedCall], tool_names: Collection[str]
 ) -> Generator[Ask, Reply, list[ToolResult] | Fault]:
     """One result per call, in order: tool errors of our own making for bad calls, the tools' for the rest."""
     known = [call for call in calls if isinstance(call, ToolCall) and call.name in tool_names]
     executed: list[ToolResult] = []
     if known:
-        reply = yield AskTools(tuple(ToolRequest(episode, call) for call in known))
+        reply = yield AskTools(tuple(ToolRequest(episode, call, task) for call in known))
         if isinstance(reply, Fault):
             return reply
         assert isinstance(reply, list)

@@ -4,81 +4,97 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import final
 
-from sod.records import Fault, FaultKind, ToolResult
+from sod.outcomes import retried
+from sod.records import Fault, ToolResult, may_retry
 from sod.rollout.episode import AskTools
 from sod.tools.base import Tool, ToolRequest
 
-Answer = tuple[str, list[ToolResult] | Fault]
+ToolReply = tuple[str, list[ToolResult] | Fault]
 """An episode, and what its turn's calls gave."""
+
+Outcomes = tuple[list[ToolResult | Fault], int]
+"""One outcome for each request to a tool, and how many requests were run again."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Calls that were started together: whose they are, and the work of each tool among them."""
+
+    asks: Sequence[tuple[str, AskTools]]
+    running: Mapping[str, Future[Outcomes]]
+
+    def done(self) -> bool:
+        return all(future.done() for future in self.running.values())
+
+    def replies(self) -> list[ToolReply]:
+        """Every episode's results in the order of its calls; one fault among them is its reply."""
+        outcomes = {name: iter(future.result()[0]) for name, future in self.running.items()}
+        replies: list[ToolReply] = []
+        for episode, ask in self.asks:
+            mine = [next(outcomes[request.call.name]) for request in ask.requests]
+            results = [outcome for outcome in mine if isinstance(outcome, ToolResult)]
+            fault = next((outcome for outcome in mine if isinstance(outcome, Fault)), None)
+            replies.append((episode, results if fault is None else fault))
+        return replies
+
+    def second_runs(self) -> int:
+        return sum(future.result()[1] for future in self.running.values())
 
 
 @final
 class ToolExecutor:
-    """Runs the calls of many episodes; a context manager that waits for what is still under way."""
+    """Runs the calls of many episodes; a context manager that waits for what is still under way.
+
+    Every tool has `threads` threads of its own, so a slow tool never holds up the calls of another one. A batch is
+    through when all its tools are.
+    """
 
     def __init__(self, tools: Mapping[str, Tool], retries: int, threads: int) -> None:
         self._tools = tools
         self._retries = retries
-        self._pool = ThreadPoolExecutor(threads, "tools")
-        self._running: list[Future[tuple[list[Answer], int]]] = []
+        self._pools = {name: ThreadPoolExecutor(threads, f"tool-{name}") for name in tools}
+        self._batches: list[_Batch] = []
         self.retried = 0
 
     def __enter__(self) -> ToolExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=True)
 
     def start(self, asks: Sequence[tuple[str, AskTools]]) -> None:
-        """Begin with the calls of these episodes, as one batch."""
-        if asks:
-            self._running.append(self._pool.submit(self._run, list(asks)))
+        """Begin with the calls of these episodes, as one batch: every tool gets its calls together."""
+        if not asks:
+            return
+        by_tool: dict[str, list[ToolRequest]] = {}
+        for _, ask in asks:
+            for request in ask.requests:
+                by_tool.setdefault(request.call.name, []).append(request)
+        running = {name: self._pools[name].submit(self._run, name, mine) for name, mine in by_tool.items()}
+        self._batches.append(_Batch(list(asks), running))
 
-    def take_all(self) -> list[Answer]:
-        """Wait for every batch; the answers in the order in which the batches were started."""
-        return self._take(len(self._running))
+    def take_all(self) -> list[ToolReply]:
+        """Wait for every batch; the replies in the order in which the batches were started."""
+        return self._take(self._batches)
 
-    def take_ready(self, block: bool) -> list[Answer]:
-        """The answers of the batches that are through; with `block`, wait until one is."""
-        if block and self._running:
-            wait(self._running, return_when=FIRST_COMPLETED)
-        through = [future for future in self._running if future.done()]
-        self._running = through + [future for future in self._running if future not in through]
-        return self._take(len(through))
+    def take_ready(self, block: bool) -> list[ToolReply]:
+        """The replies of the batches that are through; with `block`, wait until one is."""
+        while block and self._batches and not any(batch.done() for batch in self._batches):
+            wait(self._unfinished(), return_when=FIRST_COMPLETED)
+        return self._take([batch for batch in self._batches if batch.done()])
 
-    def _take(self, count: int) -> list[Answer]:
-        batches, self._running = [future.result() for future in self._running[:count]], self._running[count:]
-        self.retried += sum(retried for _, retried in batches)
-        return [answer for answers, _ in batches for answer in answers]
+    def _unfinished(self) -> list[Future[Outcomes]]:
+        return [future for batch in self._batches for future in batch.running.values() if not future.done()]
 
-    def _run(self, asks: Sequence[tuple[str, AskTools]]) -> tuple[list[Answer], int]:
-        """The answers, and how many calls were tried again. One fault among an episode's calls is its answer."""
-        outcomes, retried = self._execute([request for _, ask in asks for request in ask.requests])
-        answers: list[Answer] = []
-        done = 0
-        for episode, ask in asks:
-            mine = outcomes[done : done + len(ask.requests)]
-            done += len(mine)
-            results = [outcome for outcome in mine if isinstance(outcome, ToolResult)]
-            fault = next((outcome for outcome in mine if isinstance(outcome, Fault)), None)
-            answers.append((episode, results if fault is None else fault))
-        return answers, retried
+    def _take(self, batches: Sequence[_Batch]) -> list[ToolReply]:
+        replies = [reply for batch in batches for reply in batch.replies()]
+        self.retried += sum(batch.second_runs() for batch in batches)
+        self._batches = [batch for batch in self._batches if batch not in batches]
+        return replies
 
-    def _execute(self, requests: Sequence[ToolRequest]) -> tuple[list[ToolResult | Fault], int]:
-        """Run every request with its tool, and the faulted ones again up to `retries` times."""
-        outcomes: list[ToolResult | Fault] = [Fault(FaultKind.SANDBOX, "not run")] * len(requests)
-        waiting = list(range(len(requests)))
-        retried = 0
-        for attempt in range(1 + self._retries):
-            retried += len(waiting) if attempt else 0
-            for name, tool in self._tools.items():
-                mine = [at for at in waiting if requests[at].call.name == name]
-                if mine:
-                    for at, outcome in zip(mine, tool.run([requests[at] for at in mine]), strict=True):
-                        outcomes[at] = outcome
-            waiting = [at for at in waiting if isinstance(fault := outcomes[at], Fault) and fault.retryable]
-            if not waiting:
-                break
-        return outcomes, retried
+    def _run(self, name: str, requests: Sequence[ToolRequest]) -> Outcomes:
+        return retried(requests, self._tools[name].run, may_retry, self._retries)

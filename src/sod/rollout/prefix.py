@@ -1,9 +1,9 @@
 """Where an episode begins when that is not its prompt: after turns that somebody else has played.
 
 For depth curricula (TCOD, arXiv 2604.24005): the teacher plays a task, its ledger is cut after some turns, and the
-student goes on from there. What stands in an prefix is context to the student, never its action.
+student goes on from there. What stands in a prefix is context to the student, never its action.
 
-Tool results of an prefix are read, not run again. A tool that keeps state per episode would know nothing of the
+Tool results of a prefix are read, not run again. A tool that keeps state per episode would know nothing of the
 calls in it, so that state and conversation would contradict each other: such a tool must not be used with prefixes.
 """
 
@@ -27,12 +27,12 @@ class Prefix:
 def prefix_of(trajectory: Trajectory, turns: int) -> Prefix:
     """The first `turns` turns of a trajectory that was played from its prompt; 0 gives the prompt alone.
 
-    Fewer where it has no more: its last turn is never part of an prefix, so that something is left to do. An
+    Fewer where it has no more: its last turn is never part of a prefix, so that something is left to do. A
     prefix therefore fits any limits that are as wide as those the trajectory was played under.
     Raises ValueError when `turns` is negative.
     """
     if turns < 0:
-        raise ValueError(f"an prefix cannot have {turns} turns")
+        raise ValueError(f"a prefix cannot have {turns} turns")
     kept = min(turns, len(trajectory.turns) - 1)
     if kept < 1:
         return Prefix(trajectory.token_ids[: trajectory.prompt_tokens], 0)

@@ -1,4 +1,4 @@
-"""From finished trajectories to their answers, correctness and rewards."""
+"""From finished episodes to their answers, correctness and rewards."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from sod.records import Fault, StopReason, Task, Trajectory, Verdict
-from sod.rewards.base import Answer, Verifier
-from sod.rewards.shaping import Shaping, shaped_reward
+from sod.outcomes import filled, retried
+from sod.records import Episode, Fault, StopReason, Trajectory, Verdict, may_retry
+from sod.rewards.base import Verifier
+from sod.rewards.shaping import Shaping, reward_parts
 
 
 @final
 @dataclass(frozen=True)
 class VerifierReward:
-    """Judges the final turn of every episode with the verifier of its task, all episodes of a verifier at once.
+    """Rewards every episode by the verdict of its task's verifier, all episodes of a verifier at once.
 
-    `by_source` names the verifier of a `data_source`; `default` judges all others. Only an episode that ended in
+    `by_source` names the verifier of a `data_source`; `default` verifies all others. Only an episode that ended in
     an answer can be right: one that was cut off has not answered. Where the verifier itself fails, and fails again
     `retries` times, the trajectory carries its fault and no reward.
     """
@@ -27,44 +28,43 @@ class VerifierReward:
     shaping: Shaping
     retries: int = 2
 
-    def __call__(self, episodes: Sequence[tuple[Task, Trajectory]]) -> list[Trajectory]:
-        """The episodes in order, each with answer, correctness, reward and verdict, or with a fault."""
-        judged = [self._settled(trajectory, Verdict(None, False, trajectory.stop.value)) for _, trajectory in episodes]
-        waiting = [at for at, (_, t) in enumerate(episodes) if t.stop is StopReason.ANSWER]
-        for _ in range(1 + self.retries):
-            for at, outcome in self._verified(episodes, waiting):
-                judged[at] = self._settled(episodes[at][1], outcome)
-            waiting = [at for at in waiting if (fault := judged[at].fault) is not None and fault.retryable]
-            if not waiting:
-                break
-        return judged
+    def __call__(self, episodes: Sequence[Episode]) -> list[Trajectory]:
+        """The trajectories in order, each with answer, correctness, reward, its parts and verdict, or with a fault."""
+        cut_off = [self._cut_off(episode.trajectory) for episode in episodes]
+        outcomes: list[Verdict | Fault] = filled(cut_off, episodes, self._verified_with_retries)
+        return [
+            self._rewarded(episode.trajectory, outcome) for episode, outcome in zip(episodes, outcomes, strict=True)
+        ]
 
-    def _verified(
-        self, episodes: Sequence[tuple[Task, Trajectory]], waiting: Sequence[int]
-    ) -> list[tuple[int, Verdict | Fault]]:
-        """One outcome per waiting episode."""
-        by_verifier: dict[str | None, list[int]] = defaultdict(list)
-        for at in waiting:
-            source = episodes[at][0].data_source
-            by_verifier[source if source in self.by_source else None].append(at)
-        outcomes: list[tuple[int, Verdict | Fault]] = []
-        for name, mine in by_verifier.items():
-            verifier = self.default if name is None else self.by_source[name]
-            answers = [_answer(*episodes[at]) for at in mine]
-            outcomes += zip(mine, verifier.verify(answers), strict=True)
+    def _cut_off(self, trajectory: Trajectory) -> Verdict | Fault | None:
+        """The verdict on an episode that did not end in an answer, which no verifier sees."""
+        return None if trajectory.stop is StopReason.ANSWER else Verdict(None, 0.0, trajectory.stop.value)
+
+    def _verified_with_retries(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
+        outcomes, _ = retried(episodes, self._verified, may_retry, self.retries)
         return outcomes
 
-    def _settled(self, trajectory: Trajectory, outcome: Verdict | Fault) -> Trajectory:
+    def _verified(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
+        """One outcome per episode; every verifier is asked once."""
+        by_source: dict[str | None, list[int]] = defaultdict(list)  # None: the sources of the default verifier
+        for at, episode in enumerate(episodes):
+            source = episode.task.data_source
+            by_source[source if source in self.by_source else None].append(at)
+        outcomes: dict[int, Verdict | Fault] = {}
+        for name, mine in by_source.items():
+            verifier = self.default if name is None else self.by_source[name]
+            outcomes.update(zip(mine, verifier.verify([episodes[at] for at in mine]), strict=True))
+        return [outcomes[at] for at in range(len(episodes))]
+
+    def _rewarded(self, trajectory: Trajectory, outcome: Verdict | Fault) -> Trajectory:
         if isinstance(outcome, Fault):
             return replace(trajectory, fault=outcome)
+        parts = reward_parts(outcome.correct, trajectory, self.shaping)
         return replace(
             trajectory,
             answer=outcome.answer,
             correct=outcome.correct,
-            reward=shaped_reward(outcome.correct, trajectory, self.shaping),
+            reward=sum(parts.values()),
+            reward_parts=parts,
             verdict=outcome.detail,
         )
-
-
-def _answer(task: Task, trajectory: Trajectory) -> Answer:
-    return Answer(trajectory.turns[-1].text, task.ground_truth, task.extra)

@@ -6,19 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sod.records import Fault, ToolCall, ToolResult
+from sod.records import Fault, Task, ToolCall, ToolResult
 
 
 @dataclass(frozen=True)
 class ToolRequest:
-    """One call of one episode. `episode` names the conversation (for tools that keep state)."""
+    """One call of one episode. `episode` names the conversation (for tools that keep state) about `task`.
+
+    `deadline` is the value of `time.monotonic` by which the call should have ended; None: the tool's own limit.
+    """
 
     episode: str
     call: ToolCall
+    task: Task
+    deadline: float | None = None
 
 
 class Tool(Protocol):
-    """Something the model may call."""
+    """Something the model may call. Its methods are called from several threads at a time."""
 
     @property
     def name(self) -> str:
@@ -28,6 +33,18 @@ class Tool(Protocol):
     @property
     def schema(self) -> Mapping[str, Any]:
         """The OpenAI-style function schema that the chat template shows to the model."""
+        ...
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a call may find what earlier calls of its episode left: such calls cannot be replayed as text."""
+        ...
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        """These conversations begin: called once for each, by name and task, before its first call.
+
+        An episode may well make no call. Never raises; what goes wrong is a fault of the calls to come.
+        """
         ...
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, final
 
-from sod.records import Execution, Fault, Program, ToolResult
+from sod.outcomes import filled
+from sod.records import Execution, Fault, Program, Task, ToolResult
 from sod.tools.base import ToolRequest
 from sod.tools.sandbox.base import Cell, Sandbox, SessionSandbox
 from sod.tools.sandbox.probe import healthy
@@ -33,6 +34,12 @@ STATEFUL_SCHEMA: Mapping[str, Any] = {
 }
 
 
+def python_schema(stateful: bool) -> Mapping[str, Any]:
+    """What is shown to the model: one required string, `code`."""
+    return STATEFUL_SCHEMA if stateful else SCHEMA
+
+
+@final
 class PythonTool:
     """Executes `code` and shows what it prints; the value of a last expression is not echoed.
 
@@ -61,19 +68,23 @@ class PythonTool:
     @property
     def schema(self) -> Mapping[str, Any]:
         """One required string, `code`."""
-        return SCHEMA if self._sessions is None else STATEFUL_SCHEMA
+        return python_schema(self.keeps_state)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the calls of an episode share one interpreter."""
+        return self._sessions is not None
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        """Nothing to do: a session begins with its first call."""
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         """Execute all requests; see `Tool.run`. Where stateful, those of one episode run in the order given.
 
         Tool errors: `bad_arguments`, `code_too_long`, `exception`, `timeout`, `memory`, `output_limit`.
         """
-        results: list[ToolResult | Fault | None] = [self._refuse(r.call.arguments) for r in requests]
-        accepted = [index for index, refusal in enumerate(results) if refusal is None]
-        outcomes = self._execute([requests[index] for index in accepted])
-        for index, outcome in zip(accepted, outcomes, strict=True):
-            results[index] = outcome if isinstance(outcome, Fault) else self._show(outcome)
-        return [result for result in results if result is not None]
+        refusals: list[ToolResult | Fault | None] = [self._refuse(request.call.arguments) for request in requests]
+        return filled(refusals, requests, self._execute)
 
     def probe(self) -> Fault | None:
         """Whether the sandbox answers one trivial program rightly; see `Tool.probe`."""
@@ -88,10 +99,13 @@ class PythonTool:
         """Close the sandbox. Safe to call twice."""
         self._sandbox.close()
 
-    def _execute(self, requests: Sequence[ToolRequest]) -> list[Execution | Fault]:
+    def _execute(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
+        """Run calls whose arguments are as they must be."""
         if self._sessions is None:
-            return self._sandbox.execute([Program(request.call.arguments["code"]) for request in requests])
-        return self._sessions.run_cells([Cell(r.episode, r.call.arguments["code"]) for r in requests])
+            outcomes = self._sandbox.execute([Program(request.call.arguments["code"]) for request in requests])
+        else:
+            outcomes = self._sessions.run_cells([Cell(r.episode, r.call.arguments["code"]) for r in requests])
+        return [outcome if isinstance(outcome, Fault) else self._show(outcome) for outcome in outcomes]
 
     def _refuse(self, arguments: Mapping[str, Any]) -> ToolResult | None:
         """A tool error for arguments that cannot be executed, else None."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, final
 
-from sod.records import Fault, ToolCall, ToolResult
+from sod.outcomes import filled
+from sod.records import Fault, Task, ToolCall, ToolResult
 from sod.seeds import derive
 from sod.tools.base import Tool, ToolRequest
 
@@ -46,7 +47,7 @@ class UnreliableTool:
         self._rate = rate
         self._seed = seed
         self._episodes: defaultdict[str, _Episode] = defaultdict(_Episode)
-        self._lock = Lock()  # a rollout by the clock runs calls of several episodes at a time
+        self._lock = Lock()  # an asynchronous rollout runs calls of several episodes at a time
 
     @property
     def name(self) -> str:
@@ -58,16 +59,22 @@ class UnreliableTool:
         """The wrapped tool's: the model is not told that calls may fail."""
         return self._tool.schema
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the wrapped tool does."""
+        return self._tool.keeps_state
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        """Let the wrapped tool know; the count of an episode's calls begins with its first call."""
+        self._tool.start(episodes)
+
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         """Run the requests that are not hit; see `Tool.run`. Tool errors: `unavailable`, and the wrapped tool's."""
         with self._lock:
-            hit = [self._is_hit(request) for request in requests]
-        outcomes: list[ToolResult | Fault] = [UNAVAILABLE] * len(requests)
-        passed = [at for at, is_hit in enumerate(hit) if not is_hit]
-        if passed:
-            answers = self._tool.run([requests[at] for at in passed])
-            for at, outcome in zip(passed, answers, strict=True):
-                outcomes[at] = outcome
+            hits: list[ToolResult | Fault | None] = [
+                UNAVAILABLE if self._is_hit(request) else None for request in requests
+            ]
+        outcomes: list[ToolResult | Fault] = filled(hits, requests, self._tool.run)
         with self._lock:
             for request, outcome in zip(requests, outcomes, strict=True):
                 if isinstance(outcome, Fault):
