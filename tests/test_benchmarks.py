@@ -233,6 +233,7 @@ class TestEnvironments:
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         assert peer_python("peer", ["PyYAML"], root=tmp_path) == str(python)
 
+    @pytest.mark.slow
     def test_failed_installation_is_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """pip's last words, from a real environment and a real pip without an index."""
         monkeypatch.setenv("PIP_NO_INDEX", "1")

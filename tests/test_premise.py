@@ -279,6 +279,7 @@ def command(directory: Path, name: str, rate: float, *more: str) -> tuple[dict[s
     return found, (directory / name / "premise.md").read_text()
 
 
+@pytest.mark.slow
 class TestCommand:
     """Real models, tools and judge, all tiny."""
 

@@ -23,6 +23,7 @@ from sod.tools.sandbox.local import LocalSandbox
 from tools.bad_server import SECRET, BadServer, Behaviour, Plan, always, first, running, sometimes
 
 FAILURES = tuple(b for b in get_args(Behaviour) if b not in ("good", "slow"))
+ONE_QUICK = [pytest.param(f, marks=() if f == "http_500" else pytest.mark.slow) for f in FAILURES]
 LIMITS = ProgramLimits(seconds=10.0, memory_mb=256)  # the client asks for less
 IMPATIENT = {"attempts": 1, "grace_seconds": 0.4, "connect_seconds": 1.0, "breaker_failures": 100_000}
 PATIENT = {"attempts": 4, "grace_seconds": 30.0, "backoff_seconds": 0.02, "breaker_failures": 100_000}
@@ -87,7 +88,7 @@ def afterwards(plan: Plan) -> Plan:
     return lambda number: "good" if number == 0 else plan(number)
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("failure", ONE_QUICK)
 def test_a_third_of_the_requests_fails(failure: Behaviour, sandbox: LocalSandbox, train: Any) -> None:
     """Nothing is tried again and every fault is allowed: the run goes to its end on what is left."""
     plan = afterwards(sometimes(0.35, seed=2, among=(failure,)))
@@ -126,6 +127,7 @@ def test_nobody_listens(train: Any) -> None:
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_failures_that_retries_save_change_nothing(sandbox: LocalSandbox, train: Any, tmp_path: Path) -> None:
     """30% of the requests fail at random: the same trajectories as with a service that never fails."""
     runs = []
@@ -139,6 +141,7 @@ def test_failures_that_retries_save_change_nothing(sandbox: LocalSandbox, train:
     assert runs[1][1] > runs[0][1] > 3
 
 
+@pytest.mark.slow
 def test_killed_in_mid_step_and_restarted(sandbox: LocalSandbox, train: Any) -> None:
     """The service dies with a request in hand and is back within the client's patience: no episode is lost."""
     answer = running(sandbox, LIMITS)
@@ -167,6 +170,7 @@ def test_killed_in_mid_step_and_restarted(sandbox: LocalSandbox, train: Any) -> 
     assert second[0].requests > 0
 
 
+@pytest.mark.slow
 def test_turns_before_a_fault_are_distilled(sandbox: LocalSandbox, train: Any) -> None:
     """With `distill_before_fault` they are in the loss, and still no reward of theirs counts."""
     plan = afterwards(sometimes(0.2, seed=1, among=("http_500",)))
@@ -225,6 +229,7 @@ def bomber(sod: Any, world: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return directory
 
 
+@pytest.mark.slow
 def test_attacking_programs_are_tool_errors(sod: Any, world: Any, bomber: Path, tmp_path: Path) -> None:
     """A fork bomb, a memory bomb, an endless loop, endless output, a full disk: the model's own doing."""
     overrides = (

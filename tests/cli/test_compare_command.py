@@ -118,6 +118,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, sod: Callable[..., Any]) 
     return made
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_finishes(compared: Compared) -> None:
     assert compared.ended.code == 0, compared.ended.err
     out = compared.path / "out"
@@ -134,6 +135,7 @@ def test_a_killed_comparison_goes_on_and_finishes(compared: Compared) -> None:
     until(lambda: not any(runs(pid) for pid in compared.workers_of_the_killed))
 
 
+@pytest.mark.slow
 def test_every_cell_says_what_it_is_and_agrees_with_itself(compared: Compared) -> None:
     summary = json.loads((compared.path / "out" / "summary.json").read_text())
     assert (summary["seeds"], list(summary["methods"])) == ([0, 1], list(METHODS))
@@ -156,6 +158,7 @@ def test_every_cell_says_what_it_is_and_agrees_with_itself(compared: Compared) -
     assert "| sod | opd | 2 |" in (compared.path / "out" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_results_alone_are_enough_not_to_run_anything_again(compared: Compared, tmp_path: Path, sod: Any) -> None:
     before = identities(compared.path / "out")
     work = tmp_path / "no-work"
@@ -166,6 +169,7 @@ def test_results_alone_are_enough_not_to_run_anything_again(compared: Compared, 
     assert not work.exists()
 
 
+@pytest.mark.slow
 def test_the_report_alone_needs_the_results_alone(compared: Compared, tmp_path: Path, sod: Any) -> None:
     shutil.copytree(compared.path / "out" / "cells", tmp_path / "out" / "cells")
     ended = sod("compare", compared.recipe, "--report-only", "--out", tmp_path / "out")
@@ -175,6 +179,7 @@ def test_the_report_alone_needs_the_results_alone(compared: Compared, tmp_path: 
     assert (nothing.code, "no finished cell" in nothing.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_results_of_another_recipe_are_refused(compared: Compared, sod: Any) -> None:
     ended = sod(*compared.arguments("out", "evaluation.k=3"))
     assert ended.code == 1
@@ -182,6 +187,7 @@ def test_results_of_another_recipe_are_refused(compared: Compared, sod: Any) -> 
     assert "was made with another recipe; choose another --out" in ended.err
 
 
+@pytest.mark.slow
 def test_one_failure_costs_no_other_cell_and_the_others_come_out_as_before(compared: Compared, sod: Any) -> None:
     """Results lost, runs still there: their newest checkpoint is the last, and only the evaluation is new."""
     shutil.copytree(compared.path / "out" / "trials", compared.path / "broken" / "trials")
@@ -204,6 +210,7 @@ def test_one_failure_costs_no_other_cell_and_the_others_come_out_as_before(compa
         shutil.rmtree(run)
 
 
+@pytest.mark.slow
 def test_a_terminated_comparison_keeps_a_checkpoint_and_leaves_no_process(
     compared: Compared, start: Any, wait: Any, sod: Any
 ) -> None:

@@ -108,8 +108,11 @@ def assert_gone(workers: list[int], expected: bool) -> None:
 
 @pytest.mark.parametrize(
     ("command", "changes", "kills"),
-    [("train", TRAIN, 3), ("sft", SFT, 2), ("train", (*TRAIN, *BFLOAT16), 1)],
-    ids=["train", "sft", "train-bfloat16"],
+    [
+        pytest.param("train", TRAIN, 3, marks=pytest.mark.slow, id="train"),
+        pytest.param("sft", SFT, 2, marks=pytest.mark.slow, id="sft"),
+        pytest.param("train", (*TRAIN, *BFLOAT16), 1, id="train-bfloat16"),
+    ],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     command: str, changes: tuple[str, ...], kills: int, recipe: Path, tmp_path: Path, sod: Any, start: Any, wait: Any
@@ -151,6 +154,7 @@ def stop_reference(world: Any, sod: Any, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_stop_signal_leaves_a_checkpoint_to_go_on_from(
     number: int, code: int, recipe: Path, tmp_path: Path, sod: Any, start: Any, wait: Any, stop_reference: Path
 ) -> None:

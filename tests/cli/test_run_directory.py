@@ -301,6 +301,7 @@ def small_disk(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("victim", ["model.safetensors", checkpoint.TRAINER])
+@pytest.mark.slow
 def test_full_disk(victim: str, small_disk: list[str], recipe: Path, tmp_path: Path, original: Path) -> None:
     """The disk fills up in the middle of the second checkpoint: the error names it and the reason.
 

@@ -120,6 +120,7 @@ def test_serve_refuses_a_port_in_use(sod: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_serve_finishes_what_is_under_way_then_ends(start: Start, wait: Any, number: signal.Signals) -> None:
     url, process = served(start)
     assert httpx.get(f"{url}/v1/ping").json() == "pong"
@@ -140,6 +141,7 @@ def test_serve_finishes_what_is_under_way_then_ends(start: Start, wait: Any, num
         httpx.get(f"{url}/v1/ping")
 
 
+@pytest.mark.slow
 def test_probe_shows_what_is_kept_and_how_fast_it_is(sod: Any) -> None:
     ended = sod("sandbox", "probe", "--workers", "1")
     assert ended.code == 0, ended.err
@@ -149,6 +151,7 @@ def test_probe_shows_what_is_kept_and_how_fast_it_is(sod: Any) -> None:
     assert re.search(r"64 threads, 5 programs each\W+\d+\.\d\d s", ended.out), ended.out
 
 
+@pytest.mark.slow
 def test_probe_of_a_service(sod: Any, server: Any) -> None:
     url, _ = server
     ended = sod("sandbox", "probe", "--url", url)

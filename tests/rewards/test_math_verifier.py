@@ -122,6 +122,7 @@ def test_long_texts_are_compared_exactly_only(verifier: MathVerifier) -> None:
     assert verdicts(verifier, [(long, long)])[0].correct
 
 
+@pytest.mark.slow
 def test_junk_is_wrong_within_its_time_and_never_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(math_workers, "WALL_FACTOR", 60)  # whatever else runs on the machine
     before = cpu_seconds_of_children()
