@@ -20,6 +20,7 @@ from sod.engines.torch_engine import TorchEngine
 from sod.models.score import action_logps
 from sod.models.scratch import new_qwen3, train_tokenizer
 from sod.objective import combine, group_advantage, loss_weights, pack, per_token, supervised_batch, turn_stats, weights
+from sod.objective.scores import ScoreNeed
 from sod.objective.surrogate import clipped_surrogate
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
@@ -28,7 +29,6 @@ from sod.rollout.episode import EpisodeLimits
 from sod.rollout.reward import VerifierReward
 from sod.tasks import chain
 from sod.teachers.local import LocalTeacher
-from sod.objective.scores import ScoreNeed
 from sod.tools.python import SCHEMA, PythonTool
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
@@ -73,7 +73,7 @@ old_BT = batch.sampled_BT  # the engine samples with the trainer's own weights i
 scores = teacher.score(batch, batch.episodes, ScoreNeed())
 stats = turn_stats(old_BT, scores, batch.turn_BT, batch.error_BK)
 
-# 6. SOD: w_k falls as the student drifts from its teacher; A_t = w_k * (log pi_T - log pi_old) + the reward's advantage.
+# 6. SOD: w_k falls as the student drifts from its teacher. A_t = w_k (log pi_T - log pi_old) + the reward's advantage.
 weight_BK = weights.sod(stats, delta=0.2, epsilon=0.5)
 reward_advantage_B = group_advantage(batch.reward_B, batch.group_B)
 weight_BT = per_token(weight_BK, batch.turn_BT)
