@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sod.engines.base import Sampling
-from sod.engines.sampler import BLOCK, draw, log_probs
+from sod.engines.sampler import BLOCK, draw_tokens, log_probs
 from sod.seeds import uniforms
 
 LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -1.0, -2.0, -4.0, -60.0])
@@ -50,7 +50,7 @@ def exact(sampling: Sampling) -> list[float]:
 def many(sampling: Sampling, logits_V: Tensor = LOGITS, count: int = DRAWS) -> tuple[Tensor, Tensor]:
     key_B = np.arange(count, dtype=np.uint64) // np.uint64(100)
     position_B = np.arange(count, dtype=np.uint64) % np.uint64(100)
-    return draw(logits_V.expand(count, -1), sampling, key_B, position_B)
+    return draw_tokens(logits_V.expand(count, -1), sampling, key_B, position_B)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -128,7 +128,7 @@ def test_extreme_noise_never_draws_what_has_no_probability(vocabulary: int, samp
     key_B, position_B = (np.array(column, dtype=np.uint64) for column in zip(*noise, strict=True))
     assert uniforms(key_B, position_B).max() > 1 - 1e-5
     assert uniforms(key_B, position_B).min() < 1e-5
-    token_B, logp_B = draw(logits_V.expand(len(noise), -1), sampling, key_B, position_B)
+    token_B, logp_B = draw_tokens(logits_V.expand(len(noise), -1), sampling, key_B, position_B)
     assert bool(torch.isfinite(logits_V[token_B]).all())
     assert bool(torch.isfinite(logp_B).all())
 
@@ -157,7 +157,7 @@ def test_the_very_ends_of_the_noise(bits: int, low: float, high: float) -> None:
     for logits in ([-torch.inf, 0.0, 1.0, -torch.inf], [-200.0, 0.0, -200.0], [-torch.inf] * 3 + [0.0] * 2000):
         logits_V = torch.tensor(logits)
         for sampling in (Sampling(), Sampling(top_p=0.99)):
-            token_B, logp_B = draw(logits_V[None], sampling, key_B, position_B)
+            token_B, logp_B = draw_tokens(logits_V[None], sampling, key_B, position_B)
             assert logits_V[token_B[0]] >= 0.0
             assert math.isfinite(float(logp_B[0]))
 
@@ -168,16 +168,16 @@ def test_noise_is_a_function_of_key_and_position_alone() -> None:
     key_B = np.arange(500, dtype=np.uint64)
     position_B = key_B * np.uint64(7)
     logits_BV = torch.randn(500, 50, generator=torch.Generator().manual_seed(2))
-    plain, _ = draw(logits_BV, Sampling(), key_B, position_B)
-    moved, _ = draw(logits_BV[order], Sampling(), key_B[order.numpy()], position_B[order.numpy()])
+    plain, _ = draw_tokens(logits_BV, Sampling(), key_B, position_B)
+    moved, _ = draw_tokens(logits_BV[order], Sampling(), key_B[order.numpy()], position_B[order.numpy()])
     assert torch.equal(plain[order], moved)
-    later, _ = draw(logits_BV, Sampling(), key_B, position_B + np.uint64(1))
+    later, _ = draw_tokens(logits_BV, Sampling(), key_B, position_B + np.uint64(1))
     assert int((later != plain).sum()) > 300
 
 
 def test_greedy_takes_the_best_at_log_probability_zero() -> None:
     logits_BV = torch.tensor([[0.0, 3.0, 1.0], [5.0, -1.0, 2.0]])
     zeros_B = np.zeros(2, dtype=np.uint64)
-    token_B, logp_B = draw(logits_BV, Sampling(temperature=0.0), zeros_B, zeros_B)
+    token_B, logp_B = draw_tokens(logits_BV, Sampling(temperature=0.0), zeros_B, zeros_B)
     assert token_B.tolist() == [1, 0]
     assert logp_B.tolist() == [0.0, 0.0]

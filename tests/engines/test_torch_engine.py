@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,7 +82,7 @@ def test_the_key_and_the_context_length_make_the_noise(model: Any, stop_ids: fro
     asked = [SampleRequest(name, context, 40, key) for name, key in (("a", 1), ("b", 1), ("c", 2))]
     one, same, other = TorchEngine(model, frozenset()).generate(asked, Sampling())
     assert one.token_ids == same.token_ids
-    assert one.logps == pytest.approx(same.logps, abs=1e-5)  # the second borrows the prompt of the first
+    assert one.logps == pytest.approx(same.logps, abs=1e-5)  # the second shares the prompt of the first
     assert one.token_ids != other.token_ids
     # Going on from half-way gives the other half: the noise belongs to the position.
     (rest,) = TorchEngine(model, frozenset()).generate(
@@ -167,13 +169,13 @@ def seen(model: Any) -> tuple[list[int], Any]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "chunk", "parked"), [(64, 1, 1 << 30), (3, 5, 1 << 30), (5, 1000, 1 << 30), (4, 3, 0)]
+    ("rows", "chunk", "offload_bytes"), [(64, 1, 1 << 30), (3, 5, 1 << 30), (5, 1000, 1 << 30), (4, 3, 0)]
 )
 def test_turns_with_a_kept_cache_are_those_of_a_plain_forward(
-    model: Any, stop_ids: frozenset[int], full_logps: Logps, rows: int, chunk: int, parked: int
+    model: Any, stop_ids: frozenset[int], full_logps: Logps, rows: int, chunk: int, offload_bytes: int
 ) -> None:
     """Whatever the room and the moments of joining, with everything kept or nothing: log-probs within 1e-4 nats."""
-    engine = TorchEngine(model, frozenset(sorted(stop_ids)[::3]), rows, parked)
+    engine = TorchEngine(model, frozenset(sorted(stop_ids)[::3]), rows, offload_bytes)
     script = turns(9)
     for session, sampled in play(engine, script, chunk).items():
         ids: tuple[int, ...] = ()
@@ -189,8 +191,8 @@ def test_turns_with_a_kept_cache_are_those_of_a_plain_forward(
 def test_a_later_turn_prefills_what_is_new_only(model: Any) -> None:
     """Three turns of 12 tokens each and 7 to 11 between them; without a kept cache they are run again and again."""
     runs = []
-    for parked in (1 << 30, 0):
-        engine = TorchEngine(model, frozenset(), 9, parked)
+    for offload_bytes in (1 << 30, 0):
+        engine = TorchEngine(model, frozenset(), 9, offload_bytes)
         counts, handle = seen(model)
         play(engine, turns(9), 1000)
         handle.remove()
@@ -224,6 +226,23 @@ def test_a_session_that_does_not_go_on_where_it_stopped_is_run_anew(model: Any, 
     again = SampleRequest("b", tuple(range(20)), 5, 1)  # the prompt that `a` no longer holds
     (answer,) = engine.generate([again], Sampling())
     assert answer.logps == pytest.approx(full_logps(model, (*again.token_ids, *answer.token_ids))[20:], abs=1e-4)
+
+
+def test_nobody_shares_the_prompt_of_a_session_that_starts_anew(model: Any, full_logps: Logps) -> None:
+    """`b` comes with the prompt that `a` holds, in the very batch in which `a` gives it up."""
+    engine = TorchEngine(model, frozenset())
+    prompt = tuple(range(20))
+    engine.generate([SampleRequest("a", prompt, 5, 1)], Sampling())
+    asked = [SampleRequest("b", prompt, 5, 2), SampleRequest("a", tuple(range(40, 70)), 5, 1)]
+    for request, answer in zip(asked, engine.generate(asked, Sampling()), strict=True):
+        whole = full_logps(model, (*request.token_ids, *answer.token_ids))
+        assert answer.logps == pytest.approx(whole[len(request.token_ids) :], abs=1e-4)
+
+
+def test_a_turn_without_room_ends_alone(model: Any) -> None:
+    """No token may be sampled, and nothing else is in the batch."""
+    engine = TorchEngine(model, frozenset())
+    assert engine.generate([SampleRequest("a", (1, 2, 3), 0, 5)], Sampling()) == [Sampled((), (), False)]
 
 
 def test_what_may_not_be_mixed(model: Any) -> None:
@@ -262,14 +281,69 @@ def test_other_families_with_shared_key_heads(kind: Any, full_logps: Logps) -> N
 
 
 def test_no_requests_and_sync(model: Any, random_model: Make) -> None:
-    """An empty call answers nothing; after `sync` the new weights sample."""
+    """An empty call answers nothing; after `sync` the new weights sample, as in an engine that began with them."""
     engine = TorchEngine(model, frozenset())
     assert engine.generate([], Sampling()) == []
     asked = requests(2, new=20)
     before = engine.generate(asked, Sampling())
     other = random_model(seed=9, sharpness=8.0)
     engine.sync(other)
-    assert engine.generate(asked, Sampling()) == TorchEngine(other, frozenset()).generate(asked, Sampling()) != before
+    after = [replace(sampled, version=0) for sampled in engine.generate(asked, Sampling())]
+    assert after == TorchEngine(other, frozenset()).generate(asked, Sampling()) != before
+
+
+def test_every_turn_names_the_weights_it_was_sampled_with(model: Any) -> None:
+    """The count grows with every `sync` but the first weights; turns without a token carry it too."""
+    engine = TorchEngine(model, frozenset())
+    asked = [*requests(3, new=4), SampleRequest("no room", (1, 2, 3), 0, 5)]
+    for version in range(3):
+        assert engine.version == version
+        assert [sampled.version for sampled in engine.generate(asked, Sampling())] == [version] * 4
+        engine.sync(model)
+
+
+def test_log_probs_are_the_trainers_in_float32_only(random_model: Make, full_logps: Logps) -> None:
+    """`exact` follows the weights taken over last, and is right about them."""
+    engine = TorchEngine(random_model(seed=0, sharpness=8.0), frozenset())
+    asked = requests(6, new=30)
+
+    def gap(student: Any) -> float:
+        gaps = []
+        for request, answer in zip(asked, engine.generate(asked, Sampling()), strict=True):
+            whole = full_logps(student, (*request.token_ids, *answer.token_ids))[len(request.token_ids) :]
+            gaps += [abs(a - b) for a, b in zip(answer.logps, whole, strict=True)]
+        return sum(gaps) / len(gaps)
+
+    for dtype, exact in ((torch.float32, True), (torch.bfloat16, False), (torch.float32, True)):
+        student = random_model(seed=0, sharpness=8.0).to(dtype)
+        engine.sync(student)
+        assert engine.exact is exact
+        assert (gap(student) < 1e-4) is exact
+
+
+def keys_and_values() -> int:
+    """Tensors of four and five dimensions in this process: what was offloaded, and whole batches."""
+    gc.collect()
+    return sum(type(o) is torch.Tensor and o.dim() in (4, 5) and o.numel() > 0 for o in gc.get_objects())
+
+
+def test_a_closed_engine_holds_nothing_and_takes_nothing(random_model: Make) -> None:
+    """Closed twice, with turns in the batch, offloaded and waiting: the memory is free, and later calls are refused."""
+    engine = TorchEngine(random_model(seed=4), frozenset(), max_rows=2)
+    before = keys_and_values()
+    engine.generate(requests(2, new=3), Sampling())
+    asked = requests(4, new=50)[2:] + requests(6, new=50)[4:]
+    engine.submit(asked, Sampling())
+    assert engine.advance(3) == []
+    assert keys_and_values() == before + 2 + 2 * 2  # the batch, and two episodes between their turns
+    for _ in range(2):
+        engine.close()
+        assert keys_and_values() == before
+        assert engine.advance(99) == []
+    engine.forget(request.session for request in asked)
+    for late in (lambda: engine.submit(asked, Sampling()), lambda: engine.sync(engine.model)):
+        with pytest.raises(ValueError, match="closed"):
+            late()
 
 
 def test_no_gradient_is_kept(random_model: Make) -> None:

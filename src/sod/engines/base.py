@@ -1,10 +1,12 @@
-"""The engine interface: token ids in, sampled token ids and their exact log-probabilities out."""
+"""What a rollout asks of an engine: token ids in, sampled token ids and their exact log-probabilities out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from sod.records import Fault
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,45 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A sampled turn. `stopped` tells whether it ended in a stop token (which is then its last id)."""
+    """A sampled turn. `stopped` tells whether it ended in a stop token (which is then its last id).
+
+    `version` is the engine's `version` at the turn's first token: the weights that it was sampled with.
+    """
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]  # nats, under the distribution sampled from
     stopped: bool
+    version: int = 0
 
 
 class Engine(Protocol):
     """Samples turns for many episodes at once, new ones joining while others are under way."""
 
-    def submit(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
-        """Queue one turn of each session. All turns under way share their sampling settings.
+    @property
+    def exact(self) -> bool:
+        """Whether log-probabilities are the trainer's own up to float32 rounding, where nothing is truncated.
 
-        Raises ValueError for other settings, and for a session that has a turn under way already.
+        Where they are, the trainer takes them as those of the old policy and runs no forward of its own.
         """
         ...
 
-    def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
+    @property
+    def version(self) -> int:
+        """How many times weights were taken over: 0 for those that the engine began with, 1 more for every `sync`."""
+        ...
+
+    def submit(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
+        """Queue one turn of each session. All turns under way share their sampling settings.
+
+        Raises ValueError for other settings, for a session that has a turn under way already, and after `close`.
+        """
+        ...
+
+    def advance(self, tokens: int) -> Sequence[tuple[str, Sampled | Fault]]:
         """Sample up to so many tokens for every turn that has room in the batch; the turns that ended, by session.
 
+        A turn ends sampled, or in a `Fault` where the engine failed (its server is down): the turn is then no longer
+        under way, nothing of it counts, and its session may submit it again.
         Returns early when nothing is left to sample. What is sampled is a function of the requests, of the order
         and moments (in tokens) of their submission, and of the weights alone.
         """
@@ -67,5 +88,13 @@ class Engine(Protocol):
         ...
 
     def sync(self, model: Any) -> None:
-        """Take over the trainer's weights after an update. Raises ValueError while turns are being sampled."""
+        """Sample with the weights of `model`, the trainer's, from now on; `version` grows by 1.
+
+        What was cached under other weights is forgotten. Raises ValueError while turns are under way, and after
+        `close`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release memory, connections and processes; turns under way are dropped. Safe to call twice."""
         ...

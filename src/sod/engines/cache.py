@@ -1,19 +1,19 @@
 """Keys and values of the rows that decode together, and of the episodes that wait for a tool.
 
 Active rows sit side by side in one preallocated tensor, so that a decoding step reads views and copies nothing.
-A row that leaves is parked: its columns are copied out, and back in when its episode goes on. The column of a
+A row that leaves is offloaded: its columns are copied out, and back in when its episode goes on. The column of a
 token is its position; what lies beyond a row's length is never visible and is written over later.
 
 Keys are stored transposed: the product of a query with S keys then runs along memory, which made a decoding
 step's attention about twice as fast as PyTorch's fused kernel on a CPU (docs/performance.md).
 
-Legend: L layers, B rows, G key heads, R query heads per key head, D head size, S columns, N new tokens.
+Legend: L layers, B rows, G key heads, H query heads, D head size, S columns, N new tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -33,14 +33,17 @@ class Shape:
     dtype: torch.dtype
     device: torch.device
 
-    @property
-    def token_bytes(self) -> int:
-        """Keys and values of one token in all layers."""
-        return 2 * self.layers * self.key_heads * self.head_dim * self.dtype.itemsize
+    @classmethod
+    def of(cls, model: Any) -> Shape:
+        """The shape of a Hugging Face causal LM."""
+        config = model.config
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return cls(config.num_hidden_layers, config.num_key_value_heads or heads, head_dim, model.dtype, model.device)
 
 
 @dataclass(frozen=True)
-class Parked:
+class Offloaded:
     """The columns of one row, copied out of the cache, and the tokens that they stand for."""
 
     token_ids: tuple[int, ...]
@@ -88,17 +91,17 @@ class SlotCache:
         self.rows = self.columns = 0
         self._keys = self._values = torch.empty(0)
 
-    def park(self, row: int, token_ids: tuple[int, ...]) -> Parked:
+    def offload(self, row: int, token_ids: tuple[int, ...]) -> Offloaded:
         """A copy of a row's first columns, which hold these tokens."""
         length = len(token_ids)
         keys, values = self._keys[:, row, :, :, :length], self._values[:, row, :, :length]
-        return Parked(token_ids, keys.clone(memory_format=CONTIGUOUS), values.clone(memory_format=CONTIGUOUS))
+        return Offloaded(token_ids, keys.clone(memory_format=CONTIGUOUS), values.clone(memory_format=CONTIGUOUS))
 
-    def restore(self, row: int, parked: Parked, length: int) -> None:
-        """Write the first `length` columns of what was parked into a row."""
+    def restore(self, row: int, offloaded: Offloaded, length: int) -> None:
+        """Write the first `length` columns of what was offloaded into a row."""
         self.reserve(row + 1, length)
-        self._keys[:, row, :, :, :length] = parked.keys[..., :length]
-        self._values[:, row, :, :length] = parked.values[:, :, :length]
+        self._keys[:, row, :, :, :length] = offloaded.keys[..., :length]
+        self._values[:, row, :, :length] = offloaded.values[:, :, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Write a row's first `length` columns into another row."""
@@ -115,8 +118,8 @@ class SlotCache:
         if position_BN.shape[1] > 1 and int(position_BN[:, 0].max()) == 0:
             mask_BNS = None  # nothing cached yet: plain causal attention among the new tokens
         else:
-            hidden_BNS = torch.arange(columns, device=position_BN.device) > position_BN[:, :, None]
-            mask_BNS = torch.zeros(hidden_BNS.shape, device=position_BN.device).masked_fill(hidden_BNS, -torch.inf)
+            later_BNS = torch.arange(columns, device=position_BN.device) > position_BN[:, :, None]
+            mask_BNS = torch.zeros(later_BNS.shape, device=position_BN.device).masked_fill(later_BNS, -torch.inf)
         return SlotWindow(self._keys[:, rows], self._values[:, rows], at_B1, position_BN, columns, mask_BNS)
 
 
@@ -132,18 +135,20 @@ class SlotWindow:
     columns: int
     mask_BNS: Tensor | None
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store the new keys and values, and attend to all that each row has."""
+    def attend(self, layer: int, query_BHND: Tensor, key_BGND: Tensor, value_BGND: Tensor, scale: float) -> Tensor:
+        """Store the new keys and values, and attend to all that each row has. Shape B x N x H x D."""
         keys, values = self.keys_LBGDS[layer], self.values_LBGSD[layer]
-        keys[self.at_B1, :, :, self.position_BN] = key.transpose(1, 2)
-        values[self.at_B1, :, self.position_BN] = value.transpose(1, 2)
+        keys[self.at_B1, :, :, self.position_BN] = key_BGND.transpose(1, 2)
+        values[self.at_B1, :, self.position_BN] = value_BGND.transpose(1, 2)
         if self.mask_BNS is None:
-            mixed = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-            return mixed.transpose(1, 2)
-        (rows, heads, new, dim), groups = query.shape, key.shape[1]
+            mixed_BHND = scaled_dot_product_attention(
+                query_BHND, key_BGND, value_BGND, is_causal=True, scale=scale, enable_gqa=True
+            )
+            return mixed_BHND.transpose(1, 2)
+        (rows, heads, new, dim), groups = query_BHND.shape, key_BGND.shape[1]
         # Query heads that share a key head are more queries to the same keys: no key is read twice.
-        folded = (query * scale).reshape(rows, groups, heads // groups * new, dim)
+        folded = (query_BHND * scale).reshape(rows, groups, heads // groups * new, dim)
         scores = torch.matmul(folded, keys[..., : self.columns]).view(rows, groups, -1, new, self.columns)
-        weights = torch.softmax(scores.float() + self.mask_BNS[:, None, None], dim=-1).to(value.dtype)
+        weights = torch.softmax(scores.float() + self.mask_BNS[:, None, None], dim=-1).to(value_BGND.dtype)
         mixed = torch.matmul(weights.view(rows, groups, -1, self.columns), values[:, :, : self.columns])
         return mixed.view(rows, heads, new, dim).transpose(1, 2)

@@ -36,7 +36,7 @@ def log_probs(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     return logp_BV
 
 
-def draw(
+def draw_tokens(
     logits_BV: Tensor, sampling: Sampling, key_B: NDArray[np.uint64], position_B: NDArray[np.uint64]
 ) -> tuple[Tensor, Tensor]:
     """`(token_B, logp_B)`: one token per row, its noise a function of (key, position) alone.
@@ -50,12 +50,12 @@ def draw(
     noise_B = torch.from_numpy(uniforms(key_B, position_B)).to(logits_BV.device)
     rows = max(1, CACHED_LOGITS // logits_BV.shape[1])
     drawn = [
-        _draw(part, sampling, noise) for part, noise in zip(logits_BV.split(rows), noise_B.split(rows), strict=True)
+        _invert(part, sampling, noise) for part, noise in zip(logits_BV.split(rows), noise_B.split(rows), strict=True)
     ]
     return torch.cat([token_B for token_B, _ in drawn]), torch.cat([logp_B for _, logp_B in drawn])
 
 
-def _draw(logits_BV: Tensor, sampling: Sampling, noise_B: Tensor) -> tuple[Tensor, Tensor]:
+def _invert(logits_BV: Tensor, sampling: Sampling, noise_B: Tensor) -> tuple[Tensor, Tensor]:
     """Invert the distribution function in two stages: the block of tokens, then the token in it."""
     if sampling.top_k > 0 or sampling.top_p < 1.0:
         score_BV = log_probs(logits_BV, sampling)

@@ -1,8 +1,10 @@
 """Attention for every model of ours: PyTorch's own where whole sequences are scored or trained, the cache's where
 an engine decodes.
 
-Transformers executor unknown keyword arguments of a decoder call down to its attention function. That is how an
+Transformers passes unknown keyword arguments of a decoder call down to its attention function. That is how an
 engine's cache gets there: `decoder(..., window=...)`, no cache object of transformers in between.
+
+Legend: B rows, H query heads, G key heads, N new tokens, D head size.
 """
 
 from __future__ import annotations
@@ -22,27 +24,33 @@ NAME = "sod"
 class Window(Protocol):
     """One forward of an engine: new tokens of some rows, and the cached tokens that they see."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store keys and values (B, key heads, N, D), attend with the queries (B, heads, N, D): B, N, heads, D."""
+    def attend(self, layer: int, query_BHND: Tensor, key_BGND: Tensor, value_BGND: Tensor, scale: float) -> Tensor:
+        """Store the new keys and values, and attend with the queries to all that each row has. Shape B x N x H x D."""
         ...
 
 
 def attend(
     module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query_BHND: Tensor,
+    key_BGND: Tensor,
+    value_BGND: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
     window: Window | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers wants it. Raises SodError for what a window does not know."""
-    if window is not None:
-        if extra := [name for name in ("softcap", "s_aux", "sliding_window") if kwargs.get(name) is not None]:
-            raise SodError(f"student: attention with {', '.join(extra)} is not supported by the torch engine")
-        return window.attend(module.layer_idx, query, key, value, scaling), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    """An attention function as transformers wants it: the engine's with a `window`, else PyTorch's. B x N x H x D.
+
+    Raises SodError for what a window does not know (soft caps, sinks, sliding windows).
+    """
+    if window is None:
+        return sdpa_attention_forward(
+            module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs
+        )
+    unknown = [name for name in ("softcap", "s_aux", "sliding_window") if kwargs.get(name) is not None]
+    if unknown:
+        raise SodError(f"student: attention with {', '.join(unknown)} is not supported by the torch engine")
+    return window.attend(module.layer_idx, query_BHND, key_BGND, value_BGND, scaling), None
 
 
 AttentionInterface.register(NAME, attend)
