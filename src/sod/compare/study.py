@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sod.build.method import make_method, refuse_unknown
+from sod.build.method import check_knobs, make_method, refuse_unknown
 from sod.compare.cells import UNTRAINED, Comparison, Unit, method_spec, read_result, run_unit
 from sod.compare.table import write_comparison
 from sod.compare.workers import Ended, Workers
@@ -110,6 +110,7 @@ def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) 
             f"--seeds: {spec.tuning_seed} is compare.tuning_seed; learning rates are chosen on it, so it cannot take "
             "part in the comparison"
         )
+    check_knobs(recipe.method, f"recipe {recipe.name}")  # also those that none of the methods here has
     for name in methods:
         if name not in UNTRAINED:
             make_method(method_spec(recipe, name))

@@ -102,7 +102,7 @@ class Method:
     context: Context | None = None
     teacher_rule: TeacherRule = TeacherRule()
     curriculum: Curriculum | None = None
-    loss_aggregation: LossAggregation = "token"
+    loss_aggregation: LossAggregation = "token-mean"
     supervised: bool = False
     clip_low: float = 0.2
     clip_high: float = 0.28
