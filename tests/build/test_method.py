@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from sod.build.method import make_method, method_rows, refuse_unknown, refuse_unmet
+from sod.build.method import knob_rows, make_method, method_rows, refuse_unknown, refuse_unmet
 from sod.objective.divergence import Divergence
 from sod.objective.episodes import AfterTeacherTurns
 from sod.objective.methods import Method, TeacherRule
@@ -33,16 +33,19 @@ class TestKnobs:
         """Keys left out, or null as in a resolved recipe, keep the preset's value."""
         for name in PRESETS:
             plain = make_method(spec(name=name))
-            again = make_method(MethodSpec.model_validate(spec(name=name).model_dump()))
+            nulls = dict.fromkeys(knobs(name))
+            again = make_method(MethodSpec.model_validate(spec(name=name).model_dump() | nulls))
             assert (plain.kappa, plain.rho) == (PRESETS[name]().kappa, PRESETS[name]().rho)
             assert (again.kappa, again.rho, again.episodes) == (plain.kappa, plain.rho, plain.episodes)
-            assert (plain.name, plain.loss_aggregation, plain.divergence) == (name, "token", None)
+            assert (plain.name, plain.loss_aggregation, plain.divergence) == (name, "token-mean", None)
 
     def test_what_goes_with_every_preset(self) -> None:
         """Clip range, loss_aggregation, dense divergence."""
         dense = {"kind": "jsd", "beta": 0.3, "top_k": 7, "chosen_by": "student"}
-        method = make_method(spec(name="opd", clip_low=0.1, clip_high=0.3, loss_aggregation="turn", divergence=dense))
-        assert (method.clip_low, method.clip_high, method.loss_aggregation) == (0.1, 0.3, "turn")
+        method = make_method(
+            spec(name="opd", clip_low=0.1, clip_high=0.3, loss_aggregation="turn-mean", divergence=dense)
+        )
+        assert (method.clip_low, method.clip_high, method.loss_aggregation) == (0.1, 0.3, "turn-mean")
         assert method.divergence == Divergence("jsd", 0.3, 7, "student")
 
     @pytest.mark.parametrize("kind", ["jsd", "forward_kl", "reverse_kl"])
@@ -96,6 +99,23 @@ class TestKnobs:
             else:
                 with pytest.raises(SodError, match=rf"^method\.{knob}: {name} has no such knob; it has "):
                     make_method(given)
+
+    def test_defaults_are_values_that_a_recipe_may_give(self) -> None:
+        """Each within its own range and of its own type."""
+        for name in PRESETS:
+            for knob, declared in knobs(name).items():
+                value = declared.default
+                if isinstance(value, Schedule):
+                    ends = {"start": value.start, "end": value.end, "steps": value.steps}
+                    value = {"schedule": value.kind} | ends
+                make_method(spec(name=name, **{knob: value}))
+
+    def test_a_mistyped_knob_is_offered_the_presets_nearest(self) -> None:
+        """Not one of another preset."""
+        with pytest.raises(SodError, match=r"^method\.evry: .*; did you mean every\?$"):
+            make_method(spec(name="tcod_f2b", evry=1))
+        with pytest.raises(SodError, match=r"it has kappa, rho, delta, epsilon$"):
+            make_method(spec(name="sod", evry=1))
 
 
 class TestRefusals:
@@ -159,23 +179,53 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("keys", "named"),
         [
-            ({"kappa": "high"}, "kappa"),
-            ({"kappa": True}, "kappa"),
-            ({"kappa": float("nan")}, "kappa.*start"),
-            ({"rho": float("inf")}, "rho.*start"),
-            ({"kappa": {"schedule": "step", "start": 1, "end": 0}}, "kappa.schedule"),
-            ({"kappa": {"start": 1, "end": 0, "steps": 0}}, "kappa.steps"),
-            ({"kappa": {"start": 1, "end": float("nan"), "steps": 5}}, "kappa.end"),
-            ({"kappa": {"start": 1, "steps": 5}}, "kappa.end"),
-            ({"kappa": {"start": 1, "end": 0, "stpes": 5}}, "kappa.stpes"),
-            ({"name": "atod", "decay": 1.5}, "decay"),
-            ({"delta": -0.1}, "delta"),
-            ({"epsilon": 0}, "epsilon"),
-            ({"start": 0}, "start"),
-            ({"every": 0}, "every"),
-            ({"teacher_rule": "sometimes"}, "teacher_rule"),
-            ({"teacher_decay": 1.0}, "teacher_decay"),
+            ({"kappa": "high"}, "kappa='high'"),
+            ({"kappa": True}, "kappa=True"),
+            ({"kappa": float("nan")}, "kappa.start=nan"),
+            ({"rho": float("inf")}, "rho.start=inf"),
+            ({"kappa": {"schedule": "step", "start": 1, "end": 0}}, "kappa.schedule='step'"),
+            ({"kappa": {"start": 1, "end": 0, "steps": 0}}, "kappa.steps=0"),
+            ({"kappa": {"start": 1, "end": float("nan"), "steps": 5}}, "kappa.end=nan"),
+            ({"kappa": {"start": 1, "steps": 5}}, "key method.kappa.end is missing"),
+            ({"kappa": {"start": 1, "end": 0, "stpes": 5}}, "unknown key method.kappa.stpes"),
+            ({"name": "error_decay", "decay": 1.5}, "decay=1.5"),
+            ({"name": "error_decay", "decay": float("nan")}, "decay=nan"),
+            ({"delta": -0.1}, "delta=-0.1"),
+            ({"delta": float("nan")}, "delta=nan"),
+            ({"delta": [1]}, "delta=[1]"),
+            ({"epsilon": 0}, "epsilon=0: input should be greater than 0"),
+            ({"epsilon": float("inf")}, "epsilon=inf: input should be a finite number"),
+            ({"name": "tcod_f2b", "start": 0}, "start=0"),
+            ({"name": "tcod_f2b", "start": 1.5}, "start=1.5"),
+            ({"name": "tcod_b2f", "every": 0}, "every=0"),
+            ({"name": "opsd_gt", "teacher_rule": "sometimes"}, "teacher_rule='sometimes'"),
+            ({"name": "opsd_gt", "teacher_every": 0}, "teacher_every=0"),
+            ({"name": "opsd_hint", "teacher_decay": 1.0}, "teacher_decay=1.0"),
+            ({"name": "gated_opd", "gamma": float("nan")}, "gamma=nan"),
+            ({"name": "gated_opd", "beta_min": -1}, "beta_min=-1"),
+            ({"name": "sage", "threshold": -1}, "threshold=-1"),
+        ],
+        ids=str,
+    )
+    def test_knobs_out_of_range(self, keys: dict[str, Any], named: str) -> None:
+        """In one line with key and value."""
+        with pytest.raises(SodError) as caught:
+            make_method(spec(**keys))
+        message = str(caught.value)
+        assert named in message
+        assert "method." in message
+        assert "\n" not in message
+
+    def test_values_that_contradict_each_other(self) -> None:
+        """Each in range by itself."""
+        with pytest.raises(SodError, match=r"^method: beta_min=2\.0 is above beta_max=1\.0"):
+            make_method(spec(name="gated_opd", beta_min=2))
+
+    @pytest.mark.parametrize(
+        ("keys", "named"),
+        [
             ({"loss_aggregation": "mean"}, "loss_aggregation"),
+            ({"loss_aggregation": "token"}, "loss_aggregation"),
             ({"divergence": "kl"}, "divergence.kind"),
             ({"divergence": {"kind": "jsd", "beta": 1.0}}, "divergence.beta"),
             ({"divergence": {"kind": "jsd", "top_k": -1}}, "divergence.top_k"),
@@ -209,4 +259,10 @@ def test_rows_of_the_list() -> None:
         assert "\n" not in text
     shown = {row[0]: row[3] for row in rows}
     assert shown["sod"] == "kappa=1, rho=1, delta=0.2, epsilon=1e-06"
+    values = {knob: (kind, meaning) for knob, kind, meaning in knob_rows()}
+    assert set(values) == {knob for name in PRESETS for knob in knobs(name)}
+    assert values["epsilon"] == ("number > 0", knobs("sod")["epsilon"].declared.meaning)
+    assert values["kappa"][0] == "number or schedule"
+    assert values["teacher_rule"][0] == "frozen, every or ema"
+    assert len(knob_rows(["sod", "sod_no_clip"])) == 4
     assert shown["atod"] == "kappa=linear 1 to 0.1 over 80, rho=linear 1 to 2 over 80"

@@ -175,6 +175,8 @@ def test_bad_recipe(change: dict[str, Any], named: tuple[str, ...], weightless: 
         ("method.divergence={kind: jsd, beta: 2}", "method.divergence.beta", "2"),
         ("method.every=0", "method.every", "0"),
         ("method.teacher_decay=1.0", "method.teacher_decay", "1.0"),
+        ("method.epsilon=0", "method.epsilon", "0"),
+        ("method.clip_lo=0.1", "method.clip_lo", "did you mean method.clip_low?"),
     ],
 )
 def test_method_key_out_of_range(
@@ -250,6 +252,23 @@ def test_bad_override(override: str, weightless: Any, sod: Any, tmp_path: Path) 
     """A malformed, ill-typed or unknown override is named."""
     path = weightless()
     assert_one_error(sod("train", path, override, "--run", tmp_path / "run"), str(path), override.split("=")[0])
+
+
+def test_old_keys_are_told_and_work(weightless: Any, sod: Any, tmp_path: Path) -> None:
+    """A note with the file and both names stands before whatever comes then; accepted names need none."""
+    path = weightless(rollout={"batch_size": 2, "round_tokens": 4})
+    ended = sod("train", path, "method.normaliser=turn", "--run", tmp_path / "run")
+    assert_one_error(ended, str(tmp_path / "student"), "load a model")
+    first, second, _ = ended.err.strip().splitlines()
+    assert first.startswith(f"note: {path}: rollout.round_tokens is now called rollout.decode_chunk;")
+    assert second.startswith(f"note: {path}: method.normaliser is now called method.loss_aggregation, and its value")
+
+
+def test_one_key_under_two_names(weightless: Any, sod: Any, tmp_path: Path) -> None:
+    """Both are named."""
+    path = weightless(rollout={"batch_size": 2, "prompts": 2})
+    ended = sod("train", path, "--run", tmp_path / "run")
+    assert_one_error(ended, str(path), "rollout.batch_size and rollout.prompts are the same key")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sod.build.method import method_rows
+from sod.build.method import knob_rows, method_rows
 
 
 def test_every_method_with_its_paper_needs_and_knobs(sod: Any) -> None:
@@ -13,17 +13,24 @@ def test_every_method_with_its_paper_needs_and_knobs(sod: Any) -> None:
     ended = sod("methods")
     assert (ended.code, ended.err) == (0, "")
     assert "…" not in ended.out
-    told: list[list[str]] = []
-    for line in ended.out.splitlines():
+    methods, knobs = tables(ended.out)
+    assert methods[0][:3] == ["method", "paper", "needs"]
+    assert [row[:4] for row in methods[1:]] == [list(row[:4]) for row in method_rows()]
+    assert knobs == [["knob", "values", "meaning"], *(list(row) for row in knob_rows())]
+
+
+def tables(shown: str) -> list[list[list[str]]]:
+    """The tables printed, each its heading and rows, cells that go over several lines put together again."""
+    found: list[list[list[str]]] = []
+    for line in shown.splitlines():
         cells = [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
         if line.startswith("┃"):
-            heading = cells
+            found.append([cells])
         elif cells and cells[0]:
-            told.append(cells)
+            found[-1].append(cells)
         elif cells:
-            told[-1] = [f"{cell} {more}".strip() for cell, more in zip(told[-1], cells, strict=True)]
-    assert heading[:3] == ["method", "paper", "needs"]
-    assert [row[:4] for row in told] == [list(row[:4]) for row in method_rows()]
+            found[-1][-1] = [f"{cell} {more}".strip() for cell, more in zip(found[-1][-1], cells, strict=True)]
+    return found
 
 
 def test_it_takes_no_arguments(sod: Any) -> None:

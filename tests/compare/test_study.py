@@ -62,6 +62,8 @@ def test_bad_methods_are_refused(text: str, said: str) -> None:
         (["compare.tuning_seed=1"], ["sod"], "tuning_seed"),
         (["compare.lrs=[1.0e-3,0.001]"], ["sod"], "twice"),
         (["method.beta_min=-1"], ["sod"], "beta_min"),
+        (["method.epsilonn=1"], ["sod"], "did you mean method.epsilon?"),
+        (["method.epsilonn=1"], ["start"], "did you mean method.epsilon?"),
     ],
 )
 def test_bad_requests_are_refused(overrides: list[str], methods: list[str], said: str) -> None:
@@ -75,11 +77,14 @@ def test_the_tuning_seed_may_take_part_where_nothing_is_tuned() -> None:
 
 def test_knobs_of_the_recipe_hold_for_the_methods_that_have_them() -> None:
     sod = method_spec(recipe(), "sod")
-    assert (sod.name, sod.epsilon, sod.delta) == ("sod", 0.5, 0.1)
+    assert (sod.name, sod.knobs) == ("sod", {"epsilon": 0.5, "delta": 0.1})
     no_clip = method_spec(recipe(), "sod_no_clip")
-    assert (no_clip.epsilon, no_clip.delta) == (0.5, None)
+    assert no_clip.knobs == {"epsilon": 0.5}
     grpo = method_spec(recipe("method.divergence=jsd", "method.clip_low=0.1"), "grpo")
-    assert (grpo.epsilon, grpo.divergence, grpo.clip_low) == (None, None, 0.1)
+    assert (grpo.name, grpo.knobs, grpo.divergence, grpo.clip_low) == ("grpo", {}, None, 0.1)
+    dense = method_spec(recipe("method.divergence={kind: jsd, top_k: 5}", "method.loss_aggregation=turn-mean"), "opd")
+    assert dense.divergence is not None
+    assert (dense.divergence.top_k, dense.loss_aggregation) == (5, "turn-mean")
     check_request(recipe(), ["sft", "grpo", "opd", "sod", "atod"], [0])
 
 

@@ -177,9 +177,9 @@ def shares(episodes: Sequence[Episode], loss_aggregation: str) -> list[list[floa
     """Each token's part of the mean."""
     tokens = sum(len(e.tokens) for e in episodes)
     turns = sum(len(e.turns) for e in episodes)
-    if loss_aggregation == "token":
+    if loss_aggregation == "token-mean":
         return [[1 / tokens for _ in e.tokens] for e in episodes]
-    if loss_aggregation == "sequence":
+    if loss_aggregation == "seq-mean-token-mean":
         return [[1 / (len(e.tokens) * len(episodes)) for _ in e.tokens] for e in episodes]
     return [[1 / (e.turn_ids.count(k) * turns) for k in e.turn_ids] for e in episodes]
 

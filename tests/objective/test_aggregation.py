@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sod.objective import loss_weights
 
-NORMALISERS = ("token", "sequence", "turn")
+AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "turn-mean")
 # Two turns that touch, one that is split by context, one of a single token, a row without actions.
 TURNS = [[0, 1, 1, 1, 2, 0], [0, 1, 0, 1, 0, 0], [0, 0, 3, 0, 0, 0], [0, 0, 0, 0, 0, 0]]
 ROWS = st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=6).filter(
@@ -23,13 +23,16 @@ ROWS = st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1,
 @pytest.mark.parametrize(
     ("loss_aggregation", "expected"),
     [
-        ("token", [[0, 1 / 7, 1 / 7, 1 / 7, 1 / 7, 0], [0, 1 / 7, 0, 1 / 7, 0, 0], [0, 0, 1 / 7, 0, 0, 0], [0] * 6]),
         (
-            "sequence",  # three trajectories with tokens, of 4, 2 and 1
+            "token-mean",
+            [[0, 1 / 7, 1 / 7, 1 / 7, 1 / 7, 0], [0, 1 / 7, 0, 1 / 7, 0, 0], [0, 0, 1 / 7, 0, 0, 0], [0] * 6],
+        ),
+        (
+            "seq-mean-token-mean",  # three trajectories with tokens, of 4, 2 and 1
             [[0, *[1 / 12] * 4, 0], [0, 1 / 6, 0, 1 / 6, 0, 0], [0, 0, 1 / 3, 0, 0, 0], [0] * 6],
         ),
         (
-            "turn",  # four turns with tokens, of 3, 1, 2 and 1
+            "turn-mean",  # four turns with tokens, of 3, 1, 2 and 1
             [[0, *[1 / 12] * 3, 1 / 4, 0], [0, 1 / 8, 0, 1 / 8, 0, 0], [0, 0, 1 / 4, 0, 0, 0], [0] * 6],
         ),
     ],
@@ -40,7 +43,7 @@ def test_by_hand(loss_aggregation: str, expected: list[list[float]]) -> None:
     torch.testing.assert_close(loss_weight_BT, torch.tensor(expected))
 
 
-@pytest.mark.parametrize("loss_aggregation", NORMALISERS)
+@pytest.mark.parametrize("loss_aggregation", AGGREGATIONS)
 @settings(max_examples=40, deadline=None)
 @given(rows=ROWS)
 def test_they_add_up_to_one(loss_aggregation: str, rows: list[list[int]]) -> None:
@@ -50,7 +53,7 @@ def test_they_add_up_to_one(loss_aggregation: str, rows: list[list[int]]) -> Non
     assert torch.equal(loss_weight_BT > 0, turn_BT > 0)
 
 
-@pytest.mark.parametrize("loss_aggregation", NORMALISERS)
+@pytest.mark.parametrize("loss_aggregation", AGGREGATIONS)
 @settings(max_examples=40, deadline=None)
 @given(rows=ROWS, extra=st.integers(0, 5), data=st.data())
 def test_padding_and_order_do_not_matter(
@@ -67,17 +70,17 @@ def test_padding_and_order_do_not_matter(
 
 def test_turns_of_equal_length_make_all_three_one() -> None:
     turn_BT = torch.tensor([[0, 1, 1, 2, 2], [0, 1, 1, 2, 2]])
-    shares = [loss_weights(turn_BT, loss_aggregation) for loss_aggregation in ("token", "sequence", "turn")]
+    shares = [loss_weights(turn_BT, loss_aggregation) for loss_aggregation in AGGREGATIONS]
     torch.testing.assert_close(shares[0], shares[1])
     torch.testing.assert_close(shares[0], shares[2])
 
 
 def test_nothing_to_share() -> None:
     """No action token: zeros, no NaN."""
-    for loss_aggregation in ("token", "sequence", "turn"):
+    for loss_aggregation in AGGREGATIONS:
         assert loss_weights(torch.zeros(2, 3, dtype=torch.int64), loss_aggregation).tolist() == [[0.0] * 3] * 2
 
 
-def test_unknown_normaliser() -> None:
-    with pytest.raises(ValueError, match="loss_aggregation 'mean' does not exist; token, sequence and turn do"):
+def test_unknown_loss_aggregation() -> None:
+    with pytest.raises(ValueError, match="'mean' is none of token-mean, seq-mean-token-mean, turn-mean"):
         loss_weights(torch.ones(1, 1, dtype=torch.int64), "mean")  # type: ignore[arg-type]

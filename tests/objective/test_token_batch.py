@@ -188,10 +188,10 @@ def assert_same(gradients: list[Tensor], exact: list[Tensor]) -> None:
 
 METHODS = {
     "token": make("sod", {}),
-    "sequence": make("sod", {}, loss_aggregation="sequence"),
-    "turn": make("sod", {}, loss_aggregation="turn"),
+    "sequence": make("sod", {}, loss_aggregation="seq-mean-token-mean"),
+    "turn": make("sod", {}, loss_aggregation="turn-mean"),
     "dense": make("sod", {}, divergence=Divergence("jsd")),
-    "dense-turn": make("sod", {}, divergence=Divergence("forward_kl", top_k=5), loss_aggregation="turn"),
+    "dense-turn": make("sod", {}, divergence=Divergence("forward_kl", top_k=5), loss_aggregation="turn-mean"),
 }
 EACH = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 

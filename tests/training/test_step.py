@@ -143,9 +143,9 @@ class TestUpdate:
         [
             (None, {"name": "sod"}),
             (2, {"name": "sod"}),
-            (None, {"name": "sod", "loss_aggregation": "sequence"}),
-            (2, {"name": "sod", "loss_aggregation": "turn"}),
-            (2, {"name": "sod", "divergence": "jsd", "loss_aggregation": "turn"}),
+            (None, {"name": "sod", "loss_aggregation": "seq-mean-token-mean"}),
+            (2, {"name": "sod", "loss_aggregation": "turn-mean"}),
+            (2, {"name": "sod", "divergence": "jsd", "loss_aggregation": "turn-mean"}),
             (None, {"name": "sage", "divergence": {"kind": "forward_kl", "top_k": 4}}),
         ],
     )

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from sod.objective.divergence import Divergence
+from sod.objective.knobs import PresetKnob
 from sod.objective.methods import Method
 from sod.objective.needs import Need
 from sod.objective.presets import PRESETS, knobs, make
 from sod.objective.schedules import Schedule
 from sod.objective.scores import LEVELS
-from sod.recipe import MethodSpec, ScheduleSpec
+from sod.recipe import CoefficientSpec, MethodSpec, ScheduleSpec, validated
+from sod.recipe.describe import shown_default, shown_type
+from sod.recipe.explain import unknown_key
 from sod.records import SodError
 from sod.teachers.base import Offer
 
-COMMON = ("name", "loss_aggregation", "divergence", "clip_low", "clip_high")
 OF_THE_TEACHER = frozenset({Need.TEACHER, Need.TOP1, Need.ENTROPY, Need.TOP_K, Need.FULL})
 
 
 def make_method(spec: MethodSpec) -> Method:
     """The preset named by the recipe with its knobs.
 
-    Raises SodError for an unknown name (with the nearest ones), for a knob that the preset does not have or whose value
-    it refuses, and for a dense divergence in a method without a teacher.
+    Raises SodError for an unknown name (with the nearest ones), for a knob that the preset does not have, whose value
+    is of the wrong type or out of range, and for a dense divergence in a method without a teacher.
     """
     refuse_unknown([spec.name])
-    given = {k: v for k in spec.model_fields_set - set(COMMON) if (v := getattr(spec, k)) is not None}
-    accepted = knobs(spec.name)
-    unknown = sorted(set(given) - set(accepted))
-    if unknown:
-        known = ", ".join(accepted) or "none of its own"
-        raise SodError(f"method.{unknown[0]}: {spec.name} has no such knob; it has {known}")
-    values = {knob: _value(value) for knob, value in given.items()}
+    declared = knobs(spec.name)
+    for knob in spec.knobs:
+        if knob not in declared:
+            raise SodError(_no_such_knob(spec.name, knob, list(declared)))
+    values = {knob: _value(declared[knob], given, f"method.{knob}") for knob, given in spec.knobs.items()}
     divergence = Divergence(**spec.divergence.model_dump()) if spec.divergence is not None else None
     common = {"loss_aggregation": spec.loss_aggregation, "clip_low": spec.clip_low, "clip_high": spec.clip_high}
     try:
@@ -42,9 +44,31 @@ def make_method(spec: MethodSpec) -> Method:
         raise SodError(f"method: {error}") from None
     if divergence is not None and Need.TEACHER not in method.needs:
         raise SodError(f"method.divergence: {spec.name} has no teacher to diverge from; leave it out")
-    if Need.DEMONSTRATIONS in method.needs and spec.loss_aggregation != "token":
+    if Need.DEMONSTRATIONS in method.needs and spec.loss_aggregation != "token-mean":
         raise SodError(f"method.loss_aggregation: {spec.name} is always a token mean; leave it out")
     return method
+
+
+def check_knobs(spec: MethodSpec, where: str) -> None:
+    """What can be known to be wrong with a recipe's knobs, whichever methods it will be used for.
+
+    A knob is checked against the recipe's own preset, or where that has none of the name against the first that does.
+    Raises SodError naming the file `where`, key and value (one line, every problem in it).
+    """
+    own = knobs(spec.name) if spec.name in PRESETS else {}
+    every = {knob: declared for name in reversed(PRESETS) for knob, declared in knobs(name).items()} | own
+    problems = []
+    for knob, given in spec.knobs.items():
+        if knob not in every:
+            known = [f"method.{key}" for key in [*(own or every), *MethodSpec.model_fields]]
+            problems.append(unknown_key(f"method.{knob}", given, known, where))
+            continue
+        try:
+            _value(every[knob], given, f"method.{knob}", where)
+        except SodError as error:
+            problems.append(str(error))
+    if problems:
+        raise SodError("; ".join(problems))
 
 
 def refuse_unknown(names: Iterable[str], others: Sequence[str] = ()) -> None:
@@ -79,7 +103,7 @@ def method_rows() -> list[tuple[str, str, str, str, str]]:
     """`(name, paper, needs, knobs with defaults, what it is)` of every preset, for `sod methods`."""
     rows = []
     for name, preset in PRESETS.items():
-        shown = ", ".join(f"{knob}={_shown(value)}" for knob, value in knobs(name).items())
+        shown = ", ".join(f"{knob}={shown_knob_default(declared)}" for knob, declared in knobs(name).items())
         text = " ".join((preset.__doc__ or "").strip().split("\n\n")[0].split())
         rows.append((name, preset().paper, _needs(preset()), shown or "-", text))
     return rows
@@ -93,13 +117,48 @@ def _needs(method: Method) -> str:
     return ", ".join([*needs, *others])
 
 
-def _value(value: Any) -> Any:
+def knob_rows(names: Iterable[str] = tuple(PRESETS)) -> list[tuple[str, str, str]]:
+    """`(knob, the values it takes, what it means)` of every knob of these presets, once each."""
+    declared = [knob for name in names for knob in knobs(name).items()]
+    rows = [(knob, shown_knob_type(one), one.declared.meaning) for knob, one in declared]
+    return list(dict.fromkeys(rows))
+
+
+def shown_knob_type(knob: PresetKnob) -> str:
+    """The values of a knob in words."""
+    return "number or schedule" if knob.kind == "coefficient" else shown_type(_type_of(knob))
+
+
+def shown_knob_default(knob: PresetKnob) -> str:
+    """The default as `sod methods` and the reference of keys write it."""
+    value = knob.default
+    if isinstance(value, Schedule):
+        return f"{value.kind} {value.start:g} to {value.end:g} over {value.steps}"
+    return shown_default(value)
+
+
+def _no_such_knob(name: str, knob: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(knob, known, n=1, cutoff=0.6)
+    offer = f"; did you mean {near[0]}?" if near else ""
+    return f"method.{knob}: {name} has no such knob; it has {', '.join(known) or 'none of its own'}{offer}"
+
+
+def _value(knob: PresetKnob, given: Any, key: str, where: str = "") -> Any:
+    """What the preset takes for the `given` YAML value. Raises SodError where it is not one of the knob's values."""
+    value = validated(_type_of(knob), given, key, where)
     if isinstance(value, ScheduleSpec):
         return Schedule(value.schedule, value.start, value.end, value.steps or 1)
     return value
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, Schedule):
-        return f"{value.kind} {value.start:g} to {value.end:g} over {value.steps}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _type_of(knob: PresetKnob) -> Any:
+    """The values of a knob as pydantic checks them."""
+    if knob.kind == "coefficient":
+        return CoefficientSpec
+    if knob.kind == "choice":
+        return Literal[knob.choices]
+    declared = knob.declared
+    bounds: Any = Field(ge=declared.least, gt=declared.above, le=declared.most, lt=declared.below)
+    if knob.kind == "whole number":
+        return Annotated[int, bounds]
+    return Annotated[float, bounds, Field(allow_inf_nan=declared.infinite)]

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sod.recipe import load_recipe
 from sod.records import SodError
-from sod.report.console import out, rows_table
+from sod.report.console import notice, out, rows_table
 
 
 def compare(
@@ -28,10 +27,11 @@ def compare(
     `vanilla`, `start` and `teacher` are the models of the world: the student without and with its cold start, and
     the teacher. The same command goes on where it was stopped; finished results are never made again.
     """
+    from sod.build.recipe import read_recipe
     from sod.compare.study import compare as run_all
     from sod.compare.study import parse_methods, parse_seeds, report_only
 
-    spec = load_recipe(recipe, overrides or ())
+    spec = read_recipe(recipe, overrides or (), notice)
     target = to or Path("runs") / "comparisons" / spec.name
     if not methods and not only_report:
         raise SodError("--methods is missing: name them, e.g. --methods start,opd,sod")

@@ -14,7 +14,7 @@ import typer
 from sod.cli.allocator import reexecute_with_tunables
 from sod.cli.compare import compare
 from sod.cli.sandbox import sandbox_app
-from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe, resolved
+from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, resolved
 from sod.records import SodError
 from sod.report.console import (
     err,
@@ -100,9 +100,10 @@ def sft(
 @app.command()
 def methods() -> None:
     """List the methods: paper, what each needs, its knobs and their defaults."""
-    from sod.build.method import method_rows
+    from sod.build.method import knob_rows, method_rows
 
     out.print(methods_table(method_rows()))
+    out.print(rows_table("knobs", ("knob", "values", "meaning"), knob_rows()))
 
 
 @app.command(name="eval")
@@ -142,9 +143,10 @@ def quickstart(
     to: OutOption = Path("runs/quickstart"),
 ) -> None:
     """The main job from nothing: data, teacher, student, SFT, SOD, evaluation."""
+    from sod.build.recipe import read_recipe
     from sod.quickstart.run import quickstart as run_all
 
-    spec = load_recipe(recipe, overrides or ())
+    spec = read_recipe(recipe, overrides or (), notice)
     summary = run_all(spec, to, lambda title, job: _run_job(spec, title, job), notice)
     results = {label: summary[label] for label in ("vanilla", "sft", "sod", "teacher")}
     out.print(evaluation_table(results, f"quickstart, seed {spec.seed}: {results['sod']['tasks']} held-out tasks"))
@@ -210,6 +212,8 @@ def _recipe_and_directory(
     recipe: str | None, overrides: list[str] | None, run: Path | None, resume: Path | None, stage: str = ""
 ) -> tuple[Recipe, Path]:
     """The recipe asked for and its run directory; a resumed run must be asked for with its own recipe."""
+    from sod.build.recipe import read_recipe
+
     given = list(overrides or [])
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
         given.insert(0, recipe)
@@ -217,7 +221,7 @@ def _recipe_and_directory(
     if resume is None:
         if recipe is None:
             raise SodError("name a recipe file, e.g. recipes/quickstart.yaml, or --resume RUN")
-        spec = load_recipe(recipe, given)
+        spec = read_recipe(recipe, given, notice)
         return spec, run or Path("runs") / f"{spec.name}-{stage or spec.method.name}"
     if run is not None and run != resume:
         raise SodError("--run and --resume name different directories; give --resume alone")
@@ -226,7 +230,7 @@ def _recipe_and_directory(
     kept = RunLog.open(resume).recipe()
     where = str(resume / "recipe.yaml")
     own = parse_recipe(kept, where)
-    asked = load_recipe(recipe, given) if recipe else parse_recipe(apply_overrides(kept, given, where), where)
+    asked = read_recipe(recipe, given, notice) if recipe else _changed(own, given, where)
     if asked != own:
         mine, theirs = resolved(own), resolved(asked)
         section = next(key for key in mine if mine[key] != theirs[key])
@@ -240,11 +244,19 @@ def _recipe_and_directory(
 def _evaluation_recipe(model: str, recipe: str | None, changes: list[str]) -> Recipe:
     changes = [f"student.path={json.dumps(model)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:
-        return load_recipe(recipe, changes)
+        from sod.build.recipe import read_recipe
+
+        return read_recipe(recipe, changes, notice)
     kept = Path(model) / "recipe.yaml"
     if kept.is_file():
-        return load_recipe(kept, changes)
-    return parse_recipe(apply_overrides({"student": {"path": model, "dtype": "bfloat16"}}, changes, model), model)
+        return _changed(parse_recipe(read_yaml(str(kept)), str(kept)), changes, str(kept))
+    plain = {"student": {"path": model, "dtype": "bfloat16"}}
+    return parse_recipe(apply_overrides(plain, changes, model, notice), model)
+
+
+def _changed(recipe: Recipe, overrides: list[str], where: str) -> Recipe:
+    """A run's own recipe with overrides."""
+    return parse_recipe(apply_overrides(resolved(recipe), overrides, where, notice), where)
 
 
 def _run_job(spec: Recipe, title: str, job: Job) -> None:

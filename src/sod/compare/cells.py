@@ -123,11 +123,10 @@ def method_spec(recipe: Recipe, name: str) -> MethodSpec:
 
     So `method: {epsilon: 0.5}` holds for every method with an epsilon. `sod.build.method` checks the values.
     """
-    others = set(MethodSpec.model_fields) - {"name", "loss_aggregation", "divergence", "clip_low", "clip_high"}
-    dropped = dict.fromkeys(others - set(knobs(name)))
+    known = {*MethodSpec.model_fields, *knobs(name)}
     if Need.TEACHER not in PRESETS[name]().needs:
-        dropped["divergence"] = None
-    return recipe.method.model_copy(update={"name": name, **dropped})
+        known.remove("divergence")
+    return MethodSpec.model_validate(recipe.method.model_dump(include=known, exclude_unset=True) | {"name": name})
 
 
 def read_result(path: Path, recipe_sha256: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from sod.build.method import make_method, refuse_unknown
+from sod.build.method import check_knobs, make_method, refuse_unknown
 from sod.compare.cells import UNTRAINED, Comparison, Unit, method_spec, read_result, run_unit
 from sod.compare.order import learning_rate, needs, order_of_work
 from sod.compare.table import write_comparison
@@ -111,6 +111,7 @@ def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) 
             f"--seeds: {spec.tuning_seed} is compare.tuning_seed; learning rates are chosen on it, so it cannot take "
             "part in the comparison"
         )
+    check_knobs(recipe.method, f"recipe {recipe.name}")  # also those that none of the methods here has
     for name in methods:
         if name not in UNTRAINED:
             make_method(method_spec(recipe, name))

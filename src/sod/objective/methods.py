@@ -84,7 +84,7 @@ class Method:
     episodes: EpisodeStrategy = WHOLE_EPISODES
     asks: frozenset[Need] = frozenset()
     scope: Scope = "trajectory"
-    loss_aggregation: LossAggregation = "token"
+    loss_aggregation: LossAggregation = "token-mean"
     clip_low: float = 0.2
     clip_high: float = 0.28
 

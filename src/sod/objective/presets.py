@@ -1,7 +1,8 @@
 """The methods of the field as presets: each names its parts, none has code of its own.
 
-A preset's keyword arguments are its knobs, settable as `method.KNOB` in a recipe. What any method may set beside
-them (clip range, loss_aggregation, dense divergence) is put in by `make`.
+A preset's keyword arguments are its knobs, settable as `method.KNOB` in a recipe; `Knob` gives each its meaning and
+range, here and nowhere else. What any method may set beside them (clip range, loss aggregation, dense divergence) is
+put in by `make`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from sod.objective import weights
 from sod.objective.episodes import AfterTeacherTurns, FirstTurns
+from sod.objective.knobs import Coefficient, Knob, PresetKnob, knobs_of
 from sod.objective.methods import Method, TeacherRule
 from sod.objective.needs import Need
 from sod.objective.schedules import Schedule, constant, linear
 
-Coefficient = float | Schedule
 SOD = "arXiv 2605.07725"
 OPD = "arXiv 2306.13649"
 ATOD_KAPPA, ATOD_RHO = linear(1.0, 0.1, 80), linear(1.0, 2.0, 80)
+
+Kappa = Annotated[Coefficient, Knob("factor on the teacher's signal")]
+Rho = Annotated[Coefficient, Knob("factor on the reward's advantage")]
+Delta = Annotated[float, Knob("no turn weighs more than 1 + delta; inf: no limit", least=0.0, infinite=True)]
+Epsilon = Annotated[float, Knob("added to every turn gap d_k before their ratios (nats/token)", above=0.0)]
+StartTurns = Annotated[int, Knob("turns that the student plays at step 1", least=1)]
+StepsPerTurn = Annotated[int, Knob("steps until the student plays one turn more", least=1)]
+Rule = Annotated[
+    Literal["frozen", "every", "ema"],
+    Knob("how the teacher follows the student: never, as a copy now and then, or as a moving average"),
+]
+CopyEvery = Annotated[int, Knob("steps between copies, with teacher_rule=every", least=1)]
+EmaDecay = Annotated[
+    float, Knob("share of itself that the teacher keeps in a step, with teacher_rule=ema", least=0.0, below=1.0)
+]
+BetaMin = Annotated[float, Knob("factor on the teacher's signal after great success", least=0.0)]
+BetaMax = Annotated[float, Knob("factor on the teacher's signal after great failure", least=0.0)]
+Gamma = Annotated[float, Knob("how steeply the factor falls from beta_max to beta_min as the advantage rises")]
+Decay = Annotated[float, Knob("factor per turn after the first tool error", least=0.0, most=1.0)]
+Threshold = Annotated[float, Knob("turn gap d_k above which the teacher intervenes by half (nats/token)", least=0.0)]
 
 
 def sft() -> Method:
@@ -30,22 +51,22 @@ def sft() -> Method:
     return Method("sft", "-", asks=frozenset({Need.DEMONSTRATIONS}))
 
 
-def grpo(*, rho: Coefficient = 1.0) -> Method:
+def grpo(*, rho: Rho = 1.0) -> Method:
     """Rewards only (arXiv 2402.03300) with DAPO's clip range."""
     return Method("grpo", "arXiv 2402.03300", rho=_schedule(rho))
 
 
-def opd(*, kappa: Coefficient = 1.0) -> Method:
+def opd(*, kappa: Kappa = 1.0) -> Method:
     """Plain on-policy distillation: the teacher gap is the advantage (Agarwal et al.; Thinking Machines)."""
     return Method("opd", OPD, weights.uniform, _schedule(kappa))
 
 
-def opd_grpo(*, kappa: Coefficient = 1.0, rho: Coefficient = 1.0) -> Method:
+def opd_grpo(*, kappa: Kappa = 1.0, rho: Rho = 1.0) -> Method:
     """The teacher gap with uniform weight, plus the reward term (ablation in SOD)."""
     return Method("opd_grpo", SOD, weights.uniform, _schedule(kappa), _schedule(rho))
 
 
-def gated_opd(*, rho: Coefficient = 1.0, beta_min: float = 0.0, beta_max: float = 1.0, gamma: float = 1.0) -> Method:
+def gated_opd(*, rho: Rho = 1.0, beta_min: BetaMin = 0.0, beta_max: BetaMax = 1.0, gamma: Gamma = 1.0) -> Method:
     """`A + beta * delta_t`, `beta = beta_min + (beta_max - beta_min) * sigmoid(-gamma * A)`: less after success.
 
     In the code of SOD's authors. The defaults of the three knobs are ours.
@@ -61,67 +82,67 @@ def gated_opd(*, rho: Coefficient = 1.0, beta_min: float = 0.0, beta_max: float 
 
 
 def opsd_gt(
-    *, kappa: Coefficient = 1.0, teacher_rule: str = "frozen", teacher_every: int = 10, teacher_decay: float = 0.99
+    *, kappa: Kappa = 1.0, teacher_rule: Rule = "frozen", teacher_every: CopyEvery = 10, teacher_decay: EmaDecay = 0.99
 ) -> Method:
     """On-policy self-distillation: the teacher is the student at the start, with the ground truth in its prompt."""
-    rule = TeacherRule(teacher_rule, teacher_every, teacher_decay)  # type: ignore[arg-type]
+    rule = TeacherRule(teacher_rule, teacher_every, teacher_decay)
     return Method(
         "opsd_gt", "arXiv 2601.18734", weights.uniform, _schedule(kappa), context="ground_truth", teacher_rule=rule
     )
 
 
 def opsd_hint(
-    *, kappa: Coefficient = 1.0, teacher_rule: str = "frozen", teacher_every: int = 10, teacher_decay: float = 0.99
+    *, kappa: Kappa = 1.0, teacher_rule: Rule = "frozen", teacher_every: CopyEvery = 10, teacher_decay: EmaDecay = 0.99
 ) -> Method:
     """As `opsd_gt`, with the task's hint instead of its ground truth."""
     method = opsd_gt(kappa=kappa, teacher_rule=teacher_rule, teacher_every=teacher_every, teacher_decay=teacher_decay)
     return replace(method, name="opsd_hint", context="hint")
 
 
-def sod(*, kappa: Coefficient = 1.0, rho: Coefficient = 1.0, delta: float = 0.2, epsilon: float = 1e-6) -> Method:
+def sod(*, kappa: Kappa = 1.0, rho: Rho = 1.0, delta: Delta = 0.2, epsilon: Epsilon = 1e-6) -> Method:
     """Step-wise on-policy distillation: SOD's turn weights on the gap, plus the reward term."""
     rule = partial(weights.sod, delta=delta, epsilon=epsilon)
     return Method("sod", SOD, rule, _schedule(kappa), _schedule(rho))
 
 
-def sod_no_grpo(*, kappa: Coefficient = 1.0, delta: float = 0.2, epsilon: float = 1e-6) -> Method:
+def sod_no_grpo(*, kappa: Kappa = 1.0, delta: Delta = 0.2, epsilon: Epsilon = 1e-6) -> Method:
     """SOD without the reward term (ablation in SOD)."""
     return replace(sod(kappa=kappa, rho=0.0, delta=delta, epsilon=epsilon), name="sod_no_grpo")
 
 
-def sod_no_clip(*, kappa: Coefficient = 1.0, rho: Coefficient = 1.0, epsilon: float = 1e-6) -> Method:
+def sod_no_clip(*, kappa: Kappa = 1.0, rho: Rho = 1.0, epsilon: Epsilon = 1e-6) -> Method:
     """SOD whose weights have no upper limit (ablation in SOD)."""
     return replace(sod(kappa=kappa, rho=rho, delta=float("inf"), epsilon=epsilon), name="sod_no_clip")
 
 
-def error_decay(*, kappa: Coefficient = 1.0, rho: Coefficient = 1.0, decay: float = 0.9) -> Method:
+def error_decay(*, kappa: Kappa = 1.0, rho: Rho = 1.0, decay: Decay = 0.9) -> Method:
     """Weights that fall by `decay` a turn after the first tool error (ablation in SOD)."""
     return Method("error_decay", SOD, partial(weights.error_decay, decay=decay), _schedule(kappa), _schedule(rho))
 
 
-def error_mask(*, kappa: Coefficient = 1.0, rho: Coefficient = 1.0) -> Method:
+def error_mask(*, kappa: Kappa = 1.0, rho: Rho = 1.0) -> Method:
     """No teacher's signal after the first tool error (ablation in SOD)."""
     return Method("error_mask", SOD, weights.error_mask, _schedule(kappa), _schedule(rho))
 
 
-def atod(*, kappa: Coefficient = ATOD_KAPPA, rho: Coefficient = ATOD_RHO) -> Method:
+def atod(*, kappa: Kappa = ATOD_KAPPA, rho: Rho = ATOD_RHO) -> Method:
     """ATOD: more teacher where the student is unsure or far off; from the teacher to the reward over the run."""
     return Method("atod", "arXiv 2606.27814", weights.atod, _schedule(kappa), _schedule(rho))
 
 
-def tcod_f2b(*, kappa: Coefficient = 1.0, start: int = 1, every: int = 10) -> Method:
+def tcod_f2b(*, kappa: Kappa = 1.0, start: StartTurns = 1, every: StepsPerTurn = 10) -> Method:
     """TCOD front to back: OPD on the first turns, more of them as the run goes on."""
     first_turns = FirstTurns(start, every)
     return Method("tcod_f2b", "arXiv 2604.24005", weights.uniform, _schedule(kappa), episodes=first_turns)
 
 
-def tcod_b2f(*, kappa: Coefficient = 1.0, start: int = 1, every: int = 10) -> Method:
+def tcod_b2f(*, kappa: Kappa = 1.0, start: StartTurns = 1, every: StepsPerTurn = 10) -> Method:
     """TCOD back to front: OPD on the last turns, after turns that the teacher has played, fewer of them over time."""
     last_turns = AfterTeacherTurns(start, every)
     return Method("tcod_b2f", "arXiv 2604.24005", weights.uniform, _schedule(kappa), episodes=last_turns)
 
 
-def sage(*, kappa: Coefficient = 1.0, threshold: float = 0.1) -> Method:
+def sage(*, kappa: Kappa = 1.0, threshold: Threshold = 0.1) -> Method:
     """SAGE-OPD: the teacher's signal only at turns that need it, as strongly as the teacher is sure."""
     rule = partial(weights.sage, threshold=threshold)
     asks = frozenset({Need.TOP1})
@@ -151,15 +172,16 @@ PRESETS: dict[str, Callable[..., Method]] = {
 }
 
 
-def knobs(name: str) -> dict[str, Any]:
-    """The knobs of a preset and their defaults."""
-    return dict(PRESETS[name].__kwdefaults__ or {})
+def knobs(name: str) -> dict[str, PresetKnob]:
+    """The knobs of a preset by name: default, kind, range and meaning. Raises KeyError for an unknown name."""
+    return knobs_of(PRESETS[name])
 
 
 def make(name: str, given: dict[str, Any], **common: Any) -> Method:
     """The preset with `given` knobs and the parts that any method may set (fields of `Method`).
 
-    Raises KeyError for an unknown name, TypeError for an unknown knob and ValueError for a value out of range.
+    Ranges of single knobs are checked where recipes are read, not here. Raises KeyError for an unknown name, TypeError
+    for an unknown knob and ValueError for values that contradict each other.
     """
     return replace(PRESETS[name](**given), **common)
 

@@ -4,6 +4,7 @@ from sod.recipe.keys.chat import ChatSpec as ChatSpec
 from sod.recipe.keys.compare import CompareSpec as CompareSpec
 from sod.recipe.keys.data import DataSpec as DataSpec
 from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
+from sod.recipe.keys.method import CoefficientSpec as CoefficientSpec
 from sod.recipe.keys.method import DivergenceSpec as DivergenceSpec
 from sod.recipe.keys.method import MethodSpec as MethodSpec
 from sod.recipe.keys.method import ScheduleSpec as ScheduleSpec
@@ -22,8 +23,11 @@ from sod.recipe.keys.tools import ToolsSpec as ToolsSpec
 from sod.recipe.keys.train import TrainSpec as TrainSpec
 from sod.recipe.keys.world import ScratchSpec as ScratchSpec
 from sod.recipe.keys.world import WorldSpec as WorldSpec
+from sod.recipe.names import Notice as Notice
 from sod.recipe.read import apply_overrides as apply_overrides
 from sod.recipe.read import load_recipe as load_recipe
 from sod.recipe.read import parse_recipe as parse_recipe
 from sod.recipe.read import read_yaml as read_yaml
 from sod.recipe.read import resolved as resolved
+from sod.recipe.read import validated as validated
+from sod.recipe.read import warned as warned

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from sod.recipe.explain import explained, section_in
 from sod.recipe.keys.recipe import Recipe
+from sod.recipe.names import Notice, current_names, key_of, silent, twice
 from sod.records import SodError
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def warned(text: str) -> None:
+    """A notice of `load_recipe` as a Python warning, of a kind that is shown by default, at the line that called it."""
+    warnings.warn(text, FutureWarning, stacklevel=4)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), notice: Notice = warned) -> Recipe:
     """The recipe of a YAML file with `key=value` overrides (dots reach into sections, values are YAML).
 
+    `notice` hears once of every key that goes by an old name. Knobs of the method are taken as they are.
     Raises SodError naming file, key, value and, for an unknown key, the nearest valid one.
     """
     where = str(path)
-    return parse_recipe(apply_overrides(read_yaml(where), overrides, where), where)
+    return parse_recipe(apply_overrides(read_yaml(where), overrides, where, notice), where)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -51,85 +59,84 @@ def read_yaml(where: str) -> dict[str, Any]:
     return content
 
 
-def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str], where: str) -> dict[str, Any]:
-    """`content` with each `a.b.c=value` put in its place. Raises SodError for a malformed override."""
-    merged = _copied(content)
+def apply_overrides(
+    content: Mapping[str, Any], overrides: Sequence[str], where: str, notice: Notice = silent
+) -> dict[str, Any]:
+    """`content` with each `a.b.c=value` put in its place, all keys under their own names.
+
+    An override replaces what the file gives under any of a key's names. `notice` hears once of every old name.
+    Raises SodError for a malformed override, and for a key that the file, or the overrides, give under two names.
+    """
+    told: dict[str, None] = {}  # a dictionary keeps the order
+    merged = current_names(content, where, told.setdefault)
+    names: dict[str, str] = {}
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key or any(not part for part in key.split(".")):
+        name, equals, text = override.partition("=")
+        if not equals or not name or any(not part for part in name.split(".")):
             raise SodError(f"{where}: override {override!r} is not of the form key=value, e.g. optim.lr=1e-4")
-        try:
-            value = yaml.load(text, _UniqueKeys)
-        except yaml.YAMLError:
-            value = text
-        *parents, last = key.split(".")
-        node = merged
-        for parent in parents:
-            child = node.get(parent)
-            if isinstance(child, str) and parent == "method":
-                child = {"name": child}
-            node[parent] = child if isinstance(child, dict) else {}
-            node = node[parent]
-        node[last] = value
+        key = key_of(name)
+        if names.setdefault(key, name) != name:
+            raise twice(where, names[key], name)
+        _put(merged, key, _renamed(name, _value(text), where, told.setdefault))
+    for text in told:
+        notice(text)
     return merged
 
 
 def parse_recipe(content: Mapping[str, Any], where: str) -> Recipe:
-    """Check a mapping against the recipe's keys and types. Raises SodError (one line, every problem in it)."""
+    """Check a mapping against the recipe's keys and types; old names of keys are understood without a notice.
+
+    Raises SodError (one line, every problem in it).
+    """
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(current_names(content, where, silent))
     except ValidationError as error:
-        raise SodError("; ".join(_explain(problem, where) for problem in error.errors())) from None
+        raise SodError(explained(error, where, Recipe)) from None
+
+
+def validated(kind: Any, value: Any, key: str, where: str = "") -> Any:
+    """`value` as the type `kind`, with its constraints; `key` is its dotted key, `where` the file if known.
+
+    Raises SodError (one line, every problem in it) as `parse_recipe` does.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise SodError(explained(error, where, section_in(kind), key)) from None
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """The recipe with every default filled in, as plain YAML-able values."""
+    """The recipe with every default filled in, as plain YAML-able values; the method's knobs as they were given."""
     values: dict[str, Any] = recipe.model_dump(mode="json")
     return values
 
 
-def _copied(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+def _value(text: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError:
+        return text
 
 
-def _explain(problem: Any, where: str) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    shown = repr(problem["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _all_keys(Recipe), n=1, cutoff=0.0)
-        last = difflib.get_close_matches(key.rsplit(".", 1)[-1], _keys_of(problem["loc"][:-1]), n=1, cutoff=0.6)
-        prefix = key.rpartition(".")[0]
-        offer = f"{prefix}.{last[0]}".lstrip(".") if last else near[0]
-        return f"{where}: unknown key {key} (value {shown}); did you mean {offer}?"
-    if problem["type"] == "missing":
-        return f"{where}: key {key} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{where}: {message}"
-    return f"{where}: {key}={shown}: {message[0].lower()}{message[1:]}"
+def _renamed(name: str, value: Any, where: str, notice: Notice) -> Any:
+    """The value of an override as it is called today; `value` may be a whole section."""
+    parts = name.split(".")
+    content = value
+    for part in reversed(parts):
+        content = {part: content}
+    content = current_names(content, where, notice)
+    for part in key_of(name).split("."):
+        content = content[part]
+    return content
 
 
-def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    field = model.model_fields.get(name)
-    if field is None:
-        return None
-    options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-
-
-def _keys_of(path: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] | None = Recipe
-    for part in path:
-        model = _section(model, str(part)) if model else None
-    return list(model.model_fields) if model else []
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name in model.model_fields:
-        keys.append(prefix + name)
-        section = _section(model, name)
-        if section:
-            keys += _all_keys(section, f"{prefix}{name}.")
-    return keys
+def _put(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    node = content
+    for parent in parents:
+        child = node.get(parent)
+        if isinstance(child, str) and parent == "method":
+            child = {"name": child}
+        node[parent] = child if isinstance(child, dict) else {}
+        node = node[parent]
+    node[last] = value

@@ -124,7 +124,7 @@ def methods_table(rows: Sequence[Sequence[str]]) -> Table:
     for name, paper, needs, shown, _ in rows:
         table.add_row(name, paper, needs, shown)
     table.caption = (
-        "with every method: loss_aggregation=token, divergence=null (the sampled estimator), "
+        "with every method: loss_aggregation=token-mean, divergence=null (the sampled estimator), "
         "clip_low=0.2, clip_high=0.28"
     )
     return table

@@ -26,7 +26,7 @@ def probability(theta_PV: Tensor, world: World, tokens: Sampled) -> Tensor:
     return theta_PV.log_softmax(-1)[rows, list(tokens)].sum().exp()
 
 
-@pytest.mark.parametrize("loss_aggregation", ["token", "sequence"])
+@pytest.mark.parametrize("loss_aggregation", ["token-mean", "seq-mean-token-mean"])
 def test_group_of_one_has_the_policy_gradient_of_the_reward(loss_aggregation: str) -> None:
     """Alone in its group an episode keeps its reward: the gradient of `-sum_y p_theta(y) r(y) / length(y)`.
 
@@ -64,8 +64,10 @@ def test_group_of_two_has_the_gradient_of_the_chance_to_be_the_better_one() -> N
     assert_gradient_of(world, PRESETS["grpo"](), loss, size=2)
 
 
-@pytest.mark.parametrize(("loss_aggregation", "turns"), [("token", 1), ("sequence", 1), ("turn", 2)])
-def test_expected_gradient_of_pairs_under_each_normaliser(loss_aggregation: str, turns: int) -> None:
+@pytest.mark.parametrize(
+    ("loss_aggregation", "turns"), [("token-mean", 1), ("seq-mean-token-mean", 1), ("turn-mean", 2)]
+)
+def test_expected_gradient_of_pairs_under_each_loss_aggregation(loss_aggregation: str, turns: int) -> None:
     """With one turn the episodes have one token or two, with two turns they have one turn or two."""
     world = make_world(longest=2, turns=turns, seed=3)
     method = make("grpo", {"rho": 1.5}, loss_aggregation=loss_aggregation)

@@ -10,7 +10,12 @@ from sod.recipe.keys.section import Section
 
 
 class ChatSpec(Section):
-    """How messages become tokens. `auto` takes the tokenizer's template when it knows tools, else ours."""
+    """How messages become tokens."""
 
-    template: Literal["auto", "tokenizer", "hermes"] = "auto"
-    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    template: Literal["auto", "tokenizer", "hermes"] = Field(
+        "auto",
+        description="chat template: the tokenizer's own, our Hermes one, or auto: the tokenizer's where it knows tools",
+    )
+    template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the chat template, e.g. {enable_thinking: false}"
+    )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from sod.recipe.keys.section import Section
 
 
 class DataSpec(Section):
-    """Files (parquet, JSONL) or hub ids. RL rows in `train` and `validation`, conversations in `sft`."""
+    """Where tasks and conversations come from: parquet or JSONL files, or Hugging Face hub ids."""
 
-    train: str | None = None
-    validation: str | None = None
-    sft: str | None = None
-    split: str = "train"
-    overlong_prompts: Literal["skip", "refuse"] = "skip"
+    train: str | None = Field(None, description="tasks to train on: rows with prompt and reward_model.ground_truth")
+    validation: str | None = Field(None, description="tasks for evaluations during training, rows as in data.train")
+    sft: str | None = Field(None, description="conversations for supervised fine-tuning: rows with messages")
+    split: str = Field("train", description="split of a hub dataset; files have none")
+    overlong_prompts: Literal["skip", "refuse"] = Field(
+        "skip", description="what to do with prompts over rollout.max_prompt_tokens: skip and count them, or stop"
+    )

@@ -8,10 +8,10 @@ from sod.recipe.keys.section import Section
 
 
 class EvaluationSpec(Section):
-    """How `sod eval` and the evaluations during training sample; `tasks: 0` takes all there are."""
+    """How `sod eval` and the evaluations during training sample."""
 
-    k: int = Field(4, ge=1)
-    tasks: int = Field(64, ge=0)
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    k: int = Field(4, ge=1, description="samples per task, for avg@k, pass@k and maj@k (`sod eval`: -k)")
+    tasks: int = Field(64, ge=0, description="size of the seeded subset of tasks; 0: all (`sod eval`: --tasks)")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature; 0: greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling: probability mass to keep; 1: all")
+    top_k: int = Field(0, ge=0, description="sample among the k most probable tokens; 0: all")

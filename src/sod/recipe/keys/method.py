@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from sod.recipe.keys.section import Section
 
 
 class ScheduleSpec(Section):
-    """A coefficient over the run: from `start` at step 1 to `end` after `steps` steps. A number is a constant."""
+    """A coefficient over the run. A plain number is short for a constant one."""
 
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    start: float = Field(allow_inf_nan=False)
-    end: float = Field(allow_inf_nan=False)
-    steps: int | None = Field(None, ge=1)
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="shape of the way")
+    start: float = Field(allow_inf_nan=False, description="value at step 1")
+    end: float = Field(allow_inf_nan=False, description="value after `steps` steps, kept from then on")
+    steps: int | None = Field(None, ge=1, description="length of the way (optimizer steps); a constant has none")
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSpec:
@@ -25,15 +26,16 @@ class ScheduleSpec(Section):
 
 
 class DivergenceSpec(Section):
-    """A dense divergence in place of the sampled estimator; `top_k` 0 takes the full vocabulary.
+    """A dense divergence in place of the sampled estimator; `divergence: jsd` is short for `{kind: jsd}`."""
 
-    `divergence: jsd` is short for `divergence: {kind: jsd}`.
-    """
-
-    kind: Literal["forward_kl", "reverse_kl", "jsd"]
-    beta: float = Field(0.5, gt=0, lt=1)
-    top_k: int = Field(0, ge=0)
-    chosen_by: Literal["teacher", "student"] = "teacher"
+    kind: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
+        description="KL(teacher || student), KL(student || teacher), or the generalised Jensen-Shannon divergence"
+    )
+    beta: float = Field(0.5, gt=0, lt=1, description="the teacher's share in the jsd's mixture; the KLs ignore it")
+    top_k: int = Field(0, ge=0, description="over the k most probable tokens and one tail; 0: the full vocabulary")
+    chosen_by: Literal["teacher", "student"] = Field(
+        "teacher", description="whose k most probable tokens are taken; ignored with the full vocabulary"
+    )
 
 
 def _constant_schedule(value: Any) -> Any:
@@ -46,35 +48,43 @@ def _divergence_by_name(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Coefficient = Annotated[ScheduleSpec | None, BeforeValidator(_constant_schedule)]
+CoefficientSpec = Annotated[ScheduleSpec, BeforeValidator(_constant_schedule)]
+"""A number or a schedule."""
 
 
 class MethodSpec(Section):
-    """A preset of the objective (`sod methods` lists them) and its knobs; those left out keep the preset's own value.
+    """A preset of the objective and its knobs; knobs left out, or null, keep the preset's own value.
 
-    `loss_aggregation`, `divergence` and the clip range go with every preset.
+    The keys declared here go with every preset. All others are knobs, kept as they were given: `objective.presets`
+    declares them, preset by preset, and `build.method` checks them, because this room knows no preset.
     """
 
-    name: str = "sod"
-    kappa: Coefficient = None
-    rho: Coefficient = None
-    delta: float | None = Field(None, ge=0)
-    epsilon: float | None = Field(None, gt=0, allow_inf_nan=False)
-    decay: float | None = Field(None, ge=0, le=1)
-    threshold: float | None = Field(None, ge=0, allow_inf_nan=False)
-    beta_min: float | None = Field(None, ge=0, allow_inf_nan=False)
-    beta_max: float | None = Field(None, ge=0, allow_inf_nan=False)
-    gamma: float | None = Field(None, allow_inf_nan=False)
-    start: int | None = Field(None, ge=1)
-    every: int | None = Field(None, ge=1)
-    teacher_rule: Literal["frozen", "every", "ema"] | None = None
-    teacher_every: int | None = Field(None, ge=1)
-    teacher_decay: float | None = Field(None, ge=0, lt=1)
-    loss_aggregation: Literal["token", "sequence", "turn"] = "token"
-    divergence: Annotated[DivergenceSpec | None, BeforeValidator(_divergence_by_name)] = None
-    clip_low: float = Field(0.2, gt=0, lt=1)
-    clip_high: float = Field(0.28, gt=0)
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field("sod", description="preset of the objective; `sod methods` lists them")
+    loss_aggregation: Literal["token-mean", "seq-mean-token-mean", "turn-mean"] = Field(
+        "token-mean",
+        description="mean loss over a mini-batch's tokens, or over each trajectory's (turn's) and then over those",
+    )
+    divergence: Annotated[DivergenceSpec | None, BeforeValidator(_divergence_by_name)] = Field(
+        None, description="dense divergence for the teacher's part, a kind or a section; null: the sampled estimator"
+    )
+    clip_low: float = Field(0.2, gt=0, lt=1, description="the policy ratio is clipped below 1 - clip_low")
+    clip_high: float = Field(0.28, gt=0, description="the policy ratio is clipped above 1 + clip_high")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null_knobs(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {key: value for key, value in given.items() if value is not None or key in cls.model_fields}
+
+    @property
+    def knobs(self) -> Mapping[str, Any]:
+        """The preset's knobs as they were given: plain YAML values, not yet checked."""
+        return dict(self.__pydantic_extra__ or {})
 
 
 def method_by_name(value: Any) -> Any:
+    """`sod` as `{name: sod}`; anything else as it is."""
     return {"name": value} if isinstance(value, str) else value

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from sod.recipe.keys.section import Section
 
 
 class ModelSpec(Section):
-    """A model directory or hub id, and the precision it runs in."""
+    """A model and the precision it runs in."""
 
-    path: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    path: str = Field(description="model directory, run directory (its newest checkpoint) or Hugging Face hub id")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of weights and forward passes; the optimizer always works in float32"
+    )

@@ -10,17 +10,22 @@ from sod.recipe.keys.section import Section
 
 
 class OptimSpec(Section):
-    """AdamW. `mini_batch_prompts` groups make one update; null makes the whole batch one.
+    """AdamW, its learning rate over the run, and how a batch is cut into updates."""
 
-    `recompute` keeps no activations of the layers but computes them again for the backward pass: slower, less memory.
-    """
-
-    lr: float = Field(1e-6, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_grad: float = Field(1.0, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    micro_batch_tokens: int = Field(2048, ge=1)
-    mini_batch_prompts: int | None = Field(None, ge=1)
-    recompute: bool = False
+    lr: float = Field(1e-6, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates of both moments")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    clip_grad: float = Field(1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down to it")
+    warmup_steps: int = Field(0, ge=0, description="linear warm-up to lr (optimizer steps)")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning rate after the warm-up: constant, or falling to 0 at the end of the run"
+    )
+    micro_batch_tokens: int = Field(
+        2048, ge=1, description="tokens per forward and backward pass, padding included; bounds memory, not the result"
+    )
+    mini_batch_prompts: int | None = Field(
+        None, ge=1, description="groups per update; null: the whole batch makes one update; SFT ignores it"
+    )
+    recompute: bool = Field(
+        False, description="recompute the layers' activations in the backward pass: less memory, slower"
+    )

@@ -27,24 +27,36 @@ Tracker = Literal["wandb", "trackio", "tensorboard"]
 class Recipe(Section):
     """A run. `method: sod` is short for `method: {name: sod}`."""
 
-    name: str = "run"
-    seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1)
-    student: ModelSpec
-    teacher: ModelSpec | None = None
-    chat: ChatSpec = ChatSpec()
-    data: DataSpec = DataSpec()
-    tools: ToolsSpec = ToolsSpec()
-    rollout: RolloutSpec = RolloutSpec()
-    reward: RewardSpec = RewardSpec()
-    method: Annotated[MethodSpec, BeforeValidator(method_by_name)] = MethodSpec()
-    optim: OptimSpec = OptimSpec()
-    train: TrainSpec = TrainSpec()
-    sft: SftSpec = SftSpec()
-    evaluation: EvaluationSpec = EvaluationSpec()
-    world: WorldSpec | None = None
-    compare: CompareSpec = CompareSpec()
-    trackers: list[Tracker] = Field(default_factory=list)
+    name: str = Field("run", description="name of the run, in its default directory and in figures")
+    seed: int = Field(
+        0, ge=0, description="seed of all that is drawn: tasks, sampling noise, tool failures, a world's models"
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="torch's CPU threads; null: torch's choice (`sod compare`: cores / jobs)",
+    )
+    student: ModelSpec = Field(description="the model that acts and is trained")
+    teacher: ModelSpec | None = Field(
+        None, description="the model that scores the student's tokens; null where the method needs none"
+    )
+    chat: ChatSpec = Field(ChatSpec(), description="how messages become tokens")
+    data: DataSpec = Field(DataSpec(), description="where tasks and conversations come from")
+    tools: ToolsSpec = Field(ToolsSpec(), description="the tools that the model may call")
+    rollout: RolloutSpec = Field(RolloutSpec(), description="the episodes that the student plays in a step")
+    reward: RewardSpec = Field(RewardSpec(), description="what an episode earns, and who decides")
+    method: Annotated[MethodSpec, BeforeValidator(method_by_name)] = Field(
+        MethodSpec(), description="the objective: a preset's name, or a section with its knobs"
+    )
+    optim: OptimSpec = Field(OptimSpec(), description="the optimizer of `sod train`")
+    train: TrainSpec = Field(TrainSpec(), description="the length of the run and what it leaves behind")
+    sft: SftSpec = Field(SftSpec(), description="supervised fine-tuning (`sod sft`)")
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="how evaluations sample")
+    world: WorldSpec | None = Field(
+        None, description="a generated world for `sod quickstart` and `sod compare`; null: no such world"
+    )
+    compare: CompareSpec = Field(CompareSpec(), description="how `sod compare` finds learning rates")
+    trackers: list[Tracker] = Field(default_factory=list, description="where metrics are copied to besides the run")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

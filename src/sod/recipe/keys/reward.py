@@ -12,23 +12,24 @@ VerifierName = Literal["math", "choice", "code"]
 
 
 class RewardSpec(Section):
-    """What an episode earns, and who decides.
+    """What an episode earns, and who decides."""
 
-    `by_source` names the verifier of a `data_source` where that is not `verifier`. `tool_bonus` and
-    `overlong_buffer` (tokens; 0: off) are the paper's shaping. Limits of the verifiers: `math_seconds` of CPU time
-    per answer, `code_seconds` per test, `code_memory_mb` per program.
-    """
-
-    correct: float = 1.0
-    wrong: float = -1.0
-    verifier: VerifierName = "math"
-    by_source: dict[str, VerifierName] = Field(default_factory=dict)
-    tool_bonus: bool = False
-    overlong_buffer: int = Field(0, ge=0)
-    math_seconds: int = Field(3, ge=1)
-    code_seconds: float = Field(6.0, gt=0)
-    code_memory_mb: int = Field(1024, ge=32)
-    workers: int = Field(2, ge=1)
+    correct: float = Field(1.0, description="reward of a right answer")
+    wrong: float = Field(-1.0, description="reward of a wrong answer")
+    verifier: VerifierName = Field("math", description="who decides whether an answer is right")
+    by_source: dict[str, VerifierName] = Field(
+        default_factory=dict, description="verifiers of single data_sources, in place of reward.verifier"
+    )
+    tool_bonus: bool = Field(
+        False, description="the SOD paper's shaping: a wrong answer earns -1 plus 0.1 a tool call, at most -0.6"
+    )
+    overlong_buffer: int = Field(
+        0, ge=0, description="tokens before rollout.max_response_tokens over which a penalty grows to -1; 0: none"
+    )
+    math_seconds: int = Field(3, ge=1, description="CPU seconds of the math verifier per answer")
+    code_seconds: float = Field(6.0, gt=0, description="seconds of the code verifier per test")
+    code_memory_mb: int = Field(1024, ge=32, description="memory of a program that the code verifier runs (MiB)")
+    workers: int = Field(2, ge=1, description="processes of the math verifier")
 
     @property
     def verifiers(self) -> set[VerifierName]:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen part of the recipe that knows its keys and no others."""
+    """A frozen part of the recipe. It refuses keys it does not know, and describes each key it has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # "constants": an infinity among values of no declared type is written down as one, not as null.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")

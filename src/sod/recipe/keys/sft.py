@@ -11,8 +11,8 @@ from sod.recipe.keys.section import Section
 class SftSpec(Section):
     """Supervised fine-tuning on `data.sft`."""
 
-    steps: int = Field(200, ge=1)
-    batch_size: int = Field(32, ge=1)
-    max_tokens: int = Field(4096, ge=8)
-    checkpoint_every: int = Field(200, ge=1)
-    optim: OptimSpec = OptimSpec(lr=1e-5)
+    steps: int = Field(200, ge=1, description="length of the run (optimizer steps)")
+    batch_size: int = Field(32, ge=1, description="conversations per step")
+    max_tokens: int = Field(4096, ge=8, description="longest conversation (tokens); longer ones are skipped, counted")
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    optim: OptimSpec = Field(OptimSpec(lr=1e-5), description="the optimizer of `sod sft`")

@@ -10,37 +10,42 @@ from sod.recipe.keys.section import Section
 class FusionSpec(Section):
     """A SandboxFusion service (`sod sandbox serve` is one); the keys are those of `sandbox.fusion.FusionOptions`."""
 
-    url: str
-    concurrency: int = Field(32, ge=1)
-    connect_seconds: float = Field(5.0, gt=0)
-    grace_seconds: float = Field(15.0, gt=0)
-    attempts: int = Field(4, ge=1)
-    backoff_seconds: float = Field(0.5, ge=0)
-    backoff_max_seconds: float = Field(8.0, ge=0)
-    breaker_failures: int = Field(20, ge=1)
-    breaker_seconds: float = Field(10.0, ge=0)
+    url: str = Field(description="address of the service, e.g. http://127.0.0.1:8080")
+    concurrency: int = Field(32, ge=1, description="requests under way at a time")
+    connect_seconds: float = Field(5.0, gt=0, description="time limit for connecting (seconds)")
+    grace_seconds: float = Field(
+        15.0, gt=0, description="time a request may take beyond its program's limit, waiting included (seconds)"
+    )
+    attempts: int = Field(4, ge=1, description="tries of a request before it is a fault")
+    backoff_seconds: float = Field(0.5, ge=0, description="pause after the first failure, doubled after each (seconds)")
+    backoff_max_seconds: float = Field(8.0, ge=0, description="longest pause between tries (seconds)")
+    breaker_failures: int = Field(20, ge=1, description="failures in a row after which no request is sent for a while")
+    breaker_seconds: float = Field(10.0, ge=0, description="how long that while is (seconds)")
 
 
 class PythonSpec(Section):
-    """The Python tool's limits per call.
+    """The Python tool and its limits per call."""
 
-    `stateful` keeps one interpreter per episode; else every call stands alone. `fusion` runs the code on a service
-    instead of this machine. `preload` is imported once, before any call; where it is empty, programs can import the
-    standard library alone. `failure_rate` is the share of calls that the world answers with an error although nothing
-    is wrong with them: a world with an unreliable tool, not a fault of ours.
-    """
-
-    stateful: bool = False
-    fusion: FusionSpec | None = None
-    timeout_seconds: float = Field(5.0, gt=0)
-    memory_mb: int = Field(512, ge=32)
-    processes: int = Field(8, ge=1)
-    max_code_chars: int = Field(20_000, ge=1)
-    max_output_chars: int = Field(2_000, ge=16)
-    workers: int = Field(2, ge=1)
-    preload: list[str] = Field(default_factory=lambda: ["numpy", "sympy"])
-    unsafe: bool = False
-    failure_rate: float = Field(0.0, ge=0, lt=1)
+    stateful: bool = Field(
+        False, description="one interpreter per episode, which keeps its state; else every call is a program of its own"
+    )
+    fusion: FusionSpec | None = Field(
+        None, description="a SandboxFusion service that runs the code; null: this machine does"
+    )
+    timeout_seconds: float = Field(5.0, gt=0, description="time limit of a call (seconds)")
+    memory_mb: int = Field(512, ge=32, description="memory of a call (MiB)")
+    processes: int = Field(8, ge=1, description="processes and threads of a call at most, its first one included")
+    max_code_chars: int = Field(20_000, ge=1, description="longest code (characters); longer is a tool error")
+    max_output_chars: int = Field(2_000, ge=16, description="characters of output that the model sees")
+    workers: int = Field(2, ge=1, description="processes that run calls at a time")
+    preload: list[str] = Field(
+        default_factory=lambda: ["numpy", "sympy"],
+        description="modules imported before any call; []: programs can import the standard library alone",
+    )
+    unsafe: bool = Field(False, description="accept a machine that does not permit the sandbox's isolation")
+    failure_rate: float = Field(
+        0.0, ge=0, lt=1, description="share of calls that get an error for no reason: a world with an unreliable tool"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> PythonSpec:
@@ -52,4 +57,4 @@ class PythonSpec(Section):
 class ToolsSpec(Section):
     """The tools the model may call; null leaves one out."""
 
-    python: PythonSpec | None = PythonSpec()
+    python: PythonSpec | None = Field(PythonSpec(), description="a tool that runs Python code; null: no such tool")
