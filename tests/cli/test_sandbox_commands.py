@@ -124,13 +124,14 @@ def test_serve_refuses_a_port_in_use(sod: Any) -> None:
 def test_serve_finishes_what_is_under_way_then_ends(start: Start, wait: Any, number: signal.Signals) -> None:
     url, process = served(start)
     assert httpx.get(f"{url}/v1/ping").json() == "pong"
-    workers = Path(CHILDREN.format(process.pid)).read_text().split()
-    assert workers
+    workers = Path(CHILDREN.format(process.pid)).read_text().split()  # each a monitor, whose child is the fork server
+    servers = [server for pid in workers for server in Path(CHILDREN.format(pid)).read_text().split()]
+    assert servers
     answers: list[httpx.Response] = []
     asked = {"code": "import time; print(1, flush=True); time.sleep(1); print(2)", "language": "python"}
     thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/run_code", json=asked, timeout=120)))
     thread.start()
-    wait(lambda: any(Path(CHILDREN.format(pid)).read_text().strip() for pid in workers), process)  # it runs
+    wait(lambda: any(Path(CHILDREN.format(pid)).read_text().strip() for pid in servers), process)  # it runs
     process.send_signal(number)
     thread.join(120)
     assert answers[0].json()["run_result"]["stdout"] == "1\n2\n"
