@@ -140,6 +140,21 @@ def test_both_recipes_of_the_repository_share_their_worlds_and_pass() -> None:
     assert unreliable.tools.python.failure_rate == 0.2
 
 
+@pytest.mark.parametrize(
+    ("results", "overrides"),
+    [("", []), *((f"-epsilon-{e}", [f"method.epsilon={e}", "compare.lrs=[2.0e-4]"]) for e in (0.05, 0.5))],
+)
+@pytest.mark.parametrize("name", ["chain", "unreliable"])
+def test_the_results_in_the_repository_are_still_those_of_its_recipes(
+    name: str, results: str, overrides: list[str]
+) -> None:
+    """Whatever keys the recipe has gained or renamed since."""
+    root = Path(__file__).parents[2]
+    asked = load_recipe(root / "recipes" / f"compare-{name}.yaml", overrides)
+    out = root / "docs" / "results" / "2026-11-22-comparison" / f"{name}{results}"
+    assert len(read_results(Comparison(asked, out, Path("work"), 1, {}))) >= 5
+
+
 def test_results_of_another_recipe_are_refused_by_name(tmp_path: Path) -> None:
     asked = comparison(out=tmp_path)
     unit = Unit("cell", 2, "sod")
