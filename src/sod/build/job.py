@@ -12,9 +12,9 @@ import torch
 from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
 from sod.models.recompute import recompute_layers
-from sod.recipe import OptimSpec, Recipe, resolved
+from sod.recipe import OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
-from sod.runlog import RunLog, recipe_hash
+from sod.runlog import RunLog, guard_hash, refuse_other_recipe
 from sod.seeds import derive
 from sod.tasks.files import Loaded
 from sod.training.checkpoint import COMPLETE, verify
@@ -57,15 +57,22 @@ def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
 
 
 def place(recipe: Recipe, directory: Path, resume: bool, kind: str) -> tuple[Any, RunLog | None, str]:
-    """`(resume point or None, the run's log if it exists, recipe hash)`."""
-    hashed = recipe_hash(resolved(recipe))
+    """`(resume point or None, the run's log if it exists, the hash that its checkpoints carry)`.
+
+    A resumed run keeps to the recipe it was started with, except where `recipe` sets neutral keys anew
+    (`runlog.NEUTRAL_KEYS`). Raises SodError for any other difference, for a run of another kind, and where the newest
+    checkpoint cannot be gone on from.
+    """
     if not resume:
         RunLog.refuse_existing(directory)
-        return None, None, hashed
+        return None, None, guard_hash(resolved(recipe))
     log = RunLog.open(directory)
     others = {row["kind"] for row in log.metrics()} - {kind}
     if others:
         raise SodError(f"{directory}: a run of `sod {others.pop()}`; it cannot be resumed as `sod {kind}`")
+    own = parse_recipe(log.recipe(), str(directory / "recipe.yaml"))
+    refuse_other_recipe(directory, resolved(own), resolved(recipe))
+    hashed = log.recipe_sha256()
     return resume_point(log, hashed), log, hashed
 
 

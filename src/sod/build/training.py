@@ -70,6 +70,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         kept = log or RunLog.create(directory, resolved(recipe), recipe.seed)
         close = opened.pop_all().close
     run = Run(recipe, tasks, student, teacher, collector, method, optimizer, directory / "dumps", meter=meter)
+    run.tools = chat.tools
     run.privileged = _privileged(method, chat)
     if teacher is not None and method.curriculum is not None and method.curriculum.kind == "b2f":
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model)

@@ -117,7 +117,7 @@ def evaluate(
 ) -> None:
     """Evaluate: avg@k, pass@k and maj@k with 95% intervals."""
     from sod.build.evaluation import evaluate_model
-    from sod.runlog import write_evaluation
+    from sod.runlog import trajectory_row, write_evaluation
 
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
@@ -130,7 +130,8 @@ def evaluate(
             spec, data, notice, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
     figures = {**result.as_dict(), "model": model, "data": data, "recipe": resolved(spec)}
-    write_evaluation(target, figures, result.trajectories)
+    by_id = {task.id: task for task in result.played}
+    write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))
     out.print(evaluation_table({Path(model).name: result.as_dict()}, f"{Path(data).name}, {result.tasks} tasks"))
     out.print(f"written to {target}", markup=False)
 
@@ -209,7 +210,7 @@ def _refuse_filled(directory: Path) -> None:
 def _recipe_and_directory(
     recipe: str | None, overrides: list[str] | None, run: Path | None, resume: Path | None, stage: str = ""
 ) -> tuple[Recipe, Path]:
-    """The recipe asked for and its run directory; a resumed run must be asked for with its own recipe."""
+    """The recipe asked for and its run directory. Without a recipe file a resumed run is asked for with its own."""
     given = list(overrides or [])
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
         given.insert(0, recipe)
@@ -223,18 +224,8 @@ def _recipe_and_directory(
         raise SodError("--run and --resume name different directories; give --resume alone")
     from sod.runlog import RunLog
 
-    kept = RunLog.open(resume).recipe()
-    where = str(resume / "recipe.yaml")
-    own = parse_recipe(kept, where)
-    asked = load_recipe(recipe, given) if recipe else parse_recipe(apply_overrides(kept, given, where), where)
-    if asked != own:
-        mine, theirs = resolved(own), resolved(asked)
-        section = next(key for key in mine if mine[key] != theirs[key])
-        raise SodError(
-            f"{resume}: was started with another recipe ({section} differs: {mine[section]} there, "
-            f"{theirs[section]} here); resume without a recipe, or start a new run"
-        )
-    return own, resume
+    kept, where = RunLog.open(resume).recipe(), str(resume / "recipe.yaml")
+    return load_recipe(recipe, given) if recipe else parse_recipe(apply_overrides(kept, given, where), where), resume
 
 
 def _evaluation_recipe(model: str, recipe: str | None, changes: list[str]) -> Recipe:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +13,27 @@ import torch
 from sod.evaluation.runner import episode_figures
 from sod.objective.batch import TokenBatch
 from sod.objective.methods import Signal
+from sod.records import Task
 from sod.rollout.collect import Collected
 from sod.runlog import trajectory_row
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """A finished step: `metrics` for the log and the trackers, `trajectories` for the turn-by-turn view."""
+    """A finished step: `metrics` for the log and the trackers, `rows` for the turn-by-turn view.
+
+    `rows` makes the rows of `trajectories` when they are asked for: of most steps of a long run nobody asks, and they
+    have a number for every token.
+    """
 
     step: int
     metrics: dict[str, float]
-    trajectories: list[dict[str, Any]]
+    rows: Callable[[], list[dict[str, Any]]] = list
+
+    @property
+    def trajectories(self) -> list[dict[str, Any]]:
+        """Every episode as a JSON-able row, see `runlog.trajectory_row`."""
+        return self.rows()
 
 
 def describe(
@@ -33,8 +44,10 @@ def describe(
     updates: Mapping[str, float],
     clock: Mapping[str, float],
     seconds: float,
+    tasks: Sequence[Task],
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> StepReport:
-    """The report of a training step."""
+    """The report of a training step; `tasks` are those of the groups of `collected`, in order."""
     metrics = episode_figures(collected.trajectories)
     metrics |= fault_figures(collected, batch)
     action_BT = batch.turn_BT > 0
@@ -54,7 +67,7 @@ def describe(
     metrics["tokens_per_second"] = batch.action_tokens() / seconds
     metrics["seconds"] = seconds
     metrics |= {f"seconds/{phase}": value for phase, value in clock.items()}
-    return StepReport(step, metrics, trajectory_rows(collected, signal))
+    return StepReport(step, metrics, partial(trajectory_rows, collected, batch, signal, tasks, tools))
 
 
 def flat_groups(collected: Collected) -> float:
@@ -72,13 +85,29 @@ def fault_figures(collected: Collected, batch: TokenBatch) -> dict[str, float]:
     return figures | {"distilled_before_fault": float(len(batch) - len(collected.trajectories))}
 
 
-def trajectory_rows(collected: Collected, signal: Signal) -> list[dict[str, Any]]:
-    """Every episode of the step as a JSON-able row, the usable ones with d_k and w_k of each turn."""
+def trajectory_rows(
+    collected: Collected,
+    batch: TokenBatch,
+    signal: Signal,
+    tasks: Sequence[Task],
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> list[dict[str, Any]]:
+    """Every episode of the step as a JSON-able row: the usable ones with what the teacher and the method made of them,
+    then those that faulted.
+    """
+    usable = [(task, t) for task, group in zip(tasks, collected.groups, strict=True) for t in group.trajectories]
+    faulted = [(task, t) for task, group in zip(tasks, collected.groups, strict=True) for t in group.faulted]
     rows = []
-    for number, trajectory in enumerate(collected.trajectories):
-        turns = torch.tensor([turn.index - 1 for turn in trajectory.turns])
-        d_k = signal.stats.turn_gap_BK[number][turns].tolist() if signal.stats is not None else None
-        w_k = signal.weight_BK[number][turns].tolist() if signal.weight_BK is not None else None
-        rows.append(trajectory_row(trajectory, d_k, w_k))
-    rows += [trajectory_row(t) for group in collected.groups for t in group.faulted]
-    return rows
+    for number, (task, trajectory) in enumerate(usable):  # the batch has them in this order, faulted ones after
+        turns, length = torch.tensor([turn.index - 1 for turn in trajectory.turns]), len(trajectory.token_ids)
+        row = trajectory_row(
+            trajectory,
+            task,
+            tools,
+            turn_gap=signal.stats.turn_gap_BK[number][turns].tolist() if signal.stats is not None else None,
+            weight=signal.weight_BK[number][turns].tolist() if signal.weight_BK is not None else None,
+            teacher_logps=batch.teacher_BT[number][:length].tolist() if batch.teacher_BT is not None else None,
+            advantages=signal.advantage_BT[number][:length].tolist(),
+        )
+        rows.append(row)
+    return rows + [trajectory_row(t, task, tools) for task, t in faulted]

@@ -43,4 +43,4 @@ def sft_step(
         "tokens_per_second": float(batch.length_B.sum()) / seconds,
         "seconds": seconds,
     }
-    return StepReport(step, metrics, [])
+    return StepReport(step, metrics)

@@ -8,7 +8,7 @@ the update is detached.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,7 +47,7 @@ class Run:
     """The live objects of a training run; `sod.build` makes it from a recipe.
 
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
-    where the student takes over from it.
+    where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     """
 
     recipe: Recipe
@@ -62,6 +62,7 @@ class Run:
     meter: Meter = field(default_factory=Meter)
     privileged: PrivilegedPrompt | None = None
     expert: Collector | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -105,7 +106,8 @@ def train_step(run: Run, step: int) -> StepReport:
     if run.teacher is not None and (fraction := run.method.teacher_rule.pull(step)):
         run.teacher.follow(run.student, fraction)
     updates |= {"kappa": run.method.kappa(step), "rho": run.method.rho(step)}
-    return describe(step, collected, batch, signal, updates, run.clock, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return describe(step, collected, batch, signal, updates, run.clock, seconds, tasks, run.tools)
 
 
 def play(run: Run, tasks: Sequence[Task], step: int) -> Collected:
