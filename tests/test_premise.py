@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sod.chat.parse import parse_calls
+from sod.chat.dialects.hermes import read
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
@@ -67,7 +67,7 @@ def episode(chat: Chat, *exchanges: tuple[str, ToolResult], answer: str = "321")
         start = turn_ids.index(k)
         stop = start + turn_ids.count(k)
         text = chat.decode_turn(ids[start:stop])
-        calls = tuple(one for one in parse_calls(text) if isinstance(one, ToolCall))
+        calls = tuple(one for one in read(text).calls if isinstance(one, ToolCall))
         results = (exchanges[k - 1][1],) if k <= len(exchanges) else ()
         turns.append(Turn(k, start, stop, text, calls, results))
     first = turns[0].start

@@ -21,31 +21,44 @@ class SodError(Exception):
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call the assistant asked for. `arguments` is a JSON object."""
+    """One call the assistant asked for. `arguments` is a JSON object; `id` is the name a data row gives the call."""
 
     name: str
     arguments: Mapping[str, Any]
+    id: str | None = None
 
 
 @dataclass(frozen=True)
 class Message:
-    """One chat message; `tool_calls` only on assistant messages, `name` only on tool messages."""
+    """One chat message; `tool_calls` only on assistant messages, `name` only on tool messages.
+
+    `reasoning` is what an assistant thought before `content`, without the marks around it; `weight` is the loss weight
+    of an assistant message in SFT. Both are carried and not used yet: no template renders them, no loss reads them.
+    """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     name: str | None = None
+    reasoning: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """A problem: prompt messages and what a verifier needs. Tools are declared by the run."""
+    """A problem: prompt messages and what a verifier needs.
+
+    Tools are declared by the run. `truths` are further answers a verifier may accept and `tools` the function schemas
+    that a row declares; both are carried and not used yet.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     ground_truth: str
     data_source: str = "unknown"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    truths: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,31 @@ class ToolResult:
     text: str
     error: str | None = None
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class MalformedCall:
+    """A tool call that cannot be read: `error` is its short name, `detail` what the model is told."""
+
+    error: str
+    detail: str
+
+    def result(self) -> ToolResult:
+        """The tool error that the model reads in place of a result."""
+        return ToolResult(f"Error: {self.error}: {self.detail}", error=self.error)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one assistant turn says, as its dialect reads it (`sod.chat.dialects`).
+
+    `thinking` is what stands before the end of the last thought, without the marks around it; `answer` is the rest,
+    without the calls that could be read; `calls` are all tool calls in order, readable or not.
+    """
+
+    thinking: str = ""
+    answer: str = ""
+    calls: tuple[ToolCall | MalformedCall, ...] = ()
 
 
 class FaultKind(StrEnum):
@@ -83,6 +121,11 @@ class Fault:
     kind: FaultKind
     detail: str
     retryable: bool = True
+
+
+def may_retry(outcome: object) -> bool:
+    """Whether an outcome is a fault that another attempt may mend."""
+    return isinstance(outcome, Fault) and outcome.retryable
 
 
 @dataclass(frozen=True)
@@ -133,7 +176,12 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant message: its action tokens are `token_ids[start:stop]` of the trajectory."""
+    """One assistant message: its action tokens are `token_ids[start:stop]` of the trajectory.
+
+    `text` is those tokens decoded, and `said` the dialect's reading of them. `calls` are the calls as recorded, one
+    for each of `said.calls`: a malformed one has an empty name. `results` answer them in order; there are none where
+    the calls were not run.
+    """
 
     index: int  # k, from 1
     start: int
@@ -141,19 +189,25 @@ class Turn:
     text: str
     calls: tuple[ToolCall, ...] = ()
     results: tuple[ToolResult, ...] = ()
+    said: Said = Said()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the text answered (None: nothing in the expected form), and whether it is right.
+    """What an episode answered (None: nothing in the expected form), and its score: 1 is right, 0 is wrong.
 
     Verifiers put equal answers into one spelling where they can, so that a majority can be counted.
     `detail` says in a few words what failed first, for people to read.
     """
 
     answer: str | None
-    correct: bool
+    score: float
     detail: str = ""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer earned the full score."""
+        return self.score >= 1.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +217,7 @@ class Trajectory:
     `token_ids`, `turn_ids` and `sampled_logps` have equal length (tokens). `turn_ids[t]` is 0 at
     context and k at an action token of turn k; `sampled_logps[t]` (nats) is the log-probability
     under the distribution the token was sampled from, and 0.0 at context. `verdict` is what the
-    verifier had to say (the first failed test), for people.
+    verifier had to say (the first failed test), for people. `reward_parts` are the named summands of `reward`.
     """
 
     task_id: str
@@ -179,6 +233,7 @@ class Trajectory:
     reward: float = 0.0
     verdict: str = ""
     fault: Fault | None = None
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.token_ids) == len(self.turn_ids) == len(self.sampled_logps):
@@ -218,6 +273,30 @@ class Trajectory:
     def tool_results(self) -> tuple[ToolResult, ...]:
         """Every tool result of the episode, in order."""
         return tuple(result for turn in self.turns for result in turn.results)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A task and the record of one conversation about it: what reward functions and verifiers are given."""
+
+    task: Task
+    trajectory: Trajectory
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation: the prompt, then every turn with its thoughts and calls, then its tool results.
+
+        A call that could not be read stays in the content of its message, and its tool error is a tool message as any
+        other. Turns before the student's first one, where it went on from a prefix, are not in the record.
+        """
+        messages = list(self.task.prompt)
+        for turn in self.trajectory.turns:
+            readable = tuple(call for call in turn.said.calls if isinstance(call, ToolCall))
+            reasoning = turn.said.thinking or None
+            messages.append(Message("assistant", turn.said.answer, readable, reasoning=reasoning))
+            for call, result in zip(turn.calls, turn.results, strict=False):  # no results: the calls were not run
+                messages.append(Message("tool", result.text, name=call.name or None))
+        return tuple(messages)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sod.chat.parse import parse_calls
+from sod.chat.dialects.hermes import read
 from sod.chat.render import Chat
 from sod.engines.base import Sampled
-from sod.records import Message, StopReason, Task, ToolResult, Trajectory
+from sod.records import Episode, Message, StopReason, Task, ToolResult, Trajectory
 from sod.rollout.episode import AskTools, AskTurn, EpisodeLimits, play
 from sod.tasks.base import Conversation
 
@@ -94,7 +94,7 @@ def test_ledger_is_what_was_sampled_plus_rendered_suffixes(
     for k, turn in enumerate(trajectory.turns, start=1):
         assert turn.index == k
         assert trajectory.token_ids[turn.start : turn.stop] == sampled[k - 1]
-        assert len(turn.calls) == len(parse_calls(turn.text))
+        assert len(turn.calls) == len(read(turn.text).calls)
         after = trajectory.turns[k].start if k < len(trajectory.turns) else len(trajectory.token_ids)
         between = list(trajectory.token_ids[turn.stop : after])
         if k < len(trajectory.turns):
@@ -127,7 +127,9 @@ def test_sft_ledger_equals_a_rollout_that_samples_exactly_that_text(
         encode = chat.tokenizer.encode
         turns = [(*encode(chat.assistant_text(m), add_special_tokens=False), chat.end_id) for m in said]
         driver = Driver(chat, turns, results)
-        trajectory = driver.run(Task("t", conversation.messages[:1], ""), EpisodeLimits(9, 999, 9_999))
+        task = Task("t", conversation.messages[:1], "")
+        trajectory = driver.run(task, EpisodeLimits(9, 999, 9_999))
+        assert Episode(task, trajectory).messages == conversation.messages
         assert chat.encode_conversation(conversation.messages) == (
             list(trajectory.token_ids),
             list(trajectory.turn_ids),

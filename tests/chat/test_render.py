@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 
-from sod.chat.parse import parse_calls
+from sod.chat.dialects.hermes import read
 from sod.chat.render import Chat, choose_template, hermes_template
 from sod.models.scratch import train_tokenizer
 from sod.records import Message, SodError, ToolCall
@@ -87,6 +88,9 @@ REFUSED = {
 }
 
 
+RESULTS = [Message("tool", "4"), Message("tool", "5", name="python")]
+
+
 def with_template(tokenizer: Any, template: Any) -> Any:
     own = copy.deepcopy(tokenizer)
     own.chat_template = template
@@ -104,7 +108,7 @@ def test_the_template_those_were_made_from_passes(tokenizer: Any) -> None:
     """So each refusal above is due to its one change."""
     chat = Chat(with_template(tokenizer, PLAIN), [SCHEMA], template="tokenizer")
     assert chat.end_text == "<|im_end|>"
-    text = tokenizer.decode(list(chat.suffix_ids(("4", "5"))))
+    text = tokenizer.decode(list(chat.suffix_ids(RESULTS)))
     assert text == "\n<|im_start|>tool\n4<|im_end|>\n<|im_start|>tool\n5<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -116,7 +120,7 @@ def test_qwen3_habits_pass_the_proof(tokenizer: Any, kwargs: dict[str, Any], ope
     assert prompt.startswith("<|im_start|>system\nBe brief.\n\n# Tools\n\n<tools>\n{")
     assert '"name": "python"' in prompt
     assert prompt.endswith("<|im_start|>user\n2+2<|im_end|>\n<|im_start|>assistant\n" + opening)
-    suffix = tokenizer.decode(list(chat.suffix_ids(("4", "5"))))
+    suffix = tokenizer.decode(list(chat.suffix_ids(RESULTS)))
     body = "\n<tool_response>\n4\n</tool_response>\n<tool_response>\n5\n</tool_response>"
     assert suffix == f"\n<|im_start|>user{body}<|im_end|>\n<|im_start|>assistant\n{opening}"
     assert chat.stop_ids == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
@@ -158,7 +162,7 @@ def test_auto_does_not_keep_a_template_whose_calls_we_cannot_read(tokenizer: Any
     chat = Chat(with_template(tokenizer, "{%- if tools -%}Tools.{%- endif -%}" + llama_like), [SCHEMA])
     call = ToolCall("python", {"code": "1"})
     text = chat.conversation_text([Message("user", "7"), Message("assistant", "", (call,)), Message("tool", "1")])
-    assert parse_calls(text.partition("<|im_start|>user")[2]) == (call,)
+    assert read(text.partition("<|im_start|>user")[2]).calls == (call,)
 
 
 def test_auto_does_not_keep_a_template_that_wants_arguments_as_text(tokenizer: Any) -> None:
@@ -253,3 +257,20 @@ def test_decoding_a_turn_never_tidies_its_text(tokenizer: Any) -> None:
     own.clean_up_tokenization_spaces = True
     text = "print( 'a' , b . c ) ; do n't"
     assert Chat(own, template="hermes").decode_turn(own.encode(text, add_special_tokens=False)) == text
+
+
+def test_tools_of_a_prompt_stand_in_for_the_chats_own(chat: Chat) -> None:
+    """Another tool, or none; by default what the chat was made with."""
+    messages = [Message("user", "U")]
+    other = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+    default, none, shown = (chat.tokenizer.decode(chat.prompt_ids(messages, t)) for t in (None, [], [other]))
+    assert '"name": "python"' in default
+    assert none == "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+    assert shown == default.replace(json.dumps(SCHEMA, ensure_ascii=False), json.dumps(other))
+    assert '"name": "python"' not in shown
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_only_tool_messages_can_be_appended(chat: Chat, role: Any) -> None:
+    with pytest.raises(ValueError, match=f"a {role} message cannot be appended"):
+        chat.suffix_ids([Message("tool", "1"), Message(role, "2")])

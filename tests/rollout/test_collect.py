@@ -381,7 +381,7 @@ def test_a_cap_below_one_turn_is_refused(chat: Chat) -> None:
 
 def test_tool_output_that_does_not_fit_ends_the_episode(chat: Chat) -> None:
     """The output is left out of the ledger rather than cut; one token of room for the next turn is enough."""
-    suffix = len(chat.suffix_ids(("2",)))
+    suffix = len(chat.suffix_ids([Message("tool", "2")]))
     turn = len(chat.tokenizer.encode(CALL)) + 1
     tool = FlakyTool(lambda request, attempt: ToolResult("2"))
     for room, stop in ((turn + suffix, StopReason.LENGTH), (turn + suffix + 1, StopReason.ANSWER)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sod.chat.parse import parse_calls
+from sod.chat.dialects.hermes import read
 from sod.chat.render import Chat
 from sod.records import Message, ToolCall, ToolResult
 from sod.rewards.math import verify
@@ -135,6 +135,6 @@ def test_each_call_depends_on_the_one_before(chains: list[Chain], chat: Chat) ->
         for result, following in zip(messages[2::2], messages[3::2], strict=True):
             if following.tool_calls:
                 assert following.tool_calls[0].arguments["code"].startswith(f"print({result.content}")
-        assert parse_calls(chat.assistant_text(messages[1])) == messages[1].tool_calls
+        assert read(chat.assistant_text(messages[1])).calls == messages[1].tool_calls
         assert isinstance(messages[1].tool_calls[0], ToolCall)
         assert json.dumps(dict(messages[1].tool_calls[0].arguments))

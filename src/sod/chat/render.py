@@ -13,8 +13,9 @@ from typing import Any, Literal, Protocol, final
 
 from jinja2 import TemplateError
 
-from sod.chat.parse import parse_calls, render_call
-from sod.records import Message, SodError, ToolCall
+from sod.chat.dialects import hermes
+from sod.chat.dialects.base import Dialect
+from sod.records import Message, Said, SodError, ToolCall
 
 _TURN = "\u2402turn{}\u2403"
 _RESULT = '\u2402"result{}\n"\u2403'  # with what a template might escape
@@ -58,19 +59,22 @@ def choose_template(tokenizer: Tokenizer, wanted: Literal["auto", "tokenizer", "
 
 
 def _writes_readable_calls(tokenizer: Tokenizer) -> bool:
-    """Whether a call rendered by the tokenizer's own template is read back by `parse_calls`."""
+    """Whether a call rendered by the tokenizer's own template is read back as that call."""
     call = ToolCall("probe", {"code": "1"})
     messages = [_as_dict(Message("user", _TURN.format(0))), _as_dict(Message("assistant", "", (call,)))]
     try:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False))
     except _TEMPLATE_ERRORS:
         return False
-    return parse_calls(text.rpartition(_TURN.format(0))[2]) == (call,)
+    return hermes.read(text.rpartition(_TURN.format(0))[2]).calls == (call,)
 
 
 @final
 class Chat:
-    """A tokenizer with its chat template and the run's tools, as an append-only renderer."""
+    """A tokenizer with its chat template and the run's tools, as an append-only renderer, and its dialect as a reader.
+
+    `tools` are the function schemas shown to the model, `dialect` how it writes its calls.
+    """
 
     def __init__(
         self,
@@ -96,24 +100,34 @@ class Chat:
             raise SodError("chat template: the end of an assistant turn is not a token of its own")
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self.end_id} if eos is None else {self.end_id, eos})
+        self.dialect: Dialect = hermes.Hermes(self.decode_turn, self.stop_ids)
         self._check_append_only()
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the prompt, up to and including the opening of the assistant's turn."""
-        return self._encode(self._render([_as_dict(m) for m in messages], generate=True))
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Token ids of the prompt, up to and including the generation prompt of the assistant's turn.
 
-    def suffix_ids(self, results: Sequence[str]) -> tuple[int, ...]:
-        """Token ids that follow a turn's end token: the tool results and the next turn's opening."""
-        key = tuple(results)
-        if key not in self._suffixes:
-            if len(self._suffixes) > 10_000:
-                self._suffixes.clear()
-            self._suffixes[key] = tuple(self._encode(self._suffix_text(key)))
-        return self._suffixes[key]
+        `tools` are shown instead of the chat's own; an empty sequence shows none.
+        """
+        return self._encode(self._render([_as_dict(m) for m in messages], generate=True, tools=tools))
+
+    def suffix_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids that follow a turn's end token: the messages after it and the next turn's generation prompt.
+
+        Of the messages only the contents are rendered, as a template renders tool messages without a name.
+        Raises ValueError for other than tool messages: for those alone the template is proven append-only.
+        """
+        others = [message.role for message in messages if message.role != "tool"]
+        if others:
+            raise ValueError(f"a {others[0]} message cannot be appended after a turn, only tool messages can")
+        return self._suffix_ids(tuple(message.content for message in messages))
+
+    def parse(self, token_ids: Sequence[int]) -> Said:
+        """What a sampled turn says; see `Dialect.parse`."""
+        return self.dialect.parse(token_ids)
 
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""
-        calls = "\n".join(render_call(call) for call in message.tool_calls)
+        calls = "\n".join(self.dialect.render_call(call) for call in message.tool_calls)
         return f"{message.content}\n{calls}" if message.content and calls else message.content + calls
 
     def decode_turn(self, token_ids: Sequence[int]) -> str:
@@ -144,7 +158,7 @@ class Chat:
             sampled = [*self._encode(self.assistant_text(messages[at])), self.end_id]
             ids += sampled
             turns += [turn] * len(sampled)
-            results = _following_results(messages, at + 1)
+            results = _following_tool_messages(messages, at + 1)
             at += 1 + len(results)
             if at < len(messages):
                 if not results:
@@ -157,11 +171,14 @@ class Chat:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def _render(self, messages: list[dict[str, Any]], generate: bool) -> str:
+    def _render(
+        self, messages: list[dict[str, Any]], generate: bool, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        shown = self.tools if tools is None else [dict(tool) for tool in tools]
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
-                tools=self.tools or None,
+                tools=shown or None,
                 chat_template=self.template,
                 add_generation_prompt=generate,
                 tokenize=False,
@@ -170,6 +187,13 @@ class Chat:
         except _TEMPLATE_ERRORS as error:
             raise SodError(f"chat template: {error}; use chat.template=hermes") from error
         return str(text)
+
+    def _suffix_ids(self, results: tuple[str, ...]) -> tuple[int, ...]:
+        if results not in self._suffixes:
+            if len(self._suffixes) > 10_000:
+                self._suffixes.clear()
+            self._suffixes[results] = tuple(self._encode(self._suffix_text(results)))
+        return self._suffixes[results]
 
     def _suffix_text(self, results: tuple[str, ...]) -> str:
         count = len(results)
@@ -210,19 +234,19 @@ class Chat:
                 "use chat.template=hermes"
             )
         prompt_text = prompt + "7" + self.end_text + self._suffix_text(("8",))
-        pieces = self._encode(prompt) + self._encode("7") + [self.end_id, *self.suffix_ids(("8",))]
+        pieces = self._encode(prompt) + self._encode("7") + [self.end_id, *self._suffix_ids(("8",))]
         if self._encode(prompt_text) != pieces:
             raise SodError(
                 "chat template: tokens merge across the border of a turn; the turn must end in a special token"
             )
 
 
-def _following_results(messages: Sequence[Message], at: int) -> list[str]:
-    results = []
+def _following_tool_messages(messages: Sequence[Message], at: int) -> list[Message]:
+    found = []
     while at < len(messages) and messages[at].role == "tool":
-        results.append(messages[at].content)
+        found.append(messages[at])
         at += 1
-    return results
+    return found
 
 
 def _as_dict(message: Message) -> dict[str, Any]:

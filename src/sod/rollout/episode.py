@@ -8,12 +8,11 @@ serves any schedule: rounds that can be repeated, or whatever is ready first.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from sod.chat.parse import MalformedCall, parse_calls
 from sod.engines.base import Sampled, SampleRequest
-from sod.records import Fault, Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
+from sod.records import Fault, MalformedCall, Message, Said, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
 from sod.tools.base import ToolRequest
 
 
@@ -21,8 +20,9 @@ class Renderer(Protocol):
     """What an episode needs of `sod.chat.render.Chat`."""
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]: ...
-    def suffix_ids(self, results: Sequence[str]) -> tuple[int, ...]: ...
+    def suffix_ids(self, messages: Sequence[Message]) -> tuple[int, ...]: ...
     def decode_turn(self, token_ids: Sequence[int]) -> str: ...
+    def parse(self, token_ids: Sequence[int]) -> Said: ...
 
 
 @dataclass(frozen=True)
@@ -105,23 +105,22 @@ def play(
         sampled = yield AskTurn(SampleRequest(episode, tuple(ledger.token_ids), budget, noise_key))
         assert isinstance(sampled, Sampled)
         start, end = ledger.actions(k, sampled)
-        text = chat.decode_turn(sampled.token_ids)
-        parsed = parse_calls(text) if sampled.stopped else ()
-        turn = Turn(k, start, end, text, calls=tuple(_recorded(call) for call in parsed))
-        if not parsed:
+        text, said = chat.decode_turn(sampled.token_ids), chat.parse(sampled.token_ids)
+        turn = Turn(k, start, end, text, tuple(_recorded(call) for call in said.calls), said=said)
+        if not said.calls:
             turns.append(turn)
             stop = StopReason.ANSWER if sampled.stopped else StopReason.LENGTH
             break
         if k == limits.max_turns:
             turns.append(turn)
             break
-        results = yield from _answers(episode, parsed, tool_names)
+        results = yield from _answers(episode, said.calls, tool_names)
         if isinstance(results, Fault):
             turns.append(turn)
             stop, fault = StopReason.FAULT, results
             break
-        turns.append(Turn(k, start, end, text, turn.calls, tuple(results)))
-        suffix = chat.suffix_ids([result.text for result in results])
+        turns.append(replace(turn, results=tuple(results)))
+        suffix = chat.suffix_ids([Message("tool", result.text) for result in results])
         if len(ledger.token_ids) + len(suffix) >= len(prompt_ids) + limits.max_response_tokens:
             stop = StopReason.LENGTH
             break
@@ -140,10 +139,10 @@ def play(
 
 
 def _answers(
-    episode: str, parsed: Sequence[ToolCall | MalformedCall], tool_names: Collection[str]
+    episode: str, calls: Sequence[ToolCall | MalformedCall], tool_names: Collection[str]
 ) -> Generator[Ask, Reply, list[ToolResult] | Fault]:
     """One result per call, in order: tool errors of our own making for bad calls, the tools' for the rest."""
-    known = [call for call in parsed if isinstance(call, ToolCall) and call.name in tool_names]
+    known = [call for call in calls if isinstance(call, ToolCall) and call.name in tool_names]
     executed: list[ToolResult] = []
     if known:
         reply = yield AskTools(tuple(ToolRequest(episode, call) for call in known))
@@ -153,7 +152,7 @@ def _answers(
         executed = reply
     replies = iter(executed)
     results = []
-    for call in parsed:
+    for call in calls:
         if isinstance(call, MalformedCall):
             results.append(call.result())
         elif call.name in tool_names:

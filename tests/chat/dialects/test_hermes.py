@@ -8,12 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sod.chat.parse import MalformedCall, parse_calls, render_call
-from sod.records import StopReason, ToolCall, Trajectory, Turn
+from sod.chat.dialects.hermes import Hermes, read, render_call
+from sod.chat.render import Chat
+from sod.records import MalformedCall, Said, StopReason, ToolCall, Trajectory, Turn
 from sod.runlog import RunLog, trajectory_row
 
 GOOD = '<tool_call>\n{"name": "python", "arguments": {"code": "print(1)"}}\n</tool_call>'
 CALL = ToolCall("python", {"code": "print(1)"})
+
+
+def parse_calls(text: str) -> tuple[ToolCall | MalformedCall, ...]:
+    return read(text).calls
 
 
 def wrapped(body: str) -> str:
@@ -94,6 +99,38 @@ def test_thinking_about_a_call_is_not_making_it() -> None:
     assert parse_calls(f"<think>maybe {GOOD}</think>no") == ()
     assert parse_calls(f"<think><tool_call></think>{GOOD}") == (CALL,)
     assert parse_calls(f"<think>a</think>{GOOD}<think>b</think>done") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer"),
+    [
+        ("", "", ""),
+        ("\\boxed{3}", "", "\\boxed{3}"),
+        ("<think>hm</think>\n\n7", "hm", "\n\n7"),
+        ("hm</think>7", "hm", "7"),  # the template had opened the thought
+        ("<think>a</think>b<think>c</think>d", "a</think>b<think>c", "d"),
+        ("<think>never closed", "", "<think>never closed"),
+        (f"so\n{GOOD}", "", "so"),
+        (f"so\n{GOOD}\n{GOOD} end", "", "so end"),
+        (f"<think>{GOOD}</think>{GOOD}", GOOD, ""),
+        (f"{GOOD}<tool_call>{{</tool_call>", "", "<tool_call>{</tool_call>"),
+        (f"<tool_call>{GOOD}", "", "<tool_call>"),
+    ],
+)
+def test_thinking_and_answer(text: str, thinking: str, answer: str) -> None:
+    """Up to the last `</think>`, and the rest without the calls that could be read."""
+    said = read(text)
+    assert (said.thinking, said.answer) == (thinking, answer)
+
+
+def test_a_turn_that_was_cut_off_makes_no_calls(chat: Chat) -> None:
+    """Without its end token a call is text; with any of the stop tokens it is made."""
+    ids = chat.tokenizer.encode(f"<think>hm</think>{GOOD}", add_special_tokens=False)
+    dialect = Hermes(chat.decode_turn, chat.stop_ids)
+    assert dialect.parse(ids) == Said("hm", GOOD, ())
+    for stop in chat.stop_ids:
+        assert dialect.parse([*ids, stop]) == chat.parse([*ids, stop]) == Said("hm", "", (CALL,))
+    assert dialect.parse([]) == Said()
 
 
 JSON = st.recursive(
