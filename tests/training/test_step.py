@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -22,9 +23,11 @@ from sod.objective.methods import advantage
 from sod.objective.presets import PRESETS
 from sod.recipe import Recipe
 from sod.records import Fault, FaultKind, SodError
+from sod.report.metrics import metric_of
 from sod.rollout.collect import Collector
 from sod.rollout.episode import EpisodeLimits
 from sod.rollout.prefix import prefix_of
+from sod.runlog import trajectory_of
 from sod.tasks import chain
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
@@ -311,6 +314,30 @@ class TestTrainStep:
         assert not {"teacher_gap", "turn_gap_first", "weight", "seconds/teacher"} & set(report.metrics)
         assert all(turn["d_k"] is None and turn["w_k"] is None for t in report.trajectories for turn in t["turns"])
 
+    def test_rows_hold_what_teacher_and_method_made_of_every_token(
+        self, make_run: Any, full_logps: Any, chat: Any
+    ) -> None:
+        """Each row comes back as its trajectory, with the teacher's own scores of it and OPD's advantage from both."""
+        run = make_run(method="opd")
+        run.tools = chat.tools
+        report = train_step(run, 1)
+        assert len(report.trajectories) == 6
+        prompts = {task.id: task.prompt for task in TASKS}
+        for row in report.trajectories:
+            played = trajectory_of(json.loads(json.dumps(row)))
+            prompt = prompts[played.task_id]
+            assert [message["content"] for message in row["prompt"]] == [message.content for message in prompt]
+            assert list(row["prompt_ids"]) == chat.prompt_ids(prompt)
+            assert row["tools"] == chat.tools
+            theirs = full_logps(run.teacher.model, played.token_ids)
+            for at, turn in enumerate(played.turn_ids):
+                given = (row["teacher_logps"][at], row["advantages"][at])
+                if not turn:
+                    assert given == (None, None)
+                    continue
+                assert given[0] == pytest.approx(theirs[at], abs=1e-4)
+                assert given[1] == pytest.approx(given[0] - played.sampled_logps[at], abs=1e-4)
+
     def test_distillation_closes_the_gap(self, make_run: Any) -> None:
         """On-policy distillation does what it is for: 12 steps of OPD bring the student closer to its teacher."""
         run = make_run({"lr": 5e-3}, method="opd")
@@ -331,6 +358,7 @@ class TestMethods:
         before = weights(run)
         report = train_step(run, 1)
         assert [key for key, value in report.metrics.items() if not math.isfinite(value)] == []
+        assert [key for key in report.metrics if metric_of(key) is None] == []  # the table of metrics has them all
         assert report.metrics["flat_groups"] == 1.0
         assert (report.metrics["kappa"], report.metrics["rho"]) == (run.method.kappa(1), run.method.rho(1))
         assert ("teacher_confidence" in report.metrics) == (name == "sage")
@@ -478,9 +506,10 @@ def test_sft_step(acting_model: Any, chat: Any, conversations: Any) -> None:
         model = copy.deepcopy(acting_model)
         spec = Recipe.model_validate({"student": {"path": "x"}, "optim": {"lr": 1e-3, "micro_batch_tokens": budget}})
         optimizer = Optimizer(model, spec.optim, 5)
-        losses[budget] = [
-            sft_step(model, optimizer, examples, 8, spec.optim, seed=0, step=s).metrics["loss"] for s in range(1, 6)
-        ]
+        reports = [sft_step(model, optimizer, examples, 8, spec.optim, seed=0, step=s) for s in range(1, 6)]
+        losses[budget] = [report.metrics["loss"] for report in reports]
+        assert [key for key in reports[0].metrics if metric_of(key) is None] == []
+        assert reports[0].trajectories == []
     total = count = 0.0
     for ids, turns in examples:
         with torch.no_grad():

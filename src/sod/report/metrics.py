@@ -91,7 +91,14 @@ METRICS = (
         sparse=True,
     ),
     Metric("eval/", "share", "", "{:.3f}", None, "other figures of that evaluation: pass_at_k, maj_at_k", sparse=True),
-    Metric("loss", "", "loss", "{:+.4f}", LOSS, "mean over the step's updates of what is minimised; of SFT nats/token"),
+    Metric(
+        "loss",
+        "",
+        "loss",
+        "{:+.4f}",
+        LOSS,
+        "what is minimised, mean over updates; in SFT nats/token of the assistant's tokens",
+    ),
     Metric(
         "teacher_gap",
         "nats/token",
@@ -121,7 +128,7 @@ METRICS = (
     Metric("flat_groups", "share", "", "{:.3f}", None, "share of groups whose rewards are all equal: nothing for GRPO"),
     Metric("clip_fraction", "share", "", "{:.3f}", None, "share of the loss whose ratio was clipped"),
     Metric(
-        "kl", "nats/token", "", "{:.2e}", None, "estimated KL of the student before the step from it while updating"
+        "kl", "nats/token", "", "{:.2e}", None, "KL (k3 estimate) of the weights that sampled from those of each update"
     ),
     Metric("grad_norm", "", "grad", "{:.2f}", GRADIENT, "norm of the gradient before clipping, mean over updates"),
     Metric("lr", "", "lr", "{:.1e}", RATE, "learning rate"),

@@ -10,7 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sod.records import Fault, FaultKind, Message, SodError, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
+from sod.records import (
+    Fault,
+    FaultKind,
+    MalformedCall,
+    Message,
+    Said,
+    SodError,
+    StopReason,
+    Task,
+    ToolCall,
+    ToolResult,
+    Trajectory,
+    Turn,
+)
 from sod.runlog.files import read_lines, write_json_atomic, write_lines_atomic
 
 FORMAT = 2
@@ -60,11 +73,12 @@ def trajectory_row(
         "sample": trajectory.sample,
         "stop": trajectory.stop.value,
         "reward": trajectory.reward,
+        "reward_parts": trajectory.reward_parts,
         "correct": trajectory.correct,
         "answer": trajectory.answer,
         "verdict": trajectory.verdict,
         "fault": None if fault is None else {"kind": fault.kind, "detail": fault.detail, "retryable": fault.retryable},
-        "truths": None if task is None else [task.ground_truth],
+        "truths": None if task is None else [task.ground_truth, *task.truths],
         "prompt": None if task is None else [_message_row(message) for message in task.prompt],
         "tools": None if tools is None else [dict(schema) for schema in tools],
         "prompt_tokens": trajectory.prompt_tokens,
@@ -116,6 +130,7 @@ def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
         answer=row["answer"],
         correct=row["correct"],
         reward=row["reward"],
+        reward_parts=row["reward_parts"],
         verdict=row["verdict"],
         fault=None if fault is None else Fault(FaultKind(fault["kind"]), fault["detail"], fault["retryable"]),
     )
@@ -135,12 +150,18 @@ def _turn_row(turn: Turn, turn_gap: float | None, weight: float | None) -> dict[
         "d_k": turn_gap,
         "w_k": weight,
         "text": turn.text,
+        "said": {
+            "thinking": turn.said.thinking,
+            "answer": turn.said.answer,
+            "calls": [_call_row(call) for call in turn.said.calls],
+        },
         "calls": [_call_row(call) for call in turn.calls],
         "results": [{"text": r.text, "error": r.error, "seconds": r.seconds} for r in turn.results],
     }
 
 
 def _turn_of(row: Mapping[str, Any]) -> Turn:
+    said = row["said"]
     return Turn(
         index=row["k"],
         start=row["start"],
@@ -148,6 +169,7 @@ def _turn_of(row: Mapping[str, Any]) -> Turn:
         text=row["text"],
         calls=tuple(ToolCall(**call) for call in row["calls"]),
         results=tuple(ToolResult(**result) for result in row["results"]),
+        said=Said(said["thinking"], said["answer"], tuple(_call_of(call) for call in said["calls"])),
     )
 
 
@@ -157,11 +179,20 @@ def _message_row(message: Message) -> dict[str, Any]:
         row["tool_calls"] = [_call_row(call) for call in message.tool_calls]
     if message.name is not None:
         row["name"] = message.name
+    if message.reasoning is not None:
+        row["reasoning"] = message.reasoning
     return row
 
 
-def _call_row(call: ToolCall) -> dict[str, Any]:
-    return {"name": call.name, "arguments": dict(call.arguments)}
+def _call_row(call: ToolCall | MalformedCall) -> dict[str, Any]:
+    if isinstance(call, MalformedCall):
+        return {"error": call.error, "detail": call.detail}
+    row = {"name": call.name, "arguments": dict(call.arguments)}
+    return row if call.id is None else row | {"id": call.id}
+
+
+def _call_of(row: Mapping[str, Any]) -> ToolCall | MalformedCall:
+    return MalformedCall(**row) if "error" in row else ToolCall(**row)
 
 
 def _at_actions(trajectory: Trajectory, values: Sequence[float] | None) -> list[float | None] | None:
