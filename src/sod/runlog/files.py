@@ -17,6 +17,8 @@ import numpy as np
 
 from sod.records import SodError
 
+_SCALARS = frozenset((bool, float, int, str, type(None)))
+
 
 def write_json_atomic(path: Path, obj: Any) -> None:
     """Write `obj` as JSON, indented; NaN and infinities become null. See `write_bytes_atomic`."""
@@ -124,8 +126,6 @@ def plain(value: Any, *, finite: bool) -> Any:
 
     Raises TypeError for what has no obvious form (a tensor: take `.item()` where it is made).
     """
-    if value is None or type(value) in (bool, int, str):  # nearly all there is: lists over tokens
-        return value
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, Enum):
@@ -137,14 +137,20 @@ def plain(value: Any, *, finite: bool) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, float):
-        return None if finite and not math.isfinite(value) else float(value)
+        return _or_null(float(value)) if finite else float(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item, finite=finite) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if _SCALARS.issuperset(map(type, value)):  # nearly all there is: a number for every token
+            return [_or_null(item) for item in value] if finite else list(value)
         return [plain(item, finite=finite) for item in value]
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r:.80}")
+
+
+def _or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def one_line(error: Exception) -> str:

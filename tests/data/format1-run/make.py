@@ -96,7 +96,7 @@ def main(directory: Path) -> None:
 
 
 def steps_of(name: str) -> int:
-    return RECIPE["sft"]["steps"] if name == "student" else RECIPE["world"]["teacher_sft"]["steps"]  # type: ignore
+    return {"student": 400, "teacher": 800}[name]
 
 
 if __name__ == "__main__":
