@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from sod.chat.render import Chat
+from sod.models.load import load_tokenizer
 from sod.report import console
-from sod.runlog import RunLog
+from sod.runlog import RunLog, read_trajectory_rows, trajectory_of
 from sod.tasks.files import load_tasks, write_tasks
+from sod.tools.python import SCHEMA
 
 K = 2
 
@@ -60,11 +63,17 @@ def figures(directory: Path) -> dict[str, Any]:
 
 
 def timeless(rows: list[dict[str, Any]]) -> str:
+    """The rows without clocks and without log-probabilities, whose last bits depend on what shared a batch."""
     for row in rows:
+        row.pop("sampled_logps")
         for turn in row["turns"]:
             for result in turn["results"]:
                 result.pop("seconds")
     return json.dumps(rows)
+
+
+def sampled_logps(directory: Path) -> list[float]:
+    return [logp for row in generations(directory) for logp in row["sampled_logps"]]
 
 
 def majority(rows: list[dict[str, Any]]) -> float:
@@ -139,10 +148,28 @@ def test_same_seed_same_generations(
     evaluated: tuple[Path, str], world: Any, data: str, sod: Any, tmp_path: Path
 ) -> None:
     """Again the same, however many rows share a batch; another seed gives others."""
-    first = timeless(generations(evaluated[0]))
+    first, logps = timeless(generations(evaluated[0])), sampled_logps(evaluated[0])
     for name, more in (("again", ()), ("batched", ("rollout.max_rows=3",)), ("other", ("seed=4",))):
         assert evaluate(sod, world.student, data, tmp_path / name, *more).code == 0
         assert (timeless(generations(tmp_path / name)) == first) == (name != "other"), name
+    assert sampled_logps(tmp_path / "again") == logps
+    assert sampled_logps(tmp_path / "batched") == pytest.approx(logps, abs=1e-4)
+
+
+def test_generations_hold_what_was_asked_and_shown(evaluated: tuple[Path, str], world: Any, data: str) -> None:
+    """Every episode with its prompt, the tools, the truth and its tokens, of which the first are the prompt's."""
+    tasks = {task.id: task for task in load_tasks(data).items}
+    chat = Chat(load_tokenizer(str(world.path / "student-init")), [SCHEMA], template="hermes")
+    for row in read_trajectory_rows(evaluated[0] / "generations.jsonl"):
+        task = tasks[row["task_id"]]
+        assert [(m["role"], m["content"]) for m in row["prompt"]] == [(m.role, m.content) for m in task.prompt]
+        assert (row["truths"], row["tools"]) == ([task.ground_truth], [SCHEMA])
+        assert row["prompt_ids"] == chat.prompt_ids(task.prompt)
+        played = trajectory_of(row)
+        assert list(played.token_ids[: played.prompt_tokens]) == row["prompt_ids"]
+        assert [chat.decode_turn(played.token_ids[t.start : t.stop]) for t in played.turns] == [
+            t.text for t in played.turns
+        ]
 
 
 def test_run_checkpoint_and_model_are_one(

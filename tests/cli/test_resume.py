@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from sod.runlog import RunLog
+from sod.runlog import RunLog, differences
 from sod.training import checkpoint
 
 TRAIN = ("train.steps=14", "train.checkpoint_every=3", "train.evaluate_every=7")
@@ -231,3 +231,23 @@ def test_recomputation_changes_no_weight(recipe: Path, tmp_path: Path, sod: Any)
         for name in ("kept", "recomputed")
     )
     assert kept == recomputed
+
+
+def test_neutral_keys_change_no_weight(recipe: Path, tmp_path: Path, sod: Any) -> None:
+    """Keys that a resume may set anew (all but labels, paths and threads): the same weights, bit for bit."""
+    changed = (
+        *("train.checkpoint_every=2", "train.keep_checkpoints=1", "train.evaluate_every=1", "evaluation.tasks=2"),
+        *("train.trajectories_every=0", "train.profile=true", "optim.recompute=true", "sft.optim.recompute=true"),
+        *("rollout.fault_retries=0", "rollout.max_fault_rate=1.0", "rollout.fault_window=7"),
+        *("reward.workers=1", "tools.python.workers=1", "sft.checkpoint_every=3"),
+    )
+    recipes = {"plain": (), "changed": changed}
+    for name, changes in recipes.items():
+        ended = sod("train", recipe, "train.steps=2", "evaluation.tasks=2", *changes, "--run", tmp_path / name)
+        assert ended.code == 0, ended.err
+    runs = [RunLog.open(tmp_path / name) for name in recipes]
+    one, other = ((run.checkpoint_dir(2) / "model.safetensors").read_bytes() for run in runs)
+    assert one == other
+    assert runs[0].recipe_sha256() == runs[1].recipe_sha256()
+    assert differences(runs[0].recipe(), runs[1].recipe()) == []
+    assert runs[0].recipe() != runs[1].recipe()

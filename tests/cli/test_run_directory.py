@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sod.recipe import parse_recipe
+from sod.report.metrics import metric_of
 from sod.runlog import RunLog
 from sod.training import checkpoint
 
@@ -142,6 +144,7 @@ class TestWritten:
         assert [(row["kind"], row["step"]) for row in rows] == [("train", n) for n in range(1, 5)]
         for row in rows:
             assert row.keys() >= STEP_METRICS
+            assert [key for key in row.keys() - {"step", "kind"} if metric_of(key) is None] == []
             assert all(isinstance(row[name], float) for name in STEP_METRICS)
             phases = sum(value for name, value in row.items() if name.startswith("seconds/"))
             assert 0 < phases <= row["seconds"]
@@ -168,6 +171,19 @@ class TestWritten:
         assert (spec.train.steps, spec.train.checkpoint_every, spec.optim.betas) == (4, 2, (0.9, 0.95))
         assert spec.student.path == world.student
         manifest = json.loads((original / "manifest.json").read_text())
+        assert manifest["format"] == 2
+        for neutral in ("name", "threads", "trackers", "world", "compare"):
+            del written[neutral]
+        for section, keys in (
+            ("train", ("checkpoint_every", "keep_checkpoints", "evaluate_every", "trajectories_every", "profile")),
+            ("optim", ("recompute",)),
+            ("sft", ("checkpoint_every",)),
+            ("rollout", ("fault_retries", "max_fault_rate", "fault_window")),
+            ("reward", ("workers",)),
+        ):
+            for key in keys:
+                del written[section][key]
+        del written["sft"]["optim"]["recompute"], written["tools"]["python"]["workers"]
         canonical = json.dumps(written, sort_keys=True, separators=(",", ":"))
         assert manifest["recipe_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
         assert manifest["seed"] == 3
@@ -249,17 +265,32 @@ class TestRefusals:
         assert checkpoint.verify(last) == 4
 
     def test_another_recipe(self, run: Path, recipe: Path, sod: Any) -> None:
-        """The section that differs is shown with both values; nothing is written."""
+        """The key that differs is named with both values and what to do; nothing is written."""
         before = (run / "metrics.jsonl").read_bytes()
         ended = sod("train", "--resume", run, "optim.lr=0.5")
-        assert_one_error(ended, str(run), "another recipe", "optim", "0.5", "0.001")
-        assert_one_error(sod("train", recipe, "--resume", run), "train differs")
+        assert_one_error(ended, str(run), "another recipe", "optim.lr is 0.001 there and 0.5 here", "start a new run")
+        assert_one_error(sod("train", recipe, "--resume", run), "train.steps is 4 there and 3 here")
         assert_one_error(sod("train", recipe, "--resume", run, "--run", run.parent / "x"), "--run and --resume")
         assert (run / "metrics.jsonl").read_bytes() == before
 
     def test_same_recipe_is_no_other(self, run: Path, recipe: Path, sod: Any) -> None:
         """Naming the very recipe and overrides again is allowed."""
         assert sod("train", recipe, "train.steps=4", "train.checkpoint_every=2", "--resume", run).code == 0
+
+    def test_neutral_keys_are_set_anew(self, run: Path, sod: Any) -> None:
+        """What changes nothing of what is computed may change on a resume, and does."""
+        shutil.rmtree(newest(run))
+        changes = ("train.checkpoint_every=1", "train.keep_checkpoints=9", "train.profile=true", "name=again")
+        assert sod("train", "--resume", run, *changes).code == 0
+        assert [step for step, _ in RunLog.open(run).checkpoints()] == [2, 3, 4]
+        assert (run / "profile.json").exists()
+        assert RunLog.open(run).recipe()["train"]["checkpoint_every"] == 2  # what the run was started with
+
+    @pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+    def test_a_tracker_may_join_a_run(self, run: Path, sod: Any) -> None:
+        shutil.rmtree(newest(run))
+        assert sod("train", "--resume", run, "trackers=[tensorboard]").code == 0
+        assert list((run / "trackers" / "tensorboard").rglob("events.out.tfevents.*"))
 
     def test_checkpoint_of_another_recipe(self, run: Path, sod: Any) -> None:
         """A recipe.yaml edited in place no longer fits its checkpoints."""

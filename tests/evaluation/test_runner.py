@@ -13,6 +13,7 @@ from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.evaluation.runner import episode_figures, evaluate
 from sod.records import Fault, FaultKind, SodError, Task, ToolResult
+from sod.report.metrics import metric_of
 from sod.rollout.collect import Collector
 from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
@@ -157,6 +158,18 @@ def test_refusals(acting_model: Any, chat: Any, python_tool: Any) -> None:
     calling = _always_calling(acting_model, chat, python_tool)
     with pytest.raises(SodError, match="every episode faulted"):
         evaluate(collector(acting_model, chat, broken), calling, 1, Sampling(0.0, 1.0, 0), seed=0)
+
+
+def test_the_table_of_metrics_has_every_figure(result: Any) -> None:
+    """The estimates as they stand in the row of a training step, and the figures of the episodes."""
+    keys = [*(f"eval/{name}" for name in result.estimates), *result.episodes]
+    assert [key for key in keys if metric_of(key) is None] == []
+
+
+def test_the_tasks_are_kept_beside_the_episodes(result: Any) -> None:
+    """Whoever writes an episode down finds its task."""
+    assert [task.id for task in result.played] == [task.id for task in TASKS]
+    assert {t.task_id for t in result.trajectories} <= {task.id for task in result.played}
 
 
 def test_pass_at_k_where_no_task_kept_k_samples(acting_model: Any, chat: Any, python_tool: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import subprocess
@@ -16,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sod.records import SodError
-from sod.report import draw_curves
+from sod.report.curves import draw_curves
+from sod.runlog import RunLog
 
 DISTILLATION = {
     "reward": 0.5,
@@ -38,7 +40,7 @@ DISTILLATION = {
 TITLES = [
     "reward and accuracy",
     "teacher gap (nats/token)",
-    "divergence (nats/token)",
+    "turn gap (nats/token)",
     "mean turn weight",
     "tool errors (share of calls)",
     "turns per episode",
@@ -129,8 +131,8 @@ def test_a_sparse_evaluation_shares_the_panel_and_shows_its_points(picture: Pict
 
 
 def test_a_line_keeps_its_colour_where_another_is_missing(picture: Picture) -> None:
-    both = picture.draw(steps(3, {"turn_gap_first": 0.1, "turn_gap_last": 0.2}))["divergence (nats/token)"].lines[1]
-    alone = picture.draw(steps(3, {"turn_gap_last": 0.2}))["divergence (nats/token)"].lines[0]
+    both = picture.draw(steps(3, {"turn_gap_first": 0.1, "turn_gap_last": 0.2}))["turn gap (nats/token)"].lines[1]
+    alone = picture.draw(steps(3, {"turn_gap_last": 0.2}))["turn gap (nats/token)"].lines[0]
     assert both.get_color() == alone.get_color()
 
 
@@ -241,11 +243,23 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_the_report_loads_neither_torch_nor_matplotlib_and_needs_no_display(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib, sod.report\n"
+        "import sys, pathlib, sod.report.curves\n"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)\n"
-        "sod.report.draw_curves([{'step': 1, 'loss': 1.0}], pathlib.Path(sys.argv[1]), 'x')\n"
+        "sod.report.curves.draw_curves([{'step': 1, 'loss': 1.0}], pathlib.Path(sys.argv[1]), 'x')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     path = tmp_path / "x.png"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True, env={"HOME": str(tmp_path)})
     assert path.exists()
+
+
+def test_a_run_of_format_1_draws_what_it_called_otherwise(picture: Picture) -> None:
+    """A real run's rows, with its old names of the turn gaps and of the seconds that rewards took."""
+    run = RunLog.open(Path(__file__).parents[1] / "data" / "format1-run" / "run")
+    written = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    panels = picture.draw(run.metrics())
+    for line, key in enumerate(("d_first", "d_last")):
+        assert data(panels["turn gap (nats/token)"], line) == [(row["step"], row[key]) for row in written]
+    legend = panels["seconds per step"].get_legend()
+    assert legend is not None
+    assert "reward" in [text.get_text() for text in legend.get_texts()]

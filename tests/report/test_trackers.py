@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from sod.records import SodError
+from sod.report.metrics import PANELS
 from sod.report.trackers import TrackerName, open_tracker
 
 CONFIG = {"method": "sod", "optim": {"lr": 1e-6}}
@@ -69,6 +71,26 @@ def test_tensorboard_events_read_back(tmp_path: Path) -> None:
     shown = text.tensor_proto.string_val[0].decode()
     assert "proj / run-1" in shown
     assert "    optim: {'lr': 1e-06}" in shown
+
+
+@needs("tensorboard")
+def test_tensorboard_has_the_panels_of_the_curves(tmp_path: Path) -> None:
+    """Its dashboard of custom scalars groups the keys as `curves.png` does; tags are regular expressions there."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+    write("tensorboard", tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (event,) = events.Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
+    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert list(charts) == [panel.title for panel in PANELS]
+    keys = ["loss", "losses", "eval/avg_at_k", "eval/pass_at_k", "reward", "accuracy", "seconds", "seconds/tools"]
+    shown = {title: [key for key in keys if any(re.search(tag, key) for tag in tags)] for title, tags in charts.items()}
+    assert shown["loss"] == ["loss"]
+    assert shown["reward and accuracy"] == ["eval/avg_at_k", "reward", "accuracy"]
+    assert shown["seconds per step"] == ["seconds/tools"]
 
 
 @needs("tensorboard")

@@ -23,7 +23,7 @@ class Counter:
 
     def step(self, step: int) -> StepReport:
         self.value += 1
-        return StepReport(step, {"loss": 1.0 / step, "value": float(self.value)}, [{"step": step}])
+        return StepReport(step, {"loss": 1.0 / step, "value": float(self.value)}, lambda: [{"step": step}])
 
     @property
     def trainee(self) -> Trainee:

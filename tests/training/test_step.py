@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pytest
 import torch
@@ -21,17 +23,20 @@ from sod.objective.divergence import divergence as dense
 from sod.objective.methods import advantage
 from sod.objective.needs import Need
 from sod.objective.presets import PRESETS
+from sod.objective.scores import ScoreNeed, TeacherScores
 from sod.recipe import Recipe
-from sod.records import Fault, FaultKind, SodError
+from sod.records import Episode, Fault, FaultKind, SodError
+from sod.report.metrics import metric_of
 from sod.rollout.collect import Collector
 from sod.rollout.episode import EpisodeLimits
 from sod.rollout.prefix import prefix_of
+from sod.runlog import trajectory_of
 from sod.tasks import chain
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
 from sod.training.optim import NonFiniteError, Optimizer
 from sod.training.sft import sft_step
-from sod.training.step import Run, taught, train_step, updater
+from sod.training.step import Run, gather, learn, taught, train_step, updater
 from support import math_reward
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
@@ -319,11 +324,93 @@ class TestTrainStep:
         assert not {"teacher_gap", "turn_gap_first", "weight", "seconds/teacher"} & set(report.metrics)
         assert all(turn["d_k"] is None and turn["w_k"] is None for t in report.trajectories for turn in t["turns"])
 
+    def test_rows_hold_what_teacher_and_method_made_of_every_token(
+        self, make_run: Any, full_logps: Any, chat: Any
+    ) -> None:
+        """Each row comes back as its trajectory, with the teacher's own scores of it and OPD's advantage from both."""
+        run = make_run(method="opd")
+        run.tools = chat.tools
+        report = train_step(run, 1)
+        assert len(report.trajectories) == 6
+        prompts = {task.id: task.prompt for task in TASKS}
+        for row in report.trajectories:
+            played = trajectory_of(json.loads(json.dumps(row)))
+            prompt = prompts[played.task_id]
+            assert [message["content"] for message in row["prompt"]] == [message.content for message in prompt]
+            assert list(row["prompt_ids"]) == chat.prompt_ids(prompt)
+            assert row["tools"] == chat.tools
+            theirs = full_logps(run.teacher.model, played.token_ids)
+            for at, turn in enumerate(played.turn_ids):
+                given = (row["teacher_logps"][at], row["advantages"][at])
+                if not turn:
+                    assert given == (None, None)
+                    continue
+                assert given[0] == pytest.approx(theirs[at], abs=1e-4)
+                assert given[1] == pytest.approx(given[0] - played.sampled_logps[at], abs=1e-4)
+
     def test_distillation_closes_the_gap(self, make_run: Any) -> None:
         """On-policy distillation does what it is for: 12 steps of OPD bring the student closer to its teacher."""
         run = make_run({"lr": 5e-3}, method="opd")
         gaps = [train_step(run, step).metrics["teacher_gap"] for step in range(1, 13)]
         assert sum(gaps[-3:]) / 3 > sum(gaps[:3]) / 3 + 0.2
+
+
+@final
+class FaultyTeacher:
+    """A real teacher in this process that fails for some rows, as one behind a network does."""
+
+    offers = LocalTeacher.offers
+
+    def __init__(self, teacher: LocalTeacher, lost: Sequence[int]) -> None:
+        self.teacher = teacher
+        self.lost = lost
+
+    def score(self, batch: TokenBatch, episodes: Sequence[Episode], need: ScoreNeed) -> TeacherScores:
+        scores = self.teacher.score(batch, episodes, need)
+        lost = self.lost if self.lost else range(len(batch))
+        faults = {row: Fault(FaultKind.UNREACHABLE, "gone") for row in lost}
+        return replace(
+            scores, logp_BT=scores.logp_BT.index_fill(0, torch.tensor(list(faults)), math.nan), faults=faults
+        )
+
+    def state(self) -> None:
+        """Nothing to keep."""
+
+    def load(self, state: Any) -> None:
+        """Nothing to restore."""
+
+
+class TestTeacherFaults:
+    """What a teacher could not score is set apart, as an episode whose tool failed is."""
+
+    def test_they_leave_the_batch_and_are_counted(self, make_run: Any) -> None:
+        """As if they had not been played: the update is that of the other rows; the log still shows the episodes."""
+        run, by_hand = (make_run(rollout={"max_fault_rate": 0.9}) for _ in range(2))
+        run.teacher = FaultyTeacher(run.teacher, [1, 4])
+        report = train_step(run, 1)
+        gathered = gather(by_hand, 1)
+        learn(by_hand, gathered.batch.rows([0, 2, 3, 5]), 1)
+        assert distance(weights(run), weights(by_hand)) == 0.0
+        assert distance(weights(run), weights(make_run())) > 1e-4
+        figures = {key: report.metrics[key] for key in ("faults", "faults/unreachable", "distilled_before_fault")}
+        assert figures == {"faults": 2.0, "faults/unreachable": 2.0, "distilled_before_fault": 0.0}
+        scored = [row["teacher_logps"] is not None for row in report.trajectories]
+        assert scored == [True, False, True, True, False, True]
+
+    def test_too_many_stop_the_run(self, make_run: Any) -> None:
+        """By the same limit as the tools' faults, before any weight moves."""
+        run = make_run(rollout={"max_fault_rate": 0.1, "fault_window": 8})
+        run.teacher = FaultyTeacher(run.teacher, [0, 1])
+        before = weights(run)
+        with pytest.raises(SodError, match=r"2 of the last 6 episodes faulted, more than rollout\.max_fault_rate=0\.1"):
+            train_step(run, 1)
+        assert distance(weights(run), before) == 0.0
+
+    def test_nothing_scored_at_all(self, make_run: Any) -> None:
+        run = make_run(rollout={"max_fault_rate": 1.0})
+        run.teacher = FaultyTeacher(run.teacher, [])
+        with pytest.raises(SodError, match="the teacher could not score any trajectory: unreachable: gone"):
+            train_step(run, 1)
 
 
 class TestMethods:
@@ -339,6 +426,7 @@ class TestMethods:
         before = weights(run)
         report = train_step(run, 1)
         assert [key for key, value in report.metrics.items() if not math.isfinite(value)] == []
+        assert [key for key in report.metrics if metric_of(key) is None] == []  # the table of metrics has them all
         assert report.metrics["flat_groups"] == 1.0
         assert (report.metrics["kappa"], report.metrics["rho"]) == (run.method.kappa(1), run.method.rho(1))
         assert ("teacher_confidence" in report.metrics) == (name == "sage")
@@ -486,9 +574,10 @@ def test_sft_step(acting_model: Any, chat: Any, conversations: Any) -> None:
         model = copy.deepcopy(acting_model)
         spec = Recipe.model_validate({"student": {"path": "x"}, "optim": {"lr": 1e-3, "micro_batch_tokens": budget}})
         optimizer = Optimizer(model, spec.optim, 5)
-        losses[budget] = [
-            sft_step(model, optimizer, examples, 8, spec.optim, seed=0, step=s).metrics["loss"] for s in range(1, 6)
-        ]
+        reports = [sft_step(model, optimizer, examples, 8, spec.optim, seed=0, step=s) for s in range(1, 6)]
+        losses[budget] = [report.metrics["loss"] for report in reports]
+        assert [key for key in reports[0].metrics if metric_of(key) is None] == []
+        assert reports[0].trajectories == []
     total = count = 0.0
     for ids, turns in examples:
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
 from sod.build.job import Notice, final_model, prepare_torch
@@ -47,4 +48,5 @@ def evaluate_model(
         refuse_unhealthy(tools)
         prepare_torch(recipe)
         model = load_model(path, recipe.student.dtype)
-        return run_evaluation(recipe, make_collector(recipe, chat, tools, reward_function, model), tasks, on_progress)
+        collector = make_collector(recipe, chat, tools, reward_function, model)
+        return replace(run_evaluation(recipe, collector, tasks, on_progress), tools=chat.tools)

@@ -14,9 +14,9 @@ from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
 from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
-from sod.recipe import OptimSpec, Recipe, resolved
+from sod.recipe import OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
-from sod.runlog import RunLog, recipe_hash
+from sod.runlog import RunLog, guard_hash, refuse_other_recipe
 from sod.seeds import derive
 from sod.tasks.files import Loaded
 from sod.training.checkpoint import COMPLETE, ResumePoint, verify
@@ -100,16 +100,20 @@ def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
 def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str) -> Place:
     """Where the run goes, or goes on.
 
-    Raises SodError where a new run would overwrite another, and where a resumed one is of another kind or recipe.
+    A resumed run keeps to the recipe it was started with, except where `recipe` sets neutral keys anew
+    (`runlog.NEUTRAL_KEYS`). Raises SodError for any other difference, where a new run would overwrite another, for a
+    run of another kind, and where the newest checkpoint cannot be gone on from.
     """
-    hashed = recipe_hash(resolved(recipe))
     if not resume:
         RunLog.refuse_existing(directory)
-        return Place(directory, hashed)
+        return Place(directory, guard_hash(resolved(recipe)))
     log = RunLog.open(directory)
     others = {row["kind"] for row in log.metrics()} - {kind}
     if others:
         raise SodError(f"{directory}: a run of `sod {others.pop()}`; it cannot be resumed as `sod {kind}`")
+    own = parse_recipe(log.recipe(), str(directory / "recipe.yaml"))
+    refuse_other_recipe(directory, resolved(own), resolved(recipe))
+    hashed = log.recipe_sha256()
     return Place(directory, hashed, log, resume_point(log, hashed))
 
 

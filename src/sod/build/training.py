@@ -126,6 +126,7 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
         model_teacher=teacher if method.needs & WHOLE_MODEL else None,
         privileged=_privileged(method, chat),
         meter=meter,
+        tools=chat.tools,
     )
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model)

@@ -118,7 +118,7 @@ def evaluate(
 ) -> None:
     """Evaluate: avg@k, pass@k and maj@k with 95% intervals."""
     from sod.build.evaluation import evaluate_model
-    from sod.runlog import write_evaluation
+    from sod.runlog import trajectory_row, write_evaluation
 
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
@@ -131,7 +131,8 @@ def evaluate(
             spec, data, notice, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
     figures = {**result.as_dict(), "model": model, "data": data, "recipe": resolved(spec)}
-    write_evaluation(target, figures, result.trajectories)
+    by_id = {task.id: task for task in result.played}
+    write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))
     out.print(evaluation_table({Path(model).name: result.as_dict()}, f"{Path(data).name}, {result.tasks} tasks"))
     out.print(f"written to {target}", markup=False)
 
@@ -211,7 +212,7 @@ def _refuse_filled(directory: Path) -> None:
 def _recipe_and_directory(
     recipe: str | None, overrides: list[str] | None, run: Path | None, resume: Path | None, stage: str = ""
 ) -> tuple[Recipe, Path]:
-    """The recipe asked for and its run directory; a resumed run must be asked for with its own recipe."""
+    """The recipe asked for and its run directory. Without a recipe file a resumed run is asked for with its own."""
     from sod.build.recipe import read_recipe
 
     given = list(overrides or [])
@@ -227,18 +228,10 @@ def _recipe_and_directory(
         raise SodError("--run and --resume name different directories; give --resume alone")
     from sod.runlog import RunLog
 
-    kept = RunLog.open(resume).recipe()
-    where = str(resume / "recipe.yaml")
-    own = parse_recipe(kept, where)
-    asked = read_recipe(recipe, given, notice) if recipe else _changed(own, given, where)
-    if asked != own:
-        mine, theirs = resolved(own), resolved(asked)
-        section = next(key for key in mine if mine[key] != theirs[key])
-        raise SodError(
-            f"{resume}: was started with another recipe ({section} differs: {mine[section]} there, "
-            f"{theirs[section]} here); resume without a recipe, or start a new run"
-        )
-    return own, resume
+    kept, where = RunLog.open(resume).recipe(), str(resume / "recipe.yaml")
+    if recipe:
+        return read_recipe(recipe, given, notice), resume
+    return _changed(parse_recipe(kept, where), given, where), resume
 
 
 def _evaluation_recipe(model: str, recipe: str | None, changes: list[str]) -> Recipe:

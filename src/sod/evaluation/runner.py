@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -16,13 +16,18 @@ from sod.rollout.collect import Collector
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of one evaluation. `estimates` has keys avg_at_k, pass_at_k and maj_at_k."""
+    """The result of one evaluation. `estimates` has keys avg_at_k, pass_at_k and maj_at_k.
+
+    `played` are the tasks it was asked for, `tools` the schemas that the model was shown, where they are known.
+    """
 
     k: int
     tasks: int
     estimates: dict[str, Estimate]
     episodes: dict[str, float]
     trajectories: list[Trajectory]
+    played: Sequence[Task] = ()
+    tools: Sequence[Mapping[str, Any]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able figures; `ci95` is the interval of avg@k, the others stand under `intervals`."""
@@ -75,7 +80,7 @@ def evaluate(
     )
     faults = sum(len(group.faulted) for group in groups)
     episodes = episode_figures(trajectories) | {"faults": float(faults)}
-    return Evaluation(k, len(whole), estimates, episodes, trajectories)
+    return Evaluation(k, len(whole), estimates, episodes, trajectories, tasks)
 
 
 def episode_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:

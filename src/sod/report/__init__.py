@@ -1,5 +1,1 @@
-"""What a run looks like: curves over its steps. No torch here."""
-
-from sod.report.curves import draw_curves
-
-__all__ = ["draw_curves"]
+"""What a run looks like: step lines, curves, trackers, and the table of metrics they read. No torch here."""

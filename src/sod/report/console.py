@@ -11,34 +11,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sod.report.metrics import METRICS, PHASE_SECONDS, STEP_SECONDS
+
 out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
-_STEP_FIELDS = (
-    ("reward", "reward", "{:+.3f}"),
-    ("accuracy", "acc", "{:.3f}"),
-    ("eval/avg_at_k", "eval", "{:.3f}"),
-    ("loss", "loss", "{:+.4f}"),
-    ("teacher_gap", "gap", "{:+.3f}"),
-    ("turn_gap_first", "d1", "{:.3f}"),
-    ("turn_gap_last", "dK", "{:.3f}"),
-    ("weight", "w", "{:.2f}"),
-    ("tool_error_rate", "tool-err", "{:.3f}"),
-    ("turns", "turns", "{:.1f}"),
-    ("response_tokens", "len", "{:.0f}"),
-    ("grad_norm", "grad", "{:.2f}"),
-    ("lr", "lr", "{:.1e}"),
-    ("tokens_per_second", "tok/s", "{:.0f}"),
-)
-
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """One line of a step: what was measured, then seconds in all and per phase."""
-    parts = [f"{label} {form.format(metrics[key])}" for key, label, form in _STEP_FIELDS if key in metrics]
-    phases = " ".join(
-        f"{key.removeprefix('seconds/')} {value:.2f}" for key, value in metrics.items() if key.startswith("seconds/")
-    )
-    tail = f"{metrics['seconds']:.2f}s" + (f" ({phases})" if phases else "")
+    """One line of a step: what was measured, then seconds in all and per phase (`sod.report.metrics`)."""
+    shown = [metric for metric in METRICS if metric.label and metric.key in metrics]
+    parts = [f"{metric.label} {metric.format.format(metrics[metric.key])}" for metric in shown]
+    prefix, form = PHASE_SECONDS.key, PHASE_SECONDS.format
+    timed = [(key.removeprefix(prefix), value) for key, value in metrics.items() if key.startswith(prefix)]
+    tail = STEP_SECONDS.format.format(metrics[STEP_SECONDS.key])
+    if timed:
+        tail += " (" + " ".join(f"{phase} {form.format(value)}" for phase, value in timed) + ")"
     return f"{step:>{len(str(steps))}}/{steps}  " + "  ".join([*parts, tail])
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sod.report.metrics import PANELS, PHASE_SECONDS, SECONDS, Panel, drawn_in
 from sod.runlog import write_bytes_atomic
 
 if TYPE_CHECKING:
@@ -22,39 +22,9 @@ Series = tuple[list[int], list[float]]  # steps, values
 # Okabe and Ito's colours, which survive colour blindness and grey print, darkest and calmest first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#444444")
 INK, GRID = "#333333", "#E6E6E6"
-SECONDS = "seconds/"
-SPARSE = "eval/"
 DPI = 100
 WIDTH, ROW_HEIGHT, TITLE_HEIGHT = 12.0, 2.35, 0.6  # inches
 SMOOTH_FROM = 40  # points; shorter series are shown as they are
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small plot: `lines` maps a row key to its label (shown where a panel has several lines)."""
-
-    title: str
-    lines: Mapping[str, str]
-    from_zero: bool = False
-    exact: bool = False  # never smoothed
-
-
-PANELS = (
-    Panel(
-        "reward and accuracy",
-        {"reward": "reward", "accuracy": "accuracy", "eval/avg_at_k": "eval avg@k"},
-    ),
-    Panel("teacher gap (nats/token)", {"teacher_gap": "gap"}),
-    Panel("divergence (nats/token)", {"turn_gap_first": "first turn", "turn_gap_last": "last turn"}, from_zero=True),
-    Panel("mean turn weight", {"weight": "weight"}, from_zero=True),
-    Panel("tool errors (share of calls)", {"tool_error_rate": "tool errors"}, from_zero=True),
-    Panel("turns per episode", {"turns": "turns"}, from_zero=True),
-    Panel("response length (tokens)", {"response_tokens": "tokens"}, from_zero=True),
-    Panel("loss", {"loss": "loss"}),
-    Panel("gradient norm", {"grad_norm": "norm"}, from_zero=True),
-    Panel("learning rate", {"lr": "lr"}, from_zero=True, exact=True),
-    Panel("tokens per second", {"tokens_per_second": "tokens/s"}, from_zero=True),
-)
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -68,7 +38,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels = [(panel, lines) for panel in PANELS if (lines := _lines(rows, panel))]
+    drawn = [(panel, _lines(rows, panel)) for panel in PANELS if not panel.stacked]
+    panels = [(panel, lines) for panel, lines in drawn if lines]
     phases = _phases(rows)
     count = len(panels) + bool(phases)
     columns = _columns(count)
@@ -114,11 +85,13 @@ def _axes(figure: Figure, columns: int, count: int, position: int, steps: Sequen
 
 def _draw_panel(axes: Axes, panel: Panel, lines: Mapping[str, Series]) -> None:
     axes.set_title(panel.title)
-    for colour, (key, label) in zip(COLOURS, panel.lines.items(), strict=False):
-        if key not in lines:
+    metrics = drawn_in(panel)
+    for colour, metric in zip(COLOURS, metrics, strict=False):
+        if metric.key not in lines:
             continue
-        steps, values = lines[key]
-        if key.startswith(SPARSE):
+        steps, values = lines[metric.key]
+        label = metric.drawn_as
+        if metric.sparse:
             axes.plot(steps, values, color=colour, label=label, marker="o", markersize=5, linewidth=1.2)
         elif panel.exact or len(values) < SMOOTH_FROM:
             marker = "o" if len(values) == 1 else None  # a line through one point is invisible
@@ -128,13 +101,13 @@ def _draw_panel(axes: Axes, panel: Panel, lines: Mapping[str, Series]) -> None:
             axes.plot(steps, smooth(values), color=colour, label=label)
     if panel.from_zero:
         _from_zero(axes, [value for _, values in lines.values() for value in values])
-    if len(panel.lines) > 1:
+    if len(metrics) > 1:
         axes.legend()
 
 
 def _draw_phases(axes: Axes, steps: list[int], seconds: Mapping[str, list[float]]) -> None:
     """Seconds per phase, stacked: the top edge is the time of a step."""
-    axes.set_title("seconds per step")
+    axes.set_title(SECONDS.title)
     if len(steps) == 1:
         bottom = 0.0
         for colour, (phase, values) in zip(_cycle(len(seconds)), seconds.items(), strict=True):
@@ -160,7 +133,7 @@ def _from_zero(axes: Axes, values: Sequence[float]) -> None:
 
 def _lines(rows: Sequence[Mapping[str, Any]], panel: Panel) -> dict[str, Series]:
     """The panel's series that have at least one number."""
-    found = {key: _series(rows, key) for key in panel.lines}
+    found = {metric.key: _series(rows, metric.key) for metric in drawn_in(panel)}
     return {key: series for key, series in found.items() if series[0]}
 
 
@@ -173,14 +146,14 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
 
 def _phases(rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], dict[str, list[float]]] | None:
     """Steps and, for each phase in order of appearance, its seconds (0 where a step has none)."""
-    keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(SECONDS)))
+    keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(PHASE_SECONDS.key)))
     series = {key: dict(zip(*_series(rows, key), strict=True)) for key in keys}
     series = {key: points for key, points in series.items() if points}
     if not series:
         return None
     steps = sorted({step for points in series.values() for step in points})
     return steps, {
-        key.removeprefix(SECONDS): [points.get(step, 0.0) for step in steps] for key, points in series.items()
+        key.removeprefix(PHASE_SECONDS.key): [points.get(step, 0.0) for step in steps] for key, points in series.items()
     }
 
 

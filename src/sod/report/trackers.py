@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import netrc
 import os
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -19,6 +20,7 @@ from typing import Any, Literal, Protocol, final
 from urllib.parse import urlsplit
 
 from sod.records import SodError
+from sod.report.metrics import PANELS, Panel, drawn_in
 
 TrackerName = Literal["wandb", "trackio", "tensorboard"]
 
@@ -172,15 +174,24 @@ def _import_trackio(directory: Path) -> ModuleType:
             os.environ["TRACKIO_DIR"] = before
 
 
+def _tags(panel: Panel) -> list[str]:
+    """Regular expressions of the keys that a panel shows."""
+    return [f"^{re.escape(metric.key)}" + ("" if metric.family else "$") for metric in drawn_in(panel)]
+
+
 @final
 class _TensorBoard:
-    """Event files in `<directory>/tensorboard/`. They know no projects and no configs: both become text."""
+    """Event files in `<directory>/tensorboard/`. They know no projects and no configs: both become text.
+
+    The dashboard "custom scalars" shows the panels of `curves.png`.
+    """
 
     def __init__(self, project: str, run_name: str, directory: Path, config: Mapping[str, Any]) -> None:
         module = _require("torch.utils.tensorboard", "tensorboard")
         self._writer = module.SummaryWriter(log_dir=str(directory / "tensorboard"))
         lines = "\n".join(f"    {key}: {value}" for key, value in config.items())
         self._writer.add_text("recipe", f"{project} / {run_name}\n\n{lines}")
+        self._writer.add_custom_scalars({"curves": {panel.title: ["Multiline", _tags(panel)] for panel in PANELS}})
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         for key, value in _scalars(row).items():

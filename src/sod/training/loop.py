@@ -88,6 +88,7 @@ def run_steps(
                 raise InterruptedRunError(
                     f"stopped after step {step} of {plan.steps}; go on with --resume {log.path}", requests[0]
                 )
+            del report  # its rows hold on to the step's tensors, which the next step needs the room of
 
 
 def resume_point(log: RunLog, recipe_hash: str) -> ResumePoint | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,31 +13,49 @@ import torch
 from sod.evaluation.runner import episode_figures
 from sod.objective.batch import TokenBatch
 from sod.objective.methods import Signal
+from sod.records import Fault, Task, Trajectory
 from sod.rollout.collect import Collected
 from sod.runlog import trajectory_row
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """A finished step: `metrics` for the log and the trackers, `trajectories` for the turn-by-turn view."""
+    """A finished step: `metrics` for the log and the trackers, `rows` for the turn-by-turn view.
+
+    `rows` makes the rows of `trajectories` when they are asked for: of most steps of a long run nobody asks, and they
+    have a number for every token.
+    """
 
     step: int
     metrics: dict[str, float]
-    trajectories: list[dict[str, Any]]
+    rows: Callable[[], list[dict[str, Any]]] = list
+
+    @property
+    def trajectories(self) -> list[dict[str, Any]]:
+        """Every episode as a JSON-able row, see `runlog.trajectory_row`."""
+        return self.rows()
 
 
 def describe(
+    *,
     step: int,
+    tasks: Sequence[Task],
     collected: Collected,
     batch: TokenBatch,
     signal: Signal,
     updates: Mapping[str, float],
+    teacher_faults: Sequence[Fault],
     clock: Mapping[str, float],
     seconds: float,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> StepReport:
-    """The report of a training step."""
+    """The report of a training step.
+
+    `tasks` are those of the groups of `collected`, in order; `batch` is what was learned from, with its scores, and
+    `teacher_faults` why the teacher could not score the rest; `clock` has the seconds by phase, `seconds` all of them.
+    """
     metrics = episode_figures(collected.trajectories)
-    metrics |= fault_figures(collected, batch)
+    metrics |= fault_figures(collected, batch, teacher_faults)
     action_BT = batch.turn_BT > 0
     scores = batch.scores
     if scores is not None and scores.teacher is not None and signal.stats is not None:
@@ -54,7 +73,7 @@ def describe(
     metrics["tokens_per_second"] = batch.action_tokens() / seconds
     metrics["seconds"] = seconds
     metrics |= {f"seconds/{phase}": value for phase, value in clock.items()}
-    return StepReport(step, metrics, trajectory_rows(collected, signal))
+    return StepReport(step, metrics, partial(trajectory_rows, tasks, collected, batch, signal, tools))
 
 
 def flat_groups(collected: Collected) -> float:
@@ -63,22 +82,43 @@ def flat_groups(collected: Collected) -> float:
     return sum(len(values) > 1 and len(set(values)) == 1 for values in rewards) / len(rewards)
 
 
-def fault_figures(collected: Collected, batch: TokenBatch) -> dict[str, float]:
-    """What of ours failed: episodes set apart, in all and by kind; calls tried again; rows distilled up to a fault."""
-    faults = collected.faults
-    played = len(collected.trajectories) + len(faults)
+def fault_figures(collected: Collected, batch: TokenBatch, teacher_faults: Sequence[Fault]) -> dict[str, float]:
+    """What of ours failed: episodes set apart, in all and by kind; retries; rows distilled up to a fault."""
+    faults = [*collected.faults, *teacher_faults]
+    played = len(collected.trajectories) + len(collected.faults)
     figures = {"faults": float(len(faults)), "fault_rate": len(faults) / played, "retries": float(collected.retries)}
     figures |= {f"faults/{kind}": float(count) for kind, count in Counter(fault.kind for fault in faults).items()}
-    return figures | {"distilled_before_fault": float(len(batch) - len(collected.trajectories))}
+    return figures | {"distilled_before_fault": float((~batch.rewarded_B).sum())}
 
 
-def trajectory_rows(collected: Collected, signal: Signal) -> list[dict[str, Any]]:
-    """Every episode of the step as a JSON-able row, the usable ones with d_k and w_k of each turn."""
-    rows = []
-    for number, trajectory in enumerate(collected.trajectories):
-        turns = torch.tensor([turn.index - 1 for turn in trajectory.turns])
-        d_k = signal.stats.turn_gap_BK[number][turns].tolist() if signal.stats is not None else None
-        w_k = signal.weight_BK[number][turns].tolist() if signal.weight_BK is not None else None
-        rows.append(trajectory_row(trajectory, d_k, w_k))
-    rows += [trajectory_row(t) for group in collected.groups for t in group.faulted]
-    return rows
+def trajectory_rows(
+    tasks: Sequence[Task],
+    collected: Collected,
+    batch: TokenBatch,
+    signal: Signal,
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> list[dict[str, Any]]:
+    """Every episode of the step as a JSON-able row: the usable ones with what the teacher and the method made of them,
+    then those that faulted.
+    """
+    row_of = {id(episode.trajectory): number for number, episode in enumerate(batch.episodes)}
+    usable, faulted = [], []
+    for task, group in zip(tasks, collected.groups, strict=True):
+        for trajectory in group.trajectories:
+            number = row_of.get(id(trajectory))  # None: the teacher could not score it, so it left the batch
+            learned = {} if number is None else _learned(trajectory, batch, signal, number)
+            usable.append(trajectory_row(trajectory, task, tools, **learned))
+        faulted += [trajectory_row(trajectory, task, tools) for trajectory in group.faulted]
+    return usable + faulted
+
+
+def _learned(trajectory: Trajectory, batch: TokenBatch, signal: Signal, number: int) -> dict[str, list[float] | None]:
+    """What a row of the batch says of its trajectory, by turn and by token."""
+    turns, length = torch.tensor([turn.index - 1 for turn in trajectory.turns]), len(trajectory.token_ids)
+    teacher = None if batch.scores is None else batch.scores.teacher
+    return {
+        "turn_gap": None if signal.stats is None else signal.stats.turn_gap_BK[number][turns].tolist(),
+        "weight": None if signal.weight_BK is None else signal.weight_BK[number][turns].tolist(),
+        "teacher_logps": None if teacher is None else teacher.logp_BT[number][:length].tolist(),
+        "advantages": signal.advantage_BT[number][:length].tolist(),
+    }

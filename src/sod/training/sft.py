@@ -29,7 +29,7 @@ def sft_step(
     with clock.timed("step"):
         metrics, tokens = _updated(model, optimizer, examples, batch_size, spec, seed, step)
     seconds = clock.total
-    return StepReport(step, metrics | {"tokens_per_second": tokens / seconds, "seconds": seconds}, [])
+    return StepReport(step, metrics | {"tokens_per_second": tokens / seconds, "seconds": seconds})
 
 
 def _updated(

@@ -7,10 +7,10 @@ Everything before the update is detached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from torch import Tensor
 
@@ -23,8 +23,9 @@ from sod.objective.methods import Method, Signal, advantage
 from sod.objective.needs import Need
 from sod.objective.scores import OldSource, TeacherScores
 from sod.recipe import Recipe
-from sod.records import SodError, Task
+from sod.records import Fault, SodError, Task
 from sod.rollout.collect import Collected, Collector
+from sod.rollout.health import FaultWindow
 from sod.tasks.base import draw_tasks
 from sod.teachers.base import LocalModel, Teacher
 from sod.training.measured import StepMeter
@@ -43,7 +44,8 @@ class Run:
 
     `model_teacher` is the teacher where the method needs its whole model (a dense loss, a self-teacher), else None.
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
-    where the student takes over from it.
+    where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
+    `teacher_health` stops the run where the teacher too often cannot score.
     """
 
     recipe: Recipe
@@ -59,6 +61,12 @@ class Run:
     expert: Collector | None = None
     meter: Meter = field(default_factory=Meter)
     clock: Clock = field(default_factory=Clock)
+    tools: Sequence[Mapping[str, Any]] | None = None
+    teacher_health: FaultWindow = field(init=False)
+
+    def __post_init__(self) -> None:
+        rollout = self.recipe.rollout
+        self.teacher_health = FaultWindow(rollout.max_fault_rate, rollout.fault_window)
 
     @property
     def sampling(self) -> Sampling:
@@ -72,13 +80,28 @@ class Run:
         return StepMeter.of(self.meter, self.student, self.recipe.optim.recompute)
 
 
+@final
+@dataclass(frozen=True)
+class Gathered:
+    """A step's episodes as the batch to learn from; and for its report all that was collected, with its tasks."""
+
+    batch: TokenBatch
+    collected: Collected
+    tasks: Sequence[Task]
+
+
+@final
 @dataclass(frozen=True)
 class Learned:
-    """What came of a step's batch: its scores, what the method made of them, and the figures of the updates."""
+    """What came of a step's batch: its scores, what the method made of them, and the figures of the updates.
+
+    `faults` are those of the teacher: the trajectories that it could not score are not in the batch any more.
+    """
 
     batch: TokenBatch
     signal: Signal
     updates: dict[str, float]
+    faults: tuple[Fault, ...]
 
 
 def train_step(run: Run, step: int) -> StepReport:
@@ -90,12 +113,23 @@ def train_step(run: Run, step: int) -> StepReport:
     run.clock = Clock()
     whole = Clock()
     with whole.timed("step"):
-        batch, collected = gather(run, step)
-        learned = learn(run, batch, step)
-    return describe(step, collected, learned.batch, learned.signal, learned.updates, run.clock.seconds, whole.total)
+        gathered = gather(run, step)
+        learned = learn(run, gathered.batch, step)
+    return describe(
+        step=step,
+        tasks=gathered.tasks,
+        collected=gathered.collected,
+        batch=learned.batch,
+        signal=learned.signal,
+        updates=learned.updates,
+        teacher_faults=learned.faults,
+        clock=run.clock.seconds,
+        seconds=whole.total,
+        tools=run.tools,
+    )
 
 
-def gather(run: Run, step: int) -> tuple[TokenBatch, Collected]:
+def gather(run: Run, step: int) -> Gathered:
     """Tasks drawn by (seed, step), their episodes played with real tools and rewarded, as one batch.
 
     Raises SodError when every episode faulted.
@@ -111,7 +145,7 @@ def gather(run: Run, step: int) -> tuple[TokenBatch, Collected]:
         raise SodError(f"step {step}: every episode faulted; nothing to train on")
     # What came before a fault is good for the teacher's signal alone.
     before_fault = rollout.distill_before_fault and Need.TEACHER in run.method.needs
-    return pack(collected.groups, before_fault, tasks), collected
+    return Gathered(pack(collected.groups, before_fault, tasks), collected, tasks)
 
 
 def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
@@ -119,7 +153,7 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
 
     Raises NonFiniteError (with the batch dumped) before a non-finite gradient could move a weight.
     """
-    batch = scored(run, batch)
+    batch, faults = scored(run, batch)
     try:
         signal = advantage(run.method, batch, step)
     except ValueError as error:  # a log-probability that is not finite
@@ -131,28 +165,30 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     if run.model_teacher is not None and (fraction := run.method.teacher_rule.pull(step)):
         run.model_teacher.follow(run.student, fraction)
     updates |= {"kappa": run.method.kappa(step), "rho": run.method.rho(step)}
-    return Learned(batch, signal, updates)
+    return Learned(batch, signal, updates, faults)
 
 
-def scored(run: Run, batch: TokenBatch) -> TokenBatch:
-    """The batch with its old log-probabilities and the teacher's scores.
+def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
+    """The batch with its old log-probabilities and the teacher's scores; and why trajectories have left it.
 
-    Trajectories that the teacher could not score leave the batch. Raises SodError where it could score none.
+    What the teacher could not score leaves the batch, baseline and loss alike. Raises SodError where that is too much
+    of the latest episodes, or all of the batch.
     """
     source = old_logps_source(run)
     with run.clock.timed("old"):
         old_BT = batch.sampled_BT if source == "engine" else trainer_logps(run, batch)
     if run.teacher is None:
-        return batch.scored(old_BT, old_source=source)
+        return batch.scored(old_BT, old_source=source), ()
     with run.clock.timed("teacher"):
         view = batch if run.privileged is None else privileged_view(batch, run.privileged)
         scores = taught(run.teacher, run.method, batch, view)
     batch = batch.scored(old_BT, scores, source)
+    faults = tuple(scores.faults.values())
+    run.teacher_health.add(len(batch), list(faults))
     kept = [row for row in range(len(batch)) if row not in scores.faults]
     if not kept:
-        first = next(iter(scores.faults.values()))
-        raise SodError(f"the teacher could not score any trajectory: {first.kind}: {first.detail}")
-    return batch if len(kept) == len(batch) else batch.rows(kept)
+        raise SodError(f"the teacher could not score any trajectory: {faults[0].kind}: {faults[0].detail}")
+    return (batch.rows(kept) if faults else batch), faults
 
 
 def taught(teacher: Teacher, method: Method, batch: TokenBatch, view: TokenBatch) -> TeacherScores:

@@ -21,15 +21,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sod.records import Fault, FaultKind, SodError, StopReason, ToolCall, ToolResult, Trajectory, Turn
-from sod.runlog import (
-    RunLog,
-    recipe_hash,
-    trajectory_row,
-    write_bytes_atomic,
-    write_json_atomic,
-    write_text_atomic,
-)
+from sod.records import SodError
+from sod.runlog import NEUTRAL_KEYS, RunLog, guard_hash, recipe_hash, write_json_atomic
 
 RECIPE = {"method": {"name": "sod", "clip": math.inf}, "lr": 1e-6, "tools": ["python"], "name": "kürbis"}
 
@@ -71,38 +64,34 @@ def test_manifest_says_where_the_run_came_from(run: RunLog) -> None:
     manifest = run.manifest()
     assert manifest["seed"] == 7
     assert manifest["argv"] == sys.argv
-    assert manifest["recipe_sha256"] == recipe_hash(RECIPE)
+    assert manifest["format"] == 2
+    assert manifest["recipe_sha256"] == guard_hash(RECIPE) == run.recipe_sha256()
+    assert manifest["neutral_keys"] == list(NEUTRAL_KEYS)
     assert set(manifest["versions"]) == {"python", "torch", "transformers", "numpy", "sod"}
     assert manifest["versions"]["numpy"] == np.__version__
     assert manifest["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["started"])
     # A closed list: no host, no user, no directory.
-    assert set(manifest) == {"started", "argv", "seed", "recipe_sha256", "git", "versions"}
+    known = {"format", "started", "argv", "seed", "recipe_sha256", "neutral_keys", "git", "versions"}
+    assert set(manifest) == known
 
 
-def test_manifest_knows_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def test_the_hash_follows_the_format_that_the_run_was_written_in(run: RunLog) -> None:
+    """Format 1 covers the whole recipe; format 2 leaves out the keys that its own manifest lists, not today's."""
+    manifest = run.manifest()
+    write_json_atomic(run.path / "manifest.json", {**manifest, "neutral_keys": ["tools"]})
+    assert run.recipe_sha256() == recipe_hash({key: value for key, value in RECIPE.items() if key != "tools"})
+    del manifest["format"], manifest["neutral_keys"]
+    write_json_atomic(run.path / "manifest.json", manifest)
+    assert run.recipe_sha256() == recipe_hash(RECIPE) != guard_hash(RECIPE)
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    outside = RunLog.create(tmp_path / "outside", RECIPE, 0).manifest()["git"]
-    assert outside == {"revision": None, "dirty": None}
 
-    git("init", "-q")
-    (tmp_path / "code.py").write_text("x = 1\n")
-    git("add", "code.py")
-    git("commit", "-q", "-m", "first")
-    clean = RunLog.create(tmp_path / "clean", RECIPE, 0).manifest()["git"]
-    assert clean == {"revision": git("rev-parse", "HEAD"), "dirty": False}  # run directories do not count
-
-    (tmp_path / "code.py").write_text("x = 2\n")
-    assert RunLog.create(tmp_path / "dirty", RECIPE, 0).manifest()["git"]["dirty"] is True
-
-    monkeypatch.setenv("PATH", "")
-    assert RunLog.create(tmp_path / "no-git", RECIPE, 0).manifest()["git"]["revision"] is None
+@pytest.mark.parametrize("version", [3, "2", None])
+def test_a_run_of_a_later_version_is_one_line(run: RunLog, version: Any) -> None:
+    write_json_atomic(run.path / "manifest.json", run.manifest() | {"format": version})
+    with pytest.raises(SodError, match=r"run format .* later version of sod") as info:
+        run.recipe_sha256()
+    assert str(run.path) in one_line(info)
 
 
 def test_create_refuses_a_directory_that_holds_a_run(run: RunLog) -> None:
@@ -150,14 +139,6 @@ def test_a_broken_manifest_is_one_line(run: RunLog, content: bytes) -> None:
     one_line(info)
 
 
-def test_recipe_hash_ignores_order_and_sees_values() -> None:
-    assert recipe_hash({"a": 1, "b": {"c": 2, "d": 3}}) == recipe_hash({"b": {"d": 3, "c": 2}, "a": 1})
-    seen = {recipe_hash({"a": value}) for value in (1, 2, "1", None, True, [1], math.inf, -math.inf, 1.5)}
-    assert len(seen) == 9
-    assert re.fullmatch(r"[0-9a-f]{64}", recipe_hash({}))
-    assert recipe_hash({"a": (1, 2)}) == recipe_hash({"a": [1, 2]})  # as it reads back from YAML
-
-
 # --- metrics -----------------------------------------------------------------------------------------
 
 
@@ -170,6 +151,22 @@ def test_rows_come_back_by_step_with_their_kind(run: RunLog) -> None:
         {"step": 1, "loss": 0.5, "kind": "train"},
         {"step": 1, "kind": "eval", "eval/avg_at_k": 0.25},
         {"step": 2, "loss": 0.4, "kind": "train"},
+    ]
+
+
+def test_keys_of_older_runs_come_back_under_todays_names(run: RunLog) -> None:
+    older = {"d_first": 0.1, "d_last": 0.2, "sampler_gap": 0.3, "seconds/judge": 0.4, "seconds/tools": 0.5}
+    run.log({"step": 1, **older})
+    assert run.metrics() == [
+        {
+            "step": 1,
+            "kind": "train",
+            "turn_gap_first": 0.1,
+            "turn_gap_last": 0.2,
+            "train_inference_gap": 0.3,
+            "seconds/reward": 0.4,
+            "seconds/tools": 0.5,
+        }
     ]
 
 
@@ -321,105 +318,13 @@ def test_a_directory_without_write_permission_is_one_line(tmp_path: Path) -> Non
     one_line(info)
 
 
-def test_atomic_writes_make_their_directory_and_replace(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b.json"
-    write_json_atomic(path, {"x": math.nan, "ü": 1})
-    assert json.loads(path.read_text()) == {"x": None, "ü": 1}
-    write_text_atomic(path, "ü\n")
-    assert path.read_bytes() == "ü\n".encode()
-    write_bytes_atomic(path, b"\x00\x01")
-    assert path.read_bytes() == b"\x00\x01"
-    assert [p.name for p in path.parent.iterdir()] == ["b.json"]
-
-
 # --- trajectories, checkpoints, summary --------------------------------------------------------------
-
-
-def trajectory(fault: Fault | None = None) -> Trajectory:
-    turns = (
-        Turn(
-            index=1,
-            start=2,
-            stop=5,
-            text="<tool_call>",
-            calls=(ToolCall("python", {"code": "1/0"}),),
-            results=(ToolResult("ZeroDivisionError", error="exception", seconds=0.25),),
-        ),
-        Turn(index=2, start=6, stop=8, text="The answer is 4."),
-    )
-    return Trajectory(
-        task_id="add-3",
-        sample=1,
-        prompt_tokens=2,
-        token_ids=tuple(range(8)),
-        turn_ids=(0, 0, 1, 1, 1, 0, 2, 2),
-        sampled_logps=(0.0,) * 8,
-        turns=turns,
-        stop=StopReason.FAULT if fault else StopReason.ANSWER,
-        answer="4",
-        correct=True,
-        reward=1.0,
-        fault=fault,
-    )
-
-
-def test_a_trajectory_becomes_a_row_and_comes_back(run: RunLog) -> None:
-    row = trajectory_row(trajectory(), divergence=[0.218, math.nan], weight=[1.0, 0.17])
-    run.write_trajectories(12, [row, trajectory_row(trajectory())])
-    assert (run.path / "trajectories" / "step-000012.jsonl").exists()
-    first, second = run.trajectories(12)
-    assert first == {
-        "task_id": "add-3",
-        "sample": 1,
-        "stop": "answer",
-        "reward": 1.0,
-        "correct": True,
-        "answer": "4",
-        "verdict": "",
-        "fault": None,
-        "prompt_tokens": 2,
-        "response_tokens": 6,
-        "turns": [
-            {
-                "k": 1,
-                "n_tokens": 3,
-                "d_k": 0.218,
-                "w_k": 1.0,
-                "text": "<tool_call>",
-                "calls": [{"name": "python", "arguments": {"code": "1/0"}}],
-                "results": [{"text": "ZeroDivisionError", "error": "exception", "seconds": 0.25}],
-            },
-            {
-                "k": 2,
-                "n_tokens": 2,
-                "d_k": None,
-                "w_k": 0.17,
-                "text": "The answer is 4.",
-                "calls": [],
-                "results": [],
-            },
-        ],
-    }
-    assert [(turn["d_k"], turn["w_k"]) for turn in second["turns"]] == [(None, None)] * 2
-
-
-def test_a_fault_is_told_in_the_row() -> None:
-    row = trajectory_row(trajectory(Fault(FaultKind.UNREACHABLE, "connection refused")))
-    assert row["fault"] == {"kind": "unreachable", "detail": "connection refused"}
-    assert row["stop"] == "fault"
-
-
-def test_columns_that_do_not_fit_the_turns_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"add-3#1: 1 divergence values for 2 turns"):
-        trajectory_row(trajectory(), divergence=[0.1])
-    with pytest.raises(ValueError, match=r"add-3#1: 3 weight values for 2 turns"):
-        trajectory_row(trajectory(), weight=[1.0, 1.0, 1.0])
 
 
 def test_a_resumed_step_replaces_its_trajectories(run: RunLog) -> None:
     run.write_trajectories(3, [{"task_id": "a"}, {"task_id": "b"}])
     run.write_trajectories(3, [{"task_id": "line\u2028separator\nand newline"}])
-    assert run.trajectories(3) == [{"task_id": "line\u2028separator\nand newline"}]
+    assert [row["task_id"] for row in run.trajectories(3)] == ["line\u2028separator\nand newline"]
 
 
 def test_missing_trajectories_say_which_exist(run: RunLog) -> None:
