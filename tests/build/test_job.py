@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sod.build.job import place
+from sod.build.job import find_place
 from sod.recipe import Recipe, parse_recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, recipe_hash, write_json_atomic
@@ -32,18 +32,20 @@ def begun(directory: Path, recorded: dict[str, Any], kind: str = "train") -> Run
 
 
 def save(log: RunLog, sha256: str) -> None:
-    checkpoint.save(log.checkpoint_dir(2), Position(2, sha256), {"moment": torch.ones(1)}, lambda directory: None)
+    checkpoint.save(
+        log.checkpoint_dir(2), Position(2, sha256), {"optimizer": {"moment": torch.ones(1)}}, lambda directory: None
+    )
 
 
 def test_a_new_run_and_its_resume_agree_on_the_hash(tmp_path: Path) -> None:
     """What the checkpoints of a new run will carry is what its directory asks for later."""
-    _, none, hashed = place(recipe(), tmp_path / "run", False, "train")
-    assert none is None
+    new = find_place(recipe(), tmp_path / "run", False, "train")
+    assert (new.log, new.resume, new.done) == (None, None, 0)
     begun(tmp_path / "run", resolved(recipe()))
-    point, log, again = place(recipe(), tmp_path / "run", True, "train")
-    assert log is not None
-    assert again == hashed == log.manifest()["recipe_sha256"]
-    assert point[1] == 2
+    again = find_place(recipe(), tmp_path / "run", True, "train")
+    assert again.log is not None
+    assert again.recipe_hash == new.recipe_hash == again.log.manifest()["recipe_sha256"]
+    assert again.done == 2
 
 
 def test_a_key_that_a_later_version_adds_leaves_older_runs_resumable(tmp_path: Path) -> None:
@@ -51,10 +53,9 @@ def test_a_key_that_a_later_version_adds_leaves_older_runs_resumable(tmp_path: P
     older = resolved(recipe())
     del older["rollout"]["asynchronous"]
     begun(tmp_path / "run", older)
-    point, _, _ = place(recipe(), tmp_path / "run", True, "train")
-    assert point[1] == 2
+    assert find_place(recipe(), tmp_path / "run", True, "train").done == 2
     with pytest.raises(SodError, match=r"rollout\.asynchronous is false there and true here; "):
-        place(recipe(rollout={"asynchronous": True}), tmp_path / "run", True, "train")
+        find_place(recipe(rollout={"asynchronous": True}), tmp_path / "run", True, "train")
 
 
 def test_a_run_of_format_1_goes_on_under_its_own_hash(tmp_path: Path) -> None:
@@ -63,8 +64,8 @@ def test_a_run_of_format_1_goes_on_under_its_own_hash(tmp_path: Path) -> None:
     manifest = {key: value for key, value in log.manifest().items() if key not in ("format", "neutral_keys")}
     write_json_atomic(log.path / "manifest.json", manifest)
     save(log, recipe_hash(log.recipe()))
-    point, _, hashed = place(recipe(train={"checkpoint_every": 1}), tmp_path / "run", True, "train")
-    assert (point[1], hashed) == (2, recipe_hash(log.recipe()))
+    place = find_place(recipe(train={"checkpoint_every": 1}), tmp_path / "run", True, "train")
+    assert (place.done, place.recipe_hash) == (2, recipe_hash(log.recipe()))
 
 
 def test_a_later_versions_table_of_neutral_keys_changes_no_hash(tmp_path: Path) -> None:
@@ -72,15 +73,14 @@ def test_a_later_versions_table_of_neutral_keys_changes_no_hash(tmp_path: Path) 
     log = begun(tmp_path / "run", resolved(recipe()))
     write_json_atomic(log.path / "manifest.json", log.manifest() | {"neutral_keys": ["name"]})
     save(log, log.recipe_sha256())
-    point, _, _ = place(recipe(), tmp_path / "run", True, "train")
-    assert point[1] == 2
+    assert find_place(recipe(), tmp_path / "run", True, "train").done == 2
 
 
 def test_another_recipe_is_refused_before_there_is_a_checkpoint(tmp_path: Path) -> None:
     RunLog.create(tmp_path / "run", resolved(recipe()), 0)
-    assert place(recipe(), tmp_path / "run", True, "train")[0] is None
+    assert find_place(recipe(), tmp_path / "run", True, "train").resume is None
     with pytest.raises(SodError, match=r"run: was started with another recipe: train\.steps is 4 there and 5 here; "):
-        place(recipe(train={"steps": 5}), tmp_path / "run", True, "train")
+        find_place(recipe(train={"steps": 5}), tmp_path / "run", True, "train")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     text = (log.path / "recipe.yaml").read_text()
     (log.path / "recipe.yaml").write_text(text.replace("lr: 0.001", "lr: 0.002", 1))
     with pytest.raises(SodError, match=r"step-000002: this checkpoint was written under another recipe"):
-        place(recipe(optim={"lr": 0.002}), tmp_path / "run", True, "train")
+        find_place(recipe(optim={"lr": 0.002}), tmp_path / "run", True, "train")
 
 
 def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
     begun(tmp_path / "run", resolved(recipe()), kind="sft")
     with pytest.raises(SodError, match="a run of `sod sft`; it cannot be resumed as `sod train`"):
-        place(recipe(), tmp_path / "run", True, "train")
+        find_place(recipe(), tmp_path / "run", True, "train")
