@@ -1,4 +1,4 @@
-"""Seconds by phase: the one stopwatch of the house."""
+"""Seconds by phase: what all parts of a run measure their time with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run some of a batch and put the outcomes back in their places: for calls that are refused, hit, faulted or known."""
+"""Run part of a batch and put the outcomes back in their places: calls not refused, episodes not cut off, retries."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def retried(
     again: Callable[[Outcome], bool],
     retries: int,
 ) -> tuple[list[Outcome], int]:
-    """The outcome of every item, in order, and how many runs were second ones.
+    """The outcome of every item, in order, and how many items were run again, each time counted.
 
-    Items whose outcome `again` says so are run once more, together, up to `retries` times. Raises ValueError where
+    Items for whose outcome `again` is true are run once more, together, up to `retries` times. Raises ValueError where
     `run` returns another number of outcomes than it got items.
     """
     outcomes = list(run(list(items))) if items else []

@@ -1,4 +1,4 @@
-"""What an episode leaves behind: frozen, torch-free records that every room shares.
+"""What an episode leaves behind: frozen, torch-free records that all packages share.
 
 Words are those of `docs/index.md`. A trajectory is a *token ledger*: what was sampled is stored as
 sampled, tool output is appended as rendered, and nothing is ever re-encoded.
@@ -250,11 +250,12 @@ class Trajectory:
         return sum(1 for k in self.turn_ids if k)
 
     def before_fault(self) -> Trajectory:
-        """The part that a fault leaves usable for distillation: every turn before the one whose call faulted.
+        """The part of the trajectory that a fault leaves usable for distillation.
 
-        That turn is left out because its call may be why we failed. Every turn where the engine faulted on the next
-        one, and all of it where the verifier faulted, after the last turn; without a turn where the first call
-        faulted.
+        - A tool faulted: the turns before the one that called it, which is left out because its call may be why we
+          failed. None are left where it was the first turn.
+        - The engine faulted: all turns that were sampled.
+        - The verifier faulted, after the last turn, or nothing did: the whole trajectory.
         """
         if self.stop is not StopReason.FAULT:
             return self

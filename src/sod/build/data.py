@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sod.build.job import Notice, told
+from sod.build.job import told
 from sod.build.tools import refuse_unreadable, tool_schemas
 from sod.chat.render import Chat
-from sod.recipe import Recipe
+from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.tasks.files import load_tasks
 

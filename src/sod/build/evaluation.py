@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
-from sod.build.job import Notice, final_model, prepare_torch
+from sod.build.job import final_model, prepare_torch
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
 from sod.engines.base import Sampling
 from sod.evaluation.runner import Evaluation, evaluate
 from sod.models.load import load_model, load_tokenizer
-from sod.recipe import Recipe
+from sod.recipe import Notice, Recipe
 from sod.records import Task
 from sod.rollout.collect import Collector
 from sod.rollout.health import refuse_unhealthy

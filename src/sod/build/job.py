@@ -14,7 +14,7 @@ from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
 from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
-from sod.recipe import OptimSpec, Recipe, parse_recipe, resolved
+from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, refuse_other_recipe
 from sod.seeds import derive
@@ -23,9 +23,6 @@ from sod.training.checkpoint import COMPLETE, ResumePoint, verify
 from sod.training.loop import Listener, Plan, Trainee, resume_point, run_steps
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport
-
-Notice = Callable[[str], None]
-"""Tells the user something that is not an error: skipped rows, what is being loaded."""
 
 
 @final

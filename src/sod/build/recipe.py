@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sod.build.job import Notice
 from sod.build.method import check_knobs
-from sod.recipe import Recipe, load_recipe
+from sod.recipe import Notice, Recipe, load_recipe
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str], notice: Notice) -> Recipe:

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from sod.build.data import make_chat
-from sod.build.job import Job, Notice, final_model, find_place, prepare_torch, saver, told, trained_model
+from sod.build.job import Job, final_model, find_place, prepare_torch, saver, told, trained_model
 from sod.chat.render import Chat
 from sod.models.load import load_tokenizer
 from sod.objective.methods import Method
-from sod.recipe import Recipe
+from sod.recipe import Notice, Recipe
 from sod.records import SodError
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations

@@ -12,7 +12,7 @@ from typing import Any, final
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
 from sod.build.evaluation import run_evaluation
-from sod.build.job import Job, Notice, Place, final_model, find_place, prepare_torch, saver, trained_model
+from sod.build.job import Job, Place, final_model, find_place, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.rollout import make_collector
 from sod.build.supervised import prepare_supervised
@@ -22,7 +22,7 @@ from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.models.meter import Meter
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
-from sod.recipe import Recipe
+from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
 from sod.tasks.privileged import privileged_prompt

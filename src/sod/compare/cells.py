@@ -22,14 +22,13 @@ from statistics import fmean
 from typing import Any, Literal
 
 from sod.build.evaluation import evaluate_model
-from sod.build.job import Notice
 from sod.build.training import prepare_train
 from sod.clock import Clock
 from sod.evaluation.runner import Evaluation
 from sod.objective.needs import Need
 from sod.objective.presets import PRESETS, knobs
 from sod.quickstart.run import in_world, make_world, rounded
-from sod.recipe import MethodSpec, OptimSpec, Recipe, TrainSpec, resolved
+from sod.recipe import MethodSpec, Notice, OptimSpec, Recipe, TrainSpec, resolved
 from sod.records import SodError, Task
 from sod.report import console
 from sod.runlog import RunLog, recipe_hash, write_json_atomic

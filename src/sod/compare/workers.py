@@ -111,7 +111,7 @@ class WorkerPool:
 
 
 def _serve(connection: Connection) -> None:
-    """A worker's life: calls until the parent closes the pipe, or a request to stop."""
+    """Run calls until the parent closes the pipe or the process is asked to stop."""
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):  # the parent's way to say that there is nothing more to do

@@ -13,7 +13,11 @@ from sod.objective.needs import Need
 
 
 class Stage(Protocol):
-    """What a strategy can have played, for the tasks of one step. Its results are handed on unopened."""
+    """What a strategy can have played, for the tasks of one step.
+
+    The types of episodes and prefixes belong to the rollout, which the objective does not import: a strategy passes
+    them on without looking into them.
+    """
 
     def student(self, max_turns: int | None = None, prefixes: Sequence[Any] | None = None) -> Any:
         """The student's episodes, capped at `max_turns` of its turns; one prefix a task is where they begin."""
@@ -87,7 +91,9 @@ class FirstTurns:
 @final
 @dataclass(frozen=True)
 class AfterTeacherTurns:
-    """TCOD back to front (arXiv 2604.24005): the last turns of an episode that the teacher has begun, as many as above.
+    """TCOD back to front (arXiv 2604.24005): the last turns of an episode that the teacher has begun.
+
+    The student plays as many turns as under `FirstTurns`: `start` at step 1, one more after every `every` steps.
 
     Raises ValueError for a `start` or `every` below 1.
     """

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sod.build.evaluation import evaluate_model
-from sod.build.job import Job, Notice
+from sod.build.job import Job
 from sod.build.supervised import prepare_sft
 from sod.build.training import prepare_train
 from sod.clock import Clock
 from sod.quickstart.world import data_paths, make_data, make_models
-from sod.recipe import ModelSpec, Recipe
+from sod.recipe import ModelSpec, Notice, Recipe
 from sod.records import SodError
 from sod.runlog import write_json_atomic
 

@@ -11,11 +11,10 @@ from sod.recipe.keys.method import ScheduleSpec as ScheduleSpec
 from sod.recipe.keys.model import ModelSpec as ModelSpec
 from sod.recipe.keys.optim import OptimSpec as OptimSpec
 from sod.recipe.keys.recipe import Recipe as Recipe
-from sod.recipe.keys.recipe import Tracker as Tracker
+from sod.recipe.keys.recipe import TrackerName as TrackerName
 from sod.recipe.keys.reward import RewardSpec as RewardSpec
 from sod.recipe.keys.reward import VerifierName as VerifierName
 from sod.recipe.keys.rollout import RolloutSpec as RolloutSpec
-from sod.recipe.keys.section import Section as Section
 from sod.recipe.keys.sft import SftSpec as SftSpec
 from sod.recipe.keys.tools import FusionSpec as FusionSpec
 from sod.recipe.keys.tools import PythonSpec as PythonSpec
@@ -30,4 +29,3 @@ from sod.recipe.read import parse_recipe as parse_recipe
 from sod.recipe.read import read_yaml as read_yaml
 from sod.recipe.read import resolved as resolved
 from sod.recipe.read import validated as validated
-from sod.recipe.read import warned as warned

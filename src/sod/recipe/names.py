@@ -9,7 +9,7 @@ from typing import Any, final
 from sod.records import SodError
 
 Notice = Callable[[str], None]
-"""Tells the user something that is not an error."""
+"""Tells the user something that is not an error: skipped rows, an old name of a key."""
 
 
 @final

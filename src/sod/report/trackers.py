@@ -16,13 +16,12 @@ from importlib import import_module
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, final
+from typing import Any, Protocol, final
 from urllib.parse import urlsplit
 
+from sod.recipe import TrackerName
 from sod.records import SodError
 from sod.report.metrics import PANELS, Panel, drawn_in
-
-TrackerName = Literal["wandb", "trackio", "tensorboard"]
 
 
 class Tracker(Protocol):

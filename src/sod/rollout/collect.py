@@ -14,8 +14,9 @@ from typing import final
 
 from sod.clock import Clock
 from sod.engines.base import Engine, Sampling
+from sod.outcomes import filled
 from sod.records import Episode, Fault, Group, Task, Trajectory
-from sod.rollout.episode import Ask, EpisodeLimits, Play, Renderer, Reply, name, play
+from sod.rollout.episode import Ask, EpisodeLimits, Play, Renderer, Reply, episode_name, play
 from sod.rollout.executor import ToolExecutor
 from sod.rollout.health import FaultWindow
 from sod.rollout.prefix import Prefix, limits_after
@@ -187,7 +188,7 @@ class Collector:
             for sample in range(samples):
                 key = derive(self._seed, "noise", purpose, step, task.id, seen[task.id], sample)
                 episode = play(task, sample, context_ids, self._chat, self._tools.keys(), limits, key)
-                live[name(task, sample, key)] = _Live(number, episode)
+                live[episode_name(task, sample, key)] = _Live(number, episode)
             seen[task.id] += 1
         return live
 
@@ -213,15 +214,15 @@ class Collector:
 
     def _rewarded(self, tasks: Sequence[Task], done: Sequence[Sequence[Trajectory]]) -> list[Group]:
         """The groups, sample by sample in order, with rewards. A fault of whatever part sets its episode apart."""
-        ordered = [sorted(group, key=lambda t: t.sample) for group in done]
-        whole = [Episode(task, t) for task, group in zip(tasks, ordered, strict=True) for t in group if t.fault is None]
-        outcomes = iter(self._reward_function(whole))
-        rewarded = [[next(outcomes) if t.fault is None else t for t in group] for group in ordered]
-        return [
-            Group(
-                task.id,
-                tuple(t for t in group if t.fault is None),
-                tuple(t for t in group if t.fault is not None),
-            )
-            for task, group in zip(tasks, rewarded, strict=True)
-        ]
+        ordered = [sorted(group, key=lambda trajectory: trajectory.sample) for group in done]
+        episodes = [Episode(task, t) for task, group in zip(tasks, ordered, strict=True) for t in group]
+        # An episode that faulted stays as it is: there is nothing to reward.
+        faulted = [None if episode.trajectory.fault is None else episode.trajectory for episode in episodes]
+        rewarded = iter(filled(faulted, episodes, self._reward_function))
+        groups = []
+        for task, group in zip(tasks, ordered, strict=True):
+            mine = [next(rewarded) for _ in group]
+            usable = tuple(trajectory for trajectory in mine if trajectory.fault is None)
+            apart = tuple(trajectory for trajectory in mine if trajectory.fault is not None)
+            groups.append(Group(task.id, usable, apart))
+        return groups

@@ -1,8 +1,8 @@
-"""One conversation of the student with its tools, as prose.
+"""One conversation of the student with its tools, from its prompt to its trajectory.
 
-`play` is a generator that does no work of its own: it yields what it needs (a turn to sample, tools to
-run) and is sent the answer. Whoever drives it owns batching, concurrency and retries, so the same prose
-serves any schedule: one that can be repeated, or whatever is ready first.
+`play` is a generator that neither samples nor runs a tool itself: it yields what it needs (a turn to sample, tools to
+run) and is sent the result. Batching, concurrency and retries are its driver's (`sod.rollout.collect`), so that the
+same code serves both schedules: the one that can be repeated, and the one that takes whatever is ready first.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Ledger:
         )
 
 
-def name(task: Task, sample: int, noise_key: int) -> str:
+def episode_name(task: Task, sample: int, noise_key: int) -> str:
     """What tools know the episode by: no two episodes of a run share it."""
     return f"{task.id}#{sample}@{noise_key:016x}"
 
@@ -113,7 +113,7 @@ def play(
     A malformed or unknown call is answered with a named tool error that the model reads. A fault ends the
     episode: nothing of it reaches the model.
     """
-    episode = name(task, sample, noise_key)
+    episode = episode_name(task, sample, noise_key)
     ledger = _Ledger(len(prompt_ids))
     ledger.context(prompt_ids)
     stop, fault = StopReason.MAX_TURNS, None

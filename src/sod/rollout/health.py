@@ -1,4 +1,4 @@
-"""Is what we run on well? A probe before the first step, and a limit on the share of faulted episodes."""
+"""Whether the infrastructure works: a probe of every tool before the first step, and a limit on faulted episodes."""
 
 from __future__ import annotations
 

@@ -75,52 +75,53 @@ class TurnSampler:
 
 
 @final
+@dataclass(frozen=True)
 class LockstepScheduler:
     """Waits for every tool call before the next chunk: what is sampled when depends on tokens alone.
 
     So a run can be repeated bit for bit; episodes without a call wait for the slowest call of the others.
     """
 
-    def __init__(self, sampler: TurnSampler, executor: ToolExecutor, clock: Clock) -> None:
-        self._sampler = sampler
-        self._executor = executor
-        self._clock = clock
+    sampler: TurnSampler
+    executor: ToolExecutor
+    clock: Clock
 
     def next_replies(self, asks: Sequence[tuple[str, Ask]]) -> list[tuple[str, Reply]]:
         """The turns that ended in this chunk, then the results of all calls; see `Scheduler.next_replies`."""
         turns, calls = _sorted_out(asks)
-        with self._clock.timed("sample"):
-            self._executor.start(calls)  # one batch: every tool gets its calls together
-            ended = self._sampler.advance(turns)
-        with self._clock.timed("tools"):
-            return [*ended, *self._executor.take_all()]
+        with self.clock.timed("sample"):
+            self.executor.start(calls)  # one batch: every tool gets its calls together
+            ended = self.sampler.advance(turns)
+        with self.clock.timed("tools"):
+            return [*ended, *self.executor.take_all()]
 
 
 @final
+@dataclass(frozen=True)
 class AsynchronousScheduler:
     """Goes on with whatever is ready first, and waits for a tool only where there is nothing to sample.
 
     No two runs have quite the same schedule, so their log-probabilities may differ in rounding.
     """
 
-    def __init__(self, sampler: TurnSampler, executor: ToolExecutor, clock: Clock) -> None:
-        self._sampler = sampler
-        self._executor = executor
-        self._clock = clock
+    sampler: TurnSampler
+    executor: ToolExecutor
+    clock: Clock
 
     def next_replies(self, asks: Sequence[tuple[str, Ask]]) -> list[tuple[str, Reply]]:
         """The turns that ended in this chunk, then the calls that are through; see `Scheduler.next_replies`."""
         turns, calls = _sorted_out(asks)
-        with self._clock.timed("sample"):
+        with self.clock.timed("sample"):
             for call in calls:
-                self._executor.start([call])  # a batch of its own: it is through when it is, whatever the others do
-            ended = self._sampler.advance(turns)
-        with self._clock.timed("tools"):
-            nothing_else = not ended and self._sampler.idle
-            return [*ended, *self._executor.take_ready(block=nothing_else)]
+                self.executor.start([call])  # a batch of its own: it is through when it is, whatever the others do
+            ended = self.sampler.advance(turns)
+        with self.clock.timed("tools"):
+            nothing_else = not ended and self.sampler.idle
+            return [*ended, *self.executor.take_ready(block=nothing_else)]
 
 
 def _sorted_out(asks: Sequence[tuple[str, Ask]]) -> tuple[list[SampleRequest], list[tuple[str, AskTools]]]:
+    """The turns to sample, and the calls to run with the names of their episodes."""
     turns = [ask.request for _, ask in asks if isinstance(ask, AskTurn)]
     calls = [(episode, ask) for episode, ask in asks if isinstance(ask, AskTools)]
     return turns, calls

@@ -18,9 +18,10 @@ from sod.teachers.base import Offer
 
 @final
 class LocalTeacher:
-    """Scores with a Hugging Face causal LM, chunked over the vocabulary projection. It takes the model over.
+    """Scores with a Hugging Face causal LM, chunked over the vocabulary projection.
 
-    Offers its whole distribution at any temperature.
+    Offers its whole distribution at any temperature. The model is frozen, put into evaluation mode and changed in place
+    by `follow`: nobody else may train it.
     """
 
     offers: ClassVar[Offer] = Offer("full")

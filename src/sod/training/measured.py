@@ -1,4 +1,4 @@
-"""Where a training step's arithmetic goes, counted from outside of what does it."""
+"""Time, tokens and arithmetic of a training step's phases, as contexts around the code that they measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step has to tell: one row of numbers, and its trajectories turn by turn."""
+"""The report of a training step: one row of numbers, and its trajectories turn by turn."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def dump(directory: Path, batch: TokenBatch, step: int, error: NonFiniteError) -
 
 
 def _tensors(record: Any) -> dict[str, Tensor]:
-    """Every tensor of a batch and of its stages by name; text and other records are left out."""
+    """Every tensor of a batch, of its scores and of its targets by name; text and other records are left out."""
     found: dict[str, Tensor] = {}
     for known in fields(record):
         value = getattr(record, known.name)

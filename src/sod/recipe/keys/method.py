@@ -56,7 +56,7 @@ class MethodSpec(Section):
     """A preset of the objective and its knobs; knobs left out, or null, keep the preset's own value.
 
     The keys declared here go with every preset. All others are knobs, kept as they were given: `objective.presets`
-    declares them, preset by preset, and `build.method` checks them, because this room knows no preset.
+    declares them, preset by preset, and `build.method` checks them, because `sod.recipe` does not import the objective.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -21,7 +21,7 @@ from sod.recipe.keys.tools import ToolsSpec
 from sod.recipe.keys.train import TrainSpec
 from sod.recipe.keys.world import WorldSpec
 
-Tracker = Literal["wandb", "trackio", "tensorboard"]
+TrackerName = Literal["wandb", "trackio", "tensorboard"]
 
 
 class Recipe(Section):
@@ -56,7 +56,7 @@ class Recipe(Section):
         None, description="a generated world for `sod quickstart` and `sod compare`; null: no such world"
     )
     compare: CompareSpec = Field(CompareSpec(), description="how `sod compare` finds learning rates")
-    trackers: list[Tracker] = Field(default_factory=list, description="where metrics are copied to besides the run")
+    trackers: list[TrackerName] = Field(default_factory=list, description="where metrics are copied to besides the run")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -60,7 +60,7 @@ def confine(state: ForkServerState, limits: dict[str, Any], stdin: bytes, out: i
 def become_program(
     state: ForkServerState, limits: dict[str, Any], source: bytes, stdin: bytes, out: int, err: int
 ) -> NoReturn:
-    """The whole life of a fork: confine itself, run the source, exit."""
+    """In the fork: confine this process, run the source, exit."""
     status = EXIT_ERROR
     try:
         confine(state, limits, stdin, out, err)
@@ -93,7 +93,7 @@ def execute(state: ForkServerState, head: dict[str, Any], blobs: list[bytes]) ->
     os.close(err_write)
     out = Output(out_read, limits["output_chars"], tail=False)
     err = Output(err_read, limits["output_chars"], tail=True)
-    end, code = see_to_its_end(state, pid, limits, out, err)
+    end, code = watch_and_reap(state, pid, limits, out, err)
     os.close(out_read)
     os.close(err_read)
     try:
@@ -109,7 +109,7 @@ def execute(state: ForkServerState, head: dict[str, Any], blobs: list[bytes]) ->
     return pack(reply, [out.data, with_note(err.data, note), *found.values()])
 
 
-def see_to_its_end(
+def watch_and_reap(
     state: ForkServerState, pid: int, limits: dict[str, Any], out: Output, err: Output
 ) -> tuple[End, int]:
     """Watch a program and kill what is left of it: how it ended, and its exit code (negative: a signal).

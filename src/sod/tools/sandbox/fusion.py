@@ -359,7 +359,7 @@ def read_reply(data: bytes, program: Program, limits: ProgramLimits) -> Executio
         return Fault(FaultKind.BAD_REPLY, "no return_code")
     if (reply.status == "Success") != (not stopped and result.return_code == 0):
         return Fault(FaultKind.BAD_REPLY, f"{reply.status} with return_code {result.return_code}, {result.status}")
-    status, why = _verdict(reply, result, limits)
+    status, why = _status(reply, result, limits)
     return Execution(
         status,
         (result.stdout or "")[: limits.output_chars],
@@ -370,7 +370,7 @@ def read_reply(data: bytes, program: Program, limits: ProgramLimits) -> Executio
     )
 
 
-def _verdict(reply: _Reply, result: _Result, limits: ProgramLimits) -> tuple[ExecutionStatus, str]:
+def _status(reply: _Reply, result: _Result, limits: ProgramLimits) -> tuple[ExecutionStatus, str]:
     """The status, and the line that explains it where the program's stderr does not."""
     if len(result.stdout or "") > limits.output_chars:
         return "output_limit", f"more than {limits.output_chars} characters of output"
