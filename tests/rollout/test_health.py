@@ -31,6 +31,7 @@ def survived(window: FaultWindow, steps: list[tuple[int, int]]) -> int:
         ([(128, 12)] * 9, 9),  # a step larger than the window is its own window
         ([(128, 16), (128, 17)], 1),
         ([(4, 4)], 0),  # nothing works: no need to wait for a window
+        ([(64, 0), (10, 9), (54, 0)], 2),  # too many once the good step has left, which this faultless one makes it do
     ],
 )
 def test_window(steps: list[tuple[int, int]], passed: int) -> None:

@@ -22,20 +22,23 @@ class FaultWindow:
 
     limit: float
     episodes: int
-    _steps: deque[tuple[int, int]] = field(default_factory=deque)
+    _steps: deque[tuple[int, int]] = field(default_factory=deque)  # (episodes, faults) of each
+    _latest: Fault | None = None
 
     def add(self, played: int, faults: list[Fault]) -> None:
         """Count a step's episodes. Raises SodError when the window holds too many faults."""
         self._steps.append((played, len(faults)))
+        self._latest = faults[-1] if faults else self._latest
         while sum(count for count, _ in self._steps) - self._steps[0][0] >= self.episodes:
             self._steps.popleft()
         total = sum(count for count, _ in self._steps)
         faulted = sum(count for _, count in self._steps)
-        if faulted > self.limit * max(total, self.episodes) or (faulted == total > 0 and self.limit < 1):
-            latest = faults[-1]
+        too_many = faulted > self.limit * max(total, self.episodes) or (faulted == total > 0 and self.limit < 1)
+        # The latest fault may be an earlier step's: a large good step that leaves the window makes the rest worse.
+        if too_many and self._latest is not None:
             raise SodError(
                 f"{faulted} of the last {total} episodes faulted, more than rollout.max_fault_rate={self.limit:g} of "
-                f"rollout.fault_window={self.episodes}; the latest: {latest.kind}: {latest.detail}"
+                f"rollout.fault_window={self.episodes}; the latest: {self._latest.kind}: {self._latest.detail}"
             )
 
 
