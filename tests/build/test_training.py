@@ -219,6 +219,14 @@ class TestPrepare:
         assert [row["step"] for row in job.log.metrics()] == [1, 2]
         assert [step for step, _ in job.log.checkpoints()] == [1, 2]
 
+    @pytest.mark.parametrize("name", ["opd", "tcod_b2f"], ids=["the student's", "and the expert's, which is first"])
+    def test_a_closed_job_has_closed_its_engines(self, name: str, make_recipe: Any, tmp_path: Path) -> None:
+        job = prepare_train(make_recipe(method=name), tmp_path / "run", False, quiet)
+        job.close()
+        job.close()
+        with pytest.raises(ValueError, match="the engine is closed"):
+            job.take_step(1)
+
     def test_self_distillation_reads_no_teacher(self, make_recipe: Any, tmp_path: Path) -> None:
         """The recipe's teacher is not loaded, nor its tokenizer: the student's own copy is the teacher."""
         recipe = make_recipe(method="opsd_gt", teacher={"path": str(tmp_path / "gone")}, train={"steps": 1})

@@ -43,10 +43,11 @@ def evaluate_model(
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = make_chat(recipe, load_tokenizer(path))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
-    with ExitStack() as opened:
-        tools, reward_function = make_tools(recipe, opened), make_reward_function(recipe, opened)
+    with ExitStack() as resources:
+        tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
         refuse_unhealthy(tools)
         prepare_torch(recipe)
         model = load_model(path, recipe.student.dtype)
         collector = make_collector(recipe, chat, tools, reward_function, model)
+        resources.callback(collector.engine.close)
         return replace(run_evaluation(recipe, collector, tasks, on_progress), tools=chat.tools)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from sod.recipe import PythonSpec, Recipe, VerifierName
 from sod.records import SodError, Task
@@ -41,6 +41,7 @@ def make_local_sandbox(spec: PythonSpec, limits: ProgramLimits) -> LocalSandbox:
     return LocalSandbox(limits, workers=spec.workers, preload=spec.preload, unsafe=spec.unsafe)
 
 
+@final
 @dataclass(frozen=True)
 class _Declared:
     """A tool of the recipe: what can be known of it before it is started, and how it is made."""

@@ -59,6 +59,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     inputs = checked(recipe, method, directory, resume, notice)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
         run = opened(inputs, resources)
+        resources.callback(run.close)
         log = inputs.place.make(recipe)
         kept = resources.pop_all()
     return Job(

@@ -38,6 +38,7 @@ PrivilegedPrompt = Callable[[Task], Sequence[int]]
 """Token ids of the prompt that the teacher reads instead of the student's."""
 
 
+@final
 @dataclass
 class Run:
     """The live objects of a training run; `sod.build` makes it from a recipe.
@@ -78,6 +79,12 @@ class Run:
     def measured(self) -> StepMeter:
         """Counts the student's arithmetic."""
         return StepMeter.of(self.meter, self.student, self.recipe.optim.recompute)
+
+    def close(self) -> None:
+        """Close the engines of student and expert. Safe to call twice."""
+        self.rollout.engine.close()
+        if self.expert is not None:
+            self.expert.engine.close()
 
 
 @final
