@@ -212,11 +212,11 @@ def test_classes_are_measured_with_and_without_their_errors(
     """
     one = "print(47+8)"
     rough = list(states_of(TASK, ASKED, episode(chat, (one, UNAVAILABLE), ("print(x)", OWN), (one, ok(55)))))
-    tools, limits, judge = {python_tool.name: python_tool}, EpisodeLimits(8, 32, 400), math_reward()
+    tools, limits, reward_function = {python_tool.name: python_tool}, EpisodeLimits(8, 32, 400), math_reward()
 
     def measured(teacher: Any) -> dict[str, Any]:
         student, expert = (
-            Collector(TorchEngine(model, chat.stop_ids, 16), chat, tools, limits, judge, seed=1)
+            Collector(TorchEngine(model, chat.stop_ids, 16), chat, tools, limits, reward_function, seed=1)
             for model in (acting_model, teacher)
         )
         scorer = LocalTeacher(teacher, 4096)
@@ -281,7 +281,7 @@ def command(directory: Path, name: str, rate: float, *more: str) -> tuple[dict[s
 
 @pytest.mark.slow
 class TestCommand:
-    """Real models, tools and judge, all tiny."""
+    """Real models, tools and rewards, all tiny."""
 
     def test_it_makes_a_world_and_leaves_figures_table_and_picture(
         self, made: tuple[Path, dict[str, Any], str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
@@ -19,6 +19,7 @@ class SodError(Exception):
     """Stops the run. The message is one line that names the file, key or row, and the fix."""
 
 
+@final
 @dataclass(frozen=True)
 class ToolCall:
     """One call the assistant asked for. `arguments` is a JSON object; `id` is the name a data row gives the call."""
@@ -28,6 +29,7 @@ class ToolCall:
     id: str | None = None
 
 
+@final
 @dataclass(frozen=True)
 class Message:
     """One chat message; `tool_calls` only on assistant messages, `name` only on tool messages.
@@ -44,6 +46,7 @@ class Message:
     weight: float = 1.0
 
 
+@final
 @dataclass(frozen=True)
 class Task:
     """A problem: prompt messages and what a verifier needs.
@@ -61,6 +64,7 @@ class Task:
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
+@final
 @dataclass(frozen=True)
 class ToolResult:
     """What the model reads after a call.
@@ -74,6 +78,7 @@ class ToolResult:
     seconds: float = 0.0
 
 
+@final
 @dataclass(frozen=True)
 class MalformedCall:
     """A tool call that cannot be read: `error` is its short name, `detail` what the model is told."""
@@ -86,6 +91,7 @@ class MalformedCall:
         return ToolResult(f"Error: {self.error}: {self.detail}", error=self.error)
 
 
+@final
 @dataclass(frozen=True)
 class Said:
     """What one assistant turn says, as its dialect reads it (`sod.chat.dialects`).
@@ -111,6 +117,7 @@ class FaultKind(StrEnum):
     VERIFIER = "verifier"  # the verifier itself failed (not: the answer is junk)
 
 
+@final
 @dataclass(frozen=True)
 class Fault:
     """A failure of ours (sandbox down, worker lost): says nothing about the model, never trained on.
@@ -128,6 +135,7 @@ def may_retry(outcome: object) -> bool:
     return isinstance(outcome, Fault) and outcome.retryable
 
 
+@final
 @dataclass(frozen=True)
 class Program:
     """Source to be run as `__main__` of a fresh interpreter, and what it finds there.
@@ -148,6 +156,7 @@ class Program:
 ExecutionStatus = Literal["ok", "error", "timeout", "memory", "output_limit"]
 
 
+@final
 @dataclass(frozen=True)
 class Execution:
     """How one program or cell ended. All of it is the program's own doing.
@@ -174,6 +183,7 @@ class StopReason(StrEnum):
     FAULT = "fault"  # infrastructure failed; see `Trajectory.fault`
 
 
+@final
 @dataclass(frozen=True)
 class Turn:
     """One assistant message: its action tokens are `token_ids[start:stop]` of the trajectory.
@@ -192,6 +202,7 @@ class Turn:
     said: Said = Said()
 
 
+@final
 @dataclass(frozen=True)
 class Verdict:
     """What an episode answered (None: nothing in the expected form), and its score: 1 is right, 0 is wrong.
@@ -210,6 +221,7 @@ class Verdict:
         return self.score >= 1.0
 
 
+@final
 @dataclass(frozen=True)
 class Trajectory:
     """The record of one episode.
@@ -278,6 +290,7 @@ class Trajectory:
         return tuple(result for turn in self.turns for result in turn.results)
 
 
+@final
 @dataclass(frozen=True)
 class Episode:
     """A task and the record of one conversation about it: what reward functions and verifiers are given."""
@@ -302,6 +315,7 @@ class Episode:
         return tuple(messages)
 
 
+@final
 @dataclass(frozen=True)
 class Group:
     """The trajectories of one task in one step (GRPO's group), the faulted ones kept apart."""

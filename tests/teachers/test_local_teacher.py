@@ -35,8 +35,8 @@ def test_same_model_probe(
     """Teacher := student gives a gap of about 0 nats at every single token of real multi-turn episodes."""
     tasks = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"t": 4}, 2, 3, seed=2)["t"])]
     engine = TorchEngine(acting_model, chat.stop_ids, 8)
-    judge = math_reward()
-    rollout = Collector(engine, chat, {python_tool.name: python_tool}, EpisodeLimits(5, 60, 400), judge, seed=0)
+    tools, limits, rewards = {python_tool.name: python_tool}, EpisodeLimits(5, 60, 400), math_reward()
+    rollout = Collector(engine, chat, tools, limits, rewards, seed=0)
     groups = rollout.collect(tasks, 4, Sampling(temperature), "train", 1).groups
     batch = pack(groups)
     assert int(batch.turn_BT.max()) >= 3

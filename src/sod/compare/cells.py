@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from sod.build.evaluation import evaluate_model
 from sod.build.training import prepare_train
@@ -41,6 +41,7 @@ CURVES = ("accuracy", "tool_error_rate", "response_tokens", "reward")
 PREPARED = "prepared.json"
 
 
+@final
 @dataclass(frozen=True)
 class Unit:
     """A piece of work: the world of a seed, a learning rate tried with a method, or a cell of the comparison."""
@@ -58,6 +59,7 @@ class Unit:
         return f"{self.method} s{self.seed}" if self.kind == "cell" else f"{self.method} lr {self.lr:g}"
 
 
+@final
 @dataclass(frozen=True)
 class Comparison:
     """What all cells share. Of the recipe, seed, method, learning rate and paths are each cell's own."""

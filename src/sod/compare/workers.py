@@ -36,6 +36,7 @@ class Ended:
     error: str | None = None
 
 
+@final
 @dataclass
 class _WorkerProcess:
     process: Any  # a spawn context's process has no public type

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from sod.records import Fault
 
 
+@final
 @dataclass(frozen=True)
 class Sampling:
     """The distribution that tokens are drawn from.
@@ -22,6 +23,7 @@ class Sampling:
     top_k: int = 0
 
 
+@final
 @dataclass(frozen=True)
 class SampleRequest:
     """One assistant turn to sample.
@@ -37,6 +39,7 @@ class SampleRequest:
     noise_key: int
 
 
+@final
 @dataclass(frozen=True)
 class Sampled:
     """A sampled turn. `stopped` tells whether it ended in a stop token (which is then its last id).

@@ -23,6 +23,7 @@ CONTIGUOUS = torch.contiguous_format
 ROW_STEP, COLUMN_STEP = 16, 128  # rows and columns are added in these: more would be touched without use
 
 
+@final
 @dataclass(frozen=True)
 class Shape:
     """What a model's cache holds per token."""
@@ -42,6 +43,7 @@ class Shape:
         return cls(config.num_hidden_layers, config.num_key_value_heads or heads, head_dim, model.dtype, model.device)
 
 
+@final
 @dataclass(frozen=True)
 class Offloaded:
     """The columns of one row, copied out of the cache, and the tokens that they stand for."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Correct = Sequence[Sequence[float]]  # [P][N], 1 or True for a right answer
 Answers = Sequence[Sequence[str | None]]  # [P][N], None where the sample gave no answer
 
 
+@final
 @dataclass(frozen=True)
 class Estimate:
     """A mean over problems and the interval [low, high] around it, all in the metric's own unit."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, final
 
 from sod.engines.base import Sampling
 from sod.evaluation.metrics import Estimate, summarise
@@ -14,6 +14,7 @@ from sod.records import SodError, Task, Trajectory
 from sod.rollout.collect import Collector
 
 
+@final
 @dataclass(frozen=True)
 class Evaluation:
     """The result of one evaluation. `estimates` has keys avg_at_k, pass_at_k and maj_at_k.

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, final
 
 
+@final
 @dataclass(frozen=True)
 class Spread:
     """A mean over `n` seeds, its 95% t-interval (None with a single seed) and the extremes."""

@@ -15,6 +15,7 @@ from typing import Any, final
 from sod.objective.batch import TokenBatch
 
 
+@final
 @dataclass(frozen=True)
 class Cost:
     """What a decoder-only model costs.
@@ -77,6 +78,7 @@ class Cost:
         return self.weights * self.weight_bytes
 
 
+@final
 @dataclass
 class Phase:
     """Sums over the calls of one phase."""

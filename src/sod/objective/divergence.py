@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ Chooser = Literal["teacher", "student"]
 LOG_FLOOR = -1e4
 
 
+@final
 @dataclass(frozen=True)
 class Divergence:
     """Which divergence.

@@ -121,6 +121,7 @@ class Method:
         return ScoreNeed(top1=Need.TOP1 in self.needs, entropy=Need.ENTROPY in self.needs)
 
 
+@final
 @dataclass(frozen=True)
 class Signal:
     """What the method made of a batch: the advantage, and the per-turn numbers to report.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
 
+@final
 @dataclass(frozen=True)
 class SurrogateTerms:
     """The micro-batch's part of the mini-batch's means over action tokens."""

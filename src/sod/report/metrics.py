@@ -74,7 +74,7 @@ class Metric:
 
 STEP_SECONDS = Metric("seconds", "s", "", "{:.2f}s", None, "wall clock of the step")
 PHASE_SECONDS = Metric(
-    "seconds/", "s", "", "{:.2f}", SECONDS, "wall clock of a phase: sample, tools, reward, old, teacher, update"
+    "seconds/", "s", "", "{:.2f}", SECONDS, "wall clock of a phase: expert, sample, tools, reward, old, teacher, update"
 )
 
 METRICS = (
@@ -146,7 +146,7 @@ METRICS = (
     Metric("faults", "episodes", "", "{:.0f}", None, "episodes set apart because something of ours failed"),
     Metric("faults/", "episodes", "", "{:.0f}", None, "of those, the ones with a fault of that kind"),
     Metric("fault_rate", "share", "", "{:.3f}", None, "share of the step's episodes that were set apart"),
-    Metric("retries", "calls", "", "{:.0f}", None, "tool calls made again after a fault"),
+    Metric("retries", "calls", "", "{:.0f}", None, "turns and tool calls tried again after a fault"),
     Metric(
         "distilled_before_fault",
         "episodes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 from sod.records import Episode, Fault, SodError, Verdict
 from sod.rewards.base import verified_text
@@ -19,6 +20,7 @@ _ANSWER_LINE = re.compile(
 )
 
 
+@final
 @dataclass(frozen=True)
 class ChoiceVerifier:
     """Right is the letter of the last `\\boxed{}`: `B`, `b`, `(B)`, `\\text{(B)}`, `\\textbf{B.}`.

@@ -21,7 +21,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from sod.outcomes import filled
 from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
@@ -56,6 +56,7 @@ Run = Callable[[Sequence[Program]], list[Execution | Fault]]
 Suite = CaseSuite | CheckSuite
 
 
+@final
 class CodeVerifier:
     """Verifies programs through `run` (the sandbox's `execute`).
 

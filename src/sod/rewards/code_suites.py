@@ -21,13 +21,14 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from sod.records import SodError, Task
 
 LARGEST_UNPACKED = 256 << 20  # bytes of test cases
 
 
+@final
 @dataclass(frozen=True)
 class Case:
     """One test: what goes in and what must come out.
@@ -40,6 +41,7 @@ class Case:
     expected: Any
 
 
+@final
 @dataclass(frozen=True)
 class CaseSuite:
     """Tests that run one by one, of a whole program or, with `fn_name`, of a function."""
@@ -48,6 +50,7 @@ class CaseSuite:
     fn_name: str | None = None
 
 
+@final
 @dataclass(frozen=True)
 class CheckSuite:
     """Tests that call the candidate themselves: `test` defines `check(candidate)`."""

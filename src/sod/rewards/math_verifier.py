@@ -22,6 +22,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import final
 
 from sod.records import Episode, Fault, Verdict
 from sod.rewards.base import verified_text
@@ -44,6 +45,7 @@ _TO_BE_EVALUATED = re.compile(r"\\(?:int|sum|prod|lim)(?![a-zA-Z])")
 _RELATION = re.compile(r"(?<![<>!:])=(?!=)")
 
 
+@final
 class MathVerifier:
     """Verifies the last `\\boxed{}`; see the module for what counts as equal.
 

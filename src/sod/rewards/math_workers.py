@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 from sod.records import Fault, FaultKind
 
@@ -49,6 +49,7 @@ class WorkerLostError(Exception):
     """The interpreter died, hung, or does not answer the control pairs as it must."""
 
 
+@final
 class MathWorkers:
     """Up to `workers` comparisons at a time, each at most `seconds` (whole, CPU time) and `memory_mb` (MiB)."""
 

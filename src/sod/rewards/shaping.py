@@ -6,6 +6,7 @@ Everything is in units of reward; the defaults are plain 1 and -1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 from sod.records import SodError, Trajectory
 
@@ -13,6 +14,7 @@ TOOL_BONUS_CEILING = -0.6  # what a failed answer earns at most
 FAILED = -1.0  # what it earns before its bonus
 
 
+@final
 @dataclass(frozen=True)
 class Shaping:
     """How an episode is rewarded.

@@ -30,6 +30,7 @@ RewardFunction = Callable[[Sequence[Episode]], list[Trajectory]]
 ASYNCHRONOUS_THREADS = 16  # batches of calls of one tool that run at a time where nothing waits for all of them
 
 
+@final
 @dataclass(frozen=True)
 class RolloutSchedule:
     """How sampling and tools take turns.
@@ -53,6 +54,7 @@ class RolloutSchedule:
         return LockstepScheduler(sampler, executor, clock)
 
 
+@final
 @dataclass(frozen=True)
 class _Live:
     """An episode under way: the number of its task, and its generator."""
@@ -61,6 +63,7 @@ class _Live:
     play: Play
 
 
+@final
 @dataclass(frozen=True)
 class Collected:
     """The groups of one call, in task order, what they took, and how many turns and tool calls were tried again.

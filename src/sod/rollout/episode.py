@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, final
 
 from sod.engines.base import Sampled, SampleRequest
 from sod.records import Fault, MalformedCall, Message, Said, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
@@ -25,6 +25,7 @@ class Renderer(Protocol):
     def parse(self, token_ids: Sequence[int]) -> Said: ...
 
 
+@final
 @dataclass(frozen=True)
 class EpisodeLimits:
     """Where an episode ends. Tokens; the response counts tool output too."""
@@ -34,6 +35,7 @@ class EpisodeLimits:
     max_response_tokens: int
 
 
+@final
 @dataclass(frozen=True)
 class AskTurn:
     """Sample this turn and send back a `Sampled`, or a `Fault`."""
@@ -41,6 +43,7 @@ class AskTurn:
     request: SampleRequest
 
 
+@final
 @dataclass(frozen=True)
 class AskTools:
     """Run these calls and send back one `ToolResult` each, or a single `Fault`."""
@@ -53,6 +56,7 @@ Reply = Sampled | list[ToolResult] | Fault
 Play = Generator[Ask, Reply, Trajectory]
 
 
+@final
 @dataclass
 class _Ledger:
     """Append-only columns of a trajectory, and the turns among them."""

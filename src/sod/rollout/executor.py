@@ -19,6 +19,7 @@ Outcomes = tuple[list[ToolResult | Fault], int]
 """One outcome for each request to a tool, and how many requests were run again."""
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class _Batch:
     """Calls that were started together: whose they are, and the work of each tool among them."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import final
 
 from sod.records import Trajectory
 from sod.rollout.episode import EpisodeLimits
 
 
+@final
 @dataclass(frozen=True)
 class Prefix:
     """The prompt of a task and `turns` played turns with their tool results, up to where the next turn begins."""

@@ -28,6 +28,7 @@ class Scheduler(Protocol):
         ...
 
 
+@final
 @dataclass(frozen=True)
 class _TurnUnderWay:
     """A turn in the engine, and how often the engine has faulted on it before."""

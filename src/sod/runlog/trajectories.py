@@ -96,6 +96,7 @@ def trajectory_row(
 def read_trajectory_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of either format, each with every field of format 2: null where format 1 has none.
 
+    Their turns are as they were written: those of format 1 lack `start` and `said`.
     Cut lines are left out with a warning. Raises SodError where the file cannot be read, a line is no JSON object, or
     a row is of a later format.
     """

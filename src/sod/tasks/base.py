@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sod.records import Message, Task
 from sod.seeds import derive
 
 
+@final
 @dataclass(frozen=True)
 class Conversation:
     """One SFT example: messages with at least one assistant turn, and the tools it declares."""

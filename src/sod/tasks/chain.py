@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -23,6 +23,7 @@ OPERANDS = range(2, 10)
 SOURCE = "chain"
 
 
+@final
 @dataclass(frozen=True)
 class Chain:
     """A start value and the operations applied to it, from the inside out."""

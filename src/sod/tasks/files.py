@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAMED_SKIPS = 3  # so many skipped rows are named in a message; all are counted
 
 
+@final
 @dataclass(frozen=True)
 class SkippedRow:
     """A row (from 0) that was not used, and why."""
@@ -37,6 +38,7 @@ class SkippedRow:
     reason: str
 
 
+@final
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
     """The usable rows of a source, in order, and those that were skipped."""

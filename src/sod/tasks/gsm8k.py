@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Unusable(Exception):  # noqa: N818  (a verdict on a row, not a failure)
     """Why a row cannot become a conversation or a task; the text is the category that is counted."""
 
 
+@final
 @dataclass(frozen=True)
 class ConvertReport:
     """What `convert` wrote (rows per file), and the rows (from 0) it left out, by reason.
@@ -80,6 +81,7 @@ class ConvertReport:
         return table
 
 
+@final
 @dataclass(frozen=True)
 class _Problem:
     row: int

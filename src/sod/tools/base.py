@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from sod.records import Fault, Task, ToolCall, ToolResult
 
 
+@final
 @dataclass(frozen=True)
 class ToolRequest:
     """One call of one episode. `episode` names the conversation (for tools that keep state) about `task`.

@@ -32,6 +32,7 @@ State = Mapping[str, Any]
 """State by namespace, as tensors and plain values; a namespace without state is left out."""
 
 
+@final
 @dataclass(frozen=True)
 class Position:
     """Where a run stands: steps done (tasks drawn and learning rate follow from it) and whose recipe it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, final
 
 from sod.records import SodError
 from sod.runlog import RunLog
@@ -29,6 +29,7 @@ class Listener(Protocol):
     def __call__(self, report: StepReport) -> None: ...
 
 
+@final
 @dataclass(frozen=True)
 class Plan:
     """How long to run and when to do what, in steps; 0 means never."""
@@ -42,6 +43,7 @@ class Plan:
     evaluate_every: int = 0
 
 
+@final
 @dataclass(frozen=True)
 class Trainee:
     """What a checkpoint needs: the state of the run's parts by namespace, and a way to write the model."""

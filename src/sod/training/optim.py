@@ -16,6 +16,7 @@ class NonFiniteError(SodError):
     """A loss or gradient is NaN or infinite; the weights have not been touched."""
 
 
+@final
 @dataclass(frozen=True)
 class Update:
     """What one optimizer step did: gradient norm before clipping, and the learning rate."""

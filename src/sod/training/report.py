@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -18,6 +18,7 @@ from sod.rollout.collect import Collected
 from sod.runlog import trajectory_row
 
 
+@final
 @dataclass(frozen=True)
 class StepReport:
     """A finished step: `metrics` for the log and the trackers, `rows` for the turn-by-turn view.

@@ -27,6 +27,7 @@ from sod.training.optim import NonFiniteError, Optimizer, Update
 TRAIN_INFERENCE_GAP_LIMIT = 1e-3  # nats/token in float32; rounding makes about 1e-6
 
 
+@final
 @dataclass
 class Figures:
     """Sums over the updates of a step; `means` are what is reported."""
@@ -53,6 +54,7 @@ class Figures:
         return {known.name: getattr(self, known.name) / updates for known in fields(self)}
 
 
+@final
 @dataclass(frozen=True)
 class MicroTerms:
     """What one forward and backward gave; `gap` sums the distances (nats) between engine and trainer over tokens."""

@@ -31,7 +31,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, final
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -54,6 +54,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MEMORY_ERROR = re.compile(r"[\w.]*MemoryError\b")
 
 
+@final
 @dataclass(frozen=True)
 class FusionOptions:
     """How the service is asked.
@@ -110,6 +111,7 @@ class _Reply(BaseModel):
     files: dict[str, str] = Field(default_factory=dict)
 
 
+@final
 class FusionSandbox:
     """The programs go to `POST {url}/run_code`. Nothing is asked before the first `execute`.
 
@@ -254,6 +256,7 @@ class FusionSandbox:
         return bytes(data)
 
 
+@final
 class _Breaker:
     """Counts failures in a row over all threads' requests; used from the event loop only.
 

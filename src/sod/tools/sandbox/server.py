@@ -24,7 +24,7 @@ import binascii
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import anyio.to_thread
 from fastapi import FastAPI, HTTPException, Request
@@ -140,6 +140,7 @@ def create_app(
     return app
 
 
+@final
 class BodyLimit:
     """Refuses (HTTP 413) a request body of more than MAX_BODY_BYTES, before it is all in memory."""
 
