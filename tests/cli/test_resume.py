@@ -16,6 +16,7 @@ import torch
 
 from sod.runlog import RunLog, differences
 from sod.training import checkpoint
+from support import descendants
 
 TRAIN = ("train.steps=14", "train.checkpoint_every=3", "train.evaluate_every=7")
 SFT = ("sft.steps=48", "sft.checkpoint_every=4")
@@ -81,15 +82,6 @@ def lines(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def descendants(pid: int) -> list[int]:
-    """The live child processes of `pid` and theirs."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
-
-
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -110,8 +102,8 @@ def assert_gone(workers: list[int], expected: bool) -> None:
     ("command", "changes", "kills"),
     [
         pytest.param("train", TRAIN, 3, marks=pytest.mark.slow, id="train"),
-        pytest.param("sft", SFT, 2, marks=pytest.mark.slow, id="sft"),
-        pytest.param("train", (*TRAIN, *BFLOAT16), 1, id="train-bfloat16"),
+        pytest.param("sft", SFT, 2, id="sft"),
+        pytest.param("train", (*TRAIN, *BFLOAT16), 1, marks=pytest.mark.slow, id="train-bfloat16"),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(

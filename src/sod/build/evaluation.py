@@ -49,4 +49,5 @@ def evaluate_model(
         prepare_torch(recipe)
         model = load_model(path, recipe.student.dtype)
         collector = make_collector(recipe, chat, tools, reward_function, model)
+        opened.callback(collector.engine.close)
         return replace(run_evaluation(recipe, collector, tasks, on_progress), tools=chat.tools)

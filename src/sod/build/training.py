@@ -128,8 +128,10 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
         meter=meter,
         tools=chat.tools,
     )
+    resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model)
+        resources.callback(run.expert.engine.close)
     return run
 
 
