@@ -62,7 +62,7 @@ def assert_same_run(path: Path, reference: Path) -> None:
         assert (ours / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
         states = [torch.load(d / checkpoint.TRAINER, weights_only=True) for d in (ours, other)]
         # Torch's own generator is not seeded, and nothing draws from it: all noise is keyed.
-        assert_same(*({key: state[key] for key in ("step", "recipe_hash", "optimizer")} for state in states))
+        assert_same(*({key: state[key] for key in ("format", "step", "recipe_hash", "state")} for state in states))
 
 
 def wait_for_rows(process: subprocess.Popen[str], run: Path, wait: Any, rows: int, delay: float) -> None:
