@@ -72,7 +72,7 @@ def hashes(tree: Path, world: Path, runs: Path, methods: Sequence[str], steps: i
         process = sod(tree, world, [command, recipe, f"{key}={steps}", "--run", str(run)])
         found[f"quickstart {command}, step {steps}"] = weights_after(process, run, steps)
     for name in methods:
-        run = runs / name
+        run = runs / f"method-{name}"
         process = sod(tree, world, ["train", recipe, f"method={name}", *SHORT, "--run", str(run)])
         found[f"{name}, step 3"] = weights_after(process, run, 3)
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -53,3 +55,13 @@ def with_token_columns(batch: TokenBatch, change: Callable[[str, Tensor], Tensor
         return found
 
     return replace(batch, **changed(batch))  # type: ignore[arg-type]
+
+
+def descendants(pid: int) -> list[int]:
+    """The live child processes of `pid` and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # ended while we looked
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
+    return found

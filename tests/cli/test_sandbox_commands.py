@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from support import descendants
+
 Start = Callable[..., "subprocess.Popen[str]"]
-CHILDREN = "/proc/{0}/task/{0}/children"
 
 
 @pytest.fixture
@@ -124,14 +125,13 @@ def test_serve_refuses_a_port_in_use(sod: Any) -> None:
 def test_serve_finishes_what_is_under_way_then_ends(start: Start, wait: Any, number: signal.Signals) -> None:
     url, process = served(start)
     assert httpx.get(f"{url}/v1/ping").json() == "pong"
-    workers = Path(CHILDREN.format(process.pid)).read_text().split()  # each a monitor, whose child is the fork server
-    servers = [server for pid in workers for server in Path(CHILDREN.format(pid)).read_text().split()]
-    assert servers
+    workers = set(descendants(process.pid))
+    assert workers
     answers: list[httpx.Response] = []
     asked = {"code": "import time; print(1, flush=True); time.sleep(1); print(2)", "language": "python"}
     thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/run_code", json=asked, timeout=120)))
     thread.start()
-    wait(lambda: any(Path(CHILDREN.format(pid)).read_text().strip() for pid in servers), process)  # it runs
+    wait(lambda: set(descendants(process.pid)) - workers, process)  # the program runs
     process.send_signal(number)
     thread.join(120)
     assert answers[0].json()["run_result"]["stdout"] == "1\n2\n"

@@ -36,7 +36,7 @@ from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
 from sod.training.optim import NonFiniteError, Optimizer
 from sod.training.sft import sft_step
-from sod.training.step import Run, gather, learn, taught, train_step, updater
+from sod.training.step import Run, gather, learn, sampling_of, taught, train_step, updater
 from support import math_reward
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
@@ -469,7 +469,7 @@ class TestMethods:
         """
         run = make_run({"lr": 5e-3}, {"name": "opd", "divergence": divergence}, {"prompts": 2, "temperature": 0.9})
         run.teacher.temperature = 0.9
-        probe = pack(run.rollout.collect(TASKS[:4], 2, run.sampling, "probe", 1).groups)
+        probe = pack(run.rollout.collect(TASKS[:4], 2, sampling_of(run.recipe), "probe", 1).groups)
         measure = partial(dense, spec=run.method.divergence)
 
         def measured() -> float:
@@ -505,7 +505,7 @@ class TestMethods:
         Its own turns are numbered from 1 and nothing of the teacher's counts as sampled.
         """
         run = make_run(method={"name": "tcod_b2f", "start": 1, "every": 1})
-        shown = run.expert.collect(TASKS[:3], 1, run.sampling, "probe", 1)
+        shown = run.expert.collect(TASKS[:3], 1, sampling_of(run.recipe), "probe", 1)
         assert max(len(group.trajectories[0].turns) for group in shown.groups) == 3
         replayed: dict[int, list[int]] = {}  # turns of the teacher's, by step
         for step in (1, 3):
@@ -520,7 +520,7 @@ class TestMethods:
             train_step(run, step)
             run.rollout.collect = collect
             ((tasks, *_), prefixes, played) = seen[0]
-            again = make_run(method="tcod_b2f").expert.collect(tasks, 1, run.sampling, "expert", step)
+            again = make_run(method="tcod_b2f").expert.collect(tasks, 1, sampling_of(run.recipe), "expert", step)
             for task, prefix, group, teachers in zip(tasks, prefixes, played.groups, again.groups, strict=True):
                 (theirs,) = teachers.trajectories
                 assert theirs.task_id == task.id

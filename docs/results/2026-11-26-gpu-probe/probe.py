@@ -471,17 +471,19 @@ def token_batch(rows: int, tokens: int, prompt: int = 8) -> Any:
 
 def optimizer_of(model: Any) -> Any:
     """The product's optimizer; its recipe needs pydantic."""
-    from sod.recipe import OptimSpec
     from sod.train.optim import Optimizer
+
+    from sod.recipe import OptimSpec
 
     return Optimizer(model, OptimSpec(micro_batch_tokens=64), 10)
 
 
 def update_once(model: Any, batch: Any) -> dict[str, float]:
     """Old log-probabilities and one update, by the product's own step."""
+    from sod.train import step
+
     from sod.objective import make
     from sod.recipe import OptimSpec
-    from sod.train import step
 
     rollout = types.SimpleNamespace(temperature=1.0, top_p=1.0, top_k=5)  # so that old_logps scores
     recipe: Any = types.SimpleNamespace(optim=OptimSpec(micro_batch_tokens=64), rollout=rollout)

@@ -59,7 +59,6 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     inputs = checked(recipe, method, directory, resume, notice)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
         run = opened(inputs, resources)
-        resources.callback(run.close)
         log = inputs.place.make(recipe)
         kept = resources.pop_all()
     return Job(
@@ -129,8 +128,10 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
         meter=meter,
         tools=chat.tools,
     )
+    resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model)
+        resources.callback(run.expert.engine.close)
     return run
 
 

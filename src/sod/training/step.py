@@ -70,21 +70,9 @@ class Run:
         self.teacher_health = FaultWindow(rollout.max_fault_rate, rollout.fault_window)
 
     @property
-    def sampling(self) -> Sampling:
-        """The distribution that training episodes are sampled from."""
-        rollout = self.recipe.rollout
-        return Sampling(rollout.temperature, rollout.top_p, rollout.top_k)
-
-    @property
     def measured(self) -> StepMeter:
         """Counts the student's arithmetic."""
         return StepMeter.of(self.meter, self.student, self.recipe.optim.recompute)
-
-    def close(self) -> None:
-        """Close the engines of student and expert. Safe to call twice."""
-        self.rollout.engine.close()
-        if self.expert is not None:
-            self.expert.engine.close()
 
 
 @final
@@ -143,7 +131,7 @@ def gather(run: Run, step: int) -> Gathered:
     """
     rollout = run.recipe.rollout
     tasks = draw_tasks(run.tasks, rollout.prompts, run.recipe.seed, step)
-    stage = RolloutStage(tasks, rollout.samples, run.sampling, step, run.rollout, run.expert, run.clock)
+    stage = RolloutStage(tasks, rollout.samples, sampling_of(run.recipe), step, run.rollout, run.expert, run.clock)
     collected: Collected = run.method.episodes.play(stage, step)
     for phase, seconds in collected.seconds.items():
         run.clock.add(phase, seconds)
@@ -247,3 +235,9 @@ def updater(run: Run) -> Updater:
         dumps=run.dumps,
         measured=run.measured,
     )
+
+
+def sampling_of(recipe: Recipe) -> Sampling:
+    """The distribution that training episodes are sampled from."""
+    rollout = recipe.rollout
+    return Sampling(rollout.temperature, rollout.top_p, rollout.top_k)
