@@ -38,7 +38,7 @@ class Row:
 
     @property
     def session(self) -> str:
-        """The episode."""
+        """The name of the episode."""
         return self.request.session
 
     @property

@@ -84,21 +84,27 @@ def teacher_scores(
     action_BT = batch.turn_BT > 0
     number_BT = action_numbers(action_BT)
     project = partial(_columns, temperature=temperature, need=need)
-    value_CN = torch.zeros(1 + need.top1 + need.entropy + 2 * need.k, int(action_BT.sum()))
+    # Rows of what `_columns` returns, by what they hold.
+    rows = {"logp": 1, "top1": int(need.top1), "entropy": int(need.entropy), "logps": need.k, "ids": need.k}
+    value_CN = torch.zeros(sum(rows.values()), int(action_BT.sum()))
     with torch.inference_mode():
         for index in batch.micro_indices(micro_batch_tokens):
             micro = batch.rows(index)
-            number_bt = number_BT[torch.tensor(index)][:, : micro.token_BT.shape[1]]
-            value_CN[:, number_bt[number_bt >= 0]] = at_actions(model, micro, chunk_rows(model), project)
-    *single_CN, many_CN = value_CN.split([1] * (1 + need.top1 + need.entropy) + [2 * need.k])
-    columns = iter([torch.zeros(action_BT.shape).masked_scatter(action_BT, value_1N) for value_1N in single_CN])
-    logps_KN, ids_KN = many_CN.split(need.k) if need.k else (None, None)
+            # The numbers of the micro-batch's own action tokens: its rows are in another order, its tokens fewer.
+            micro_BT = number_BT[torch.tensor(index)][:, : micro.token_BT.shape[1]]
+            value_CN[:, micro_BT[micro_BT >= 0]] = at_actions(model, micro, chunk_rows(model), project)
+    part_CN = dict(zip(rows, value_CN.split(list(rows.values())), strict=True))
+
+    def at_tokens(value_1N: Tensor) -> Tensor:
+        """One value of each action token in its place. Shape B x T."""
+        return torch.zeros(action_BT.shape).masked_scatter(action_BT, value_1N)
+
     return TeacherScores(
-        logp_BT=next(columns),
-        top1_BT=next(columns) if need.top1 else None,
-        entropy_BT=next(columns) if need.entropy else None,
-        ids_NK=None if ids_KN is None else ids_KN.T.to(torch.int64),
-        logps_NK=None if logps_KN is None else logps_KN.T.contiguous(),
+        logp_BT=at_tokens(part_CN["logp"]),
+        top1_BT=at_tokens(part_CN["top1"]) if need.top1 else None,
+        entropy_BT=at_tokens(part_CN["entropy"]) if need.entropy else None,
+        ids_NK=part_CN["ids"].T.to(torch.int64) if need.k else None,
+        logps_NK=part_CN["logps"].T.contiguous() if need.k else None,
     )
 
 

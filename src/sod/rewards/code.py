@@ -52,13 +52,14 @@ exit = quit = sys.exit
 sys.setrecursionlimit(50_000)
 """
 
-Run = Callable[[Sequence[Program]], list[Execution | Fault]]
+Execute = Callable[[Sequence[Program]], list[Execution | Fault]]
+"""`Sandbox.execute`."""
 Suite = CaseSuite | CheckSuite
 
 
 @final
 class CodeVerifier:
-    """Verifies programs through `run` (the sandbox's `execute`).
+    """Verifies programs through `execute`, a sandbox's.
 
     `seconds` is the wall-clock limit of one test (of a whole `check`), `total_seconds` of all tests
     of an answer together, `memory_mb` (MiB) replaces the sandbox's limit. With `whole_text` an answer
@@ -67,13 +68,13 @@ class CodeVerifier:
 
     def __init__(
         self,
-        run: Run,
+        execute: Execute,
         seconds: float = 6.0,
         total_seconds: float = 60.0,
         memory_mb: int | None = None,
         whole_text: bool = False,
     ) -> None:
-        self._run = run
+        self._execute = execute
         self._seconds = seconds
         self._total_seconds = total_seconds
         self._memory_mb = memory_mb
@@ -97,7 +98,7 @@ class CodeVerifier:
         """Run every candidate, each with its suite."""
         nonces = [secrets.token_hex(16) for _ in candidates]  # no result depends on it: nothing to reproduce
         runs = [(suite, code or "", nonce) for (suite, code), nonce in zip(candidates, nonces, strict=True)]
-        executions = self._run([self._program(*run) for run in runs])
+        executions = self._execute([self._program(*run) for run in runs])
         return [_verdict(*run, execution) for run, execution in zip(runs, executions, strict=True)]
 
     def _code(self, text: str) -> str | None:

@@ -35,7 +35,7 @@ class StepMeter:
         return self.meter.phase("forward", int(micro.length_B.sum()), self.cost.scoring(micro), self.cost.bytes)
 
     def backward(self, micro: TokenBatch) -> AbstractContextManager[None]:
-        """Its gradient."""
+        """The backward pass of a micro-batch, from its loss to its gradients."""
         flop = self.cost.backward(micro, self.recompute)
         return self.meter.phase("backward", int(micro.length_B.sum()), flop, 2 * self.cost.bytes)
 

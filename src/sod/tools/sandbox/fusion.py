@@ -30,7 +30,7 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
 import httpx
@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sod.records import Execution, ExecutionStatus, Fault, FaultKind, Program, SodError
 from sod.seeds import derive
 from sod.tools.sandbox.base import ProgramLimits
-from sod.tools.sandbox.local import check_names
+from sod.tools.sandbox.local import limits_of
 
 KEEPALIVE_SECONDS = 4.0  # below the 5 s after which uvicorn closes an idle connection
 TRANSIENT_CODES = frozenset({408, 425, 429})  # besides every 5xx
@@ -310,15 +310,6 @@ def backoff(options: FusionOptions, number: int, attempt: int) -> float:
     """Seconds before request `number` is sent again, after `attempt` failures."""
     pause = min(options.backoff_max_seconds, options.backoff_seconds * 2.0 ** (attempt - 1))
     return pause * (0.5 + derive(options.seed, "backoff", number, attempt) / 2**64)
-
-
-def limits_of(program: Program, limits: ProgramLimits) -> ProgramLimits:
-    """The limits that hold for a program. Raises ValueError, also for its file names."""
-    check_names(program.files)
-    check_names(program.fetch)
-    seconds = limits.seconds if program.seconds is None else program.seconds
-    memory_mb = limits.memory_mb if program.memory_mb is None else program.memory_mb
-    return replace(limits, seconds=seconds, memory_mb=memory_mb)
 
 
 def request_body(program: Program, limits: ProgramLimits) -> bytes:

@@ -30,7 +30,7 @@ from sod.tools.sandbox.pool import ForkServerLostError, Pool, closed_fault
 from sod.tools.sandbox.sessions import Session, SessionServer, descendants
 from sod.tools.sandbox.wire import FILES_BYTES, FILES_COUNT
 
-Level = Literal["full", "reduced", "unsafe"]
+IsolationLevel = Literal["full", "reduced", "unsafe"]
 T = TypeVar("T")
 logger = logging.getLogger("sod.sandbox")
 
@@ -62,7 +62,7 @@ class LocalSandbox:
         except (ForkServerLostError, OSError) as error:
             raise SodError(f"sandbox: {error}") from error
         state = self._pool.started
-        self._level = cast(Level, state["level"])
+        self._level = cast(IsolationLevel, state["level"])
         self._isolation: Mapping[str, bool] = state["kept"]
         if self._level != "full":
             why = "; ".join([state["problem"], *state["missing"].values()])
@@ -73,7 +73,7 @@ class LocalSandbox:
         self._lock = threading.Lock()  # of `_sessions`
 
     @property
-    def level(self) -> Level:
+    def level(self) -> IsolationLevel:
         """`full`, `reduced` or `unsafe`: by what means programs are kept in; see the top of this file."""
         return self._level
 
@@ -168,13 +168,9 @@ def _result(future: Future[T]) -> T | None:
 
 def _request(program: Program, limits: ProgramLimits) -> tuple[dict[str, Any], list[bytes], ProgramLimits]:
     """A program as a fork server takes it: head, blobs, and the limits that hold. Raises ValueError."""
-    seconds = limits.seconds if program.seconds is None else program.seconds
-    memory_mb = limits.memory_mb if program.memory_mb is None else program.memory_mb
-    limits = replace(limits, seconds=seconds, memory_mb=memory_mb)
-    check_names(program.files)
-    check_names(program.fetch)
-    if sum(map(len, program.files.values())) > min(FILES_BYTES, memory_mb << 20):
-        raise ValueError(f"a program's files may have {min(FILES_BYTES >> 20, memory_mb)} MiB in all")
+    limits = limits_of(program, limits)
+    if sum(map(len, program.files.values())) > min(FILES_BYTES, limits.memory_mb << 20):
+        raise ValueError(f"a program's files may have {min(FILES_BYTES >> 20, limits.memory_mb)} MiB in all")
     head = {
         "limits": {**asdict(limits), "cpu_seconds": limits.whole_cpu_seconds},
         "files": list(program.files),
@@ -182,6 +178,15 @@ def _request(program: Program, limits: ProgramLimits) -> tuple[dict[str, Any], l
     }
     texts = [text.encode("utf-8", "surrogatepass") for text in (program.source, program.stdin)]
     return head, [*texts, *program.files.values()], limits
+
+
+def limits_of(program: Program, limits: ProgramLimits) -> ProgramLimits:
+    """The limits that hold for a program: its own, else those given. Raises ValueError, also for its file names."""
+    check_names(program.files)
+    check_names(program.fetch)
+    seconds = limits.seconds if program.seconds is None else program.seconds
+    memory_mb = limits.memory_mb if program.memory_mb is None else program.memory_mb
+    return replace(limits, seconds=seconds, memory_mb=memory_mb)
 
 
 def check_names(names: Mapping[str, bytes] | Sequence[str]) -> None:

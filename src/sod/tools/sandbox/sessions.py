@@ -27,7 +27,7 @@ from sod.tools.sandbox.wire import LENGTH, TOKEN_BYTES
 
 STATE_LOST = "the state of this session is lost"
 DYING_SECONDS = 1.0  # from the end of its socket to the end of an interpreter
-ROUNDS = 500  # of killing what a cell left running, before its session is given up
+KILL_ATTEMPTS = 500  # at what a cell left running, before its session is given up
 
 
 @final
@@ -151,7 +151,7 @@ class _Process:
 
         Nobody else reaps them (orphans come to a frozen parent), so their pids cannot be another's.
         """
-        for _ in range(ROUNDS):
+        for _ in range(KILL_ATTEMPTS):
             others = [pid for pid in self._others() if _runs(pid)]
             if not others:
                 return True
