@@ -58,6 +58,7 @@ from sod.evaluation.runner import episode_figures
 from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.objective import turn_stats
 from sod.objective.batch import pack
+from sod.objective.scores import ScoreNeed
 from sod.quickstart.run import in_world, make_world
 from sod.recipe import Recipe, ToolsSpec, load_recipe, parse_recipe
 from sod.records import Group, SodError, Task, Trajectory, Turn
@@ -72,7 +73,6 @@ from sod.tasks import chain
 from sod.teachers.base import Teacher
 from sod.teachers.local import LocalTeacher
 from sod.tools.unreliable import ERROR as UNAVAILABLE
-from sod.training.step import sampling_of
 
 CLASSES = ("0", "1", "2+", "own")
 TITLES = {"0": "no error", "1": "1 error", "2+": "2+ errors", "own": "own error"}
@@ -207,10 +207,10 @@ def first_turns(teacher: Teacher, trajectories: Sequence[Trajectory]) -> list[di
         columns = {key: getattr(t, key)[:end] for key in ("token_ids", "turn_ids", "sampled_logps")}
         cut.append(replace(t, turns=t.turns[:1], **columns))
     batch = pack([Group("", tuple(cut))])
-    teacher_BT = teacher.score(batch)
-    stats = turn_stats(batch.sampled_BT, teacher_BT, batch.turn_BT)
-    gap_B = ((teacher_BT - batch.sampled_BT) * (batch.turn_BT > 0)).sum(1) / stats.tokens_BK[:, 0]
-    columns = {"d_k": stats.turn_gap_BK[:, 0], "gap": gap_B, "logp": teacher_BT.sum(1)}
+    scores = teacher.score(batch, batch.episodes, ScoreNeed())
+    stats = turn_stats(batch.sampled_BT, scores, batch.turn_BT)
+    gap_B = ((scores.logp_BT - batch.sampled_BT) * (batch.turn_BT > 0)).sum(1) / stats.tokens_BK[:, 0]
+    columns = {"d_k": stats.turn_gap_BK[:, 0], "gap": gap_B, "logp": scores.logp_BT.sum(1)}
     return [{key: float(column_B[row]) for key, column_B in columns.items()} for row in range(len(cut))]
 
 
@@ -306,16 +306,17 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
             torch.set_num_threads(recipe.threads)
         models = {role: load_model(path, specs[role].dtype) for role, path in paths.items()}
         acting = make_collector(recipe, chat, tools, reward_function, models["student"])
+        sampling = Sampling(recipe.rollout.temperature, recipe.rollout.top_p, recipe.rollout.top_k)
         by_task = {task.id: task for task in tasks[: options.tasks]}
         begun = [(task, Prefix(tuple(chat.prompt_ids(task.prompt)), 0)) for task in by_task.values()]
-        groups = played(acting, begun, options.episodes, sampling_of(recipe), "premise")
+        groups = played(acting, begun, options.episodes, sampling, "premise")
         episodes = [t for group in groups for t in group.trajectories]
         states = [s for t in episodes for s in states_of(by_task[t.task_id], asked[t.task_id], t)]
         picked = chosen(states, options.states, derive(recipe.seed, "premise"))
         notice(f"{len(episodes)} episodes in {time.perf_counter() - began:.0f} s; {len(picked)} states")
         student, teacher = (make_collector(later, chat, later_tools, reward_function, models[role]) for role in paths)
         scorer = LocalTeacher(models["teacher"], recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
-        found = measure(Players(student, teacher, scorer, sampling_of(recipe), options.samples), picked)
+        found = measure(Players(student, teacher, scorer, sampling, options.samples), picked)
     settings = {key: getattr(options, key) for key in ("tasks", "episodes", "samples", "states", "keep_failing")}
     facts = {"recipe": recipe.name, "world": directory.name, "seed": recipe.seed, "settings": settings}
     facts |= {"episodes": len(episodes), **episode_figures(episodes), "seconds": time.perf_counter() - began}
@@ -378,7 +379,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels: tuple[tuple[str, dict[str, str]], ...] = (
-        ("divergence d_k (nats/token)", {"d_k": "d_k"}),
+        ("turn gap d_k (nats/token)", {"d_k": "d_k"}),
         ("success from the state", {"teacher": "teacher", "student": "student"}),
         ("agreement (chance: 0.5)", {"agreement": "by gap", "differing": "by gap, turns differ"}),
     )

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from side_by_side import machine
 from sod.objective import per_token, turn_stats, weights
+from sod.objective.scores import TeacherScores
 
 GOAL_SECONDS = 1.0
 DELTA, EPSILON, FLAT = 0.2, 1e-6, 1e-8
@@ -58,7 +59,7 @@ def make_batch(size: Size, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def vectorised(student_BT: Tensor, teacher_BT: Tensor, turn_BT: Tensor) -> tuple[Tensor, Tensor]:
     """SOD's and ATOD's weight of every token."""
-    stats = turn_stats(student_BT, teacher_BT, turn_BT)
+    stats = turn_stats(student_BT, TeacherScores(teacher_BT), turn_BT)
     return per_token(weights.sod(stats, DELTA, EPSILON), turn_BT), per_token(weights.atod(stats), turn_BT)
 
 

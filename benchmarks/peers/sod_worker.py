@@ -135,8 +135,8 @@ def main() -> None:
             began = time.perf_counter()
             train_step(run, next(steps))
             row = {"seconds": time.perf_counter() - began}
-            row["rollout_seconds"] = sum(run.clock[phase] for phase in ("sample", "tools", "reward"))
-            row |= {f"phase/{name}": seconds for name, seconds in run.clock.items()}
+            row["rollout_seconds"] = sum(run.clock.seconds[phase] for phase in ("sample", "tools", "reward"))
+            row |= {f"phase/{name}": seconds for name, seconds in run.clock.seconds.items()}
             calls = {"tool_calls": tool.calls - before} if tool else {}
             return row | {"tokens": reward_function.tokens, "all_tokens": reward_function.all_tokens} | calls
 
