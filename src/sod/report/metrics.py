@@ -146,7 +146,7 @@ METRICS = (
     Metric("faults", "episodes", "", "{:.0f}", None, "episodes set apart because something of ours failed"),
     Metric("faults/", "episodes", "", "{:.0f}", None, "of those, the ones with a fault of that kind"),
     Metric("fault_rate", "share", "", "{:.3f}", None, "share of the step's episodes that were set apart"),
-    Metric("retries", "calls", "", "{:.0f}", None, "tool calls made again after a fault"),
+    Metric("retries", "calls", "", "{:.0f}", None, "turns and tool calls made again after a fault"),
     Metric(
         "distilled_before_fault",
         "episodes",

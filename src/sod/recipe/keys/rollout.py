@@ -30,7 +30,7 @@ class RolloutSpec(Section):
     asynchronous: bool = Field(
         False, description="never wait for tools while there is something to decode: faster, but not repeatable exactly"
     )
-    fault_retries: int = Field(2, ge=0, description="retries of a tool call or verification that ended in a fault")
+    fault_retries: int = Field(2, ge=0, description="retries of a turn, call or verification that ended in a fault")
     max_fault_rate: float = Field(
         0.1, ge=0, le=1, description="stop the run when more than this share of the latest episodes faulted"
     )
