@@ -58,7 +58,7 @@ from sod.evaluation.runner import episode_figures
 from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.objective import turn_stats
 from sod.objective.batch import pack
-from sod.objective.scores import ScoreNeed
+from sod.objective.scores import SAMPLED_ONLY
 from sod.quickstart.run import in_world, make_world
 from sod.recipe import Recipe, ToolsSpec, load_recipe, parse_recipe
 from sod.records import Group, SodError, Task, Trajectory, Turn
@@ -207,10 +207,11 @@ def first_turns(teacher: Teacher, trajectories: Sequence[Trajectory]) -> list[di
         columns = {key: getattr(t, key)[:end] for key in ("token_ids", "turn_ids", "sampled_logps")}
         cut.append(replace(t, turns=t.turns[:1], **columns))
     batch = pack([Group("", tuple(cut))])
-    scores = teacher.score(batch, batch.episodes, ScoreNeed())
+    scores = teacher.score(batch, batch.episodes, SAMPLED_ONLY)
+    teacher_BT = scores.logp_BT
     stats = turn_stats(batch.sampled_BT, scores, batch.turn_BT)
-    gap_B = ((scores.logp_BT - batch.sampled_BT) * (batch.turn_BT > 0)).sum(1) / stats.tokens_BK[:, 0]
-    columns = {"d_k": stats.turn_gap_BK[:, 0], "gap": gap_B, "logp": scores.logp_BT.sum(1)}
+    gap_B = ((teacher_BT - batch.sampled_BT) * (batch.turn_BT > 0)).sum(1) / stats.tokens_BK[:, 0]
+    columns = {"d_k": stats.turn_gap_BK[:, 0], "gap": gap_B, "logp": teacher_BT.sum(1)}
     return [{key: float(column_B[row]) for key, column_B in columns.items()} for row in range(len(cut))]
 
 

@@ -28,8 +28,7 @@ import torch
 from torch import Tensor
 
 from side_by_side import machine
-from sod.objective import per_token, turn_stats, weights
-from sod.objective.scores import TeacherScores
+from sod.objective import TeacherScores, per_token, turn_stats, weights
 
 GOAL_SECONDS = 1.0
 DELTA, EPSILON, FLAT = 0.2, 1e-6, 1e-8
