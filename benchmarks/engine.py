@@ -1,6 +1,6 @@
 """Sampling alone: our engine against Hugging Face `generate` and vLLM's CPU build, in turns in one run.
 
-    sod models smollm2 models/smollm2-135m
+    sod models smollm2 --out models/smollm2-135m
     python benchmarks/engine.py --json engine.json
 
 The task, the same for every side: SmolLM2-135M in bfloat16; random prompts of equal length, given as token ids; so many

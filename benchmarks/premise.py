@@ -73,7 +73,6 @@ from sod.tasks import chain
 from sod.teachers.base import Teacher
 from sod.teachers.local import LocalTeacher
 from sod.tools.unreliable import ERROR as UNAVAILABLE
-from sod.training.step import sampling_of
 
 CLASSES = ("0", "1", "2+", "own")
 TITLES = {"0": "no error", "1": "1 error", "2+": "2+ errors", "own": "own error"}
@@ -308,16 +307,17 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
             torch.set_num_threads(recipe.threads)
         models = {role: load_model(path, specs[role].dtype) for role, path in paths.items()}
         acting = make_collector(recipe, chat, tools, reward_function, models["student"])
+        sampling = Sampling(recipe.rollout.temperature, recipe.rollout.top_p, recipe.rollout.top_k)
         by_task = {task.id: task for task in tasks[: options.tasks]}
         begun = [(task, Prefix(tuple(chat.prompt_ids(task.prompt)), 0)) for task in by_task.values()]
-        groups = played(acting, begun, options.episodes, sampling_of(recipe), "premise")
+        groups = played(acting, begun, options.episodes, sampling, "premise")
         episodes = [t for group in groups for t in group.trajectories]
         states = [s for t in episodes for s in states_of(by_task[t.task_id], asked[t.task_id], t)]
         picked = chosen(states, options.states, derive(recipe.seed, "premise"))
         notice(f"{len(episodes)} episodes in {time.perf_counter() - began:.0f} s; {len(picked)} states")
         student, teacher = (make_collector(later, chat, later_tools, reward_function, models[role]) for role in paths)
         scorer = LocalTeacher(models["teacher"], recipe.optim.micro_batch_tokens, recipe.rollout.temperature)
-        found = measure(Players(student, teacher, scorer, sampling_of(recipe), options.samples), picked)
+        found = measure(Players(student, teacher, scorer, sampling, options.samples), picked)
     settings = {key: getattr(options, key) for key in ("tasks", "episodes", "samples", "states", "keep_failing")}
     facts = {"recipe": recipe.name, "world": directory.name, "seed": recipe.seed, "settings": settings}
     facts |= {"episodes": len(episodes), **episode_figures(episodes), "seconds": time.perf_counter() - began}
@@ -380,7 +380,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels: tuple[tuple[str, dict[str, str]], ...] = (
-        ("divergence d_k (nats/token)", {"d_k": "d_k"}),
+        ("turn gap d_k (nats/token)", {"d_k": "d_k"}),
         ("success from the state", {"teacher": "teacher", "student": "student"}),
         ("agreement (chance: 0.5)", {"agreement": "by gap", "differing": "by gap, turns differ"}),
     )

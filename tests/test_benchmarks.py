@@ -268,3 +268,23 @@ def test_turn_weights_agree_with_a_plain_loop(tmp_path: Path) -> None:
     weights.main(["--rows", "16", "--tokens", "256", "--repetitions", "2", "--json", str(tmp_path / "w.json")])
     figures = json.loads((tmp_path / "w.json").read_text())
     assert {"seconds", "ratio_python_loop"} <= figures.keys()
+
+
+def test_our_side_of_a_step_takes_it_and_tells_its_phases(tmp_path: Path) -> None:
+    """The worker of `step.py` and `multi_turn.py` on a tiny model: it is made of the trainer's own parts."""
+    settings = {
+        "model": str(Path(__file__).parent / "data" / "format1-run" / "student"),
+        "prompts": ["(3+4)*2", "5*6"],
+        "tokens": 8,
+        "turns": 1,
+        "temperature": 1.0,
+        "recompute": False,
+        "page": None,
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    worker = Side("sod", (sys.executable, str(BENCHMARKS / "peers" / "sod_worker.py"), str(tmp_path / "settings.json")))
+    with Worker(worker, limit_seconds=120) as running:
+        row = running.repeat()
+    assert row["tokens"] == 16
+    assert {"phase/sample", "phase/old", "phase/teacher", "phase/update"} <= row.keys()
+    assert 0.0 < row["rollout_seconds"] < row["seconds"]
