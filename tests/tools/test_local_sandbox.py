@@ -625,6 +625,7 @@ def test_preloaded_modules() -> None:
     local.close()
 
 
+@pytest.mark.slow
 def test_throughput(sandbox: Sandbox) -> None:
     begun = time.monotonic()
     results = sandbox.execute([Program("print(12*7)")] * 200)
