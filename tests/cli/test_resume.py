@@ -194,6 +194,7 @@ def test_another_seed_is_another_run(recipe: Path, tmp_path: Path, sod: Any) -> 
         assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_resume_ignores_a_cut_metrics_line(recipe: Path, tmp_path: Path, sod: Any) -> None:
     """A row cut by a kill is closed off, and the replayed step stands in its place."""
     changes = ("train.steps=4", "train.checkpoint_every=2")

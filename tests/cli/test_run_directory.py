@@ -245,7 +245,10 @@ class TestRefusals:
         for path in (tmp_path, tmp_path / "gone"):
             assert_one_error(sod("train", "--resume", path), str(path), "not a run directory")
 
-    @pytest.mark.parametrize("damage", ["weights", "marker", "optimizer", "cut marker"])
+    @pytest.mark.parametrize(
+        "damage",
+        ["weights", *(pytest.param(d, marks=pytest.mark.slow) for d in ("marker", "optimizer", "cut marker"))],
+    )
     def test_cut_checkpoint(self, damage: str, run: Path, world: Any, tmp_path: Path, sod: Any) -> None:
         """A newest checkpoint cut short is named, on resume and on evaluation; removed, the older one serves."""
         last = newest(run)

@@ -616,6 +616,7 @@ def test_preloaded_modules() -> None:
     local.close()
 
 
+@pytest.mark.slow
 def test_throughput(sandbox: Sandbox) -> None:
     """200 programs take less than half the time of 200 new interpreters one after the other, on any machine."""
 

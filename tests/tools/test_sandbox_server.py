@@ -282,6 +282,7 @@ def test_a_lone_surrogate_is_another_character_there(url: str) -> None:
     assert outcome.stdout == "'\\ufffd' True\n"
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_thirty_two_at_a_time(url: str) -> None:
     """None lost, none mixed up. Prints the seconds (`pytest -s`)."""
 

@@ -290,6 +290,7 @@ def test_close_leaves_no_process_and_then_faults() -> None:
     assert not fault.retryable
 
 
+@pytest.mark.slow
 def test_two_hundred_sessions_in_600_mib() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may see the memory of other users' processes")
