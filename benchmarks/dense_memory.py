@@ -54,7 +54,8 @@ def naive(student: Any, teacher: Any, batch: TokenBatch) -> Tensor:
     with torch.no_grad():
         logp_BTV = teacher(input_ids=batch.token_BT, use_cache=False).logits[:, :-1].log_softmax(-1)
     kl_BT = (logq_BTV.exp() * (logq_BTV - logp_BTV)).sum(-1)
-    return kl_BT[batch.turn_BT[:, 1:] > 0].mean()
+    mean: Tensor = kl_BT[batch.turn_BT[:, 1:] > 0].mean()
+    return mean
 
 
 def in_chunks(student: Any, teacher: Any, batch: TokenBatch, spec: Divergence) -> Tensor:

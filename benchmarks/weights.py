@@ -64,7 +64,9 @@ def vectorised(student_BT: Tensor, teacher_BT: Tensor, turn_BT: Tensor) -> tuple
 
 def looped(student_T: list[float], teacher_T: list[float], turn_T: list[int]) -> tuple[list[float], list[float]]:
     """The same of one row, token by token in Python."""
-    gap, surprise, count = {}, {}, {}
+    gap: dict[int, float] = {}
+    surprise: dict[int, float] = {}
+    count: dict[int, int] = {}
     for student, teacher, turn in zip(student_T, teacher_T, turn_T, strict=True):
         if turn:
             gap[turn] = gap.get(turn, 0.0) + abs(teacher - student)

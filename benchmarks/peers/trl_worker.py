@@ -22,7 +22,7 @@ from trl import DistillationConfig, DistillationTrainer
 ENDLESS = 1_000_000  # optimizer steps; the run ends when no `go` comes any more
 
 
-class ClockedTrainer(DistillationTrainer):
+class ClockedTrainer(DistillationTrainer):  # type: ignore[misc]  # TRL is no dependency of ours
     """Notes how long generation takes, tools included, and what came of it."""
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -102,7 +102,8 @@ def train_on_command(
 def read_settings() -> dict[str, Any]:
     """The settings file named on the command line, with what this side overrides (JSON) after it."""
     settings: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-    return settings | json.loads(sys.argv[2])
+    overridden: dict[str, Any] = json.loads(sys.argv[2])
+    return settings | overridden
 
 
 def load_tokenizer(path: str) -> Any:
