@@ -24,6 +24,13 @@ from sod.tools.sandbox.local import LocalSandbox
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A test that sets the number of threads sets its own: two made the tiny models of all later tests far slower."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def conversations() -> list[Conversation]:
     """Expert traces of a small chain world."""

@@ -129,6 +129,7 @@ class TestWorkers:
         assert "\n" not in message
         assert not subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "numbers = iter"], capture_output=True).stdout
 
+    @pytest.mark.slow
     def test_hanging_worker_is_given_up(self) -> None:
         """Within the limit, and it is killed."""
         began = time.monotonic()
@@ -270,6 +271,7 @@ def test_turn_weights_agree_with_a_plain_loop(tmp_path: Path) -> None:
     assert {"seconds", "ratio_python_loop"} <= figures.keys()
 
 
+@pytest.mark.slow
 def test_our_side_of_a_step_takes_it_and_tells_its_phases(tmp_path: Path) -> None:
     """The worker of `step.py` and `multi_turn.py` on a tiny model: it is made of the trainer's own parts."""
     settings = {

@@ -226,6 +226,7 @@ def test_recomputation_changes_no_weight(recipe: Path, tmp_path: Path, sod: Any)
     assert kept == recomputed
 
 
+@pytest.mark.slow
 def test_neutral_keys_change_no_weight(recipe: Path, tmp_path: Path, sod: Any) -> None:
     """Keys that a resume may set anew (all but labels, paths and threads): the same weights, bit for bit."""
     changed = (

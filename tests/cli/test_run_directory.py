@@ -363,6 +363,7 @@ def test_full_disk(victim: str, small_disk: list[str], recipe: Path, tmp_path: P
     assert "no space left" in line
 
 
+@pytest.mark.slow
 def test_profile(sod: Any, recipe: Path, tmp_path: Path) -> None:
     """With `train.profile=true` every phase of the step is there, with rates, on the terminal too; else no file."""
     ended = sod("train", recipe, "train.steps=2", "train.profile=true", "--run", tmp_path / "run")

@@ -71,6 +71,7 @@ def test_every_gold_answer_is_right(verifier: MathVerifier) -> None:
     assert all(verdict.correct for verdict in verdicts(verifier, [(row["answer"], row["answer"]) for row in ANSWERS]))
 
 
+@pytest.mark.slow
 def test_every_equivalent_rewriting_is_right(verifier: MathVerifier) -> None:
     assert wrongly(verifier, "same", True) == []
 

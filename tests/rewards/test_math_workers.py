@@ -108,6 +108,7 @@ def test_using_up_the_time_is_the_pairs_own_doing(stand_in: Callable[..., MathWo
     assert workers.compare([Pair("loop", "a"), Pair("a", "a")]) == ["time-out", "equal"]
 
 
+@pytest.mark.slow
 def test_a_pair_that_got_no_cpu_time_is_a_fault(stand_in: Callable[..., MathWorkers]) -> None:
     workers = stand_in(f'time.sleep(600 if given == "sleep" else 0); {HONEST}', wall_factor=4)
     asleep, fine = workers.compare([Pair("sleep", "a"), Pair("a", "a")])

@@ -330,6 +330,7 @@ def test_a_server_killed_within_a_request_and_restarted() -> None:
 # The circuit breaker
 
 
+@pytest.mark.slow
 def test_the_breaker_opens_lets_one_through_and_closes() -> None:
     options = replace(ONCE, breaker_failures=5, breaker_seconds=2.0)
     with BadServer(first(["http_500"] * 6)) as server, client(server, options) as sandbox:

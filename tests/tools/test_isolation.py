@@ -234,6 +234,7 @@ def test_reduced_survives_hostile_programs() -> None:
 
 
 @needs_layers
+@pytest.mark.slow
 def test_reduced_sessions() -> None:
     cells = [
         "x = 1; open('f', 'w').write('a')",
@@ -298,6 +299,7 @@ def test_less_is_refused_in_one_line_with_the_fix() -> None:
 # --- the probe ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_probe_measures(sandbox: LocalSandbox) -> None:
     begun = time.monotonic()
     found = probe(sandbox, sessions=5)

@@ -242,6 +242,7 @@ def test_a_cell_that_ends_the_interpreter_is_the_last(
     assert answer.cells[1].error
 
 
+@pytest.mark.slow
 def test_the_total_time_of_cells(url: str) -> None:
     answer = run_jupyter(url, *["import time; time.sleep(1.5)"] * 10, total_timeout=2.5)
     assert (answer.status, answer.driver.status, len(answer.cells)) == ("Failed", "TimeLimitExceeded", 2)
@@ -250,6 +251,7 @@ def test_the_total_time_of_cells(url: str) -> None:
 # Our client
 
 
+@pytest.mark.slow
 def test_our_client_gets_what_the_local_sandbox_gives(url: str, sandbox: LocalSandbox) -> None:
     programs = [
         Program("print(input())", stdin="hi"),

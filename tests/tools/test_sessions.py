@@ -136,6 +136,7 @@ def test_how_the_state_is_lost(
     assert anew.stdout == "False []\n"
 
 
+@pytest.mark.slow
 def test_cpu_time_is_limited_per_cell() -> None:
     local = LocalSandbox(ProgramLimits(seconds=PATIENT, cpu_seconds=1), workers=1)
     burn = "import time\nend = time.process_time() + .6\nwhile time.process_time() < end: pass\nprint('done')"
