@@ -203,6 +203,7 @@ class TestFigures:
             assert found["logp"] == pytest.approx(sum(theirs), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_classes_are_measured_with_and_without_their_errors(
     chat: Chat, acting_model: Any, random_model: Callable[..., Any], clone: Callable[[Any], Any], python_tool: Tool
 ) -> None:

@@ -169,6 +169,7 @@ def test_results_of_another_recipe_are_refused_by_name(tmp_path: Path) -> None:
         read_results(asked)
 
 
+@pytest.mark.slow
 def test_what_needs_something_that_failed_is_not_run(tmp_path: Path) -> None:
     """The tuning world cannot be made, so that OPD gets no learning rate; SOD's trials are done, and all diverged."""
     asked = comparison(out=tmp_path / "out")

@@ -200,6 +200,7 @@ def test_calls_that_python_would_refuse_are_hit_too(python_tool: Tool) -> None:
         assert set(errors[kind::3]) == {own, "unavailable"}
 
 
+@pytest.mark.slow
 def test_a_real_rollout_repeats_and_reads_the_errors(acting_model: Any, chat: Chat, python_tool: Tool) -> None:
     """Same ledgers under both schedules; another step has other failures; the model reads them; no faults."""
     tasks = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"t": 6}, 2, 3, seed=1)["t"])]

@@ -459,7 +459,18 @@ class TestMethods:
 
     @pytest.mark.parametrize(
         "divergence",
-        ["jsd", "forward_kl", "reverse_kl", {"kind": "jsd", "top_k": 8}, {"kind": "forward_kl", "top_k": 8}],
+        [
+            "jsd",
+            *(
+                pytest.param(divergence, marks=pytest.mark.slow)
+                for divergence in (
+                    "forward_kl",
+                    "reverse_kl",
+                    {"kind": "jsd", "top_k": 8},
+                    {"kind": "forward_kl", "top_k": 8},
+                )
+            ),
+        ],
         ids=str,
     )
     def test_a_dense_divergence_falls(self, divergence: Any, make_run: Any) -> None:
