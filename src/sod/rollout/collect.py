@@ -83,7 +83,10 @@ class Collected:
     @property
     def faults(self) -> list[Fault]:
         """Why episodes were set apart, one entry each."""
-        return [t.fault for group in self.groups for t in group.faulted if t.fault is not None]
+        faults = []
+        for group in self.groups:
+            faults += [t.fault for t in group.faulted if t.fault is not None]
+        return faults
 
 
 @final

@@ -89,7 +89,10 @@ class ToolExecutor:
         return self._take([batch for batch in self._batches if batch.done()])
 
     def _unfinished(self) -> list[Future[Outcomes]]:
-        return [future for batch in self._batches for future in batch.running.values() if not future.done()]
+        unfinished = []
+        for batch in self._batches:
+            unfinished += [future for future in batch.running.values() if not future.done()]
+        return unfinished
 
     def _take(self, batches: Sequence[_Batch]) -> list[ToolReply]:
         replies = [reply for batch in batches for reply in batch.replies()]
