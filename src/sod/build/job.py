@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,8 @@ class Place:
 class Job:
     """A run that is ready to go. `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
 
-    What was opened for it is in `resources`; close it when it is over.
+    `facts` say what it is made of, a name and a text each. What was opened for it is in `resources`; close it when it
+    is over.
     """
 
     log: RunLog
@@ -61,6 +62,7 @@ class Job:
     evaluate: Callable[[int], dict[str, float]] | None = None
     meter: Meter = field(default_factory=Meter)
     resources: ExitStack = field(default_factory=ExitStack)
+    facts: Sequence[tuple[str, str]] = ()
 
     def start(self, listeners: list[Listener]) -> None:
         """Run it to its end. Raises as `run_steps` and the step do."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,6 +17,7 @@ from sod.objective.scores import LEVELS
 from sod.recipe import CoefficientSpec, MethodSpec, ScheduleSpec, validated
 from sod.recipe.describe import shown_default, shown_type
 from sod.recipe.explain import unknown_key
+from sod.recipe.nearest import offered
 from sod.records import SodError
 from sod.teachers.base import Offer
 
@@ -71,14 +71,36 @@ def check_knobs(spec: MethodSpec, where: str) -> None:
         raise SodError("; ".join(problems))
 
 
+def differing_knobs(spec: MethodSpec) -> list[str]:
+    """`knob=value` of everything that the recipe sets otherwise than the preset, as YAML would have it."""
+    declared = knobs(spec.name)
+    changed = []
+    for knob, given in spec.knobs.items():
+        if _value(declared[knob], given, f"method.{knob}") != declared[knob].default:
+            changed.append(f"{knob}={_shown_given(given)}")
+    plain = MethodSpec(name=spec.name)
+    for key in ("loss_aggregation", "clip_low", "clip_high"):
+        if (value := getattr(spec, key)) != getattr(plain, key):
+            changed.append(f"{key}={shown_default(value)}")
+    if spec.divergence is not None:
+        changed.append(f"divergence={spec.divergence.kind}")
+    return changed
+
+
+def _shown_given(value: Any) -> str:
+    """A knob's value as it was given; a schedule's keys in its braces."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_shown_given(inner)}" for key, inner in value.items()) + "}"
+    return shown_default(value)
+
+
 def refuse_unknown(names: Iterable[str], others: Sequence[str] = ()) -> None:
     """Raises SodError for a name that is neither a preset nor one of `others`, offering the nearest."""
     known = [*PRESETS, *others]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            raise SodError(f"method: unknown method {name!r}; {offer} `sod methods` lists them all")
+            offer = offered(name, known, count=3) or f"; there are {', '.join(known)};"
+            raise SodError(f"method: unknown method {name!r}{offer} `sod methods` lists them all")
 
 
 def refuse_unmet(method: Method, offer: Offer, temperature: float, where: str) -> None:
@@ -138,9 +160,8 @@ def shown_knob_default(knob: PresetKnob) -> str:
 
 
 def _no_such_knob(name: str, knob: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(knob, known, n=1, cutoff=0.6)
-    offer = f"; did you mean {near[0]}?" if near else ""
-    return f"method.{knob}: {name} has no such knob; it has {', '.join(known) or 'none of its own'}{offer}"
+    has = ", ".join(known) or "none of its own"
+    return f"method.{knob}: {name} has no such knob; it has {has}{offered(knob, known)}"
 
 
 def _value(knob: PresetKnob, given: Any, key: str, where: str = "") -> Any:

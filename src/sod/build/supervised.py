@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sod.build.data import make_chat
 from sod.build.job import Job, final_model, find_place, prepare_torch, saver, told, trained_model
+from sod.build.summary import place_facts, sft_facts
 from sod.chat.render import Chat
 from sod.models.load import load_tokenizer
 from sod.objective.methods import Method
@@ -41,12 +42,15 @@ def prepare_supervised(
     examples = _fitting_examples(conversations, chat, recipe, notice)
     prepare_torch(recipe)
     student, optimizer = trained_model(recipe, optim, steps, place.resume)
+    plan = Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind)
+    facts = sft_facts(recipe, chat, student, optim, len(examples), batch)
     return Job(
         log=place.make(recipe),
-        plan=Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind),
+        plan=plan,
         done=place.done,
         take_step=partial(sft_step, student, optimizer, examples, batch, optim, recipe.seed),
         trainee=Trainee(lambda: {"optimizer": optimizer.state()}, saver(student, chat)),
+        facts=[*facts, *place_facts(plan, place.done, place.directory)],
     )
 
 

@@ -15,6 +15,7 @@ from sod.build.evaluation import run_evaluation
 from sod.build.job import Job, Place, final_model, find_place, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.rollout import make_collector
+from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.chat.render import Chat
@@ -61,23 +62,35 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         run = opened(inputs, resources)
         log = inputs.place.make(recipe)
         kept = resources.pop_all()
+    plan = Plan(
+        steps=recipe.train.steps,
+        checkpoint_every=recipe.train.checkpoint_every,
+        keep_checkpoints=recipe.train.keep_checkpoints,
+        recipe_hash=inputs.place.recipe_hash,
+        trajectories_every=recipe.train.trajectories_every,
+        evaluate_every=recipe.train.evaluate_every,
+    )
     return Job(
         log=log,
-        plan=Plan(
-            steps=recipe.train.steps,
-            checkpoint_every=recipe.train.checkpoint_every,
-            keep_checkpoints=recipe.train.keep_checkpoints,
-            recipe_hash=inputs.place.recipe_hash,
-            trajectories_every=recipe.train.trajectories_every,
-            evaluate_every=recipe.train.evaluate_every,
-        ),
+        plan=plan,
         done=inputs.place.done,
         take_step=partial(train_step, run),
         trainee=Trainee(partial(run_state, run), saver(run.student, inputs.chat)),
         evaluate=partial(held_out_figures, run, inputs.held_out),
         meter=run.meter,
         resources=kept,
+        facts=facts_of(inputs, run, plan),
     )
+
+
+def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
+    """What the run is made of, in words."""
+    recipe, teacher = inputs.recipe, run.teacher.model if isinstance(run.teacher, LocalTeacher) else None
+    return [
+        *train_facts(recipe, inputs.method, inputs.chat, run.student, teacher, run.rollout.tools),
+        *data_facts(len(inputs.tasks), recipe.data.train, len(inputs.held_out), recipe),
+        *place_facts(plan, inputs.place.done, inputs.place.directory),
+    ]
 
 
 def checked(recipe: Recipe, method: Method, directory: Path, resume: bool, notice: Notice) -> Inputs:

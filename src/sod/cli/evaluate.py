@@ -4,54 +4,104 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sod.cli.options import Overrides, changed
+from sod.cli.tracking import trackers
 from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, resolved
 from sod.records import SodError
 from sod.report.console import evaluation_table, notice, out, progress
 
+if TYPE_CHECKING:
+    from sod.build.evaluated import Evaluated
+    from sod.evaluation.runner import Evaluation
+
+EXAMPLES = """Examples:
+
+sod eval runs/quickstart/sod --data runs/quickstart/data/test.parquet
+
+sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100"""
+
+PANEL = "What is written where"
+
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, model directory or hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, a checkpoint of one, model directory or hub id."),
+    ],
     overrides: Overrides = None,
     data: Annotated[str, typer.Option("--data", help="RL tasks: parquet, JSONL or hub id.")] = "",
     k: Annotated[int, typer.Option("-k", min=1, help="Samples per task.")] = 4,
     tasks: Annotated[int, typer.Option("--tasks", min=0, help="A seeded subset of so many tasks; 0: all.")] = 0,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe for a model that is not a run.")] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Directory for the JSON and the generations.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe for a model that is not of a run.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            rich_help_panel=PANEL,
+            help="An empty directory for the JSON and the generations; default RUN/evaluations/DATA-TASKS-K-STEP, "
+            "for other models runs/evaluations/MODEL-DATA-TASKS-K, with -2, -3, ... where it is taken.",
+        ),
+    ] = None,
 ) -> None:
-    """Evaluate: avg@k, pass@k and maj@k with 95% intervals."""
-    from sod.build.evaluation import evaluate_model
-    from sod.runlog import trajectory_row, write_evaluation
+    """Evaluate a model on held-out tasks: avg@k, pass@k and maj@k with 95% intervals.
+
+    A run's model is evaluated as the run's own recipe says (tools, chat template, trackers); a run means its newest
+    checkpoint. The recipe's trackers get the figures too, at the checkpoint's step.
+    """
+    from sod.build.evaluated import claimed, find_evaluated
 
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
-    changes = [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])]
-    spec = _evaluation_recipe(model, recipe, changes)
-    target = to or Path("runs") / "evaluations" / f"{Path(model).name}-{Path(data).stem}-k{k}"
-    with progress(f"evaluating {model}", total=0, unit="tasks") as bar:
+    about = find_evaluated(model)
+    spec = _recipe_of(about, recipe, [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])])
+    with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
+        result = _evaluated(spec, about, data, target)
+        _write(target, spec, model, data, result)
+    title = f"{Path(data).name}, {result.tasks} tasks" + (f", step {about.step}" if about.step is not None else "")
+    out.print(evaluation_table({about.name: result.as_dict()}, title))
+    out.print(f"written to {target}", markup=False)
+
+
+def _evaluated(spec: Recipe, about: Evaluated, data: str, target: Path) -> Evaluation:
+    """Evaluate, with a progress bar, and pass the figures on to the recipe's trackers."""
+    from sod.build.evaluation import evaluate_model
+
+    run_name = target.name if about.run is None else f"{about.name}-{target.name}"
+    shared = target.parent if about.run is None else about.run.absolute().parent
+    with (
+        trackers(spec, run_name, target, shared) as opened,
+        progress(f"evaluating {about.name}", total=0, unit="tasks") as bar,
+    ):
         task = bar.task_ids[0]
         result = evaluate_model(
             spec, data, notice, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
+        for tracker in opened:
+            tracker.log(result.metrics(), about.step or 0)
+    return result
+
+
+def _write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation) -> None:
+    from sod.runlog import trajectory_row, write_evaluation
+
     figures = {**result.as_dict(), "model": model, "data": data, "recipe": resolved(spec)}
     by_id = {task.id: task for task in result.played}
     write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))
-    out.print(evaluation_table({Path(model).name: result.as_dict()}, f"{Path(data).name}, {result.tasks} tasks"))
-    out.print(f"written to {target}", markup=False)
 
 
-def _evaluation_recipe(model: str, recipe: str | None, changes: list[str]) -> Recipe:
-    changes = [f"student.path={json.dumps(model)}", *changes]  # quoted: a path is not YAML
+def _recipe_of(about: Evaluated, recipe: str | None, changes: list[str]) -> Recipe:
+    """The recipe that a model is evaluated as: the one given, its run's, or a plain one."""
+    changes = [f"student.path={json.dumps(about.path)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:
         from sod.build.recipe import read_recipe
 
         return read_recipe(recipe, changes, notice)
-    kept = Path(model) / "recipe.yaml"
-    if kept.is_file():
-        return changed(parse_recipe(read_yaml(str(kept)), str(kept)), changes, str(kept))
-    plain = {"student": {"path": model, "dtype": "bfloat16"}}
-    return parse_recipe(apply_overrides(plain, changes, model, notice), model)
+    if about.run is not None:
+        kept = str(about.run / "recipe.yaml")
+        return changed(parse_recipe(read_yaml(kept), kept), changes, kept)
+    plain = {"student": {"path": about.path, "dtype": "bfloat16"}}
+    return parse_recipe(apply_overrides(plain, changes, about.path, notice), about.path)

@@ -2,57 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sod.cli.options import OutOption, Overrides, changed
-from sod.recipe import Recipe, parse_recipe, resolved
+from sod.cli.tracking import trackers
+from sod.recipe import Recipe, parse_recipe
 from sod.records import SodError
-from sod.report.console import evaluation_table, notice, out, profile_table, progress, step_line
+from sod.report.console import StepLines, evaluation_table, facts, notice, out, profile_table, progress
 
 if TYPE_CHECKING:
     from sod.build.job import Job
 
-RecipeArgument = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML).")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="Run directory; default runs/NAME-METHOD.")]
-ResumeOption = Annotated[Path | None, typer.Option("--resume", help="Go on with this run from its newest checkpoint.")]
+WHERE = "Where the run is written"
+RecipeArgument = Annotated[
+    str | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML); a resumed run has its own.")
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", rich_help_panel=WHERE, help="Run directory; default runs/NAME-METHOD.")
+]
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option("--resume", rich_help_panel=WHERE, help="Go on with this run from its newest checkpoint."),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="All figures on every step's line, however narrow the terminal.")
+]
+TRAIN_EXAMPLES = """Examples:
+
+sod train recipes/quickstart.yaml
+
+sod train recipes/quickstart.yaml method=opd optim.lr=1e-4 --run runs/opd
+
+sod train --resume runs/opd"""
+SFT_EXAMPLES = """Examples:
+
+sod sft recipes/quickstart.yaml student.path=runs/quickstart/student-init --run runs/my-sft
+
+sod sft --resume runs/my-sft"""
+QUICKSTART_EXAMPLES = """Examples:
+
+sod quickstart
+
+sod quickstart recipes/quickstart.yaml seed=1 train.steps=20 --out runs/small"""
 
 
 def train(
-    recipe: RecipeArgument = None, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = None
+    recipe: RecipeArgument = None,
+    overrides: Overrides = None,
+    run: RunOption = None,
+    resume: ResumeOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Distil: the recipe's student plays, its teacher scores, the method updates."""
+    """Distil: the recipe's student plays, its teacher scores, the method updates.
+
+    What the run is made of is printed first, then a line per step. The run directory gets checkpoints, metrics,
+    trajectories turn by turn, and curves; Ctrl-C or a kill loses nothing before the newest checkpoint.
+    """
     from sod.build.training import prepare_train
 
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume)
-    _run_job(spec, spec.method.name, prepare_train(spec, directory, resume is not None, notice))
+    _run_job(spec, spec.method.name, prepare_train(spec, directory, resume is not None, notice), StepLines(verbose))
 
 
 def sft(
-    recipe: RecipeArgument = None, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = None
+    recipe: RecipeArgument = None,
+    overrides: Overrides = None,
+    run: RunOption = None,
+    resume: ResumeOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Supervised fine-tuning of the recipe's student on data.sft."""
+    """Fine-tune the recipe's student on the conversations of `data.sft`: the cold start of a distillation."""
     from sod.build.supervised import prepare_sft
 
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, stage="sft")
-    _run_job(spec, "sft", prepare_sft(spec, directory, resume is not None, notice))
+    _run_job(spec, "sft", prepare_sft(spec, directory, resume is not None, notice), StepLines(verbose))
 
 
 def quickstart(
-    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]")] = "recipes/quickstart.yaml",
+    recipe: Annotated[
+        str, typer.Argument(metavar="[RECIPE]", help="Recipe with a world section.")
+    ] = "recipes/quickstart.yaml",
     overrides: Overrides = None,
     to: OutOption = Path("runs/quickstart"),
+    verbose: VerboseOption = False,
 ) -> None:
-    """The main job from nothing: data, teacher, student, SFT, SOD, evaluation."""
+    """The whole path from nothing, on a CPU: data, teacher, student, SFT, SOD, evaluation.
+
+    Start here. It makes a small world of arithmetic tasks with a Python tool and ends with a table of the student
+    before and after, beside its teacher. Its files are what recipes/quickstart.yaml trains on afterwards.
+    """
     from sod.build.recipe import read_recipe
     from sod.quickstart.run import quickstart as run_all
 
-    spec = read_recipe(recipe, overrides or (), notice)
-    summary = run_all(spec, to, lambda title, job: _run_job(spec, title, job), notice)
+    spec, lines = read_recipe(recipe, overrides or (), notice), StepLines(verbose)
+    summary = run_all(spec, to, lambda title, job: _run_job(spec, title, job, lines), notice)
     results = {label: summary[label] for label in ("vanilla", "sft", "sod", "teacher")}
     out.print(evaluation_table(results, f"quickstart, seed {spec.seed}: {results['sod']['tasks']} held-out tasks"))
     stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in summary["seconds"].items())
@@ -84,20 +131,27 @@ def _recipe_and_directory(
     return changed(parse_recipe(kept, where), given, where), resume
 
 
-def _run_job(spec: Recipe, title: str, job: Job) -> None:
-    """Run a job with a progress bar, a line per step, its trackers, and curves at the end."""
+def _run_job(spec: Recipe, title: str, job: Job, lines: StepLines) -> None:
+    """Run a job: what it is made of, a progress bar, a line per step, its trackers, and curves at the end."""
     from sod.report.curves import draw_curves
     from sod.training.report import StepReport
 
     every = max(1, job.plan.steps // 200)
-    with closing(job), _trackers(spec, job) as trackers, progress(title, job.plan.steps, "steps") as bar:
+    run = job.log.path
+    facts(f"{title} starts", job.facts)
+    with (
+        closing(job),
+        trackers(spec, run.absolute().name, run, run.absolute().parent) as opened,
+        progress(title, job.plan.steps, "steps") as bar,
+    ):
         bar.update(bar.task_ids[0], completed=job.done)
+        lines.begin(title, job.plan.steps, job.done)
 
         def show(report: StepReport) -> None:
             bar.advance(bar.task_ids[0])
             if report.step % every == 0 or report.step in (1, job.plan.steps):
-                out.print(f"{title} " + step_line(report.step, job.plan.steps, report.metrics), markup=False)
-            for tracker in trackers:
+                lines.show(report.step, report.metrics)
+            for tracker in opened:
                 tracker.log(report.metrics, report.step)
 
         job.start([show])
@@ -105,16 +159,3 @@ def _run_job(spec: Recipe, title: str, job: Job) -> None:
         out.print(profile_table(profile))
     draw_curves(job.log.metrics(), job.log.curves_path, f"{spec.name}: {title}")
     out.print(f"{title} finished: {job.log.path}", markup=False)
-
-
-@contextmanager
-def _trackers(spec: Recipe, job: Job) -> Iterator[list]:  # type: ignore[type-arg]
-    from sod.report.trackers import open_tracker
-
-    with ExitStack() as stack:  # what was opened is finished, also when the next one fails to open
-        opened = []
-        for name in spec.trackers:
-            directory = job.log.path / "trackers" / name
-            opened.append(open_tracker(name, "sod", job.log.path.name, directory, resolved(spec)))
-            stack.callback(opened[-1].finish)
-        yield opened

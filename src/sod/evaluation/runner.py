@@ -43,6 +43,11 @@ class Evaluation:
             **self.episodes,
         }
 
+    def metrics(self) -> dict[str, float]:
+        """The figures under the names that a training run gives its own evaluations: `eval/avg_at_k`, ..."""
+        values = {name: estimate.value for name, estimate in self.estimates.items()}
+        return {f"eval/{name}": value for name, value in (values | self.episodes).items()}
+
 
 def evaluate(
     collector: Collector,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from sod.recipe.names import accepted_names
+from sod.recipe.nearest import nearest_key, offered
 
 
 def explained(error: ValidationError, where: str, root: type[BaseModel] | None, at: str = "") -> str:
@@ -21,10 +22,12 @@ def explained(error: ValidationError, where: str, root: type[BaseModel] | None, 
 
 
 def unknown_key(key: str, value: Any, known: Sequence[str], where: str) -> str:
-    """The line for a dotted `key` that does not exist, with the nearest of the `known` ones."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    offer = f"; did you mean {near[0]}?" if near else ""
-    return f"{_prefix(where)}unknown key {key} (value {_shown(value)}){offer}"
+    """The line for a dotted `key` that does not exist: the one of the `known` keys that is near, else its section's."""
+    above = key.rpartition(".")[0]
+    near = nearest_key(key, known)
+    siblings = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == above]
+    offer = f"; did you mean {near}?" if near else f"; there {_are(siblings)} {', '.join(siblings)}"
+    return f"{_prefix(where)}unknown key {key} (value {_shown(value)}){offer if near or siblings else ''}"
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:
@@ -37,7 +40,7 @@ def _explain(problem: Any, where: str, root: type[BaseModel] | None, at: str) ->
     path = [str(part) for part in problem["loc"]]
     key = ".".join([at, *path] if at else path) or "recipe"
     if problem["type"] == "extra_forbidden":
-        return unknown_key(key, problem["input"], _candidates(key, path, root, at), where)
+        return unknown_key(key, problem["input"], _all_keys(root, at) + ([] if at else _other_names()), where)
     if problem["type"] == "missing":
         return f"{_prefix(where)}key {key} is missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -45,22 +48,9 @@ def _explain(problem: Any, where: str, root: type[BaseModel] | None, at: str) ->
         message = "input should be a mapping of keys"
     if problem["type"] == "value_error":
         return f"{_prefix(where)}{at + ': ' if at else ''}{message}"
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+        message += offered(problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
     return f"{_prefix(where)}{key}={_shown(problem['input'])}: {message[0].lower()}{message[1:]}"
-
-
-def _candidates(key: str, path: Sequence[str], root: type[BaseModel] | None, at: str) -> list[str]:
-    """What a mistyped key may have meant: a key of its own section where one is near, else any key there is."""
-    section = root
-    for part in path[:-1]:
-        field = section.model_fields.get(part) if section else None
-        section = section_in(field.annotation) if field else None
-    above = key.rpartition(".")[0]
-    names = list(section.model_fields) if section else []
-    names += [name.rpartition(".")[2] for name in _other_names() if name.rpartition(".")[0] == above]
-    near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.6)
-    if near:
-        return [_joined(above, near[0])]
-    return _all_keys(root, at) + ([] if at else _other_names())
 
 
 def _all_keys(section: type[BaseModel] | None, at: str) -> list[str]:
@@ -73,6 +63,10 @@ def _all_keys(section: type[BaseModel] | None, at: str) -> list[str]:
 
 def _other_names() -> list[str]:
     return [name for names in accepted_names().values() for name in names]
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _joined(at: str, name: str) -> str:

@@ -2,31 +2,149 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sod.report.metrics import METRICS, PHASE_SECONDS, STEP_SECONDS
+from sod.report.metrics import METRICS, PHASE_SECONDS, STEP_SECONDS, Metric
 
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+PIPED_WIDTH = 120
+"""Columns of a table that no terminal shows; COLUMNS in the environment says otherwise."""
+
+
+def given_width() -> int | None:
+    """The columns that the environment's COLUMNS asks for; None where it does not."""
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else None
+
+
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else given_width() or PIPED_WIDTH)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """One line of a step: what was measured, then seconds in all and per phase (`sod.report.metrics`)."""
-    shown = [metric for metric in METRICS if metric.label and metric.key in metrics]
-    parts = [f"{metric.label} {metric.format.format(metrics[metric.key])}" for metric in shown]
+def line_width() -> int | None:
+    """The columns that a line may have: COLUMNS, or else the terminal's; None where a pipe or a file takes any."""
+    return given_width() or (out.width if sys.stdout.isatty() else None)
+
+
+def step_line(
+    step: int, steps: int, metrics: Mapping[str, float], width: int | None = None, eta_seconds: float | None = None
+) -> str:
+    """One line of a step: what was measured, its seconds, and when the run will be over (`sod.report.metrics`).
+
+    Without a `width` it has every figure, and the seconds of each phase. With one it is no longer than that: the most
+    important figures that fit.
+    """
+    head = f"{step:>{len(str(steps))}}/{steps}"
+    tail = [STEP_SECONDS.format.format(metrics[STEP_SECONDS.key])]
+    if width is None:
+        tail[0] += _phases(metrics)
+    if eta_seconds is not None:
+        tail.append(f"ETA {clock_time(eta_seconds)}")
+    parts = [_figure(metric, metrics) for metric in shown_metrics(step, steps, metrics, width, eta_seconds)]
+    line = "  ".join([head, *parts, *tail])
+    return line if width is None else line[:width]
+
+
+def shown_metrics(
+    step: int, steps: int, metrics: Mapping[str, float], width: int | None = None, eta_seconds: float | None = None
+) -> list[Metric]:
+    """The metrics that `step_line` shows, in order."""
+    labelled = [metric for metric in METRICS if metric.label and metric.key in metrics]
+    if width is None:
+        return labelled
+    left = width - len(step_line(step, steps, {STEP_SECONDS.key: metrics[STEP_SECONDS.key]}, None, eta_seconds))
+    shown = []
+    for metric in labelled:
+        needed = len(_figure(metric, metrics)) + 2
+        if needed <= left:
+            shown.append(metric)
+            left -= needed
+    return shown
+
+
+def clock_time(seconds: float) -> str:
+    """`0:07`, `12:34` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _figure(metric: Metric, metrics: Mapping[str, float]) -> str:
+    return f"{metric.label} {metric.format.format(metrics[metric.key])}"
+
+
+def _phases(metrics: Mapping[str, float]) -> str:
     prefix, form = PHASE_SECONDS.key, PHASE_SECONDS.format
     timed = [(key.removeprefix(prefix), value) for key, value in metrics.items() if key.startswith(prefix)]
-    tail = STEP_SECONDS.format.format(metrics[STEP_SECONDS.key])
-    if timed:
-        tail += " (" + " ".join(f"{phase} {form.format(value)}" for phase, value in timed) + ")"
-    return f"{step:>{len(str(steps))}}/{steps}  " + "  ".join([*parts, tail])
+    return " (" + " ".join(f"{phase} {form.format(value)}" for phase, value in timed) + ")" if timed else ""
+
+
+@final
+@dataclass
+class StepLines:
+    """The lines of one command's runs: as wide as the terminal, or whole with `verbose`; each name explained once."""
+
+    verbose: bool = False
+    explained: set[str] = field(default_factory=set)
+    _title: str = ""
+    _steps: int = 0
+    _done: int = 0
+    _started: float = 0.0
+
+    def begin(self, title: str, steps: int, done: int) -> None:
+        """A run of `steps` steps starts, of which `done` were done before."""
+        self._title, self._steps, self._done = title, steps, done
+        self._started = time.monotonic()
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Print a step's line, after a legend of the names in it that were not there before."""
+        columns = None if self.verbose else line_width()
+        width = None if columns is None else columns - len(self._title) - 1
+        eta = self._seconds_left(step)
+        shown = shown_metrics(step, self._steps, metrics, width, eta)
+        for line in legend([metric for metric in shown if metric.label not in self.explained], columns):
+            out.print(line, markup=False)
+        self.explained |= {metric.label for metric in shown}
+        line = f"{self._title} {step_line(step, self._steps, metrics, width, eta)}"
+        out.print(line if columns is None else line[:columns], markup=False)
+
+    def _seconds_left(self, step: int) -> float | None:
+        """The rest of the run at the mean speed so far; None after its last step."""
+        if step >= self._steps:
+            return None
+        return (time.monotonic() - self._started) / (step - self._done) * (self._steps - step)
+
+
+def legend(metrics: Sequence[Metric], width: int | None) -> list[str]:
+    """What the names on a step line mean, a line each where `width` allows."""
+    longest = max((len(metric.label) for metric in metrics), default=0)
+    lines = []
+    for metric in metrics:
+        text = f"  {metric.label:<{longest}}  {metric.meaning.replace('`', '')}"
+        lines += textwrap.wrap(text, width, subsequent_indent=" " * (longest + 4)) if width else [text]
+    return lines
+
+
+def facts(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Print what a run is made of before it starts: a name and a text each, folded to the terminal's width."""
+    out.print(title, markup=False)
+    longest = max((len(name) for name, _ in rows), default=0)
+    width = line_width()
+    for name, text in rows:
+        line = f"  {name:<{longest}}  {text}"
+        folded = textwrap.wrap(line, width, subsequent_indent=" " * (longest + 4)) if width else [line]
+        for part in folded:
+            out.print(part, markup=False)
 
 
 def notice(text: str) -> None:
@@ -36,17 +154,24 @@ def notice(text: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress bar; nothing but the finished lines when the output is no terminal."""
+    """A progress bar; nothing at all where the output is a pipe, a file or a terminal without a cursor."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
+        TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        bar.add_task(description, total=total)
+    # Not rich's own question: FORCE_COLOR makes it take a pipe for a terminal, and its end writes an empty line.
+    moves = sys.stdout.isatty() and out.is_interactive
+    bar = Progress(*columns, console=out, transient=True, disable=not moves)
+    bar.add_task(description, total=total)
+    if not moves:
+        yield bar
+        return
+    with bar:
         yield bar
 
 

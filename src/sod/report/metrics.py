@@ -92,14 +92,6 @@ METRICS = (
     ),
     Metric("eval/", "share", "", "{:.3f}", None, "other figures of that evaluation: pass_at_k, maj_at_k", sparse=True),
     Metric(
-        "loss",
-        "",
-        "loss",
-        "{:+.4f}",
-        LOSS,
-        "what is minimised, mean over updates; in SFT nats/token of the assistant's tokens",
-    ),
-    Metric(
         "teacher_gap",
         "nats/token",
         "gap",
@@ -107,6 +99,21 @@ METRICS = (
         TEACHER_GAP,
         "mean over sampled tokens of the teacher's log-probability minus the student's",
     ),
+    Metric("weight", "", "w", "{:.2f}", WEIGHT, "mean turn weight w_k", "weight"),
+    Metric("teacher_confidence", "share", "", "{:.3f}", None, "mean over turns of the teacher's top-1 probability"),
+    Metric("tool_error_rate", "share", "tool-err", "{:.3f}", TOOL_ERRORS, "share of tool calls that ended in an error"),
+    Metric("tool_errors/", "share", "", "{:.3f}", None, "share of tool calls that ended in the error of that name"),
+    Metric("tool_calls", "calls", "", "{:.2f}", None, "mean tool calls of an episode"),
+    Metric(
+        "loss",
+        "",
+        "loss",
+        "{:+.4f}",
+        LOSS,
+        "what is minimised, mean over updates; in SFT nats/token of the assistant's tokens",
+    ),
+    Metric("turns", "turns", "turns", "{:.1f}", TURNS, "mean turns of an episode"),
+    Metric("response_tokens", "tokens", "len", "{:.0f}", LENGTH, "mean tokens after the prompt, tool output included"),
     Metric(
         "turn_gap_first",
         "nats/token",
@@ -117,13 +124,6 @@ METRICS = (
         "first turn",
     ),
     Metric("turn_gap_last", "nats/token", "dK", "{:.3f}", TURN_GAP, "mean turn gap of last turns", "last turn"),
-    Metric("weight", "", "w", "{:.2f}", WEIGHT, "mean turn weight w_k", "weight"),
-    Metric("teacher_confidence", "share", "", "{:.3f}", None, "mean over turns of the teacher's top-1 probability"),
-    Metric("tool_error_rate", "share", "tool-err", "{:.3f}", TOOL_ERRORS, "share of tool calls that ended in an error"),
-    Metric("tool_errors/", "share", "", "{:.3f}", None, "share of tool calls that ended in the error of that name"),
-    Metric("tool_calls", "calls", "", "{:.2f}", None, "mean tool calls of an episode"),
-    Metric("turns", "turns", "turns", "{:.1f}", TURNS, "mean turns of an episode"),
-    Metric("response_tokens", "tokens", "len", "{:.0f}", LENGTH, "mean tokens after the prompt, tool output included"),
     Metric("action_tokens", "tokens", "", "{:.0f}", None, "mean tokens that the student sampled in an episode"),
     Metric("flat_groups", "share", "", "{:.3f}", None, "share of groups whose rewards are all equal: nothing for GRPO"),
     Metric("clip_fraction", "share", "", "{:.3f}", None, "share of the loss whose ratio was clipped"),
@@ -166,7 +166,7 @@ METRICS = (
     STEP_SECONDS,
     PHASE_SECONDS,
 )
-"""In the order of the step line, which ends with `seconds` and its phases."""
+"""By importance, which is also the order of the step line: where a terminal is narrow the later ones are left out."""
 
 
 def metric_of(key: str) -> Metric | None:

@@ -1,7 +1,7 @@
 """Weights & Biases, Trackio and TensorBoard behind one small interface.
 
 A tracker is a copy for looking at; the record of a run is its metrics.jsonl. Packages are imported
-only when asked for, and everything is written below the directory that is given.
+only when asked for, and everything is written below the directories that are given.
 """
 
 from __future__ import annotations
@@ -36,17 +36,24 @@ class Tracker(Protocol):
         ...
 
 
-def open_tracker(name: TrackerName, project: str, run_name: str, directory: Path, config: Mapping[str, Any]) -> Tracker:
-    """Start a tracker whose files lie below `directory`, a run directory's own.
+PROJECT = "sod"
+"""The project that every run and every evaluation is logged to."""
 
-    Raises SodError if its package is not installed, or if it cannot write there.
+
+def open_tracker(
+    name: TrackerName, project: str, run_name: str, directory: Path, config: Mapping[str, Any], shared: Path
+) -> Tracker:
+    """Start a tracker whose files lie below `directory`, a run directory's own, but for those of Trackio.
+
+    Trackio compares the runs of one database: that is in `shared`, the directory that the run directories lie in, or
+    where TRACKIO_DIR says. Raises SodError if the package is not installed, or if it cannot write there.
     """
     try:
+        if name == "trackio":
+            return _Trackio(project, run_name, Path(os.environ.get("TRACKIO_DIR") or shared / "trackio"), config)
         directory.mkdir(parents=True, exist_ok=True)
         if name == "wandb":
             return _Wandb(project, run_name, directory, config)
-        if name == "trackio":
-            return _Trackio(project, run_name, directory, config)
         return _TensorBoard(project, run_name, directory, config)
     except OSError as error:
         reason = error.strerror or error
@@ -115,9 +122,10 @@ def _wandb_credentials() -> bool:
 
 @final
 class _Trackio:
-    """Local only: rows go to `<directory>/trackio/<project>.db`; no server, no Space, no account.
+    """Local only: rows go to `<directory>/<project>.db`; no server, no Space, no account.
 
-    `trackio show` reads it with `TRACKIO_DIR` set to that directory.
+    All runs of a directory are one project there, so that its dashboard compares them: `TRACKIO_DIR=<directory> trackio
+    show --project <project>`.
     """
 
     def __init__(self, project: str, run_name: str, directory: Path, config: Mapping[str, Any]) -> None:
@@ -127,7 +135,7 @@ class _Trackio:
                     f"tracker trackio writes locally, but {variable} is set; "
                     "unset it (`trackio sync` publishes a finished run)"
                 )
-        trackio = _import_trackio(directory / "trackio")
+        trackio = _import_trackio(directory)
         hub: Any = _require("huggingface_hub.constants", "trackio")
         was_offline = hub.HF_HUB_OFFLINE
         hub.HF_HUB_OFFLINE = True  # with a Hub token on this machine, `init` would ask who its owner is
@@ -157,6 +165,7 @@ def _import_trackio(directory: Path) -> ModuleType:
     It reads TRACKIO_DIR once, at import, into constants of many modules, so a second run of one
     process (SFT, then distillation) needs a fresh import; the first run's objects keep the old one.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     wanted = directory.resolve()
     loaded = sys.modules.get("trackio.utils")
     if loaded is not None and wanted != loaded.TRACKIO_DIR:

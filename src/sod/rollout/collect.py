@@ -108,7 +108,7 @@ class Collector:
     ) -> None:
         self.engine = engine
         self._chat = chat
-        self._tools = tools
+        self.tools = tools
         self._limits = limits
         self._reward_function = reward_function
         self._seed = seed
@@ -137,12 +137,12 @@ class Collector:
         for a cap below 1 and for prefixes that do not fit the tasks, the limits or a tool that keeps state.
         """
         live = self._start(tasks, samples, purpose, step, self._beginnings(tasks, max_turns, prefixes))
-        for tool in self._tools.values():
+        for tool in self.tools.values():
             tool.start([(episode, tasks[one.group]) for episode, one in live.items()])
         done: list[list[Trajectory]] = [[] for _ in tasks]
         clock = Clock(dict.fromkeys(("sample", "tools", "reward"), 0.0))
         sampler = TurnSampler(self.engine, sampling, self._schedule.decode_chunk, self._fault_retries)
-        with ToolExecutor(self._tools, self._fault_retries, self._schedule.tool_threads) as executor:
+        with ToolExecutor(self.tools, self._fault_retries, self._schedule.tool_threads) as executor:
             scheduler = self._schedule.scheduler(sampler, executor, clock)
             asks = [(episode, next(one.play)) for episode, one in live.items()]
             while live:
@@ -161,7 +161,7 @@ class Collector:
             raise ValueError(f"max_turns={max_turns}: the student needs a turn")
         if prefixes is not None and len(prefixes) != len(tasks):
             raise ValueError(f"{len(prefixes)} prefixes for {len(tasks)} tasks")
-        stateful = [name for name, tool in self._tools.items() if tool.keeps_state]
+        stateful = [name for name, tool in self.tools.items() if tool.keeps_state]
         if stateful and any(prefix.turns for prefix in prefixes or ()):
             raise ValueError(f"tool {stateful[0]} keeps state, which the turns of a prefix do not bring back")
         beginnings: list[tuple[Sequence[int], EpisodeLimits]] = []
@@ -193,7 +193,7 @@ class Collector:
         for number, (task, (context_ids, limits)) in enumerate(zip(tasks, beginnings, strict=True)):
             for sample in range(samples):
                 key = derive(self._seed, "noise", purpose, step, task.id, seen[task.id], sample)
-                episode = play(task, sample, context_ids, self._chat, self._tools.keys(), limits, key)
+                episode = play(task, sample, context_ids, self._chat, self.tools.keys(), limits, key)
                 live[episode_name(task, sample, key)] = _Live(number, episode)
             seen[task.id] += 1
         return live
@@ -214,7 +214,7 @@ class Collector:
                 del live[episode]
         if over:
             self.engine.forget(over)
-            for tool in self._tools.values():
+            for tool in self.tools.values():
                 tool.finish(over)
         return asks
 

@@ -71,6 +71,11 @@ class PythonTool:
         return python_schema(self.keeps_state)
 
     @property
+    def sandbox(self) -> Sandbox:
+        """What runs the programs."""
+        return self._sandbox
+
+    @property
     def keeps_state(self) -> bool:
         """Whether the calls of an episode share one interpreter."""
         return self._sessions is not None

@@ -43,8 +43,8 @@ class UnreliableTool:
     def __init__(self, tool: Tool, rate: float, seed: int) -> None:
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"a share of calls lies between 0 and 1, not at {rate}")
-        self._tool = tool
-        self._rate = rate
+        self.tool = tool
+        self.rate = rate
         self._seed = seed
         self._episodes: defaultdict[str, _Episode] = defaultdict(_Episode)
         self._lock = Lock()  # an asynchronous rollout runs calls of several episodes at a time
@@ -52,21 +52,21 @@ class UnreliableTool:
     @property
     def name(self) -> str:
         """The wrapped tool's."""
-        return self._tool.name
+        return self.tool.name
 
     @property
     def schema(self) -> Mapping[str, Any]:
         """The wrapped tool's: the model is not told that calls may fail."""
-        return self._tool.schema
+        return self.tool.schema
 
     @property
     def keeps_state(self) -> bool:
         """Whether the wrapped tool does."""
-        return self._tool.keeps_state
+        return self.tool.keeps_state
 
     def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
         """Let the wrapped tool know; the count of an episode's calls begins with its first call."""
-        self._tool.start(episodes)
+        self.tool.start(episodes)
 
     def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         """Run the requests that are not hit; see `Tool.run`. Tool errors: `unavailable`, and the wrapped tool's."""
@@ -74,7 +74,7 @@ class UnreliableTool:
             hits: list[ToolResult | Fault | None] = [
                 UNAVAILABLE if self._is_hit(request) else None for request in requests
             ]
-        outcomes: list[ToolResult | Fault] = filled(hits, requests, self._tool.run)
+        outcomes: list[ToolResult | Fault] = filled(hits, requests, self.tool.run)
         with self._lock:
             for request, outcome in zip(requests, outcomes, strict=True):
                 if isinstance(outcome, Fault):
@@ -83,18 +83,18 @@ class UnreliableTool:
 
     def probe(self) -> Fault | None:
         """Whether the wrapped tool is well."""
-        return self._tool.probe()
+        return self.tool.probe()
 
     def finish(self, episodes: Sequence[str]) -> None:
         """Forget the calls of these episodes, and let the wrapped tool forget its own."""
         with self._lock:
             for episode in episodes:
                 self._episodes.pop(episode, None)
-        self._tool.finish(episodes)
+        self.tool.finish(episodes)
 
     def close(self) -> None:
         """Close the wrapped tool. Safe to call twice."""
-        self._tool.close()
+        self.tool.close()
 
     def _is_hit(self, request: ToolRequest) -> bool:
         """Count a new call and draw for it. One that faulted before was not hit then, nor is it now."""
@@ -103,4 +103,4 @@ class UnreliableTool:
             episode.faulted.remove(request.call)
             return False
         episode.calls += 1
-        return derive(self._seed, request.episode, episode.calls) < self._rate * 2**63
+        return derive(self._seed, request.episode, episode.calls) < self.rate * 2**63

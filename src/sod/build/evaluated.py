@@ -1,0 +1,127 @@
+"""What `sod eval` was pointed at, and the directory that its results go to."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from sod.recipe import EvaluationSpec
+from sod.records import SodError
+from sod.runlog import RunLog
+
+CHECKPOINTS, MODEL = "checkpoints", "model"
+
+
+@final
+@dataclass(frozen=True)
+class Evaluated:
+    """A model to evaluate: its `path`, and the run it is of with the step of its checkpoint, None for other models."""
+
+    path: str
+    run: Path | None = None
+    step: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the model is called in tables and trackers."""
+        if self.run is None:
+            return Path(os.path.abspath(self.path)).name
+        return self.run.name or Path(os.path.abspath(self.run)).name
+
+    def place(self, data: str, spec: EvaluationSpec) -> Path:
+        """The directory of an evaluation on `data`: inside the run, or below `runs/evaluations`.
+
+        Another evaluation may stand there already, see `claimed`.
+        """
+        tasks = f"tasks{spec.tasks}" if spec.tasks else "all"
+        parts = [Path(data).stem, tasks, f"k{spec.k}"]
+        if self.run is None:
+            return Path("runs") / "evaluations" / "-".join([self.name, *parts])
+        if self.step is not None:
+            parts.append(f"step{self.step}")
+        return self.run / "evaluations" / "-".join(parts)
+
+
+def find_evaluated(model: str) -> Evaluated:
+    """The run, checkpoint or other model behind an argument, however its path is written.
+
+    A run means its newest checkpoint; `RUN/checkpoints/step-N/model` is the checkpoint above it. Raises SodError for a
+    checkpoint that a run does not have.
+    """
+    for place in (Path(os.path.abspath(model)), Path(model).resolve()):  # as it is written; then where its links lead
+        if _is_run(place):
+            found = RunLog.open(place).checkpoints()
+            return Evaluated(model, _shown(place), found[-1][0] if found else None)
+        checkpoint = place.parent if place.name == MODEL else place
+        if checkpoint.parent.name == CHECKPOINTS and _is_run(checkpoint.parent.parent):
+            return _of_checkpoint(checkpoint)
+    return Evaluated(model)
+
+
+def _of_checkpoint(checkpoint: Path) -> Evaluated:
+    run = checkpoint.parent.parent
+    held = {path.name: step for step, path in RunLog.open(run).checkpoints()}
+    if checkpoint.name not in held:
+        known = f"it has {', '.join(held)}" if held else "it has none yet"
+        raise SodError(f"{_shown(checkpoint)}: {_shown(run)} has no such checkpoint; {known}")
+    return Evaluated(str(_shown(checkpoint)), _shown(run), held[checkpoint.name])
+
+
+@contextmanager
+def claimed(place: Path, exact: bool) -> Iterator[Path]:
+    """An empty directory of this evaluation's own, made now: `place`, or else `place-2`, `place-3`, ...
+
+    With `exact` it is `place` and nothing else. What was written into it goes again when the evaluation fails. Raises
+    SodError where `exact` names what is not empty, and where the directory cannot be made.
+    """
+    directory, made = _empty(place) if exact else _numbered(place)
+    try:
+        yield directory
+    except BaseException:
+        if made:
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _empty(place: Path) -> tuple[Path, bool]:
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise SodError(f"{place}: not empty, and nothing is overwritten; choose another --out")
+    made = not place.exists()
+    _make(place, exist_ok=True)
+    return place, made
+
+
+def _numbered(place: Path) -> tuple[Path, bool]:
+    for number in itertools.count(1):
+        directory = place if number == 1 else place.with_name(f"{place.name}-{number}")
+        try:
+            _make(directory, exist_ok=False)
+        except FileExistsError:
+            continue
+        return directory, True
+    raise AssertionError("numbers end")
+
+
+def _make(directory: Path, exist_ok: bool) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise SodError(f"{directory}: cannot be made ({error.strerror or error}); name another with --out") from error
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / "recipe.yaml").is_file()
+
+
+def _shown(path: Path) -> Path:
+    """The path as a person would write it here: relative where it lies below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

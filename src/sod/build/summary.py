@@ -1,0 +1,116 @@
+"""What a run is made of, in words: the lines that stand before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sod.build.method import differing_knobs
+from sod.chat.render import Chat
+from sod.objective.methods import Method
+from sod.objective.needs import SELF_TEACHER
+from sod.recipe import MethodSpec, OptimSpec, Recipe
+from sod.tools.base import Tool
+from sod.tools.python import PythonTool
+from sod.tools.sandbox.local import LocalSandbox
+from sod.tools.unreliable import UnreliableTool
+from sod.training.loop import Plan
+
+Facts = list[tuple[str, str]]
+"""A name and a text each, in the order in which they are shown."""
+
+
+def train_facts(
+    recipe: Recipe, method: Method, chat: Chat, student: Any, teacher: Any, tools: Mapping[str, Tool]
+) -> Facts:
+    """A run of `sod train`; `teacher` is the teacher's model, None where there is none in this process."""
+    rollout = recipe.rollout
+    return [
+        ("method", method_text(recipe.method)),
+        ("student", model_text(recipe.student.path, student)),
+        ("teacher", _teacher_text(recipe, method, teacher)),
+        ("chat", chat_text(chat)),
+        ("tools", ", ".join(tool_text(tool) for tool in tools.values()) or "none"),
+        ("episodes", f"{rollout.prompts} tasks x {rollout.samples} samples a step, {rollout.max_turns} turns at most"),
+        ("optimizer", optim_text(recipe.optim)),
+    ]
+
+
+def data_facts(tasks: int, source: str | None, held_out: int, recipe: Recipe) -> Facts:
+    """The data of a run of `sod train`."""
+    facts = [("data", f"{source}: {tasks:,} tasks")]
+    if held_out:
+        every = recipe.train.evaluate_every
+        facts.append(("held out", f"{recipe.data.validation}: {held_out:,} tasks, every {every} steps"))
+    return facts
+
+
+def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, examples: int, batch: int) -> Facts:
+    """A supervised run."""
+    return [
+        ("method", f"sft, {batch} conversations a step"),
+        ("student", model_text(recipe.student.path, student)),
+        ("data", f"{recipe.data.sft}: {examples:,} conversations"),
+        ("chat", chat_text(chat)),
+        ("optimizer", optim_text(optim)),
+    ]
+
+
+def place_facts(plan: Plan, done: int, directory: Path) -> Facts:
+    """How long a run is, and where it is written."""
+    resumed = f", goes on after step {done}" if done else ""
+    kept = f"a checkpoint every {plan.checkpoint_every}"
+    return [("steps", f"{plan.steps}{resumed}, {kept}"), ("run directory", str(directory))]
+
+
+def method_text(spec: MethodSpec) -> str:
+    """The preset and what the recipe sets otherwise than it."""
+    changed = differing_knobs(spec)
+    return ", ".join([spec.name, *changed]) if changed else f"{spec.name}, its own knobs"
+
+
+def model_text(path: str, model: Any) -> str:
+    """Where a model comes from, its size, precision and architecture."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return f"{path}: {size_text(count)} parameters, {dtype}, {type(model).__name__}"
+
+
+def size_text(count: int) -> str:
+    """`950`, `12.3 K`, `135 M` or `1.7 B`: three digits of a number of parameters."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return str(count)
+
+
+def chat_text(chat: Chat) -> str:
+    """Whose template renders the messages, and who reads the calls."""
+    template = "the tokenizer's own template" if chat.template is None else "sod's hermes template"
+    return f"{template}, calls read as {type(chat.dialect).__name__}, turns end with {chat.end_text}"
+
+
+def tool_text(tool: Tool) -> str:
+    """A tool and what stands between its programs and this machine."""
+    if isinstance(tool, UnreliableTool):
+        return f"{tool_text(tool.tool)}, {tool.rate:.0%} of the calls fail on purpose"
+    if not isinstance(tool, PythonTool):
+        return tool.name
+    state = ", keeps state" if tool.keeps_state else ""
+    if isinstance(tool.sandbox, LocalSandbox):
+        return f"{tool.name} in this machine's sandbox (isolation: {tool.sandbox.level}){state}"
+    return f"{tool.name} at a SandboxFusion service{state}"
+
+
+def optim_text(spec: OptimSpec) -> str:
+    """The learning rate and its schedule."""
+    return f"lr {spec.lr:g}, {spec.schedule}, warm-up {spec.warmup_steps}"
+
+
+def _teacher_text(recipe: Recipe, method: Method, teacher: Any) -> str:
+    if method.needs & SELF_TEACHER:
+        return "the student itself"
+    if recipe.teacher is None:
+        return "none"
+    return recipe.teacher.path if teacher is None else model_text(recipe.teacher.path, teacher)
