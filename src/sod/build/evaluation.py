@@ -14,6 +14,7 @@ from sod.engines.base import Sampling
 from sod.evaluation.runner import Evaluation, evaluate
 from sod.models.load import load_model, load_tokenizer
 from sod.recipe import Notice, Recipe
+from sod.recipe.makers import refuse_unmade
 from sod.records import Task
 from sod.rollout.collect import Collector
 from sod.rollout.health import refuse_unhealthy
@@ -39,6 +40,7 @@ def evaluate_model(
     recipe: Recipe, data: str, notice: Notice, on_progress: Callable[[int, int], None] | None = None
 ) -> Evaluation:
     """Load the recipe's student and evaluate it on the tasks in `data`."""
+    refuse_unmade({"--data": data, "student.path": recipe.student.path})
     path = final_model(recipe.student.path)
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = make_chat(recipe, load_tokenizer(path))

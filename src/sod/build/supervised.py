@@ -13,6 +13,7 @@ from sod.chat.render import Chat
 from sod.models.load import load_tokenizer
 from sod.objective.methods import Method
 from sod.recipe import Notice, Recipe
+from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations
@@ -36,6 +37,7 @@ def prepare_supervised(
         optim, steps, batch = recipe.optim, recipe.train.steps, recipe.rollout.prompts * recipe.rollout.samples
     if recipe.data.sft is None:
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
+    refuse_unmade({"data.sft": recipe.data.sft, "student.path": recipe.student.path})
     conversations = told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
     place = find_place(recipe, directory, resume, kind)
     chat = make_chat(recipe, load_tokenizer(final_model(recipe.student.path)))

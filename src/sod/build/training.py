@@ -24,6 +24,7 @@ from sod.models.meter import Meter
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Notice, Recipe
+from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
 from sod.tasks.privileged import privileged_prompt
@@ -98,6 +99,7 @@ def checked(recipe: Recipe, method: Method, directory: Path, resume: bool, notic
     if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
     refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+    _refuse_unmade(recipe, method)
     _refuse_stateful(method, recipe)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
@@ -160,6 +162,16 @@ def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, flo
     """The figures of an evaluation after step `step`, as metrics."""
     result = run_evaluation(run.recipe, run.rollout, held_out)
     return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
+
+
+def _refuse_unmade(recipe: Recipe, method: Method) -> None:
+    """Raises SodError where what a shipped recipe reads has not been made yet, naming the commands that make it."""
+    paths = {"data.train": recipe.data.train, "student.path": recipe.student.path}
+    if recipe.teacher is not None and not method.needs & SELF_TEACHER:
+        paths["teacher.path"] = recipe.teacher.path
+    if recipe.train.evaluate_every:
+        paths["data.validation"] = recipe.data.validation
+    refuse_unmade(paths)
 
 
 def _refuse_stateful(method: Method, recipe: Recipe) -> None:

@@ -8,17 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
+from sod.cli.options import Overrides
 from sod.records import SodError
 from sod.report.console import notice, out, rows_table
+
+EXAMPLES = """Examples:
+
+- `sod compare recipes/compare-chain.yaml --methods start,opd,sod --seeds 0-4 --jobs 2`
+- `sod compare recipes/compare-chain.yaml --report-only`"""
+WHERE = "What is written where"
 
 
 def compare(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe with a world and a compare section.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    overrides: Overrides = None,
     methods: Annotated[str, typer.Option("--methods", help="Names, e.g. vanilla,start,opd,sod.")] = "",
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, e.g. 0,1,2 or 0-4.")] = "0-4",
-    to: Annotated[Path | None, typer.Option("--out", help="Results; default runs/comparisons/NAME.")] = None,
-    work: Annotated[Path, typer.Option("--work", help="Worlds and run directories.")] = Path("runs/compare"),
+    to: Annotated[
+        Path | None, typer.Option("--out", rich_help_panel=WHERE, help="Results; default runs/comparisons/NAME.")
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", rich_help_panel=WHERE, help="Worlds and run directories.")] = Path(
+        "runs/compare"
+    ),
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time; they share the cores.")] = 1,
     only_report: Annotated[bool, typer.Option("--report-only", help="Only report on what --out holds.")] = False,
 ) -> None:

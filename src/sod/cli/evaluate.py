@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
 
-sod eval runs/quickstart/sod --data runs/quickstart/data/test.parquet
-
-sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100"""
+- `sod eval runs/quickstart/sod --data runs/quickstart/data/test.parquet`
+- `sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100`"""
 
 PANEL = "What is written where"
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Annotated
 
 import typer
 
 from sod.cli.allocator import reexecute_with_tunables
+from sod.cli.compare import EXAMPLES as COMPARE_EXAMPLES
 from sod.cli.compare import compare
+from sod.cli.evaluate import EXAMPLES as EVAL_EXAMPLES
 from sod.cli.evaluate import evaluate
 from sod.cli.making import data_app, models_app
-from sod.cli.running import quickstart, sft, train
+from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
 from sod.records import SodError
 from sod.report.console import err, methods_table, out, rows_table
@@ -20,22 +24,44 @@ try:  # newer typer brings its own copy of click
 except ImportError:
     from click.exceptions import ClickException, NoArgsIsHelpError  # type: ignore[assignment]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(data_app, name="data")
-app.add_typer(sandbox_app, name="sandbox")
-app.add_typer(models_app, name="models")
-app.command()(train)
-app.command()(sft)
-app.command(name="eval")(evaluate)
-app.command()(quickstart)
-app.command()(compare)
+HELP = """Train small language models to be tool-using agents by on-policy distillation.
+
+The student solves tasks over several turns with real tools, the teacher scores every token of it, and the student
+moves toward the teacher. A recipe, one YAML file, fixes a run; any of its keys can be set on the command line as
+KEY=VALUE.
+
+A first hour, in order:
+
+1. `sod quickstart`: the whole path from nothing, on a CPU, in minutes
+2. `sod train recipes/quickstart.yaml method=opd`: another method on the quickstart's data and models
+3. `sod eval runs/quickstart-opd --data runs/quickstart/data/test.parquet`: how good that run's model is
+4. `sod methods`: what else `method` may be; `sod compare` sets methods against each other over seeds
+
+Every command has examples under `-h`."""
+FIRST, LATER, PARTS = "A first hour", "More", "Data, models and the sandbox"
+COMPLETION = "_SOD_COMPLETE"
+"""Set by the shell where it asks for completions."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(rich_help_panel=FIRST, epilog=QUICKSTART_EXAMPLES)(quickstart)
+app.command(rich_help_panel=FIRST, epilog=TRAIN_EXAMPLES)(train)
+app.command(name="eval", rich_help_panel=FIRST, epilog=EVAL_EXAMPLES)(evaluate)
+app.command(rich_help_panel=LATER, epilog=SFT_EXAMPLES)(sft)
+app.command(rich_help_panel=LATER, epilog=COMPARE_EXAMPLES)(compare)
 
 
 def main() -> None:
     """Entry point of the console script: one line for every expected error, exit codes 1, 130 and 143."""
-    reexecute_with_tunables()
+    if COMPLETION not in os.environ:
+        reexecute_with_tunables()
     try:
-        app(standalone_mode=False)
+        # The name that completion scripts and usage lines carry, however the command was started.
+        code = app(standalone_mode=False, prog_name="sod")
     except SodError as error:
         err.print(f"error: {error}", markup=False)
         sys.exit(getattr(error, "exit_code", 1))
@@ -53,12 +79,42 @@ def main() -> None:
     except OSError as error:
         err.print(f"error: {error.filename or 'system'}: {error.strerror or error}", markup=False)
         sys.exit(1)
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
-@app.command()
+def _version(asked: bool) -> None:
+    """Print what a report of a bug needs; importing nothing of it."""
+    if not asked:
+        return
+    from sod.runlog.manifest import versions
+
+    for name, version in versions().items():
+        out.print(f"{name} {version or 'not installed'}", markup=False)
+    raise typer.Exit
+
+
+@app.callback(help=HELP)
+def sod(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", is_eager=True, callback=_version, help="Versions of sod, Python, torch, transformers."
+        ),
+    ] = False,
+) -> None:
+    """Options of `sod` itself."""
+
+
+@app.command(rich_help_panel=FIRST, epilog="Example: `sod methods`")
 def methods() -> None:
     """List the methods: paper, what each needs, its knobs and their defaults."""
     from sod.build.method import knob_rows, method_rows
 
     out.print(methods_table(method_rows()))
     out.print(rows_table("knobs", ("knob", "values", "meaning"), knob_rows()))
+
+
+app.add_typer(data_app, name="data", rich_help_panel=PARTS)
+app.add_typer(models_app, name="models", rich_help_panel=PARTS)
+app.add_typer(sandbox_app, name="sandbox", rich_help_panel=PARTS)

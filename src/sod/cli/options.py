@@ -10,7 +10,10 @@ import typer
 from sod.recipe import Recipe, apply_overrides, parse_recipe, resolved
 from sod.report.console import notice
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Keys of the recipe to set, e.g. optim.lr=1e-4 (docs/keys.md)."),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write.")]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WHERE = "Where the run is written"
 RecipeArgument = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML); a resumed run has its own.")
+    str | None, typer.Argument(metavar="RECIPE", help="Recipe file (YAML); a resumed run has its own.")
 ]
 RunOption = Annotated[
     Path | None, typer.Option("--run", rich_help_panel=WHERE, help="Run directory; default runs/NAME-METHOD.")
@@ -33,21 +33,17 @@ VerboseOption = Annotated[
 ]
 TRAIN_EXAMPLES = """Examples:
 
-sod train recipes/quickstart.yaml
-
-sod train recipes/quickstart.yaml method=opd optim.lr=1e-4 --run runs/opd
-
-sod train --resume runs/opd"""
+- `sod train recipes/quickstart.yaml`
+- `sod train recipes/quickstart.yaml method=opd optim.lr=1e-4 --run runs/opd`
+- `sod train --resume runs/opd`"""
 SFT_EXAMPLES = """Examples:
 
-sod sft recipes/quickstart.yaml student.path=runs/quickstart/student-init --run runs/my-sft
-
-sod sft --resume runs/my-sft"""
+- `sod sft recipes/quickstart.yaml student.path=runs/quickstart/student-init --run runs/my-sft`
+- `sod sft --resume runs/my-sft`"""
 QUICKSTART_EXAMPLES = """Examples:
 
-sod quickstart
-
-sod quickstart recipes/quickstart.yaml seed=1 train.steps=20 --out runs/small"""
+- `sod quickstart`
+- `sod quickstart recipes/quickstart.yaml seed=1 train.steps=20 --out runs/small`"""
 
 
 def train(
@@ -84,7 +80,7 @@ def sft(
 
 def quickstart(
     recipe: Annotated[
-        str, typer.Argument(metavar="[RECIPE]", help="Recipe with a world section.")
+        str, typer.Argument(metavar="RECIPE", help="Recipe with a world section.")
     ] = "recipes/quickstart.yaml",
     overrides: Overrides = None,
     to: OutOption = Path("runs/quickstart"),

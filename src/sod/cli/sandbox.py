@@ -40,7 +40,7 @@ PreloadOption = Annotated[
 UnsafeOption = Annotated[bool, typer.Option("--unsafe", help="Go on where this machine permits no isolation.")]
 
 
-@sandbox_app.command()
+@sandbox_app.command(epilog="Example: `sod sandbox run --code-file program.py --timeout 2`")
 def run(
     code_file: Annotated[Path, typer.Option("--code-file", help="Python source (UTF-8).")],
     timeout: TimeoutOption = 5.0,
@@ -66,7 +66,7 @@ def run(
     raise SodError(f"{url or 'sandbox'}: {why}")
 
 
-@sandbox_app.command()
+@sandbox_app.command(epilog="Example: `sod sandbox probe --workers 4`")
 def probe(
     url: UrlOption = "",
     workers: WorkersOption = 2,
@@ -104,7 +104,7 @@ def probe(
     out.print(rows_table(f"throughput: {workers} workers", ("what", "measured"), figures))
 
 
-@sandbox_app.command()
+@sandbox_app.command(epilog="Example: `sod sandbox serve --port 8080 --workers 8`")
 def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen at. Whoever reaches it can run programs.")] = (
         "127.0.0.1"

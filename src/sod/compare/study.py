@@ -103,7 +103,12 @@ def parse_seeds(text: str) -> list[int]:
 def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) -> None:
     """Raises SodError for what can be known to be wrong before any model is made or loaded."""
     if recipe.world is None:
-        raise SodError("this recipe has no world section; start from recipes/compare-chain.yaml")
+        raise SodError(
+            f"{recipe.name}: no world section, and `sod compare` makes a world (data, teacher, student) anew for every "
+            "seed; give the recipe one, as recipes/compare-chain.yaml has. On data and models of your own: "
+            "`sod train RECIPE method=NAME seed=N --run runs/NAME-N` for each method and seed, then "
+            "`sod eval runs/NAME-N --data FILE`"
+        )
     spec = recipe.compare
     _refuse_twice("compare.lrs", spec.lrs)
     if len(spec.lrs) > 1 and spec.tuning_seed in seeds:

@@ -30,7 +30,9 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
     recipe has no `world` section, or `out` holds an earlier quickstart.
     """
     if recipe.world is None:
-        raise SodError("this recipe has no world section; start from recipes/quickstart.yaml")
+        raise SodError(
+            f"{recipe.name}: no world section to make data and models from; start from recipes/quickstart.yaml"
+        )
     if (out / "data").exists():
         raise SodError(f"{out}: holds an earlier quickstart; move it away or choose another directory with --out")
     clock = Clock(make_world(recipe, out, run_job, notice))

@@ -33,8 +33,13 @@ def new_manifest(recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
         # Which keys that hash leaves out: a later version may list others and still has to check this run's.
         "neutral_keys": list(NEUTRAL_KEYS),
         "git": {"revision": revision, "dirty": dirty},
-        "versions": {"python": sys.version.split()[0]} | {n: _version(p) for n, p in PACKAGES.items()},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Python's version and those of the packages that a run's numbers depend on; None for what is not installed."""
+    return {"python": sys.version.split()[0]} | {name: _version(package) for name, package in PACKAGES.items()}
 
 
 def _version(package: str) -> str | None:
