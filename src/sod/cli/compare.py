@@ -40,10 +40,12 @@ def compare(
     """
     from sod.build.recipe import read_recipe
     from sod.compare.study import compare as run_all
-    from sod.compare.study import parse_methods, parse_seeds, report_only
+    from sod.compare.study import parse_methods, parse_seeds, refuse_worldless, report_only
 
     spec = read_recipe(recipe, overrides or (), notice)
     target = to or Path("runs") / "comparisons" / spec.name
+    if not only_report:
+        refuse_worldless(spec)
     if not methods and not only_report:
         raise SodError("--methods is missing: name them, e.g. --methods start,opd,sod")
     names = parse_methods(methods) if methods else []

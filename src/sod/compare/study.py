@@ -100,8 +100,8 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raises SodError for what can be known to be wrong before any model is made or loaded."""
+def refuse_worldless(recipe: Recipe) -> None:
+    """Raises SodError for a recipe without a world, saying what can be done with it."""
     if recipe.world is None:
         raise SodError(
             f"{recipe.name}: no world section, and `sod compare` makes a world (data, teacher, student) anew for every "
@@ -109,6 +109,11 @@ def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) 
             "`sod train RECIPE method=NAME seed=N --run runs/NAME-N` for each method and seed, then "
             "`sod eval runs/NAME-N --data FILE`"
         )
+
+
+def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raises SodError for what can be known to be wrong before any model is made or loaded."""
+    refuse_worldless(recipe)
     spec = recipe.compare
     _refuse_twice("compare.lrs", spec.lrs)
     if len(spec.lrs) > 1 and spec.tuning_seed in seeds:
