@@ -219,7 +219,7 @@ def test_a_name_that_yaml_would_read_as_something_else(
     monkeypatch.chdir(tmp_path)
     for name in ("2026-01-31", "7"):
         Path(name).symlink_to(world.student)
-        ended = evaluate(sod, name, data, tmp_path / "out", "--tasks", "1")
+        ended = evaluate(sod, name, data, tmp_path / f"out-{name}", "--tasks", "1")
         assert ended.code == 0, ended.err
 
 

@@ -111,7 +111,7 @@ def test_the_step_line_shows_what_has_a_label_in_the_order_of_the_table() -> Non
         "custom": 1.0,  # not in the table
     }
     assert step_line(7, 100, row) == (
-        "  7/100  reward -0.500  eval 0.125  gap +0.250  dK 1.500  len 80  lr 1.0e-06  3.14s (sample 2.00 update 1.12)"
+        "  7/100  reward -0.500  eval 0.125  gap +0.250  len 80  dK 1.500  lr 1.0e-06  3.14s (sample 2.00 update 1.12)"
     )
     assert step_line(7, 7, {"loss": 0.5, "seconds": 1.0}) == "7/7  loss +0.5000  1.00s"
 

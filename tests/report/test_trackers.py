@@ -49,7 +49,7 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(name: TrackerName, directory: Path, run_name: str = "run-1") -> None:
-    tracker = open_tracker(name, "proj", run_name, directory, CONFIG)
+    tracker = open_tracker(name, "proj", run_name, directory, CONFIG, directory)
     for step, row in ROWS.items():
         tracker.log(row, step)
     tracker.finish()
@@ -99,7 +99,7 @@ def test_tensorboard_keeps_its_curves_when_killed(tmp_path: Path) -> None:
 
     code = (
         "import os, sys, pathlib; from sod.report.trackers import open_tracker\n"
-        "tracker = open_tracker('tensorboard', 'p', 'r', pathlib.Path(sys.argv[1]), {})\n"
+        "tracker = open_tracker('tensorboard', 'p', 'r', pathlib.Path(sys.argv[1]), {}, pathlib.Path())\n"
         "tracker.log({'loss': 0.5}, 1); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
@@ -128,7 +128,27 @@ def test_trackio_rows_read_back_from_sqlite(tmp_path: Path) -> None:
 
 
 @needs("trackio")
-def test_two_runs_of_one_process_write_to_their_own_directories(tmp_path: Path) -> None:
+def test_runs_side_by_side_are_one_project(tmp_path: Path) -> None:
+    """Runs whose directories lie in one are in one database, so that the dashboard compares them."""
+    for name in ("sft", "distil"):
+        tracker = open_tracker("trackio", "proj", name, tmp_path / name / "trackers" / "trackio", CONFIG, tmp_path)
+        tracker.log(ROWS[1], 1)
+        tracker.finish()
+    assert {run for run, _, _ in trackio_rows(tmp_path)} == {"sft", "distil"}
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("proj.db")] == [Path("trackio/proj.db")]
+
+
+@needs("trackio")
+def test_the_users_trackio_directory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "mine" / "trackio"))
+    write("trackio", tmp_path / "run")
+    assert {run for run, _, _ in trackio_rows(tmp_path / "mine")} == {"run-1"}
+    assert not (tmp_path / "run").exists()
+    assert os.environ["TRACKIO_DIR"] == str(tmp_path / "mine" / "trackio")
+
+
+@needs("trackio")
+def test_two_places_of_one_process_are_two_databases(tmp_path: Path) -> None:
     write("trackio", tmp_path / "sft", run_name="sft")
     write("trackio", tmp_path / "distil", run_name="distil")
     assert {run for run, _, _ in trackio_rows(tmp_path / "sft")} == {"sft"}
@@ -172,7 +192,7 @@ def test_trackio_opens_no_connection_even_with_a_hub_token(tmp_path: Path, monke
 def test_trackio_refuses_to_be_sent_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "me/space")
     with pytest.raises(SodError, match=f"{variable} is set; unset it"):
-        open_tracker("trackio", "proj", "run-1", tmp_path, CONFIG)
+        open_tracker("trackio", "proj", "run-1", tmp_path, CONFIG, tmp_path)
 
 
 # --- wandb -------------------------------------------------------------------------------------------
@@ -248,7 +268,7 @@ def test_wandb_is_offline_only_without_a_login_and_without_a_mode(
         monkeypatch.setenv(variable, value)
     seen: dict[str, Any] = {}
     monkeypatch.setattr(wandb, "init", lambda **arguments: seen.update(arguments))
-    open_tracker("wandb", "proj", "run-1", tmp_path / "run", CONFIG)
+    open_tracker("wandb", "proj", "run-1", tmp_path / "run", CONFIG, tmp_path)
     assert seen["mode"] == mode
     assert seen["dir"] == str(tmp_path / "run")
     assert (seen["project"], seen["name"], seen["config"]) == ("proj", "run-1", CONFIG)
@@ -258,7 +278,7 @@ def test_wandb_is_offline_only_without_a_login_and_without_a_mode(
 def test_a_wandb_that_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "too-short")  # refused on sight, before any connection
     with pytest.raises(SodError, match=r"tracker wandb: .*WANDB_MODE=offline keeps the run local") as info:
-        open_tracker("wandb", "proj", "run-1", tmp_path, CONFIG)
+        open_tracker("wandb", "proj", "run-1", tmp_path, CONFIG, tmp_path)
     assert "\n" not in str(info.value)
 
 
@@ -271,7 +291,7 @@ def test_a_missing_package_names_the_fix(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)  # what import then meets is what a missing package is
     with pytest.raises(SodError, match=rf"pip install 'sod-distill\[{name}\]'") as info:
-        open_tracker(name, "proj", "run-1", tmp_path, CONFIG)
+        open_tracker(name, "proj", "run-1", tmp_path, CONFIG, tmp_path)
     assert "\n" not in str(info.value)
 
 
@@ -279,7 +299,7 @@ def test_a_missing_package_names_the_fix(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_directory_that_cannot_be_is_one_line(tmp_path: Path, name: TrackerName) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SodError, match=rf"{name} cannot write here") as info:
-        open_tracker(name, "proj", "run-1", tmp_path / "file" / "run", CONFIG)
+        open_tracker(name, "proj", "run-1", tmp_path / "file" / "run", CONFIG, tmp_path / "file" / "shared")
     assert "\n" not in str(info.value)
 
 

@@ -118,10 +118,8 @@ class StepLines:
         line = f"{self._title} {step_line(step, self._steps, metrics, width, eta)}"
         out.print(line if columns is None else line[:columns], markup=False)
 
-    def _seconds_left(self, step: int) -> float | None:
-        """The rest of the run at the mean speed so far; None after its last step."""
-        if step >= self._steps:
-            return None
+    def _seconds_left(self, step: int) -> float:
+        """The rest of the run at the mean speed so far."""
         return (time.monotonic() - self._started) / (step - self._done) * (self._steps - step)
 
 
