@@ -11,7 +11,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import pytest
 from sod.records import SodError
 from sod.report.metrics import PANELS
 from sod.report.trackers import TrackerName, open_tracker
+from wandb_files import wandb_history
 
 CONFIG = {"method": "sod", "optim": {"lr": 1e-6}}
 ROWS: dict[int, dict[str, Any]] = {
@@ -201,46 +201,8 @@ def test_trackio_refuses_to_be_sent_elsewhere(tmp_path: Path, monkeypatch: pytes
 @needs("wandb")
 def test_wandb_without_a_login_writes_offline(tmp_path: Path) -> None:
     write("wandb", tmp_path)
-    (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    (log,) = run.glob("run-*.wandb")
-    history: dict[int, dict[str, float]] = {}
-    for record in finished_records(log):
-        if record.WhichOneof("record_type") == "history":
-            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
-            step = json.loads(items.pop("_step"))
-            history[step] = {key: json.loads(value) for key, value in items.items() if not key.startswith("_")}
+    history = wandb_history(tmp_path)
     assert history == PASSED_ON
-
-
-def finished_records(path: Path) -> list[Any]:
-    """Every record of a finished run. W&B's service process may write the last ones after `finish`."""
-    for _ in range(2400):
-        records = wandb_records(path)
-        if any(record.WhichOneof("record_type") == "exit" for record in records):
-            return records
-        time.sleep(0.05)
-    raise AssertionError(f"{path} has no exit record after 120 seconds")
-
-
-def wandb_records(path: Path) -> list[Any]:
-    """The records of a .wandb file: LevelDB's log format, 32 KiB blocks after a 7-byte file header."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    raw, position, body, records = path.read_bytes(), 7, b"", []
-    while position + 7 <= len(raw):
-        room = 32768 - position % 32768
-        if room < 7:
-            position += room
-            continue
-        length, kind = int.from_bytes(raw[position + 4 : position + 6], "little"), raw[position + 6]
-        if position + 7 + length > len(raw):  # still being written
-            break
-        body += raw[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # full, or the last part
-            records.append(Record.FromString(body))
-            body = b""
-    return records
 
 
 @needs("wandb")
