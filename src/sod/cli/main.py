@@ -13,8 +13,9 @@ import typer
 
 from sod.cli.allocator import reexecute_with_tunables
 from sod.cli.compare import compare
+from sod.cli.init import init
 from sod.cli.sandbox import sandbox_app
-from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, resolved
+from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, resolved, shipped_file
 from sod.records import SodError
 from sod.report.console import (
     err,
@@ -43,6 +44,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(models_app, name="models")
 app.command()(compare)
+app.command()(init)
 
 RecipeArgument = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")]
@@ -139,7 +141,9 @@ def evaluate(
 
 @app.command()
 def quickstart(
-    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]")] = "recipes/quickstart.yaml",
+    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", show_default="quickstart")] = str(
+        shipped_file("quickstart")
+    ),
     overrides: Overrides = None,
     to: OutOption = Path("runs/quickstart"),
 ) -> None:
