@@ -1,5 +1,7 @@
-# Two commands do everything on a fresh machine (Python 3.11, git, make): `make quickstart`, `make test`.
-PYTHON ?= python3.11
+# Two commands do everything on a fresh machine (Python from 3.11, git, make): `make quickstart`, `make test`.
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	if $$python -c '$(RECENT)' 2>/dev/null; then echo $$python; break; fi; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -9,6 +11,8 @@ STAMP := $(VENV)/.installed
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python from 3.11 on (tried python3.11 to python3.13, python3): install one," \
+		"or name it: make install PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,server,wandb,trackio,tensorboard]'
 	touch $(STAMP)

@@ -13,18 +13,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from commands import DOCUMENTS, LIVING, ROOT, SOURCES, commands_in, name_of
 from sod.cli.main import app
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-LIVING = [path for path in DOCUMENTS if path.parent.name != "results"]
 RECORDED = {"CHANGELOG.md", "extending.md"}  # name files that have gone, and files that a reader would write
-HEADS = [*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "benchmarks").rglob("*.py")]  # comments with commands
 PLACES = (ROOT, ROOT / "src" / "sod", ROOT / "tests")
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def anchors(text: str) -> set[str]:
@@ -66,24 +59,15 @@ def test_equations_stand_beside_functions_that_exist() -> None:
     assert not missing
 
 
-def commands_in(path: Path) -> list[str]:
-    """Every `sod ...` of a page: in a block of code, between backquotes, or in the comment at the head of a file."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".md":
-        quoted = re.findall(r"(?<!`)`(sod [a-z][^`]*)`", text)
-        return quoted + re.findall(r"^(sod .+)$", text, re.MULTILINE)
-    return re.findall(r"^(?:#|   )\s+(sod [a-z].+)$", text, re.MULTILINE)
-
-
 def test_commands_are_taken_as_they_are_written() -> None:
     """No option that does not exist, and nothing where nothing is expected; values are not looked at."""
-    found = [(path, line) for path in [*LIVING, *HEADS] for line in commands_in(path) if path.name != "CHANGELOG.md"]
+    found = [(path, line) for path in SOURCES for line in commands_in(path) if line.startswith("sod ")]
     assert len(found) > 20
     refused = []
     for path, line in found:
         command, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
         try:
-            while hasattr(command, "commands"):
+            while words and hasattr(command, "commands"):  # a group by itself is a name, no call
                 command = command.commands[words.pop(0)]
             context = command.context_class(command)
             _, left, _ = command.make_parser(context).parse_args([word for word in words if word != "\\"])

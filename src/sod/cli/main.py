@@ -13,6 +13,7 @@ from sod.cli.compare import EXAMPLES as COMPARE_EXAMPLES
 from sod.cli.compare import compare
 from sod.cli.evaluate import EXAMPLES as EVAL_EXAMPLES
 from sod.cli.evaluate import evaluate
+from sod.cli.init import init
 from sod.cli.making import data_app, models_app
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
@@ -53,6 +54,7 @@ app.command(rich_help_panel=FIRST, epilog=TRAIN_EXAMPLES)(train)
 app.command(name="eval", rich_help_panel=FIRST, epilog=EVAL_EXAMPLES)(evaluate)
 app.command(rich_help_panel=LATER, epilog=SFT_EXAMPLES)(sft)
 app.command(rich_help_panel=LATER, epilog=COMPARE_EXAMPLES)(compare)
+app.command(rich_help_panel=LATER)(init)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from sod.cli.options import OutOption, Overrides, changed
 from sod.cli.tracking import trackers
-from sod.recipe import Recipe, parse_recipe
+from sod.recipe import Recipe, parse_recipe, shipped_file
 from sod.records import SodError
 from sod.report.console import StepLines, evaluation_table, facts, notice, out, profile_table, progress
 
@@ -80,8 +80,8 @@ def sft(
 
 def quickstart(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Recipe with a world section.")
-    ] = "recipes/quickstart.yaml",
+        str, typer.Argument(metavar="RECIPE", help="Recipe with a world section.", show_default="quickstart")
+    ] = str(shipped_file("quickstart")),
     overrides: Overrides = None,
     to: OutOption = Path("runs/quickstart"),
     verbose: VerboseOption = False,

@@ -29,3 +29,5 @@ from sod.recipe.read import parse_recipe as parse_recipe
 from sod.recipe.read import read_yaml as read_yaml
 from sod.recipe.read import resolved as resolved
 from sod.recipe.read import validated as validated
+from sod.recipe.shipped import shipped_file as shipped_file
+from sod.recipe.shipped import shipped_names as shipped_names

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from sod.recipe.explain import explained, section_in
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.names import Notice, current_names, key_of, silent, twice
+from sod.recipe.shipped import recipe_file
 from sod.records import SodError
 
 
@@ -24,11 +25,13 @@ def warned(text: str) -> None:
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), notice: Notice = warned) -> Recipe:
     """The recipe of a YAML file with `key=value` overrides (dots reach into sections, values are YAML).
 
-    `notice` hears once of every key that goes by an old name. Knobs of the method are taken as they are.
+    Where there is no such file, the name or path of a recipe of the package means that one (`recipe.shipped`).
+    `notice` hears of that, and once of every key that goes by an old name. Knobs of the method are taken as they are.
     Raises SodError naming file, key, value and, for an unknown key, the nearest valid one.
     """
     where = str(path)
-    return parse_recipe(apply_overrides(read_yaml(where), overrides, where, notice), where)
+    content = read_yaml(str(recipe_file(path, notice)))
+    return parse_recipe(apply_overrides(content, overrides, where, notice), where)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -48,7 +51,7 @@ def read_yaml(where: str) -> dict[str, Any]:
     try:
         content = yaml.load(Path(where).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
-        raise SodError(f"{where}: no such recipe file") from None
+        raise SodError(f"{where}: no such recipe file; `sod init` lists the recipes that come with sod") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SodError(f"{where}: cannot read the recipe: {error}") from None
     except yaml.YAMLError as error:

