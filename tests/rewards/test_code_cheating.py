@@ -90,7 +90,19 @@ for place in places:
 """
 
 
-MODULES = ("colorsys", "wave", "heapq", "copy", "json", "random", "tempfile", "traceback", "linecache", "math", "encodings")
+MODULES = (
+    "colorsys",
+    "wave",
+    "heapq",
+    "copy",
+    "json",
+    "random",
+    "tempfile",
+    "traceback",
+    "linecache",
+    "math",
+    "encodings",
+)
 LIBRARY = ".local/lib/python3.11/site-packages"
 ATTACK_MEMORY = (
     JUDGES
@@ -196,14 +208,18 @@ def main(): pass
 """
     ),
     "traces all calls": Cheat("import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)"),
-    "writes the report": Cheat(f"for name in ('report.json', '../report.json'): open(name, 'w').write('''{RESULTS}''')"),
+    "writes the report": Cheat(
+        f"for name in ('report.json', '../report.json'): open(name, 'w').write('''{RESULTS}''')"
+    ),
     "links the report": Cheat(
         """import os
 for name in ("report.json", "../report.json"):
     if not os.path.islink(name): os.symlink("/etc/passwd", name)
 """
     ),
-    "makes the report a pipe": Cheat("import os\nfor name in ('report.json', '../report.json'): os.mkfifo(name)", False),
+    "makes the report a pipe": Cheat(
+        "import os\nfor name in ('report.json', '../report.json'): os.mkfifo(name)", False
+    ),
     "makes the report a directory": Cheat("import os\nos.makedirs('../report.json/x', exist_ok=True)", False),
     "makes the report huge": Cheat("with open('../report.json', 'wb') as file: file.truncate(200 << 20)"),
     "makes the next test's directory": Cheat(
@@ -238,9 +254,7 @@ def flood():
 threading.Thread(target=flood, daemon=True).start()
 """
     ),
-    "forks without end": Cheat(
-        "import os\ntry:\n    while True: os.fork()\nexcept OSError: pass", False
-    ),
+    "forks without end": Cheat("import os\ntry:\n    while True: os.fork()\nexcept OSError: pass", False),
     "floods its output": Cheat("import os\nfor _ in range(99): os.write(1, b'x' * 65536)", False),
     "floods its errors": Cheat("import os\nfor _ in range(99): os.write(2, b'x' * 65536)"),
     "fills the disk": Cheat(
@@ -271,7 +285,14 @@ atexit.register(os._exit, 0)
     "ends by an alarm": Cheat("import signal\nsignal.signal(signal.SIGALRM, lambda *a: 1)\nsignal.setitimer(0, 0.001)"),
     **{
         f"raises {name} at the start": Cheat(f"raise {name}", False)
-        for name in ("StopIteration", "GeneratorExit", "KeyboardInterrupt", "SystemExit(97)", "MemoryError", "BaseException")
+        for name in (
+            "StopIteration",
+            "GeneratorExit",
+            "KeyboardInterrupt",
+            "SystemExit(97)",
+            "MemoryError",
+            "BaseException",
+        )
     },
 }
 
@@ -365,7 +386,10 @@ LENIENT = {
 }
 
 
-@pytest.fixture(scope="module", params=["bare", "preloaded", "without layers"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("preloaded", "without layers")]
+
+
+@pytest.fixture(scope="module", params=["bare", *SLOW])
 def verifier(request: pytest.FixtureRequest) -> Iterator[CodeVerifier]:
     preload = ("numpy", "sympy") if request.param == "preloaded" else ()
     with pytest.MonkeyPatch.context() as patch:
@@ -380,40 +404,37 @@ def verifier(request: pytest.FixtureRequest) -> Iterator[CodeVerifier]:
     local.close()
 
 
-def judged(verifier: CodeVerifier, extra: dict[str, object], *codes: str) -> list[Verdict]:
-    """The verdicts; a fault fails the test."""
-    answers = [f"```python\n{textwrap.dedent(code)}\n```" for code in codes]
-    verdicts = verifier.verify([answered(answer, "", extra) for answer in answers])
+def judged(verifier: CodeVerifier, *candidates: tuple[str, dict[str, object]]) -> list[Verdict]:
+    """The verdict on each code with its tests, all run at once; a fault fails the test."""
+    episodes = [answered(f"```python\n{textwrap.dedent(code)}\n```", "", extra) for code, extra in candidates]
+    verdicts = verifier.verify(episodes)
     for verdict in verdicts:
         assert isinstance(verdict, Verdict), verdict
         verdict.detail.encode()
     return verdicts  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("kind", SUITES)
 @pytest.mark.parametrize("name", CHEATS)
-def test_a_cheat_is_wrong_and_never_a_fault(verifier: CodeVerifier, name: str, kind: str) -> None:
+def test_a_cheat_is_wrong_and_never_a_fault(verifier: CodeVerifier, name: str) -> None:
     cheat = CHEATS[name]
-    wrong, right = (f"{cheat.code}\n{answer[kind]}" for answer in (WRONG, RIGHT))
-    (verdict,) = judged(verifier, SUITES[kind], wrong)
-    assert not verdict.correct
+    wrong = judged(verifier, *((f"{cheat.code}\n{WRONG[kind]}", SUITES[kind]) for kind in SUITES))
+    assert [verdict.correct for verdict in wrong] == [False] * 3, wrong
     if cheat.harmless:
-        (verdict,) = judged(verifier, SUITES[kind], right)
-        assert verdict.correct, verdict.detail
+        right = judged(verifier, *((f"{cheat.code}\n{RIGHT[kind]}", SUITES[kind]) for kind in SUITES))
+        assert [verdict.correct for verdict in right] == [True] * 3, right
 
 
-@pytest.mark.parametrize("kind", ["check", "function"])
 @pytest.mark.parametrize("name", CALLS)
-def test_a_function_that_cheats_when_called_is_wrong(verifier: CodeVerifier, name: str, kind: str) -> None:
-    (verdict,) = judged(verifier, SUITES[kind], CALLS[name])
-    assert not verdict.correct
+def test_a_function_that_cheats_when_called_is_wrong(verifier: CodeVerifier, name: str) -> None:
+    wrong = judged(verifier, *((CALLS[name], SUITES[kind]) for kind in ("check", "function")))
+    assert [verdict.correct for verdict in wrong] == [False] * 2, wrong
 
 
 @pytest.mark.parametrize("test", LENIENT)
 def test_lenient_tests_are_not_passed_by_cheats(verifier: CodeVerifier, test: str) -> None:
     extra: dict[str, object] = {**SUITES["check"], "test": LENIENT[test]}
     names = [name for name in CALLS if "never" not in name and "huge value" not in name]
-    for name, verdict in zip(names, judged(verifier, extra, *(CALLS[name] for name in names)), strict=True):
-        assert not verdict.correct, name
-    (right,) = judged(verifier, extra, RIGHT["check"])
+    verdicts = judged(verifier, *((CALLS[name], extra) for name in names))
+    assert [name for name, verdict in zip(names, verdicts, strict=True) if verdict.correct] == []
+    (right,) = judged(verifier, (RIGHT["check"], extra))
     assert right.correct, right.detail

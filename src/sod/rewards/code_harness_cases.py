@@ -19,12 +19,11 @@ import os
 import select
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import types
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 REPORT = "report.json"
 PR_SET_DUMPABLE = 4
@@ -97,14 +96,19 @@ def run(job: dict[str, Any], given: Any, result: int) -> None:
         data = data[os.write(result, data) :]
 
 
+def in_memory(name: str) -> BinaryIO:
+    """A file that is in no directory. Raises OSError."""
+    return open(os.memfd_create(name), "r+b", buffering=0)
+
+
 def run_test(job: dict[str, Any], given: Any, workplace: str, seconds: float) -> dict[str, str]:
     """One test in a fork, watched until it ends, runs out of time or writes too much."""
     functional = job["fn_name"] is not None
     os.mkdir(workplace)
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as err:
+    # Files without a name: no other test finds them, and no full disk keeps them from being written.
+    with in_memory("stdin") as stdin, in_memory("stderr") as err:
         stdin.write(b"" if functional else given.encode("utf-8", "surrogatepass"))
-        stdin.flush()
-        os.lseek(stdin.fileno(), 0, os.SEEK_SET)
+        stdin.seek(0)
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
