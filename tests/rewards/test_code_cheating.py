@@ -1,4 +1,4 @@
-"""Candidates that cheat: every way against every kind of tests, in the real sandbox, with and without modules preloaded.
+"""Candidates that cheat: every way against every kind of tests, in the real sandbox, as it may be set up.
 
 A cheat must be wrong, never right, and never a fault of ours: a fault would take a failed episode out of the loss.
 """
@@ -307,7 +307,7 @@ CALLS = {
         )
     },
     "raises a kind of StopIteration": "class Mine(StopIteration): pass\ndef twice(x): raise Mine",
-    "raises by the names of the harness": "class UnsupportedError(Exception): pass\ndef twice(x): raise UnsupportedError",
+    "raises by the names of the harness": "class NotBegunError(Exception): pass\ndef twice(x): raise NotBegunError",
     "raises a huge message": "def twice(x): raise ValueError('x' * (20 << 20))",
     "raises half a character": "def twice(x): raise ValueError('\\ud800')",
     "raises an error that cannot be shown": """
@@ -351,7 +351,7 @@ CALLS = {
         import os
         def twice(x):
             for number in range(3, 256):
-                for line in (b'{"value": 6}', b'{"value": 20}', b'{"value": -8}', b'{"error": "StopIteration", "text": ""}'):
+                for line in (b'{"value": 6}', b'{"value": 20}', b'{"error": "StopIteration", "text": ""}'):
                     try: os.write(number, line + b"\\n")
                     except OSError: pass
             return 0

@@ -29,7 +29,7 @@ from typing import Any, final
 from sod.outcomes import filled
 from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
 from sod.rewards.base import verified_text
-from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
+from sod.rewards.code_suites import CaseSuite, CheckSuite, read_suite
 
 LONGEST_CODE = 65_536  # characters
 OVERHEAD_SECONDS = 5.0  # for starting the harness, beyond the time of the tests

@@ -41,9 +41,8 @@ def set_dumpable(value: int) -> None:
 
 def close_to_others() -> None:
     """Refuse forks our memory and descriptors, and leave what they can write. Raises OSError."""
-    homes = tuple({os.path.abspath(home) for home in (sys.prefix, sys.base_prefix, sys.exec_prefix)})
-    within = [path for path in sys.path if path.startswith(tuple(home.rstrip("/") + "/" for home in homes))]
-    sys.path[:] = [path for path in within if os.path.abspath(path) != os.getcwd()]
+    homes = tuple(os.path.join(os.path.abspath(home), "") for home in (sys.prefix, sys.base_prefix, sys.exec_prefix))
+    sys.path[:] = [path for path in sys.path if path.startswith(homes) and os.path.abspath(path) != os.getcwd()]
     os.chdir("/")
     set_dumpable(0)
 
@@ -56,7 +55,7 @@ def become_candidate(job: dict[str, Any], given: Any, workplace: str, streams: t
         os.setsid()
         os.chdir(workplace)
         set_dumpable(1)  # a program may look at itself
-        sys.path.insert(0, "")  # and import what it wrote
+        sys.path[:] = ["", *job["path"]]  # and import what it wrote
         functional = job["fn_name"] is not None
         null = os.open(os.devnull, os.O_RDWR)
         result = os.dup2(out, 3) if functional else out
@@ -184,9 +183,9 @@ def run_all(job: dict[str, Any], home: str) -> list[dict[str, str]]:
 
 def main() -> None:
     """Raises what keeps the candidate from being judged."""
-    home = os.getcwd()
+    home, path = os.getcwd(), list(sys.path)
     close_to_others()
-    job = json.loads(sys.stdin.buffer.read())
+    job = {**json.loads(sys.stdin.buffer.read()), "path": path}
     with suppress(Exception):  # import once what every fork will want; a failure shows in the forks
         exec(compile(job["prelude"], "<prelude>", "exec"), {})
     os.write(1, f"{job['nonce']}\n".encode())

@@ -102,7 +102,7 @@ def unpack(value: Value, depth: int = 0) -> Value:
 
 
 def raised(name: str, text: str) -> Exception:
-    """The exception of the tests' side for one of the candidate's: of the same built-in type where a test may see it."""
+    """What the tests see of an exception of the candidate's: the same built-in type, unless it ends loops."""
     kind = getattr(builtins, name, None)
     if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, LOOP_ENDS):
         return RuntimeError(f"{name}: {text}")
@@ -165,9 +165,8 @@ def failure(error: BaseException) -> dict[str, Value]:
 
 def close_to_others() -> None:
     """Refuse other processes of this user our memory and descriptors, and leave what they can write. Raises OSError."""
-    homes = tuple({os.path.abspath(home) for home in (sys.prefix, sys.base_prefix, sys.exec_prefix)})
-    within = [path for path in sys.path if path.startswith(tuple(home.rstrip("/") + "/" for home in homes))]
-    sys.path[:] = [path for path in within if os.path.abspath(path) != os.getcwd()]
+    homes = tuple(os.path.join(os.path.abspath(home), "") for home in (sys.prefix, sys.base_prefix, sys.exec_prefix))
+    sys.path[:] = [path for path in sys.path if path.startswith(homes) and os.path.abspath(path) != os.getcwd()]
     os.chdir("/")
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
@@ -208,10 +207,9 @@ class Candidate:
         self._begin()
         self.begun = True
         self._deadline = time.monotonic() + self._job["seconds"]
-        job = self._job
-        error = self._exchange({"path": sys.path, "sources": job["sources"], "entry_point": job["entry_point"]})[1]
-        if error is not None:
-            raise self._ended(f"{type(error).__name__}: {error}".strip(": ")[:WORDS])
+        refusal = self._exchange({name: self._job[name] for name in ("path", "sources", "entry_point")})[1]
+        if refusal is not None:
+            raise self._ended(f"{type(refusal).__name__}: {refusal}".strip(": ")[:WORDS])
 
     def _spawn(self) -> None:
         requests, self._requests = os.pipe()
@@ -239,9 +237,9 @@ class Candidate:
             self.trouble = UnsupportedError(f"the tests pass {error}")
             raise self.trouble from error
         self._returned = False
-        self._last, error = self._exchange(message)
-        if error is not None:
-            raise error
+        self._last, refusal = self._exchange(message)
+        if refusal is not None:
+            raise refusal
         self._returned = True
         return self._last
 
@@ -348,7 +346,7 @@ def run_check(job: dict[str, Any], candidate: Candidate) -> None:
 
 
 def import_all(source: str) -> None:
-    """Import whatever the source imports anywhere: a function of the tests may import when the candidate runs already."""
+    """Import whatever the source imports anywhere: its functions may import when the candidate runs already."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             with suppress(Exception):  # if it is ever needed, the tests themselves say so
@@ -367,10 +365,10 @@ def reason(error: BaseException, test: str, candidate: Candidate) -> str:
 
 def judge_main() -> None:
     """Raises what keeps the candidate from being judged."""
-    workplace = os.path.abspath(WORKPLACE)
+    workplace, path = os.path.abspath(WORKPLACE), list(sys.path)
     os.mkdir(workplace)
     close_to_others()
-    job = json.loads(sys.stdin.buffer.read())
+    job = {**json.loads(sys.stdin.buffer.read()), "path": path}
     report_end = os.dup(1)
     said, sys.stderr = sys.stderr, open(os.devnull, "w")  # noqa: SIM115  # tests may print
     sys.stdout = sys.stderr
