@@ -19,21 +19,23 @@ goes wrong without that line is not the candidate's doing. The last line of stdo
 
 from __future__ import annotations
 
-import ast
 import builtins
-import ctypes
 import json
 import os
-import select
-import signal
-import subprocess
 import sys
-import time
-import traceback
 import types
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+if sys.argv[1:2] != ["candidate"]:  # the judge's alone: a candidate's interpreter starts in half the time without
+    import ast
+    import ctypes
+    import select
+    import signal
+    import subprocess
+    import time
+    import traceback
 
 PR_SET_DUMPABLE = 4
 WORDS = 300  # characters of a value or message kept
