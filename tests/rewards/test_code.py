@@ -401,4 +401,4 @@ def test_a_harness_that_cannot_begin_is_a_fault(sandbox: LocalSandbox, extra: di
     (fault,) = CodeVerifier(without_job).verify([answered(fenced(ADD), "", extra)])
     assert isinstance(fault, Fault)
     assert fault.kind is FaultKind.VERIFIER
-    assert "harness fault" in fault.detail
+    assert "the harness did not begin" in fault.detail

@@ -7,10 +7,13 @@ All tests of an answer are one program of the sandbox. What a candidate can and 
 - HumanEval's `check` (`code_harness_check`): tests and candidate run in two interpreters of the same
   sandbox; what each can reach of the other is written there. The report must repeat a nonce.
 
+Both write the nonce to stdout when the model's code is about to run. Without it an execution is a fault of
+ours, with it whatever happens is the candidate's doing: no exit code can turn a wrong answer into a fault.
+
 Residual weaknesses: the second kind rests on the kernel refusing a process of the same user the
-memory of one that is not dumpable (Linux; a candidate with root or ptrace rights in its sandbox is
-beyond it); time limits count wall-clock time, so a busy machine can fail a slow program; a program
-that answers only the tested inputs is right, as under every test suite.
+memory of one that is not dumpable, and on Python's directories not being writable (Linux; a candidate with
+root or ptrace rights in its sandbox is beyond it); time limits count wall-clock time, so a busy machine can fail a
+slow program; a program that answers only the tested inputs is right, as under every test suite.
 """
 
 from __future__ import annotations
@@ -26,11 +29,11 @@ from typing import Any, final
 from sod.outcomes import filled
 from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
 from sod.rewards.base import verified_text
-from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
+from sod.rewards.code_suites import CaseSuite, CheckSuite, read_suite
 
 LONGEST_CODE = 65_536  # characters
 OVERHEAD_SECONDS = 5.0  # for starting the harness, beyond the time of the tests
-HARNESS_FAULT_EXIT = 97  # `FAULT_EXIT` of both harnesses
+SMALLEST_LIMIT = 65_536  # bytes of output
 REPORT = "report.json"
 SHOWN = 200  # characters of an expected or actual output in a detail
 
@@ -109,13 +112,13 @@ class CodeVerifier:
 
     def _program(self, suite: Suite, code: str, nonce: str) -> Program:
         total = min(self._total_seconds, self._seconds * (len(suite.cases) if isinstance(suite, CaseSuite) else 1))
-        job: dict[str, Any] = {"seconds": self._seconds, "total_seconds": total}
+        job: dict[str, Any] = {"seconds": self._seconds, "total_seconds": total, "nonce": nonce}
         if isinstance(suite, CaseSuite):
-            tests = [{"given": case.given, "limit": _output_limit(case)} for case in suite.cases]
-            job |= {"code": code, "prelude": PRELUDE, "fn_name": suite.fn_name, "tests": tests}
+            job |= {"code": code, "prelude": PRELUDE, "fn_name": suite.fn_name, "limit": _output_limit(suite)}
+            job["tests"] = [case.given for case in suite.cases]
             source, fetch = self._cases_source, [REPORT]
         else:
-            job |= {"prompt": suite.prompt, "entry_point": suite.entry_point, "test": suite.test, "nonce": nonce}
+            job |= {"prompt": suite.prompt, "entry_point": suite.entry_point, "test": suite.test}
             job |= {"sources": _sources(suite, code), "harness": self._check_source}
             source, fetch = self._check_source, []
         limit = total + OVERHEAD_SECONDS
@@ -149,31 +152,40 @@ def _sources(suite: CheckSuite, code: str) -> list[str]:
     return [suite.prompt + code]
 
 
-def _output_limit(case: Case) -> int:
-    """Bytes of output beyond which a test has failed in any case."""
-    return 4 * len(case.expected if isinstance(case.expected, str) else json.dumps(case.expected)) + 65_536
+def _output_limit(suite: CaseSuite) -> int:
+    """Bytes of output beyond which any test has failed: a power of two, as the candidate must not learn lengths."""
+    texts = [case.expected if isinstance(case.expected, str) else json.dumps(case.expected) for case in suite.cases]
+    return 1 << max(SMALLEST_LIMIT, 8 * max(map(len, texts))).bit_length()
 
 
 def _verdict(suite: Suite, code: str, nonce: str, execution: Execution | Fault) -> Verdict | Fault:
     if isinstance(execution, Fault):
         return execution
     last = execution.stderr.rstrip().rpartition("\n")[2]
-    if execution.exit_code == HARNESS_FAULT_EXIT:
-        return Fault(FaultKind.VERIFIER, f"code: {execution.stderr.strip()[:SHOWN]}")
-    if isinstance(suite, CaseSuite):
-        results = _results(execution)
-        failure = f"no report: {execution.status}: {last}" if results is None else first_failure(suite, results)
-        return Verdict(code, float(not failure), failure)
     report = _report(execution, nonce)
     if report.get("status") == "unsupported":
         return Fault(FaultKind.VERIFIER, f"code: {report['detail']}", retryable=False)
+    if nonce not in execution.stdout:
+        return Fault(FaultKind.VERIFIER, f"code: the harness did not begin: {last[:SHOWN]}")
+    unreported = f"no report: {execution.status}: {last}"
+    if isinstance(suite, CaseSuite):
+        results = _results(execution)
+        failure = unreported if results is None else first_failure(suite, results)
+        return Verdict(code, float(not failure), _plain(failure))
     if report.get("status") == "passed":
         return Verdict(code, 1.0)
-    return Verdict(code, 0.0, str(report.get("detail", f"no report: {execution.status}: {last}")))
+    return Verdict(code, 0.0, _plain(str(report.get("detail", unreported))))
+
+
+def _plain(text: str) -> str:
+    """Text that every file can take: a candidate's words may hold halves of characters."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _results(execution: Execution) -> list[dict[str, str]] | None:
     """What the candidate gave out; None where its doing kept the report from being written."""
+    if execution.exit_code != 0:  # the judge did not come to its end: whose report it is, is not known
+        return None
     try:
         results = json.loads(execution.files[REPORT])["results"]
         return [{name: str(result[name]) for name in ("status", "output", "detail")} for result in results]

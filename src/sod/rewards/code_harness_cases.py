@@ -1,36 +1,61 @@
 """Runs inside the sandbox: the candidate once per test, each time in a fork; outputs go to a file.
 
 The text of this file is the program; stdin brings the job as JSON (`code`, `prelude`, `fn_name`,
-`tests` with `given` and `limit`, `seconds` per test, `total_seconds`), `report.json` takes the
-results, up to the first test that did not run to its end. No expected output is in here, so there is
-nothing to steal, and a forged report could only claim outputs that the candidate does not know.
+`tests` with what is `given`, `limit` in bytes of an output, `seconds` per test, `total_seconds`,
+`nonce`), `report.json` takes the results, up to the first test that did not run to its end. No expected
+output is in here, nor its length, so there is nothing to steal, and a forged report could only claim outputs that
+the candidate does not know.
+
+This process (the *judge*) is not *dumpable*: the kernel refuses its forks its memory and descriptors. Each
+fork works in a directory of its own, and what the judge imports comes from Python's own directories. The nonce
+goes to stdout when the model's code is about to run: what goes wrong without that line is not the candidate's doing.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import types
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 REPORT = "report.json"
-FAULT_EXIT = 97
+PR_SET_DUMPABLE = 4
 TAIL = 2000  # bytes of stderr looked at
 WORDS = 300  # characters of an error kept
 
+libc = ctypes.CDLL(None, use_errno=True)
 
-def become_candidate(job: dict[str, Any], given: Any, stdin: int, out: int, err: int) -> NoReturn:
-    """The whole life of a fork: run the candidate, then end without any cleanup of the harness's."""
+
+def set_dumpable(value: int) -> None:
+    """Whether other processes of this user may look into this one. Raises OSError."""
+    if libc.prctl(PR_SET_DUMPABLE, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def close_to_others() -> None:
+    """Refuse forks our memory and descriptors, and leave what they can write. Raises OSError."""
+    homes = tuple(os.path.join(os.path.abspath(home), "") for home in (sys.prefix, sys.base_prefix, sys.exec_prefix))
+    sys.path[:] = [path for path in sys.path if path.startswith(homes) and os.path.abspath(path) != os.getcwd()]
+    os.chdir("/")
+    set_dumpable(0)
+
+
+def become_candidate(job: dict[str, Any], given: Any, workplace: str, streams: tuple[int, int, int]) -> NoReturn:
+    """The whole life of a fork: run the candidate in its directory, then end without any cleanup of the harness's."""
     status = 1
+    stdin, out, err = streams
     try:
         os.setsid()
+        os.chdir(workplace)
+        set_dumpable(1)  # a program may look at itself
+        sys.path[:] = ["", *job["path"]]  # and import what it wrote
         functional = job["fn_name"] is not None
         null = os.open(os.devnull, os.O_RDWR)
         result = os.dup2(out, 3) if functional else out
@@ -70,19 +95,25 @@ def run(job: dict[str, Any], given: Any, result: int) -> None:
         data = data[os.write(result, data) :]
 
 
-def run_test(job: dict[str, Any], test: dict[str, Any], seconds: float) -> dict[str, str]:
+def in_memory(name: str) -> BinaryIO:
+    """A file that is in no directory. Raises OSError."""
+    return open(os.memfd_create(name), "r+b", buffering=0)
+
+
+def run_test(job: dict[str, Any], given: Any, workplace: str, seconds: float) -> dict[str, str]:
     """One test in a fork, watched until it ends, runs out of time or writes too much."""
     functional = job["fn_name"] is not None
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as err:
-        stdin.write(b"" if functional else test["given"].encode("utf-8", "surrogatepass"))
-        stdin.flush()
-        os.lseek(stdin.fileno(), 0, os.SEEK_SET)
+    os.mkdir(workplace)
+    # Files without a name: no other test finds them, and no full disk keeps them from being written.
+    with in_memory("stdin") as stdin, in_memory("stderr") as err:
+        stdin.write(b"" if functional else given.encode("utf-8", "surrogatepass"))
+        stdin.seek(0)
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            become_candidate(job, test["given"], stdin.fileno(), write_end, err.fileno())
+            become_candidate(job, given, workplace, (stdin.fileno(), write_end, err.fileno()))
         os.close(write_end)
-        ended, data = watch(pid, read_end, test["limit"], seconds)
+        ended, data = watch(pid, read_end, job["limit"], seconds)
         os.close(read_end)
         code = reap(pid)
         size = os.fstat(err.fileno()).st_size
@@ -138,30 +169,30 @@ def reap(pid: int) -> int:
     return code
 
 
-def run_all(job: dict[str, Any]) -> list[dict[str, str]]:
+def run_all(job: dict[str, Any], home: str) -> list[dict[str, str]]:
     """The results up to the first that is not `ok`."""
     deadline = time.monotonic() + job["total_seconds"]
     results = []
-    for test in job["tests"]:
+    for number, given in enumerate(job["tests"], 1):
         seconds = min(job["seconds"], deadline - time.monotonic())
-        results.append(run_test(job, test, seconds))
+        results.append(run_test(job, given, os.path.join(home, f"test-{number}"), seconds))
         if results[-1]["status"] != "ok":
             break
     return results
 
 
 def main() -> None:
-    try:
-        job = json.loads(sys.stdin.buffer.read())
-        with suppress(Exception):  # import once what every fork will want; a failure shows in the forks
-            exec(compile(job["prelude"], "<prelude>", "exec"), {})
-    except Exception as error:
-        sys.stderr.write(f"harness fault: {type(error).__name__}: {error}\n")
-        sys.exit(FAULT_EXIT)
-    report = json.dumps({"results": run_all(job)})
+    """Raises what keeps the candidate from being judged."""
+    home, path = os.getcwd(), list(sys.path)
+    close_to_others()
+    job = {**json.loads(sys.stdin.buffer.read()), "path": path}
+    with suppress(Exception):  # import once what every fork will want; a failure shows in the forks
+        exec(compile(job["prelude"], "<prelude>", "exec"), {})
+    os.write(1, f"{job['nonce']}\n".encode())
+    report = json.dumps({"results": run_all(job, home)})
     with suppress(FileNotFoundError):
-        os.unlink(REPORT)
-    with open(REPORT, "x", encoding="utf-8") as file:
+        os.unlink(os.path.join(home, REPORT))
+    with open(os.path.join(home, REPORT), "x", encoding="utf-8") as file:
         file.write(report)
 
 

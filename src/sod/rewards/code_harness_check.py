@@ -1,14 +1,20 @@
 """Runs inside the sandbox: HumanEval's `check(candidate)`, with the candidate in another interpreter.
 
 The text of this file is the program, and, with the argument `candidate`, the program of a second
-interpreter that it starts. The first one (the *checker*) holds the tests and calls the candidate by
+interpreter that it starts. The first one (the *judge*) holds the tests and calls the candidate by
 messages; the second one holds the model's code, sees the arguments of each call and returns values.
-Values cross as data (numbers, text, None, lists, tuples, dicts, sets), never as objects with methods
-of their own. So a candidate cannot read the expected values, replace `check`, answer `==` with a
-lie, or end the checker early and well: it is started by exec, so it holds no copy of the checker's memory, and the
-checker is not *dumpable*, so the kernel refuses access to its memory and descriptors under /proc.
+What keeps a candidate from the verdict:
 
-stdin brings the job as JSON; the last line of stdout is the report, which repeats the job's nonce.
+- values cross as data (numbers, text, None, lists, tuples, dicts, sets), never as objects with methods
+  of their own, and errors as the names of built-in exceptions that no loop takes for its end;
+- the candidate is started by exec, so it holds no copy of the judge's memory, and the judge is not
+  *dumpable*, so the kernel refuses access to its memory and descriptors under /proc;
+- the judge reads no file that a candidate can write: tests are compiled and what they import is imported
+  before the candidate's interpreter starts, and what is imported later comes from Python's own
+  directories; the candidate works in a directory that is not on the judge's path.
+
+stdin brings the job as JSON. The judge writes the job's nonce to stdout when the model's code is about to run: what
+goes wrong without that line is not the candidate's doing. The last line of stdout is the report, with the nonce.
 """
 
 from __future__ import annotations
@@ -16,23 +22,34 @@ from __future__ import annotations
 import builtins
 import json
 import os
-import select
-import signal
-import subprocess
 import sys
-import time
-import traceback
 import types
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
-FAULT_EXIT = 97
+if sys.argv[1:2] != ["candidate"]:  # the judge's alone: a candidate's interpreter starts in half the time without
+    import ast
+    import ctypes
+    import select
+    import signal
+    import subprocess
+    import time
+    import traceback
+
 PR_SET_DUMPABLE = 4
 WORDS = 300  # characters of a value or message kept
 LONGEST_REPLY = 64 << 20  # bytes
+DEEPEST = 100  # levels of a reply: fewer than `pack` can take where the tests pass the value on
+START_SECONDS = 4.0  # for the candidate's interpreter to start, before the model's code runs
+WORKPLACE = "candidate"  # its directory
+LOOP_ENDS = (StopIteration, StopAsyncIteration)  # `zip`, `map` and `for` take them for the end of what they go through
 
 Value = Any
+
+
+class NotBegunError(BaseException):
+    """The candidate's interpreter did not start: not the candidate's doing."""
 
 
 class UnsupportedError(BaseException):
@@ -40,7 +57,7 @@ class UnsupportedError(BaseException):
 
 
 class CandidateEndedError(BaseException):
-    """The candidate ran out of time or ended itself."""
+    """The candidate ran out of time, ended itself or answered with something that is no answer."""
 
 
 # --- values as data -------------------------------------------------------------------------------
@@ -62,15 +79,17 @@ def pack(value: Value) -> Value:
     raise TypeError(f"{type(value).__name__} is not plain data")
 
 
-def unpack(value: Value) -> Value:
-    """The inverse. Raises ValueError or TypeError for anything else."""
+def unpack(value: Value, depth: int = 0) -> Value:
+    """The inverse. Raises an Exception for anything else, and for more than DEEPEST levels."""
+    if depth > DEEPEST:
+        raise ValueError(f"more than {DEEPEST} levels")
     if not isinstance(value, dict):
         if isinstance(value, list):
             raise ValueError("not a packed value")
         return value
     ((name, content),) = value.items()
     if name == "dict":
-        return {unpack(key): unpack(item) for key, item in content}
+        return {unpack(key, depth + 1): unpack(item, depth + 1) for key, item in content}
     if name == "complex":
         return complex(*content)
     if name == "bytes":
@@ -81,7 +100,18 @@ def unpack(value: Value) -> Value:
         "set": set,
         "frozenset": frozenset,
     }
-    return kinds[name]([unpack(item) for item in content])
+    return kinds[name]([unpack(item, depth + 1) for item in content])
+
+
+def raised(name: str, text: str) -> Exception:
+    """What the tests see of an exception of the candidate's: the same built-in type, unless it ends loops."""
+    kind = getattr(builtins, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, LOOP_ENDS):
+        return RuntimeError(f"{name}: {text}")
+    try:
+        return kind(text)
+    except TypeError:  # such as UnicodeDecodeError, which is made of more than a text
+        return raised(kind.__base__.__name__, text) if kind.__base__ is not None else RuntimeError(text)
 
 
 # --- the candidate's interpreter ------------------------------------------------------------------
@@ -95,8 +125,9 @@ def candidate_main(requests: int, replies: int) -> None:
             out.write(json.dumps(message).encode() + b"\n")
             out.flush()
 
+        reply({"value": None})  # ready: now the model's code is sent
         job = json.loads(lines.readline())
-        sys.path[:] = job["path"]
+        sys.path[:] = ["", *job["path"]]  # it may import what it wrote
         function = None
         try:
             function = load(job)
@@ -126,10 +157,21 @@ def load(job: dict[str, Any]) -> Callable[..., Value]:
 
 
 def failure(error: BaseException) -> dict[str, Value]:
-    return {"error": type(error).__name__, "text": str(error)[:WORDS]}
+    """The error as data: the nearest built-in type, so that tests can expect a ValueError of its subclasses too."""
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+    return {"error": names[0], "text": str(error)[:WORDS]}
 
 
-# --- the checker ----------------------------------------------------------------------------------
+# --- the judge ------------------------------------------------------------------------------------
+
+
+def close_to_others() -> None:
+    """Refuse other processes of this user our memory and descriptors, and leave what they can write. Raises OSError."""
+    homes = tuple(os.path.join(os.path.abspath(home), "") for home in (sys.prefix, sys.base_prefix, sys.exec_prefix))
+    sys.path[:] = [path for path in sys.path if path.startswith(homes) and os.path.abspath(path) != os.getcwd()]
+    os.chdir("/")
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def interpreter() -> str:
@@ -139,16 +181,43 @@ def interpreter() -> str:
 
 
 class Candidate:
-    """The other interpreter, as the function that the tests call."""
+    """The other interpreter, as the function that the tests call. It starts with the first call."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
-        self._deadline = time.monotonic() + job["seconds"]
-        self._seconds = job["seconds"]
-        self._buffer = b""
-        self.last_call = "nothing was called"
+    def __init__(self, job: dict[str, Any], workplace: str, begin: Callable[[], None]) -> None:
+        """`begin` is called when the model's code is about to run."""
+        self._job = job
+        self._workplace = workplace
+        self._begin = begin
+        self._buffer = bytearray()
+        self._last: Value = None
+        self._returned = False
+        self.process: subprocess.Popen[bytes] | None = None
+        self.begun = False
+        self.trouble: BaseException | None = None  # what tests that catch everything might hide
+
+    def start(self) -> None:
+        """Start the interpreter and have it run the model's code, once. Raises what a call raises, but for errors."""
+        if self.process is not None:
+            return
+        self._deadline = time.monotonic() + START_SECONDS
+        try:
+            self._spawn()
+            self._reply()
+        except (OSError, CandidateEndedError) as error:
+            self.trouble = NotBegunError(f"the candidate's interpreter did not start: {error}")
+            raise self.trouble from None
+        self._begin()
+        self.begun = True
+        self._deadline = time.monotonic() + self._job["seconds"]
+        refusal = self._exchange({name: self._job[name] for name in ("path", "sources", "entry_point")})[1]
+        if refusal is not None:
+            raise self._ended(f"{type(refusal).__name__}: {refusal}".strip(": ")[:WORDS])
+
+    def _spawn(self) -> None:
         requests, self._requests = os.pipe()
         self._replies, replies = os.pipe()
-        command = [interpreter(), "-I", "-S", "-B", "-c", job["harness"], "candidate", str(requests), str(replies)]
+        harness = self._job["harness"]
+        command = [interpreter(), "-I", "-S", "-B", "-c", harness, "candidate", str(requests), str(replies)]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -156,86 +225,134 @@ class Candidate:
             stderr=subprocess.DEVNULL,
             pass_fds=(requests, replies),
             start_new_session=True,
+            cwd=self._workplace,
         )
         os.close(requests)
         os.close(replies)
-
-    def load(self, job: dict[str, Any]) -> None:
-        """Have the sources run. Raises what they raise."""
-        self._exchange({"path": sys.path, "sources": job["sources"], "entry_point": job["entry_point"]})
+        os.set_blocking(self._requests, False)
 
     def __call__(self, *args: Value, **kwargs: Value) -> Value:
+        self.start()
         try:
             message = pack((args, kwargs))
         except (TypeError, RecursionError) as error:
-            raise UnsupportedError(f"the tests pass {error}") from error
-        self.last_call = "the last call raised"
-        value = self._exchange(message)
-        self.last_call = f"the last call returned {value!r}"[:WORDS]
-        return value
+            self.trouble = UnsupportedError(f"the tests pass {error}")
+            raise self.trouble from error
+        self._returned = False
+        self._last, refusal = self._exchange(message)
+        if refusal is not None:
+            raise refusal
+        self._returned = True
+        return self._last
 
-    def _exchange(self, message: Value) -> Value:
-        """Send one message and wait for its reply. Raises what the candidate raised."""
-        data = json.dumps(message).encode() + b"\n"
+    def last_call(self) -> str:
+        """What the last call did, in words."""
+        return f"the last call returned {self._last!r}"[:WORDS] if self._returned else "the last call raised"
+
+    def _exchange(self, message: Value) -> tuple[Value, Exception | None]:
+        """Send one message and wait for its reply: a value, or an error."""
+        if self.trouble is not None:
+            raise self.trouble
+        self._send(json.dumps(message).encode() + b"\n")
+        return self._reply()
+
+    def _ended(self, why: str) -> BaseException:
+        self.trouble = CandidateEndedError(why)
+        return self.trouble
+
+    def _wait(self, descriptor: int, event: int) -> None:
+        poller = select.poll()
+        poller.register(descriptor, event)
+        left = self._deadline - time.monotonic()
+        if left <= 0 or not poller.poll(left * 1000):
+            raise self._ended(f"stopped after {self._job['seconds']:g} s")
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._wait(self._requests, select.POLLOUT)
+            try:
+                view = view[os.write(self._requests, view) :]
+            except BrokenPipeError:
+                raise self._ended("the candidate ended itself") from None
+
+    def _reply(self) -> tuple[Value, Exception | None]:
+        line = self._read_line()
         try:
-            while data:
-                data = data[os.write(self._requests, data) :]
-        except BrokenPipeError:
-            raise CandidateEndedError("the candidate ended itself") from None
-        reply = json.loads(self._read_line())
-        if "error" in reply:
-            kind = getattr(builtins, str(reply["error"]), RuntimeError)
-            known = isinstance(kind, type) and issubclass(kind, Exception)
-            raise (kind if known else RuntimeError)(str(reply["text"])[:WORDS])
-        return unpack(reply["value"])
+            reply = json.loads(line)
+            if "error" in reply:
+                return None, raised(str(reply["error"]), str(reply["text"])[:WORDS])
+            return unpack(reply["value"]), None
+        except Exception as error:  # not what `candidate_main` writes
+            raise self._ended(f"the candidate's reply cannot be read: {error}"[:WORDS]) from None
 
     def _read_line(self) -> bytes:
-        poller = select.poll()
-        poller.register(self._replies, select.POLLIN)
-        while b"\n" not in self._buffer:
-            left = self._deadline - time.monotonic()
-            if left <= 0 or not poller.poll(left * 1000):
-                raise CandidateEndedError(f"stopped after {self._seconds:g} s")
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            self._wait(self._replies, select.POLLIN)
             chunk = os.read(self._replies, 1 << 16)
-            if not chunk or len(self._buffer) > LONGEST_REPLY:
-                raise CandidateEndedError("the candidate ended itself")
+            if not chunk or searched > LONGEST_REPLY:
+                raise self._ended("the candidate ended itself")
             self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
         return line
 
     def end(self) -> None:
         """Kill the interpreter and, where they can be found, all that it started."""
+        if self.process is None:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         if os.getpid() == 1:  # of a pid namespace of our own: nobody else is in it
             with suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
+        self.process.kill()  # where it has left its group
         self.process.wait()
 
 
 def check(job: dict[str, Any], candidate: Candidate) -> tuple[str, str]:
-    """`passed`, `failed` or `unsupported`, and the reason."""
+    """`passed`, `failed` or `unsupported`, and the reason. Raises NotBegunError."""
     try:
-        candidate.load(job)
         run_check(job, candidate)
+        if candidate.trouble is not None:
+            raise candidate.trouble
         return "passed", ""
+    except NotBegunError:
+        raise
     except UnsupportedError as error:
         return "unsupported", str(error)
     except CandidateEndedError as error:
         return "failed", str(error)
     except BaseException as error:
-        return "failed", reason(error, job["test"], candidate)
+        said = reason(error, job["test"], candidate)
+        return ("failed", said) if candidate.begun else ("unsupported", f"the tests do not run: {said}")
     finally:
         candidate.end()
 
 
 def run_check(job: dict[str, Any], candidate: Candidate) -> None:
     names: dict[str, Any] = {"__name__": "tests"}
+    tests = compile(job["test"], "<test>", "exec")
     with suppress(SyntaxError):  # the tests may use helpers of the prompt
-        exec(compile(job["prompt"], "<prompt>", "exec"), names)
+        helpers = compile(job["prompt"], "<prompt>", "exec")
+        import_all(job["prompt"])
+        exec(helpers, names)
+    import_all(job["test"])
     names[job["entry_point"]] = candidate
-    exec(compile(job["test"], "<test>", "exec"), names)
-    names["check"](candidate)
+    exec(tests, names)
+    run = names["check"]
+    candidate.start()
+    run(candidate)
+
+
+def import_all(source: str) -> None:
+    """Import whatever the source imports anywhere: its functions may import when the candidate runs already."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            with suppress(Exception):  # if it is ever needed, the tests themselves say so
+                exec(compile(ast.Module([node], []), "<imports>", "exec"), {})
 
 
 def reason(error: BaseException, test: str, candidate: Candidate) -> str:
@@ -245,30 +362,30 @@ def reason(error: BaseException, test: str, candidate: Candidate) -> str:
     if not lines or lines[-1] is None:
         return said
     where = test.splitlines()[lines[-1] - 1].strip()[:WORDS]
-    return f"{where}: {said}; {candidate.last_call}"
+    return f"{where}: {said}; {candidate.last_call()}"
 
 
-def fault(error: BaseException) -> NoReturn:
-    sys.stderr.write(f"harness fault: {type(error).__name__}: {error}\n")
-    sys.exit(FAULT_EXIT)
-
-
-def checker_main() -> None:
+def judge_main() -> None:
+    """Raises what keeps the candidate from being judged."""
+    workplace, path = os.path.abspath(WORKPLACE), list(sys.path)
+    os.mkdir(workplace)
+    close_to_others()
+    job = {**json.loads(sys.stdin.buffer.read()), "path": path}
+    report_end = os.dup(1)
+    said, sys.stderr = sys.stderr, open(os.devnull, "w")  # noqa: SIM115  # tests may print
+    sys.stdout = sys.stderr
+    candidate = Candidate(job, workplace, lambda: write_line(report_end, job["nonce"]))
     try:
-        import ctypes
-
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "prctl")
-        job = json.loads(sys.stdin.buffer.read())
-        candidate = Candidate(job)
-        report_end = os.dup(1)
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # tests may print
-    except Exception as error:
-        fault(error)
-    status, detail = check(job, candidate)
-    report = json.dumps({"nonce": job["nonce"], "status": status, "detail": detail})
-    os.write(report_end, f"\n{report}\n".encode())
+        status, detail = check(job, candidate)
+    except NotBegunError:
+        sys.stderr = said
+        raise
+    write_line(report_end, json.dumps({"nonce": job["nonce"], "status": status, "detail": detail}))
     os._exit(0)
+
+
+def write_line(descriptor: int, line: str) -> None:
+    os.write(descriptor, f"\n{line}\n".encode())
 
 
 if __name__ == "__main__":
@@ -276,4 +393,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["candidate"]:
         candidate_main(int(sys.argv[2]), int(sys.argv[3]))
     else:
-        checker_main()
+        judge_main()
