@@ -20,6 +20,7 @@ from sod.tools.sandbox.base import Cell, Recall, SessionSandbox
 from sod.tools.sandbox.wire import FILES_BYTES
 
 SHOWN = "__shown__ = "  # put before the last expression of a cell
+_OUR_FRAMES = re.compile(r'  File "<cell \d+>", line 1, in <module>\n    exec\(\'{3}\n  File "<string>".*\n')
 _NUMBERED = re.compile(r"<cell (\d+)>")
 
 # The braces are filled with `str.format`.
@@ -139,7 +140,7 @@ class Notebook:
             Execution(
                 shown.status,
                 outcome.stdout + (printed if value is not None else shown.stdout),
-                outcome.stderr + self._as_written(shown).stderr,
+                outcome.stderr + _OUR_FRAMES.sub("", self._as_written(shown).stderr, count=1),
                 outcome.seconds + shown.seconds,
                 shown.exit_code,
             ),
