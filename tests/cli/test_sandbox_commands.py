@@ -162,3 +162,56 @@ def test_probe_of_a_service(sod: Any, server: Any) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert_one_error(sod("sandbox", "probe", "--url", url), url, "unreachable")
     assert_one_error(sod("sandbox", "probe", "--url", "nowhere"), "'nowhere' is not a url")
+
+
+TOKEN = "token-of-the-tests"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_serve_beyond_loopback_needs_a_token(sod: Any, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    for value in ("", "  "):
+        monkeypatch.setenv("SANDBOX_FUSION_API_KEY", value)
+        ended = sod("sandbox", "serve", "--port", "0", "--host", host)
+        assert_one_error(ended, f"--host {host}", "export SANDBOX_FUSION_API_KEY=")
+        assert ended.out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_server_s_token_is_the_client_s_key(
+    sod: Any, start: Start, program: Any, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("SANDBOX_FUSION_API_KEY", TOKEN)
+    process = start("sandbox", "serve", "--port", "0", "--workers", "1", "--host", host, "--allow-host", "box.example")
+    line = process.stdout.readline() if process.stdout else ""
+    url = f"http://127.0.0.1:{line.partition(',')[0].rpartition(':')[2]}"
+    path = program("import os; print(os.environ.get('SANDBOX_FUSION_API_KEY'))")
+    ended = sod("sandbox", "run", "--code-file", path, "--url", url)
+    assert (ended.code, json.loads(ended.out)["stdout"]) == (0, "None\n")
+    for wrong in ("", "another"):
+        monkeypatch.setenv("SANDBOX_FUSION_API_KEY", wrong)
+        ended = sod("sandbox", "run", "--code-file", path, "--url", url)
+        assert_one_error(ended, "HTTP 401", "SANDBOX_FUSION_API_KEY")
+        assert TOKEN not in ended.out + ended.err
+    proof = {"Authorization": f"Bearer {TOKEN}"}
+    statuses = [
+        httpx.get(f"{url}/v1/ping", headers={"Host": name, **proof}).status_code
+        for name in ("box.example", "x.example")
+    ]
+    assert statuses == [200, 403]
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert TOKEN not in line + out + err
+
+
+@pytest.mark.slow
+def test_serve_shows_its_documentation_where_asked(start: Start) -> None:
+    url, _ = served(start, "--docs")
+    assert httpx.get(f"{url}/openapi.json").json()["info"]["title"] == "sod sandbox"
+
+
+def test_a_key_in_the_url_is_refused(sod: Any, program: Any) -> None:
+    for url in ("http://user:secret@127.0.0.1:1", "http://127.0.0.1:1?key=secret"):
+        ended = sod("sandbox", "run", "--code-file", program("print(1)"), "--url", url)
+        assert_one_error(ended, "SANDBOX_FUSION_API_KEY")
+        assert "secret" not in ended.out + ended.err

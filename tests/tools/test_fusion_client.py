@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from bad_server import HANG_SECONDS, HELLO, SECRET, BadServer, Behaviour, always, first, hello, running, sometimes
 from processes import PATIENT, eventually
 
+from sod.recipe import parse_recipe
 from sod.records import Execution, Fault, FaultKind, Program, SodError
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox, backoff, read_reply, request_body
@@ -427,3 +429,136 @@ def test_options_are_checked() -> None:
     for changes in ({"attempts": 0}, {"concurrency": 0}, {"grace_seconds": 0.0}, {"backoff_seconds": -1.0}):
         with pytest.raises(ValueError):
             FusionOptions(**changes)
+
+
+# Key and headers
+
+KEY = "sk-1234/+secret"
+
+
+@contextmanager
+def recording(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, list[Any]]]:
+    """A service that answers everything so; its url, and the headers of the requests it got."""
+    seen: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(self.headers)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SANDBOX_FUSION_API_KEY", KEY)
+    monkeypatch.setenv("SANDBOX_FUSION_HEADERS", '{"X-Project": "project-7", "X-Team": "team one"}')
+    return KEY
+
+
+def test_key_and_headers_of_the_environment_are_sent(key: str) -> None:
+    with recording(200, json.dumps(HELLO).encode()) as (url, seen), client(url) as sandbox:
+        assert isinstance(one(sandbox), Execution)
+    assert seen[0]["Authorization"] == f"Bearer {key}"
+    assert (seen[0]["X-Project"], seen[0]["X-Team"]) == ("project-7", "team one")
+    assert seen[0]["Content-Type"] == "application/json"
+
+
+def test_without_them_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDBOX_FUSION_API_KEY", " ")
+    with recording(200, json.dumps(HELLO).encode()) as (url, seen), client(url) as sandbox:
+        one(sandbox)
+    assert seen[0]["Authorization"] is None
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_does_not_carry_the_key_to_another_host(key: str, status: int) -> None:
+    with (
+        recording(200, json.dumps(HELLO).encode()) as (elsewhere, seen),
+        recording(status, b"", Location=f"{elsewhere}/run_code") as (url, _),
+        client(url, ONCE) as sandbox,
+    ):
+        outcome = one(sandbox)
+    assert isinstance(outcome, Fault)
+    assert f"HTTP {status}" in outcome.detail
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, f"bad key {KEY} of project-7"),
+        (500, "x" * 190 + f"Bearer {KEY}"),
+        (200, json.dumps({**HELLO, "status": "SandboxError", "message": f"no such key: {KEY}"})),
+        (200, json.dumps({**HELLO, "run_result": {"status": "Error", "stderr": f"{'y' * 195}{KEY}"}})),
+        (200, json.dumps({**HELLO, "files": {"a": KEY}})),
+    ],
+)
+def test_a_key_that_the_service_says_back_is_in_no_fault(key: str, status: int, body: str) -> None:
+    program = replace(PROGRAM, fetch=("a",))
+    with recording(status, body.encode()) as (url, _), client(url, ONCE) as sandbox:
+        outcome = one(sandbox, program)
+        assert key not in repr(sandbox) + repr(vars(sandbox)["_credentials"])
+    assert isinstance(outcome, Fault)
+    for secret in (key, key[:5], "project-7"):
+        assert secret not in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "url", [f"http://user:{KEY}@127.0.0.1", f"https://{KEY}@x", f"http://x?token={KEY}", f"http://x/#{KEY}", f"x@{KEY}"]
+)
+def test_a_key_in_the_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(SodError, match="SANDBOX_FUSION_API_KEY") as raised:
+        FusionSandbox(url)
+    assert KEY not in str(raised.value)
+    with pytest.raises(SodError, match="SANDBOX_FUSION_API_KEY") as raised:
+        parse_recipe({"student": {"path": "x"}, "tools": {"python": {"fusion": {"url": url}}}}, "recipe.yaml")
+    assert KEY not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SANDBOX_FUSION_API_KEY", f"{KEY} two"),
+        ("SANDBOX_FUSION_API_KEY", f"{KEY}\r\nX: y"),
+        ("SANDBOX_FUSION_API_KEY", f"{KEY}ä"),
+        ("SANDBOX_FUSION_HEADERS", KEY),
+        ("SANDBOX_FUSION_HEADERS", f'["{KEY}"]'),
+        ("SANDBOX_FUSION_HEADERS", '{"X": 7}'),
+        ("SANDBOX_FUSION_HEADERS", f'{{"X": "{KEY}\\n"}}'),
+        ("SANDBOX_FUSION_HEADERS", f'{{"{KEY} ": "x"}}'),
+        ("SANDBOX_FUSION_HEADERS", '{"Host": "x"}'),
+        ("SANDBOX_FUSION_HEADERS", '{"X": "a", "x": "b"}'),
+    ],
+)
+def test_a_variable_that_cannot_be_sent_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SodError, match=f"^{variable}: ") as raised:
+        FusionSandbox("http://127.0.0.1:1")
+    assert KEY not in str(raised.value)
+
+
+def test_the_key_is_set_once(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDBOX_FUSION_HEADERS", '{"authorization": "Basic abc"}')
+    with pytest.raises(SodError, match="both set Authorization"):
+        FusionSandbox("http://127.0.0.1:1")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -15,31 +17,34 @@ from typing import Any
 import httpx
 import pytest
 import sandbox_fusion
-import uvicorn
-from processes import PATIENT
+from processes import PATIENT, eventually, programs
 from sandbox_fusion import RunCodeRequest, RunCodeResponse, RunJupyterRequest, RunJupyterResponse, SummaryMapping
 
 from sod.records import Execution, Fault, FaultKind, Program
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
+from sod.tools.sandbox.gate import MAX_BODY_BYTES
+from sod.tools.sandbox.listener import make_server
 from sod.tools.sandbox.local import LocalSandbox
-from sod.tools.sandbox.server import MAX_BODY_BYTES, create_app
+from sod.tools.sandbox.server import create_app
 
 LIMITS = ProgramLimits(seconds=PATIENT, memory_mb=256, output_chars=10_000)
 HASTY = replace(LIMITS, seconds=2.0)
+JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """The url of the application on a free port of loopback."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = make_server(app, grace_seconds=5)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10.0)
@@ -151,15 +156,15 @@ def test_requests_that_cannot_be_right_are_refused(url: str) -> None:
         return httpx.post(f"{url}/run_code", json=asked).status_code
 
     assert code_of() == 200
-    assert code_of(language="cpp") == 422
     assert code_of(code=7) == 422
-    assert code_of(run_timeout=0) == 422
     assert code_of(files={"a": "not base64!"}) == 422
     assert code_of(files={"../a": ""}) == 422
     assert code_of(fetch_files=["/etc/passwd"]) == 422
     assert httpx.post(f"{url}/run_jupyter", json={"cells": [], "files": {"/a": ""}}).status_code == 422
     assert httpx.post(f"{url}/run_jupyter", json={"cells": [], "kernel": "bash"}).status_code == 422
-    assert httpx.post(f"{url}/run_code", content=b"{").status_code == 422
+    assert code_of(memory_limit_MB=3) == 422
+    broken = httpx.post(f"{url}/run_code", content=b"{", headers=JSON)
+    assert (broken.status_code, broken.json()) == (422, {"detail": "the body is not JSON"})
 
 
 def test_a_body_beyond_the_limit_is_refused(url: str) -> None:
@@ -168,7 +173,7 @@ def test_a_body_beyond_the_limit_is_refused(url: str) -> None:
             yield b" " * (1 << 20)
 
     try:
-        status = httpx.post(f"{url}/run_code", content=pieces(), timeout=30.0).status_code
+        status = httpx.post(f"{url}/run_code", content=pieces(), headers=JSON, timeout=30.0).status_code
     except httpx.WriteError:  # refused and closed while we were still sending
         status = 413
     assert status == 413
@@ -192,7 +197,7 @@ def test_cells_share_their_state_and_go_on_after_an_exception(url: str) -> None:
     assert [cell.error for cell in answer.cells if not cell.error] == [[], [], []]
     (error,) = answer.cells[2].error
     assert (error["ename"], error["evalue"], error["traceback"][-1]) == ("KeyError", "'k'", "KeyError: 'k'")
-    assert all(cell.display == [] for cell in answer.cells)
+    assert [cell.display for cell in answer.cells] == [[], [], [], []]
     assert (answer.driver.status, answer.driver.return_code) == ("Finished", 0)
 
 
@@ -304,3 +309,138 @@ def test_a_thousand_requests_thirty_two_at_a_time(url: str) -> None:
     assert [o.stdout for o in outcomes if isinstance(o, Execution)] == answers
     print(f"\n1000 requests, 32 at a time: {theirs:.1f} s by sandbox_fusion, {ours:.1f} s by FusionSandbox")
     assert max(theirs, ours) < 10 * PATIENT
+
+
+# Requests that are refused, and work that is called off
+
+
+@pytest.mark.parametrize("language", ["cpp", "bash", "python2", ""])
+def test_a_language_that_is_not_run_here_is_named(url: str, language: str) -> None:
+    answer = httpx.post(f"{url}/run_code", json={"code": "1", "language": language})
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": f"language: {language!r} is not run here, this server runs 'python' only"}
+
+
+@pytest.mark.parametrize("key", ["run_timeout", "total_timeout", "cell_timeout"])
+@pytest.mark.parametrize(
+    "value", ["-1", "NaN", "-Infinity", "Infinity", "1e-9", "0.05", "1e300", '"5"', "true", "null", "[]", "9" * 400]
+)
+def test_a_time_limit_that_is_none_is_refused_in_one_line(url: str, key: str, value: str) -> None:
+    code = key == "run_timeout"
+    path, program = ("run_code", '"code": "1", "language": "python"') if code else ("run_jupyter", '"cells": []')
+    answer = httpx.post(f"{url}/{path}", content=f'{{{program}, "{key}": {value}}}', headers=JSON)
+    assert answer.status_code == 422
+    detail = answer.json()["detail"]
+    assert detail.startswith(f"{key}: ")
+    assert "\n" not in detail
+    assert len(detail) < 100
+
+
+def test_the_shortest_time_limit_is_kept(hasty_url: str) -> None:
+    asked = {"code": "1", "language": "python", "run_timeout": 0}
+    assert httpx.post(f"{hasty_url}/run_code", json=asked).status_code == 422
+    answer = run_code(hasty_url, "while True: pass", run_timeout=0.1)
+    assert answer.run_result.stderr == "stopped after 0.1 s\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["run_code", "run_jupyter"])
+def test_the_work_of_a_client_that_hung_up_is_stopped(path: str) -> None:
+    """Its worker is free again long before its time limit, and is the same worker as before."""
+    endless = "while True: pass"
+    asked = {"cells": [endless, endless]} if path == "run_jupyter" else {"code": endless, "language": "python"}
+    limits = replace(LIMITS, seconds=1000.0)
+    body = json.dumps(asked).encode()
+    head = f"POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with closing(LocalSandbox(limits, workers=1)) as local, serving(create_app(local, limits)) as address:
+        workers = local.processes()
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as connection:
+            connection.sendall(f"{head}\r\n\r\n".encode() + body)
+            assert eventually(lambda: bool(programs(local)))
+        assert run_code(address, "print(1)").run_result.stdout == "1\n"
+        assert eventually(lambda: not programs(local))
+        assert set(workers) <= set(local.processes())
+
+
+@pytest.mark.slow
+def test_the_work_of_a_client_that_hung_up_before_it_began_never_begins() -> None:
+    limits = replace(LIMITS, seconds=1000.0)
+    slow = {"code": "import time; time.sleep(3)", "language": "python"}
+    endless = {"code": "while True: pass", "language": "python"}
+    with closing(LocalSandbox(limits, workers=1)) as local, serving(create_app(local, limits)) as address:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(httpx.post, f"{address}/run_code", json=slow, timeout=PATIENT)
+            assert eventually(lambda: bool(programs(local)))
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/run_code", json=endless, timeout=0.5)
+            assert first.result().json()["status"] == "Success"
+        assert run_code(address, "print(1)").run_result.stdout == "1\n"
+
+
+def test_the_documentation_is_there_where_it_was_asked_for(url: str, sandbox: LocalSandbox) -> None:
+    pages = ("docs", "redoc", "openapi.json")
+    assert [httpx.get(f"{url}/{page}").status_code for page in pages] == [404, 404, 404]
+    with serving(create_app(sandbox, LIMITS, docs=True)) as address:
+        assert [httpx.get(f"{address}/{page}").status_code for page in pages] == [200, 200, 200]
+
+
+# What Jupyter shows
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown", "stdout"),
+    [
+        ("a = 5\na", "5", ""),
+        ("a = 5; a", "5", ""),
+        ("print(1)\n'ä' + 'ö'", "'äö'", "1\n"),
+        ("[1,\n 2] + [\n3]  # a list", "[1, 2, 3]", ""),
+        ("'''doc\n'''", "'doc\\n'", ""),
+        ("x = 'ü' ; x", "'ü'", ""),
+        ("*range(2), 7", "(0, 1, 7)", ""),
+        ("'\\ud800'", "'\\ud800'", ""),
+        ("class A:\n    def __repr__(self):\n        print('p'); return 'A!'\nA()", "A!", "p\n"),
+        ("7;", None, ""),
+        ("7  ;  # no", None, ""),
+        ("None", None, ""),
+        ("print(2)", None, "2\n"),
+        ("a = 7", None, ""),
+        ("if True:\n    7", None, ""),
+        ("# nothing", None, ""),
+        ("", None, ""),
+    ],
+)
+def test_the_value_of_a_last_expression_is_shown(url: str, cell: str, shown: str | None, stdout: str) -> None:
+    answer = run_jupyter(url, cell, "sorted(name for name in globals() if 'shown' in name)")
+    assert (answer.status, answer.cells[0].error, answer.cells[0].stderr) == ("Success", [], "")
+    assert answer.cells[0].display == ([] if shown is None else [{"text/plain": shown}])
+    assert answer.cells[0].stdout == stdout
+    assert answer.cells[1].display == [{"text/plain": "[]"}]
+
+
+def test_a_value_too_long_to_show_is_cut(url: str) -> None:
+    answer = run_jupyter(url, "a = 1", "'ä' * 10**6", "a")
+    text = answer.cells[1].display[0]["text/plain"]
+    assert text == "'" + "ä" * (len(text) - 4) + "..."
+    assert len(text) > 1000
+    assert answer.cells[2].display == [{"text/plain": "1"}]
+
+
+def test_tracebacks_show_cells_as_they_were_written(url: str) -> None:
+    answer = run_jupyter(
+        url, "def f():\n    return 1 / 0\n", "7\nf()\n", "class B:\n    def __repr__(b):\n        return f()\nB()\n"
+    )
+    for cell, frames in zip(answer.cells[1:], ([(2, 2), (1, 2)], [(3, 3), (1, 2)]), strict=True):
+        (error,) = cell.error
+        assert (error["ename"], error["evalue"]) == ("ZeroDivisionError", "division by zero")
+        shown = [line for line in error["traceback"] if line.startswith("  File")]
+        assert [line.partition(", in")[0] for line in shown] == [
+            f'  File "<cell {number}>", line {line}' for number, line in frames
+        ]
+        assert not any("shown" in line for line in error["traceback"])
+    assert answer.cells[1].error[0]["traceback"][2] == "    f()"
+
+
+def test_each_cell_has_the_time_limit_that_was_asked_for(url: str) -> None:
+    answer = run_jupyter(url, "a = 1", "while True: pass", "a", cell_timeout=0.5)
+    assert (answer.driver.status, len(answer.cells)) == ("TimeLimitExceeded", 2)
+    assert answer.cells[1].stderr.startswith("stopped after 0.5 s;")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import signal
 import socket
 import statistics
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sod.recipe import FusionSpec, PythonSpec
+from sod.recipe import FusionSpec, PythonSpec, refuse_key_in_url
 from sod.records import Execution, Fault, Program, SodError
 from sod.report.console import notice, out, rows_table
 
 if TYPE_CHECKING:
     from sod.tools.sandbox.base import ProgramLimits, Sandbox
+    from sod.tools.sandbox.gate import Entrance
     from sod.tools.sandbox.local import LocalSandbox
 
 sandbox_app = typer.Typer(no_args_is_help=True, help="Run programs in a sandbox, here or over HTTP.")
@@ -106,9 +108,10 @@ def probe(
 
 @sandbox_app.command(epilog="Example: `sod sandbox serve --port 8080 --workers 8`")
 def serve(
-    host: Annotated[str, typer.Option("--host", help="Address to listen at. Whoever reaches it can run programs.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str,
+        typer.Option("--host", help="Address to listen at; beyond loopback only with a key in SANDBOX_FUSION_API_KEY."),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: a free one.")] = 8080,
     workers: WorkersOption = 2,
     timeout: TimeoutOption = 10.0,
@@ -116,28 +119,32 @@ def serve(
     output_chars: OutputOption = 65_536,
     preload: PreloadOption = None,
     unsafe: UnsafeOption = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name that requests may ask for as their Host; repeatable."),
+    ] = None,
+    docs: Annotated[bool, typer.Option("--docs", help="Serve /docs, /redoc and /openapi.json too.")] = False,
 ) -> None:
-    """Serve SandboxFusion's API until SIGINT or SIGTERM; requests under way are finished first."""
+    """Serve SandboxFusion's API until SIGINT or SIGTERM; requests under way are finished first.
+
+    Requests need the bearer token that the environment variable SANDBOX_FUSION_API_KEY holds, if it is set.
+    """
     from sod.tools.sandbox.base import ProgramLimits
+    from sod.tools.sandbox.credentials import key_from_environment
 
     try:
-        import uvicorn
-
+        from sod.tools.sandbox.listener import make_server
         from sod.tools.sandbox.server import create_app
     except ImportError as error:
         raise SodError(f"{error.name} is missing: pip install 'sod-distill[server]'") from error
+    token = key_from_environment()
     limits = ProgramLimits(seconds=timeout, memory_mb=memory_mb, output_chars=output_chars)
-    with (
-        closing(_listen(host, port)) as listener,
-        closing(open_local(limits, workers, preload, unsafe)) as sandbox,
-    ):
-        config = uvicorn.Config(
-            create_app(sandbox, limits, concurrency=max(64, 2 * workers)),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=math.ceil(timeout) + SHUTDOWN_GRACE_SECONDS,
-        )
-        server = uvicorn.Server(config)
+    with ExitStack() as opened:
+        listener = opened.enter_context(closing(_listen(host, port)))
+        entrance = _entrance(listener, host, allow_host or [], token)
+        sandbox = opened.enter_context(closing(open_local(limits, workers, preload, unsafe)))
+        app = create_app(sandbox, limits, max(64, 2 * workers), entrance, docs)
+        server = make_server(app, math.ceil(timeout) + SHUTDOWN_GRACE_SECONDS)
 
         def stop(*_: object) -> None:
             server.should_exit = True
@@ -149,6 +156,23 @@ def serve(
         out.print(f"serving on {where}, {workers} workers; Ctrl-C ends it", markup=False)
         server.run(sockets=[listener])
     out.print("stopped", markup=False)
+
+
+def _entrance(listener: socket.socket, host: str, names: list[str], token: str) -> Entrance:
+    """Who may ask the server that listens there. Raises SodError where that takes a token and there is none."""
+    from sod.tools.sandbox.credentials import KEY_VARIABLE
+    from sod.tools.sandbox.gate import Entrance
+
+    beyond = not ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+    if beyond and not token:
+        raise SodError(
+            f"--host {host} lies beyond loopback, where whoever reaches it could run programs: set {KEY_VARIABLE} to a "
+            f"token, e.g. export {KEY_VARIABLE}=$(python -c 'import secrets; print(secrets.token_hex(32))'), "
+            "or leave --host out"
+        )
+    own = [host, socket.gethostname()] if beyond else [host]
+    hosts = frozenset(name.lower().removesuffix(".") for name in (*own, *names))
+    return Entrance(hosts, beyond, token)
 
 
 def open_local(limits: ProgramLimits, workers: int, preload: list[str] | None, unsafe: bool) -> LocalSandbox:
@@ -163,6 +187,10 @@ def open_remote(url: str, limits: ProgramLimits) -> Sandbox:
     """A SandboxFusion service. Raises SodError for what is no url."""
     from sod.build.tools import make_sandbox
 
+    try:
+        refuse_key_in_url(url)
+    except ValueError as error:
+        raise SodError(str(error)) from None
     return make_sandbox(PythonSpec(fusion=FusionSpec(url=url)), limits)
 
 

@@ -19,6 +19,7 @@ from sod.recipe.keys.sft import SftSpec as SftSpec
 from sod.recipe.keys.tools import FusionSpec as FusionSpec
 from sod.recipe.keys.tools import PythonSpec as PythonSpec
 from sod.recipe.keys.tools import ToolsSpec as ToolsSpec
+from sod.recipe.keys.tools import refuse_key_in_url as refuse_key_in_url
 from sod.recipe.keys.train import TrainSpec as TrainSpec
 from sod.recipe.keys.world import ScratchSpec as ScratchSpec
 from sod.recipe.keys.world import WorldSpec as WorldSpec

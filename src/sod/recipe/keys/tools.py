@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sod.recipe.keys.section import Section
+
+
+def refuse_key_in_url(url: str) -> None:
+    """Raise ValueError, which does not show it, where a service's url has a user, a password, a query or a fragment."""
+    if any(mark in url for mark in "@?#"):
+        raise ValueError(
+            "a service's url with a user name, password, query or fragment is refused, recipes are kept "
+            "and shown; put the key into the environment variable SANDBOX_FUSION_API_KEY, leave the bare address here"
+        )
 
 
 class FusionSpec(Section):
     """A SandboxFusion service (`sod sandbox serve` is one); the keys are those of `sandbox.fusion.FusionOptions`."""
 
-    url: str = Field(description="address of the service, e.g. http://127.0.0.1:8080")
+    url: str = Field(
+        description="address of the service, e.g. http://127.0.0.1:8080; its key: variable SANDBOX_FUSION_API_KEY"
+    )
     concurrency: int = Field(32, ge=1, description="requests under way at a time")
     connect_seconds: float = Field(5.0, gt=0, description="time limit for connecting (seconds)")
     grace_seconds: float = Field(
@@ -21,6 +32,12 @@ class FusionSpec(Section):
     backoff_max_seconds: float = Field(8.0, ge=0, description="longest pause between tries (seconds)")
     breaker_failures: int = Field(20, ge=1, description="failures in a row after which no request is sent for a while")
     breaker_seconds: float = Field(10.0, ge=0, description="how long that while is (seconds)")
+
+    @field_validator("url")
+    @classmethod
+    def _without_key(cls, url: str) -> str:
+        refuse_key_in_url(url)
+        return url
 
 
 class PythonSpec(Section):

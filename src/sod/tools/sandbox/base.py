@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -48,6 +50,36 @@ class Cell:
     source: str
 
 
+@final
+class Recall:
+    """By which another thread calls off what it was handed in with: whether it waits still, or runs already."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stops: list[Callable[[], None]] = []
+        self.called = False
+
+    def call_off(self) -> None:
+        """Stop what runs, and let nothing of it begin any more. May be called again."""
+        with self._lock:
+            self.called = True
+            for stop in self._stops:
+                stop()
+
+    @contextmanager
+    def running(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Within the block `stop` ends what runs; it is called in another thread, and never after the block."""
+        with self._lock:
+            self._stops.append(stop)
+            if self.called:
+                stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stops.remove(stop)
+
+
 class Sandbox(Protocol):
     """A place where the model's programs run without harm."""
 
@@ -69,10 +101,17 @@ class Sandbox(Protocol):
 
 
 class SessionSandbox(Sandbox, Protocol):
-    """A sandbox that can also keep state: one interpreter per session."""
+    """A sandbox that can also keep state: one interpreter per session. What runs in it can be called off."""
 
-    def run_cells(self, cells: Sequence[Cell]) -> list[Execution | Fault]:
+    def execute(self, programs: Sequence[Program], recall: Recall | None = None) -> list[Execution | Fault]:
+        """As `Sandbox.execute`; once `recall` is called, programs are stopped, and what is returned means nothing."""
+        ...
+
+    def run_cells(self, cells: Sequence[Cell], seconds: float | None = None) -> list[Execution | Fault]:
         """Run every cell; one entry each, in the order given. A session begins with its first cell.
+
+        `seconds` is the time limit of each cell in the sessions that begin now, for as long as they
+        live; None: the sandbox's own.
 
         Cells of one session run in the order given, different sessions concurrently. A cell that is
         stopped (`timeout`, `memory`, `output_limit`) or ends the interpreter ends its session: the

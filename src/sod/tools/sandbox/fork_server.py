@@ -154,7 +154,8 @@ def main() -> None:
             session_server.serve(state)
         while True:
             head, blobs = unpack(lambda length: receive(state, length))
-            send(state.channel, execute(state, head, blobs))
+            if head.get("what") != "stop":  # else the program that it was sent for has just ended by itself
+                send(state.channel, execute(state, head, blobs))
     except Exception as error:
         send(config["channel"], pack({"status": "fault", "detail": f"{type(error).__name__}: {error}"}))
         sys.exit(1)

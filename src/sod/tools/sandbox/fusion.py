@@ -1,57 +1,35 @@
 """Client of a SandboxFusion service (arXiv 2412.00535; the SOD paper's sandbox): programs run on another machine.
 
 One event loop in a thread of its own does all the requests; `execute` may be called from any thread.
-The reply is untrusted: read up to a size, checked field by field. How a reply is understood:
-
-- `SandboxError`, or a `run_result` of `Error` without an exit code: the service's own failure, whose
-  text stands where a program's stderr would. A `Fault`; that text is never part of an `Execution`.
-- `Failed`: the program's doing. `TimeLimitExceeded` is `timeout`; a traceback that ends in a
-  `MemoryError`, or an end by signal 9 (exit code -9 or 137), is `memory`: a time limit is reported as
-  such, so the kernel's out-of-memory killer is the usual sender. A program that kills itself that way
-  is indistinguishable; a service that is short of memory as a whole would be blamed on its programs.
-- `output_limit` is decided here, by the length of stdout; SandboxFusion itself cuts at 1 MiB silently.
-- sod's own server names the status of a failed program in `message`, which SandboxFusion leaves empty.
-
-Other differences from the local sandbox: `memory_mb` bounds the whole address space of the
-interpreter there (and is ignored by a service that isolates with cgroups), processes and CPU seconds
-are the service's affair, and what is kept from the programs cannot be seen from here.
+How a reply is understood is in `fusion_reply.py`; what a service is shown in `credentials.py`. A redirect
+is not followed but is a fault, so that no other host is shown it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import concurrent.futures
 import itertools
-import json
-import re
 import ssl
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, final
+from typing import final
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sod.records import Execution, ExecutionStatus, Fault, FaultKind, Program, SodError
+from sod.recipe import refuse_key_in_url
+from sod.records import Execution, Fault, FaultKind, Program, SodError
 from sod.seeds import derive
 from sod.tools.sandbox.base import ProgramLimits
+from sod.tools.sandbox.breaker import Breaker
+from sod.tools.sandbox.credentials import Credentials, credentials_from_environment
+from sod.tools.sandbox.fusion_reply import SHOWN_CHARS, read_reply, request_body, shown
 from sod.tools.sandbox.local import limits_of
 
 KEEPALIVE_SECONDS = 4.0  # below the 5 s after which uvicorn closes an idle connection
 TRANSIENT_CODES = frozenset({408, 425, 429})  # besides every 5xx
-SHOWN_CHARS = 200  # of what the service said, in a fault's detail
-FAILURES: Mapping[str, ExecutionStatus] = {
-    "error": "error",
-    "timeout": "timeout",
-    "memory": "memory",
-    "output_limit": "output_limit",
-}
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_MEMORY_ERROR = re.compile(r"[\w.]*MemoryError\b")
+ERROR_BYTES = 64 << 10  # looked at of an answer other than HTTP 200
 
 
 @final
@@ -86,36 +64,12 @@ class FusionOptions:
             raise ValueError(f"pauses must not be negative: {self}")
 
 
-class _Result(BaseModel):
-    """SandboxFusion's CommandRunResult."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    status: Literal["Finished", "Error", "TimeLimitExceeded"]
-    execution_time: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    return_code: Annotated[int, Field(ge=-(2**31), lt=2**32)] | None = None
-    stdout: str | None = None
-    stderr: str | None = None
-
-
-class _Reply(BaseModel):
-    """SandboxFusion's RunCodeResponse."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    status: Literal["Success", "Failed", "SandboxError"]
-    message: str
-    compile_result: _Result | None = None
-    run_result: _Result | None = None
-    executor_pod_name: str | None = None
-    files: dict[str, str] = Field(default_factory=dict)
-
-
 @final
 class FusionSandbox:
     """The programs go to `POST {url}/run_code`. Nothing is asked before the first `execute`.
 
-    A proxy that the environment names is not used. Raises SodError for a url that is none.
+    A key and headers for the service come from the environment; a proxy that it names is not used.
+    Raises SodError for a url that is none or has a key in it, and for a key or headers that cannot be sent.
     """
 
     def __init__(
@@ -126,12 +80,13 @@ class FusionSandbox:
     ) -> None:
         self.limits = limits
         self._endpoint = _endpoint(url)
+        self._credentials = credentials_from_environment()
         self._options = options
         self._numbers = itertools.count()
-        self._breaker = _Breaker(options.breaker_failures, options.breaker_seconds)
+        self._breaker = Breaker(options.breaker_failures, options.breaker_seconds)
         # A client per place, of one connection: a shared pool's time per request grows with their square.
         trust = httpx.create_ssl_context(trust_env=False)
-        self._clients = [_client(options, trust) for _ in range(options.concurrency)]
+        self._clients = [_client(options, trust, self._credentials) for _ in range(options.concurrency)]
         self._idle: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
         for client in self._clients:
             self._idle.put_nowait(client)
@@ -221,7 +176,7 @@ class FusionSandbox:
         except BaseException:
             self._breaker.abandoned()
             raise
-        outcome = answer if isinstance(answer, Fault) else read_reply(answer, program, limits)
+        outcome = answer if isinstance(answer, Fault) else read_reply(answer, program, limits, self._credentials)
         if isinstance(outcome, Fault):
             self._breaker.failed(outcome)
         else:
@@ -248,61 +203,22 @@ class FusionSandbox:
             return Fault(FaultKind.TIMEOUT, f"no complete answer within {seconds:g} s")
         except (httpx.HTTPError, OSError) as error:
             kind = FaultKind.BAD_REPLY if answered else FaultKind.UNREACHABLE
-            return Fault(kind, f"{type(error).__name__}: {str(error)[:SHOWN_CHARS]}")
+            return Fault(kind, f"{type(error).__name__}: {self._credentials.hidden(str(error))[:SHOWN_CHARS]}")
         if response.status_code != httpx.codes.OK:
-            shown = bytes(data[:SHOWN_CHARS]).decode("utf-8", "replace")
+            said = shown(bytes(data[:ERROR_BYTES]).decode("utf-8", "replace"), self._credentials)
             transient = response.status_code >= 500 or response.status_code in TRANSIENT_CODES
-            return Fault(FaultKind.SERVER, f"HTTP {response.status_code}: {shown!r}", retryable=transient)
+            return Fault(FaultKind.SERVER, f"HTTP {response.status_code}: {said}", retryable=transient)
         return bytes(data)
 
 
-@final
-class _Breaker:
-    """Counts failures in a row over all threads' requests; used from the event loop only.
-
-    `seconds` after it opened one request is let through: if that succeeds it closes, else it stays
-    open for as long again.
-    """
-
-    def __init__(self, failures: int, seconds: float) -> None:
-        self._failures = failures
-        self._seconds = seconds
-        self._in_a_row = 0
-        self._last: Fault | None = None
-        self._opened: float | None = None
-        self._on_trial = False
-
-    def refusal(self) -> Fault | None:
-        """None where a request may go out now, else the fault to answer with."""
-        if self._opened is None or self._last is None:
-            return None
-        if not self._on_trial and time.monotonic() >= self._opened + self._seconds:
-            self._on_trial = True
-            return None
-        detail = f"not asked: {self._in_a_row} requests failed in a row, the last: {self._last.detail}"
-        return Fault(self._last.kind, detail, self._last.retryable)
-
-    def succeeded(self) -> None:
-        self._in_a_row, self._opened, self._on_trial = 0, None, False
-
-    def failed(self, fault: Fault) -> None:
-        self._in_a_row += 1
-        self._last, self._on_trial = fault, False
-        if self._in_a_row >= self._failures:
-            self._opened = time.monotonic()
-
-    def abandoned(self) -> None:
-        """A request was given up by us: says nothing, and if it was the trial the next may be it."""
-        self._on_trial = False
-
-
-def _client(options: FusionOptions, trust: ssl.SSLContext) -> httpx.AsyncClient:
+def _client(options: FusionOptions, trust: ssl.SSLContext, credentials: Credentials) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         verify=trust,
         timeout=httpx.Timeout(None, connect=options.connect_seconds),  # `_send` bounds the whole
         limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_SECONDS),
-        headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+        headers={**credentials.headers, "Accept-Encoding": "identity", "Content-Type": "application/json"},
         trust_env=False,
+        follow_redirects=False,  # nobody but the service itself is shown the headers
     )
 
 
@@ -312,94 +228,11 @@ def backoff(options: FusionOptions, number: int, attempt: int) -> float:
     return pause * (0.5 + derive(options.seed, "backoff", number, attempt) / 2**64)
 
 
-def request_body(program: Program, limits: ProgramLimits) -> bytes:
-    """SandboxFusion's RunCodeRequest.
-
-    Lone surrogates, which a model can write as JSON escapes, are no valid request: they become U+FFFD.
-    """
-    request = {
-        "code": _encodable(program.source),
-        "language": "python",
-        "compile_timeout": limits.seconds,
-        "run_timeout": limits.seconds,
-        "memory_limit_MB": limits.memory_mb,
-        "stdin": _encodable(program.stdin),
-        "files": {name: base64.b64encode(content).decode() for name, content in program.files.items()},
-        "fetch_files": list(program.fetch),
-    }
-    return json.dumps(request).encode()
-
-
-def read_reply(data: bytes, program: Program, limits: ProgramLimits) -> Execution | Fault:
-    """What a reply says; see the top of the module. A contradictory reply is a BAD_REPLY."""
-    try:
-        reply = _Reply.model_validate_json(data)
-        files = {name: base64.b64decode(reply.files[name], validate=True) for name in _fetched(reply, program)}
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "reply"
-        return Fault(FaultKind.BAD_REPLY, f"{where}: {first['msg'][:SHOWN_CHARS]}")
-    except (binascii.Error, ValueError) as error:
-        return Fault(FaultKind.BAD_REPLY, f"files: {error}")
-    if reply.status == "SandboxError":
-        return Fault(FaultKind.SERVER, f"SandboxError: {reply.message[:SHOWN_CHARS]!r}")
-    result = reply.run_result or reply.compile_result
-    if result is None or (reply.status == "Success" and reply.run_result is None):
-        return Fault(FaultKind.BAD_REPLY, f"{reply.status} without a run_result")
-    if result.status == "Error" and not result.return_code:
-        return Fault(FaultKind.SERVER, f"run_result of Error: {(result.stderr or '')[:SHOWN_CHARS]!r}")
-    stopped = result.status == "TimeLimitExceeded"
-    if not stopped and result.return_code is None:
-        return Fault(FaultKind.BAD_REPLY, "no return_code")
-    if (reply.status == "Success") != (not stopped and result.return_code == 0):
-        return Fault(FaultKind.BAD_REPLY, f"{reply.status} with return_code {result.return_code}, {result.status}")
-    status, why = _status(reply, result, limits)
-    return Execution(
-        status,
-        (result.stdout or "")[: limits.output_chars],
-        _ending_in(result.stderr or "", why)[-limits.output_chars :],
-        result.execution_time or 0.0,
-        result.return_code if status in ("ok", "error") else None,
-        files,
-    )
-
-
-def _status(reply: _Reply, result: _Result, limits: ProgramLimits) -> tuple[ExecutionStatus, str]:
-    """The status, and the line that explains it where the program's stderr does not."""
-    if len(result.stdout or "") > limits.output_chars:
-        return "output_limit", f"more than {limits.output_chars} characters of output"
-    if reply.status == "Success":
-        return "ok", ""
-    if reply.message in FAILURES:  # sod's own server, whose stderr ends in the explanation
-        return FAILURES[reply.message], ""
-    if result.status == "TimeLimitExceeded":
-        return "timeout", f"stopped after {limits.seconds:g} s"
-    code = result.return_code or 0
-    last = (result.stderr or "").strip().splitlines()[-1:]
-    if code in (-9, 137) or any(_MEMORY_ERROR.match(line) for line in last):
-        return "memory", f"more than {limits.memory_mb} MiB"
-    if code < 0 or 128 < code <= 128 + 64:
-        return "error", f"process killed by signal {-code if code < 0 else code - 128}"
-    return "error", "" if last else f"process exited with status {code}"
-
-
-def _ending_in(stderr: str, line: str) -> str:
-    """`stderr` with `line` as its last line, where there is one to add."""
-    text = stderr.rstrip("\n")
-    if not line or text.splitlines()[-1:] == [line]:
-        return stderr
-    return f"{text}\n{line}\n" if text else f"{line}\n"
-
-
-def _fetched(reply: _Reply, program: Program) -> list[str]:
-    return [name for name in program.fetch if name in reply.files]
-
-
-def _encodable(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", text)
-
-
 def _endpoint(url: str) -> httpx.URL:
+    try:
+        refuse_key_in_url(url)
+    except ValueError as error:
+        raise SodError(str(error)) from None
     try:
         parsed = httpx.URL(url.rstrip("/") + "/run_code")
     except httpx.InvalidURL as error:

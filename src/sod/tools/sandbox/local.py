@@ -23,8 +23,8 @@ from dataclasses import asdict, replace
 from itertools import repeat
 from typing import Any, Literal, TypeVar, cast, final
 
-from sod.records import Execution, ExecutionStatus, Fault, Program, SodError
-from sod.tools.sandbox.base import Cell, ProgramLimits
+from sod.records import Execution, ExecutionStatus, Fault, FaultKind, Program, SodError
+from sod.tools.sandbox.base import Cell, ProgramLimits, Recall
 from sod.tools.sandbox.filters import layers
 from sod.tools.sandbox.pool import ForkServerLostError, Pool, closed_fault
 from sod.tools.sandbox.sessions import Session, SessionServer, descendants
@@ -85,18 +85,18 @@ class LocalSandbox:
         """
         return self._isolation
 
-    def execute(self, programs: Sequence[Program]) -> list[Execution | Fault]:
-        """Run every program; see `Sandbox.execute`. A program whose fork server is lost is tried once more.
+    def execute(self, programs: Sequence[Program], recall: Recall | None = None) -> list[Execution | Fault]:
+        """Run every program; see `SessionSandbox.execute`. A program whose fork server is lost is tried once more.
 
         Raises ValueError for a file name that is absolute or leaves the working directory, for files
         of more than FILES_BYTES or FILES_COUNT, and for limits that are not positive. Files fetched
         are the plain ones, up to FILES_BYTES in all.
         """
         requests = [_request(program, self.limits) for program in programs]
-        tasks = [lambda request=request: self._run(*request) for request in requests]
+        tasks = [lambda request=request: self._run(recall, *request) for request in requests]
         return [result or closed_fault() for result in self._gather(tasks)]
 
-    def run_cells(self, cells: Sequence[Cell]) -> list[Execution | Fault]:
+    def run_cells(self, cells: Sequence[Cell], seconds: float | None = None) -> list[Execution | Fault]:
         """Run every cell; see `SessionSandbox.run_cells`. Processes that a cell leaves running are killed.
 
         The limits hold for each cell anew; that of CPU time counts the interpreter's own.
@@ -104,8 +104,9 @@ class LocalSandbox:
         sources: dict[str, list[str]] = {}
         for cell in cells:
             sources.setdefault(cell.session, []).append(cell.source)
+        limits = self.limits if seconds is None else replace(self.limits, seconds=min(seconds, self.limits.seconds))
         with self._lock:
-            sessions = [self._sessions.setdefault(name, Session(self._session_server, self.limits)) for name in sources]
+            sessions = [self._sessions.setdefault(name, Session(self._session_server, limits)) for name in sources]
         tasks = [
             lambda session=session, own=own: [session.run(source) for source in own]
             for session, own in zip(sessions, sources.values(), strict=True)
@@ -153,8 +154,12 @@ class LocalSandbox:
             for future in futures:
                 future.cancel()
 
-    def _run(self, head: dict[str, Any], blobs: list[bytes], limits: ProgramLimits) -> Execution | Fault:
-        reply = self._pool.ask(head, blobs, limits.seconds)
+    def _run(
+        self, recall: Recall | None, head: dict[str, Any], blobs: list[bytes], limits: ProgramLimits
+    ) -> Execution | Fault:
+        if recall is not None and recall.called:
+            return Fault(FaultKind.SANDBOX, "called off before it began", retryable=False)
+        reply = self._pool.ask(head, blobs, limits.seconds, recall)
         return reply if isinstance(reply, Fault) else _execution(*reply, limits.output_chars)
 
 

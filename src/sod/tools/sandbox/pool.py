@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from sod.records import Fault, FaultKind
+from sod.tools.sandbox.base import Recall
 from sod.tools.sandbox.wire import pack, unpack
 
 START_SECONDS = 60.0  # imports of `preload` on a busy machine
@@ -36,14 +38,20 @@ class ForkServer:
     process: subprocess.Popen[bytes]  # its monitor, where there are pid namespaces
     channel: socket.socket
 
-    def ask(self, head: dict[str, Any], blobs: Sequence[bytes], seconds: float) -> Reply:
+    def ask(self, head: dict[str, Any], blobs: Sequence[bytes], seconds: float, recall: Recall | None = None) -> Reply:
         """Send a request and wait for its reply, `seconds` at most. Raises ForkServerLostError."""
         self.channel.settimeout(seconds)
         try:
             self.channel.sendall(pack(head, blobs))
         except OSError as error:
             raise ForkServerLostError(f"worker lost: {error}") from error
-        return self.reply(seconds)
+        with nullcontext() if recall is None else recall.running(self.stop):
+            return self.reply(seconds)
+
+    def stop(self) -> None:
+        """Have it stop the program that it runs, whose reply comes at once; where it runs none nothing happens."""
+        with suppress(OSError):  # lost: whoever waits for its reply sees that
+            self.channel.sendall(pack({"what": "stop"}))
 
     def reply(self, seconds: float) -> Reply:
         """The next reply; waits `seconds` at most. Raises ForkServerLostError."""
@@ -133,7 +141,9 @@ class Pool:
             self.close()
             raise
 
-    def ask(self, head: dict[str, Any], blobs: Sequence[bytes], seconds: float) -> Reply | Fault:
+    def ask(
+        self, head: dict[str, Any], blobs: Sequence[bytes], seconds: float, recall: Recall | None = None
+    ) -> Reply | Fault:
         """Have a free fork server answer, within `seconds`; where it is lost a new one is asked once more."""
         server = self._idle.get()
         try:
@@ -143,11 +153,13 @@ class Pool:
                 except (ForkServerLostError, OSError) as error:
                     return self._fault(f"no worker starts: {error}")
                 try:
-                    return server.ask(head, blobs, seconds + GRACE_SECONDS)
+                    return server.ask(head, blobs, seconds + GRACE_SECONDS, recall)
                 except ForkServerLostError as error:
                     self._drop(server)
                     server = None
                     fault = self._fault(f"{error} ({attempt} attempts)")
+                if recall is not None and recall.called:
+                    break
             return fault
         except BaseException:  # an interrupt: the reply still to come would answer the next question
             if server is not None:

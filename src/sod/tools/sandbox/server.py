@@ -2,57 +2,90 @@
 
 `POST /run_code`, `POST /run_jupyter` and `GET /v1/ping`, so that its clients can use this machine.
 A failure of the sandbox is answered with HTTP 200 and `SandboxError`, as SandboxFusion does and its
-client expects. Where this server differs:
+client expects; a request that cannot be right with HTTP 4xx and one line in `detail`. Where this
+server differs:
 
-- Python only: another `language` is refused with HTTP 422, like an unknown one there; so are files
-  that are not base64, or whose names leave the working directory.
+- Python only: another `language` is refused by name; so are files that are not base64, or whose names
+  leave the working directory, and time limits that no program could keep or that are no times at all.
 - The limits asked for are capped by the server's own.
 - `message` of a failed program names what stopped it: `error`, `timeout`, `memory`, `output_limit`.
-- In `/run_jupyter` no kernel runs: a session of the sandbox does. `display` stays empty (the value of
-  a last expression is not shown), `stderr` has the traceback that `error` has too, and `cell_timeout`
-  is not applied (nor is it in SandboxFusion's own notebook driver): each cell has the server's time
-  limit. `total_timeout` bounds the sum of the cells' own times and is checked between them. A cell
-  that ends the interpreter is the last one.
+- In `/run_jupyter` no kernel runs: a session of the sandbox does (see `notebook.py`). `display` has the
+  `repr` of a last expression's value, nothing richer; `stderr` has the traceback that `error` has too.
+  `cell_timeout` bounds each cell. `total_timeout` bounds the sum of the cells' own times and is checked
+  between them. A cell that ends the interpreter is the last one.
+- The work of a client that hung up is stopped.
 
-There is no authentication: whoever reaches the port can run programs.
+Who may ask is decided before the application: see `gate.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import binascii
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from sod.records import Execution, Fault, Program
-from sod.tools.sandbox.base import Cell, ProgramLimits, SessionSandbox
+from sod.tools.sandbox.base import ProgramLimits, Recall, SessionSandbox
+from sod.tools.sandbox.gate import Entrance, Gate
 from sod.tools.sandbox.local import check_names
+from sod.tools.sandbox.notebook import Notebook, told
 from sod.tools.sandbox.sessions import STATE_LOST
-from sod.tools.sandbox.wire import FILES_BYTES
 
-MAX_BODY_BYTES = 64 << 20
 KILLED = -9  # the exit code that is told of a program we stopped
+LEAST_SECONDS = 0.1  # a program must have begun by then: the time it has is counted from before its limits are set
+MOST_SECONDS = 86_400.0
+LEAST_MEMORY_MB = 16
+CALL_OFF_SECONDS = 0.1
+
+
+def _time(seconds: float) -> float:
+    if not LEAST_SECONDS <= seconds <= MOST_SECONDS:  # not a number is neither
+        raise ValueError(f"from {LEAST_SECONDS:g} to {MOST_SECONDS:g} seconds")
+    return seconds
+
+
+def _time_or_none(seconds: float) -> float:
+    return seconds if seconds == 0 else _time(seconds)
+
+
+Seconds = Annotated[float, Field(strict=True), AfterValidator(_time)]
 
 
 class RunCodeRequest(BaseModel):
     """What to run. Times in seconds, memory in MiB (below 1: the server's limit), files in base64."""
 
     code: str
-    language: Literal["python"]
+    language: str
     compile_timeout: float = 10.0  # nothing is compiled
-    run_timeout: float = Field(10.0, gt=0)
+    run_timeout: Seconds = 10.0
     memory_limit_MB: int = -1
     stdin: str | None = None
     files: dict[str, str | None] = Field(default_factory=dict)
     fetch_files: list[str] = Field(default_factory=list)
+
+    @field_validator("language")
+    @classmethod
+    def _is_run_here(cls, language: str) -> str:
+        if language != "python":
+            raise ValueError(f"{language[:40]!r} is not run here, this server runs 'python' only")
+        return language
+
+    @field_validator("memory_limit_MB")
+    @classmethod
+    def _lets_python_begin(cls, memory: int) -> int:
+        if 0 < memory < LEAST_MEMORY_MB:
+            raise ValueError(f"at least {LEAST_MEMORY_MB}, or below 1 for the server's limit")
+        return memory
 
 
 class CommandRunResult(BaseModel):
@@ -80,8 +113,8 @@ class RunJupyterRequest(BaseModel):
     """Cells of one session, run in order. Times in seconds, files in base64."""
 
     cells: list[str]
-    cell_timeout: float = 0.0
-    total_timeout: float = 45.0
+    cell_timeout: Annotated[float, AfterValidator(_time_or_none)] = Field(0.0, strict=True)
+    total_timeout: Seconds = 45.0
     kernel: Literal["python3"] = "python3"
     files: dict[str, str] = Field(default_factory=dict)
     fetch_files: list[str] = Field(default_factory=list)
@@ -111,27 +144,40 @@ def create_app(
     sandbox: SessionSandbox,
     limits: ProgramLimits = ProgramLimits(),  # noqa: B008  # frozen
     concurrency: int = 64,
+    entrance: Entrance = Entrance(),  # noqa: B008  # frozen
+    docs: bool = False,
 ) -> FastAPI:
     """The application over `sandbox`, which it does not close. `limits` are the sandbox's own.
 
     `concurrency` requests are with the sandbox at a time; the others wait, and their time limits begin
-    when they are run.
+    when they are run. `docs`: whether `/docs`, `/redoc` and `/openapi.json` are there.
     """
-    app = FastAPI(title="sod sandbox")
-    app.add_middleware(BodyLimit)
+    if docs:
+        app = FastAPI(title="sod sandbox")
+    else:
+        app = FastAPI(title="sod sandbox", openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, entrance=entrance)
     places = anyio.CapacityLimiter(concurrency)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_fields(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": _first_problem(error)}, status_code=422)
 
     @app.exception_handler(ValueError)
     async def bad_request(request: Request, error: ValueError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=422)
 
     @app.post("/run_code")
-    async def post_run_code(request: RunCodeRequest) -> RunCodeResponse:
-        return await anyio.to_thread.run_sync(partial(run_code, sandbox, limits, request), limiter=places)
+    async def post_run_code(asked: RunCodeRequest, request: Request) -> RunCodeResponse:
+        recall = Recall()
+        with _called_off_at_hang_up(request, recall):
+            return await anyio.to_thread.run_sync(partial(run_code, sandbox, limits, asked, recall), limiter=places)
 
     @app.post("/run_jupyter")
-    async def post_run_jupyter(request: RunJupyterRequest) -> RunJupyterResponse:
-        return await anyio.to_thread.run_sync(partial(run_jupyter, sandbox, limits, request), limiter=places)
+    async def post_run_jupyter(asked: RunJupyterRequest, request: Request) -> RunJupyterResponse:
+        recall = Recall()
+        with _called_off_at_hang_up(request, recall):
+            return await anyio.to_thread.run_sync(partial(run_jupyter, sandbox, limits, asked, recall), limiter=places)
 
     @app.get("/v1/ping")
     async def ping() -> str:
@@ -140,29 +186,36 @@ def create_app(
     return app
 
 
-@final
-class BodyLimit:
-    """Refuses (HTTP 413) a request body of more than MAX_BODY_BYTES, before it is all in memory."""
+@contextmanager
+def _called_off_at_hang_up(request: Request, recall: Recall) -> Iterator[None]:
+    """Within the block, wait for the client to go away, and then call off its work."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        while True:  # again and again: what was about to begin then may have begun now
+            await anyio.to_thread.run_sync(recall.call_off)
+            await asyncio.sleep(CALL_OFF_SECONDS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its body counted."""
-        read = 0
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > MAX_BODY_BYTES:
-                raise HTTPException(413, f"a request has at most {MAX_BODY_BYTES} bytes")
-            return message
-
-        await self.app(scope, counted, send)
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
 
 
-def run_code(sandbox: SessionSandbox, limits: ProgramLimits, request: RunCodeRequest) -> RunCodeResponse:
+def _first_problem(error: RequestValidationError) -> str:
+    """What is wrong with a request, in one line that says nothing back."""
+    problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return "the body is not JSON"
+    where = ".".join(str(part) for part in problem["loc"][1:]) or "body"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def run_code(
+    sandbox: SessionSandbox, limits: ProgramLimits, request: RunCodeRequest, recall: Recall | None = None
+) -> RunCodeResponse:
     """Run one program; blocks until it has ended. Raises ValueError for files that cannot be placed."""
     memory_mb = request.memory_limit_MB if request.memory_limit_MB > 0 else limits.memory_mb
     program = Program(
@@ -173,9 +226,9 @@ def run_code(sandbox: SessionSandbox, limits: ProgramLimits, request: RunCodeReq
         min(request.run_timeout, limits.seconds),
         min(memory_mb, limits.memory_mb),
     )
-    (outcome,) = sandbox.execute([program])
+    (outcome,) = sandbox.execute([program], recall)
     if isinstance(outcome, Fault):
-        return RunCodeResponse(status="SandboxError", message=_told(outcome))
+        return RunCodeResponse(status="SandboxError", message=told(outcome))
     good = outcome.status == "ok"
     return RunCodeResponse(
         status="Success" if good else "Failed",
@@ -185,25 +238,24 @@ def run_code(sandbox: SessionSandbox, limits: ProgramLimits, request: RunCodeReq
     )
 
 
-def run_jupyter(sandbox: SessionSandbox, limits: ProgramLimits, request: RunJupyterRequest) -> RunJupyterResponse:
+def run_jupyter(
+    sandbox: SessionSandbox, limits: ProgramLimits, request: RunJupyterRequest, recall: Recall
+) -> RunJupyterResponse:
     """Run the cells in a session of their own; blocks until they have ended. Raises ValueError as `run_code`."""
     files = _decoded(request.files)
     check_names(files)
     check_names(request.fetch_files)
     session = f"jupyter-{uuid.uuid4()}"
+    notebook = Notebook(sandbox, session, limits.output_chars, recall, request.cell_timeout or None)
     try:
-        return _run_session(sandbox, limits, request, session, files)
+        return _run_notebook(notebook, request, files)
     finally:
         sandbox.end_sessions([session])
 
 
-def _run_session(
-    sandbox: SessionSandbox, limits: ProgramLimits, request: RunJupyterRequest, session: str, files: Mapping[str, bytes]
-) -> RunJupyterResponse:
+def _run_notebook(notebook: Notebook, request: RunJupyterRequest, files: Mapping[str, bytes]) -> RunJupyterResponse:
     for name, content in files.items():
-        placed = _run_cell(sandbox, session, _PLACE.format(name=name, content=base64.b64encode(content).decode()))
-        if isinstance(placed, Fault) or placed.status != "ok":
-            why = _told(placed) if isinstance(placed, Fault) else placed.stderr
+        if why := notebook.place(name, content):
             return RunJupyterResponse(status="SandboxError", message=f"{name}: not written: {why}")
     cells: list[CellRunResult] = []
     driver = CommandRunResult(status="Finished", return_code=0, stdout="", stderr="")
@@ -212,74 +264,25 @@ def _run_session(
         if seconds > request.total_timeout:
             driver = CommandRunResult(status="TimeLimitExceeded", stdout="", stderr="")
             break
-        outcome = _run_cell(sandbox, session, source)
+        outcome, value = notebook.run(source)
         if isinstance(outcome, Fault):
-            return RunJupyterResponse(status="SandboxError", message=_told(outcome))
-        cells.append(_cell_result(outcome))
+            return RunJupyterResponse(status="SandboxError", message=told(outcome))
+        cells.append(_cell_result(outcome, value))
         seconds += outcome.seconds
         if outcome.stderr.rstrip().endswith(STATE_LOST):
             driver = _result(outcome)
             break
     driver.execution_time = seconds
     good = driver.return_code == 0
-    fetched = _fetch(sandbox, limits, session, request.fetch_files) if good else {}
+    fetched = notebook.fetch(request.fetch_files) if good else {}
     return RunJupyterResponse(status="Success" if good else "Failed", driver=driver, cells=cells, files=fetched)
 
 
-# Helper cells leave no names behind. The braces are filled with `str.format`.
-_PLACE = """exec('''
-import base64, os
-os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
-with open(name, "wb") as file:
-    file.write(base64.b64decode(content))
-''', {{"name": {name!r}, "content": {content!r}}})"""
-
-_FETCH = """exec('''
-import base64
-with open(name, "rb") as file:
-    file.seek(start)
-    print(base64.b64encode(file.read(size)).decode(), end="")
-''', {{"name": {name!r}, "start": {start}, "size": {size}}})"""
-
-
-def _fetch(sandbox: SessionSandbox, limits: ProgramLimits, session: str, names: Sequence[str]) -> dict[str, str]:
-    """The named files in base64, read in pieces that fit into a cell's output; what is not there is left out."""
-    size = max(3, limits.output_chars // 4 * 3)
-    found: dict[str, str] = {}
-    left = FILES_BYTES
-    for name in names:
-        content = b""
-        while True:
-            outcome = _run_cell(sandbox, session, _FETCH.format(name=name, start=len(content), size=size))
-            piece = _piece(outcome)
-            if piece is None or len(content) + len(piece) > left:
-                break
-            content += piece
-            if len(piece) < size:
-                found[name] = base64.b64encode(content).decode()
-                left -= len(content)
-                break
-    return found
-
-
-def _piece(outcome: Execution | Fault) -> bytes | None:
-    """What a fetching cell printed; None where it could not read, or the session's own doings spoilt it."""
-    if isinstance(outcome, Fault) or outcome.status != "ok":
-        return None
-    try:
-        return base64.b64decode(outcome.stdout, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _run_cell(sandbox: SessionSandbox, session: str, source: str) -> Execution | Fault:
-    return sandbox.run_cells([Cell(session, source)])[0]
-
-
-def _cell_result(outcome: Execution) -> CellRunResult:
+def _cell_result(outcome: Execution, value: str | None) -> CellRunResult:
     lines = outcome.stderr.rstrip("\n").splitlines()
     if outcome.status == "ok" or not lines:
-        return CellRunResult(stdout=outcome.stdout, stderr=outcome.stderr)
+        display = [] if value is None else [{"text/plain": value}]
+        return CellRunResult(stdout=outcome.stdout, stderr=outcome.stderr, display=display)
     name, _, value = lines[-1].partition(":")
     if outcome.status != "error" or not name.replace(".", "").isidentifier():
         name, value = outcome.status, lines[-1]
@@ -296,10 +299,6 @@ def _result(outcome: Execution) -> CommandRunResult:
         stdout=outcome.stdout,
         stderr=outcome.stderr,
     )
-
-
-def _told(fault: Fault) -> str:
-    return f"{fault.kind}: {fault.detail}"
 
 
 def _decoded(files: Mapping[str, str | None]) -> dict[str, bytes]:
