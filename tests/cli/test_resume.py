@@ -21,6 +21,7 @@ from support import descendants
 TRAIN = ("train.steps=14", "train.checkpoint_every=3", "train.evaluate_every=7")
 SFT = ("sft.steps=48", "sft.checkpoint_every=4")
 BFLOAT16 = ("student.dtype=bfloat16", "teacher.dtype=bfloat16")
+WEIGHTS = "model/model.safetensors"
 TIMINGS = ("seconds", "tokens_per_second")
 
 
@@ -59,7 +60,7 @@ def assert_same_run(path: Path, reference: Path) -> None:
     assert [step for step, _ in mine.checkpoints()] == [step for step, _ in theirs.checkpoints()]
     for (_, ours), (_, other) in zip(mine.checkpoints(), theirs.checkpoints(), strict=True):
         checkpoint.verify(ours)
-        assert (ours / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+        assert (ours / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
         states = [torch.load(d / checkpoint.TRAINER, weights_only=True) for d in (ours, other)]
         # Torch's own generator is not seeded, and nothing draws from it: all noise is keyed.
         assert_same(*({key: state[key] for key in ("format", "step", "recipe_hash", "state")} for state in states))
@@ -220,8 +221,7 @@ def test_recomputation_changes_no_weight(recipe: Path, tmp_path: Path, sod: Any)
         changes = ("train.steps=2", f"optim.recompute={value}", f"sft.optim.recompute={value}")
         assert sod("train", recipe, *changes, "--run", tmp_path / name).code == 0
     kept, recomputed = (
-        (tmp_path / name / "checkpoints" / "step-000002" / "model.safetensors").read_bytes()
-        for name in ("kept", "recomputed")
+        (tmp_path / name / "checkpoints" / "step-000002" / WEIGHTS).read_bytes() for name in ("kept", "recomputed")
     )
     assert kept == recomputed
 
@@ -240,7 +240,7 @@ def test_neutral_keys_change_no_weight(recipe: Path, tmp_path: Path, sod: Any) -
         ended = sod("train", recipe, "train.steps=2", "evaluation.tasks=2", *changes, "--run", tmp_path / name)
         assert ended.code == 0, ended.err
     runs = [RunLog.open(tmp_path / name) for name in recipes]
-    one, other = ((run.checkpoint_dir(2) / "model.safetensors").read_bytes() for run in runs)
+    one, other = ((run.checkpoint_dir(2) / WEIGHTS).read_bytes() for run in runs)
     assert one == other
     assert runs[0].recipe_sha256() == runs[1].recipe_sha256()
     assert differences(runs[0].recipe(), runs[1].recipe()) == []

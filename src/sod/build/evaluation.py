@@ -39,7 +39,7 @@ def evaluate_model(
     recipe: Recipe, data: str, notice: Notice, on_progress: Callable[[int, int], None] | None = None
 ) -> Evaluation:
     """Load the recipe's student and evaluate it on the tasks in `data`."""
-    path = final_model(recipe.student.path)
+    path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = make_chat(recipe, load_tokenizer(path))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
