@@ -57,6 +57,7 @@ def test_threads_exclude_each_other(tmp_path: Path) -> None:
     inside: list[int] = []
     entered: list[int] = []
     crowded: list[int] = []
+    refusals: list[str] = []
 
     def work(number: int) -> None:
         while number not in entered:
@@ -67,7 +68,7 @@ def test_threads_exclude_each_other(tmp_path: Path) -> None:
                     entered.append(number)
                     inside.remove(number)
             except SodError as error:
-                assert f"process {os.getpid()} on" in str(error) or "another process" in str(error)
+                refusals.append(str(error))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -76,6 +77,8 @@ def test_threads_exclude_each_other(tmp_path: Path) -> None:
         thread.join(60)
     assert sorted(entered) == [0, 1, 2, 3]
     assert crowded == []
+    named = (f"{directory}: process {os.getpid()} on", f"{directory}: another process")
+    assert all(line.startswith(named) for line in refusals)
 
 
 def test_it_leaves_nothing_where_nothing_was_written(tmp_path: Path) -> None:
