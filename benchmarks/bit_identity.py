@@ -60,7 +60,7 @@ def weights_after(process: subprocess.Popen[bytes], run: Path, step: int) -> str
     _, errors = process.communicate()
     if not directory.exists():
         return f"no checkpoint: {(errors.decode().strip().splitlines() or ['no output'])[-1]}"
-    return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256(next(directory.rglob("model.safetensors")).read_bytes()).hexdigest()
 
 
 def hashes(tree: Path, world: Path, runs: Path, methods: Sequence[str], steps: int) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sod.build.job import find_place
+from sod.build.job import Place
+from sod.build.job import find_place as find_place_under_lock
 from sod.recipe import Recipe, parse_recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, recipe_hash, write_json_atomic
@@ -21,6 +23,12 @@ def recipe(**changes: Any) -> Recipe:
     for section, keys in changes.items():
         content[section] = {**content.get(section, {}), **keys}
     return parse_recipe(content, "test")
+
+
+def find_place(asked: Recipe, directory: Path, resume: bool, kind: str) -> Place:
+    """As a run that finds its place and ends there."""
+    with ExitStack() as resources:
+        return find_place_under_lock(asked, directory, resume, kind, resources, pytest.fail)
 
 
 def begun(directory: Path, recorded: dict[str, Any], kind: str = "train") -> RunLog:

@@ -142,18 +142,39 @@ class TestFinalModel:
         for step in (1_000_000, 999_999, 5):
             checkpoint.save(log.checkpoint_dir(step), Position(step, ""), {}, lambda d: None)
         log.checkpoint_dir(2_000_000).with_name(".step-2000000.partial").mkdir()
-        assert final_model(str(log.path)) == str(log.checkpoint_dir(1_000_000))
+        assert final_model(str(log.path)) == str(log.checkpoint_dir(1_000_000) / "model")
 
     def test_broken_checkpoint(self, tmp_path: Path) -> None:
-        """The newest is not quietly passed over."""
+        """Of a run the one before it is used, which is told; one that was named is refused, as a whole or its model."""
         log = RunLog.create(tmp_path / "run", {}, 0)
         for step in (1, 2):
             checkpoint.save(log.checkpoint_dir(step), Position(step, ""), {}, lambda d: None)
-        (log.checkpoint_dir(2) / checkpoint.COMPLETE).unlink()
-        for path in (log.path, log.checkpoint_dir(2)):
+        older, newest = log.checkpoint_dir(1), log.checkpoint_dir(2)
+        (newest / checkpoint.COMPLETE).unlink()
+        told: list[str] = []
+        assert final_model(str(log.path), told.append) == str(older / "model")
+        (line,) = told
+        assert str(older) in line
+        assert f"{newest}: not a complete checkpoint (COMPLETE.json is missing)" in line
+        with pytest.warns(UserWarning, match="step-000002"):
+            final_model(str(log.path))
+        for path in (newest, newest / "model"):
             with pytest.raises(SodError, match="step-000002"):
                 final_model(str(path))
-        assert final_model(str(log.checkpoint_dir(1))) == str(log.checkpoint_dir(1))
+        for path in (older, older / "model"):
+            assert final_model(str(path)) == str(older / "model")
+        (older / checkpoint.TRAINER).unlink()
+        with pytest.raises(SodError, match=r"no good checkpoint is left \(step-000002: .*; step-000001: trainer.pt is"):
+            final_model(str(log.path))
+
+    def test_models_in_directories_named_as_ours(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """People keep models in `checkpoints`, and call them `model`: neither makes a checkpoint of ours of them."""
+        for name in ("checkpoints/qwen", "org/model"):
+            (tmp_path / name).mkdir(parents=True)
+            assert final_model(str(tmp_path / name)) == str(tmp_path / name)
+        monkeypatch.chdir(tmp_path / "checkpoints")
+        assert final_model("qwen") == "qwen"
+        assert final_model("gpt2") == "gpt2"
 
 
 class TestEvaluation:
@@ -270,7 +291,11 @@ class TestPrepare:
         for job in (whole, second):
             step, directory = job.log.checkpoints()[-1]
             assert step == 3
-            weights = {k: v for f in sorted(directory.glob("*.safetensors")) for k, v in load_file(f).items()}
+            weights = {
+                k: v
+                for f in sorted(checkpoint.model_of(directory).glob("*.safetensors"))
+                for k, v in load_file(f).items()
+            }
             states.append((weights, torch.load(directory / "trainer.pt", weights_only=True)["state"].get("teacher")))
         (weights, teacher), (again, restored) = states
         assert all(torch.equal(weights[key], again[key]) for key in weights)

@@ -22,6 +22,7 @@ from sod.records import Task
 from sod.runlog import RunLog
 from sod.tasks import chain
 from sod.tasks.files import load_tasks, write_tasks
+from sod.training.checkpoint import model_of
 
 
 def assert_one_error(ended: Any, *named: str) -> None:
@@ -39,10 +40,10 @@ def weightless(world: Any, tmp_path: Path) -> Callable[..., Path]:
 
     def make(**sections: Any) -> Path:
         for name, source in (("student", world.student), ("teacher", world.teacher)):
-            newest = RunLog.open(source).checkpoints()[-1][1]
+            newest = model_of(RunLog.open(source).checkpoints()[-1][1])
             target = tmp_path / name
             if not target.exists():
-                shutil.copytree(newest, target, ignore=shutil.ignore_patterns("*.safetensors", "*.pt", "COMPLETE.json"))
+                shutil.copytree(newest, target, ignore=shutil.ignore_patterns("*.safetensors"))
         path = world.recipe(tmp_path)
         content = yaml.safe_load(path.read_text())
         content |= {"student": {"path": str(tmp_path / "student")}, "teacher": {"path": str(tmp_path / "teacher")}}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -192,8 +193,14 @@ class TestWritten:
         assert "train.steps=4" in manifest["argv"]
 
     def test_checkpoint_is_a_plain_model_directory(self, original: Path) -> None:
-        """transformers alone reads a checkpoint, template and end-of-turn token included, and weights moved."""
-        first, last = (path for _, path in RunLog.open(original).checkpoints())
+        """transformers alone reads `model/`, template and end-of-turn token included, and weights moved.
+
+        There is nothing else in it: it is what one would upload.
+        """
+        first, last = (path / "model" for _, path in RunLog.open(original).checkpoints())
+        assert {path.name for path in last.parent.iterdir()} == {"model", checkpoint.TRAINER, checkpoint.COMPLETE}
+        allowed = ("config.json", "generation_config.json", "model.safetensors", "chat_template.jinja")
+        assert {path.name for path in last.iterdir()} == {*allowed, "tokenizer.json", "tokenizer_config.json"}
         models = [AutoModelForCausalLM.from_pretrained(path) for path in (first, last)]
         tokenizer = AutoTokenizer.from_pretrained(last)
         assert models[1].generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -247,25 +254,115 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "damage",
-        ["weights", *(pytest.param(d, marks=pytest.mark.slow) for d in ("marker", "optimizer", "cut marker"))],
+        ["changed", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "missing", "unmarked", "emptied"))],
     )
-    def test_cut_checkpoint(self, damage: str, run: Path, world: Any, tmp_path: Path, sod: Any) -> None:
-        """A newest checkpoint cut short is named, on resume and on evaluation; removed, the older one serves."""
-        last = newest(run)
-        if damage == "marker":
+    def test_broken_checkpoint(
+        self, damage: str, run: Path, original: Path, world: Any, tmp_path: Path, sod: Any
+    ) -> None:
+        """A newest checkpoint that is broken is told, and the one before serves, on resume and on evaluation.
+
+        The resumed run ends as the one that nothing happened to, and the broken checkpoint is still there.
+        """
+        first, last = (path for _, path in RunLog.open(run).checkpoints())
+        weights = last / "model" / "model.safetensors"
+        content = weights.read_bytes()
+        if damage == "changed":
+            middle = len(content) // 2
+            weights.write_bytes(
+                content[:middle] + bytes(b ^ 0xFF for b in content[middle:][:64]) + content[middle + 64 :]
+            )
+        elif damage == "cut":
+            weights.write_bytes(content[: len(content) // 2])
+        elif damage == "missing":
+            (last / checkpoint.TRAINER).unlink()
+        elif damage == "unmarked":
             (last / checkpoint.COMPLETE).unlink()
         else:
-            name = {"weights": "model.safetensors", "optimizer": checkpoint.TRAINER}.get(damage, checkpoint.COMPLETE)
-            with open(last / name, "r+b") as file:
-                file.truncate((last / name).stat().st_size // 2)
-        assert_one_error(sod("train", "--resume", run), str(last), "remove")
+            shutil.rmtree(last)
+            last.mkdir()
+        broken = {path.name: path.read_bytes() for path in last.rglob("*.*")}
         evaluation = ("--data", world.data("test"), "-k", "1", "--tasks", "1", "--out", tmp_path / "eval")
-        for model in (run, last):
-            assert_one_error(sod("eval", model, *evaluation), str(last))
+        assert_one_error(sod("eval", last, *evaluation), str(last), "name another checkpoint")
         assert not (tmp_path / "eval").exists()
-        shutil.rmtree(last)
-        assert sod("train", "--resume", run).code == 0
+        for command in (("eval", run, *evaluation), ("train", "--resume", run)):
+            ended = sod(*command)
+            assert ended.code == 0, ended.err
+            told = " ".join(ended.err.split())
+            assert f"{last}: " in told
+            assert f"the checkpoint before it is used: {first}" in told
+        aside = last.with_name("step-000004.aside")
+        assert {path.name: path.read_bytes() for path in aside.rglob("*.*")} == broken
+        assert [step for step, _ in RunLog.open(run).checkpoints()] == [2, 4]
         assert checkpoint.verify(last) == 4
+        assert weights.read_bytes() == (newest(original) / "model" / "model.safetensors").read_bytes()
+        written = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in written] == [1, 2, 3, 4]
+
+    def test_no_good_checkpoint(self, run: Path, sod: Any) -> None:
+        """Only then it is an error, and nothing is written."""
+        for _, directory in RunLog.open(run).checkpoints():
+            (directory / checkpoint.TRAINER).write_bytes(b"x")
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        assert_one_error(sod("train", "--resume", run), "no good checkpoint is left", "step-000002", "step-000004")
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+    def test_checkpoints_are_models_to_start_from(self, run: Path, recipe: Path, sod: Any, tmp_path: Path) -> None:
+        """A run, a checkpoint and its `model/` are the same student; a broken one is refused by either name."""
+        last = newest(run)
+        heads = []
+        for number, path in enumerate((run, last, last / "model")):
+            target = tmp_path / f"from-{number}"
+            ended = sod("train", recipe, f"student.path={path}", "train.steps=1", "--run", target)
+            assert ended.code == 0, ended.err
+            assert RunLog.open(target).recipe()["student"]["path"] == str(path)
+            heads.append((newest(target) / "model" / "model.safetensors").read_bytes())
+        assert heads[0] == heads[1] == heads[2]
+        (last / "model" / "config.json").write_text("{}")
+        for path in (last, last / "model"):
+            ended = sod("train", recipe, f"student.path={path}", "--run", tmp_path / "refused")
+            assert_one_error(ended, str(last), "model/config.json")
+            assert not (tmp_path / "refused").exists()
+        ended = sod("train", recipe, f"student.path={run}", "train.steps=1", "--run", tmp_path / "fallen")
+        assert ended.code == 0, ended.err
+        assert " ".join(ended.err.split()).count("the checkpoint before it is used") == 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("resume", [False, True], ids=["new", "resumed"])
+    def test_two_at_once(self, resume: bool, run: Path, recipe: Path, tmp_path: Path, start: Any) -> None:
+        """Of two commands started together one runs to its end; the other gets a line with directory and holder."""
+        if resume:
+            shutil.rmtree(newest(run))
+            arguments, target = ("train", "--resume", run, "train.checkpoint_every=1"), run
+        else:
+            target = tmp_path / "new"
+            arguments = ("train", recipe, "train.steps=12", "--run", target)
+        both = [start(*arguments) for _ in range(2)]
+        ends = [(process, *process.communicate(timeout=300)) for process in both]
+        winners = [process for process, _, _ in ends if process.returncode == 0]
+        losers = [(process, err) for process, _, err in ends if process.returncode == 1]
+        assert (len(winners), len(losers)) == (1, 1), ends
+        (line,) = losers[0][1].strip().splitlines()
+        assert line.startswith("error: ")
+        assert f"{target}: process {winners[0].pid} on " in line
+        steps = [json.loads(row)["step"] for row in (target / "metrics.jsonl").read_text().splitlines()]
+        assert steps == list(range(1, len(steps) + 1))
+        assert not list(target.glob(".*"))
+
+    @pytest.mark.slow
+    def test_a_running_run_is_read_but_not_gone_on_with(
+        self, recipe: Path, world: Any, tmp_path: Path, sod: Any, start: Any, wait: Any
+    ) -> None:
+        """`sod eval` of it is possible; `--resume` is refused at once, until the process is gone, by kill -9 too."""
+        run = tmp_path / "run"
+        process = start("train", recipe, "train.steps=4000", "--run", run)
+        wait(lambda: bool((run / "checkpoints").is_dir() and RunLog.open(run).checkpoints()), process)
+        process.send_signal(signal.SIGSTOP)
+        assert_one_error(sod("train", "--resume", run), f"{run}: process {process.pid} on ")
+        ended = sod("eval", run, "--data", world.data("test"), "-k", "1", "--tasks", "1", "--out", tmp_path / "eval")
+        assert ended.code == 0, ended.err
+        process.kill()
+        process.communicate()
+        assert_one_error(sod("train", "--resume", run, "optim.lr=0.5"), "another recipe")
 
     def test_another_recipe(self, run: Path, recipe: Path, sod: Any) -> None:
         """The key that differs is named with both values and what to do; nothing is written."""
@@ -334,16 +431,18 @@ def small_disk(tmp_path: Path) -> list[str]:
     return ["unshare", "-rm", "sh", "-c"]
 
 
-@pytest.mark.parametrize("victim", ["model.safetensors", checkpoint.TRAINER])
+@pytest.mark.parametrize("victim", ["model/model.safetensors", checkpoint.TRAINER])
 @pytest.mark.slow
 def test_full_disk(victim: str, small_disk: list[str], recipe: Path, tmp_path: Path, original: Path) -> None:
     """The disk fills up in the middle of the second checkpoint: the error names it and the reason.
 
     The first checkpoint stays whole and no partial one is left.
     """
-    sizes = {file.name: -(-file.stat().st_size // 4096) * 4096 for file in newest(original).iterdir()}
+    directory = newest(original)
+    files = {file.relative_to(directory).as_posix(): file.stat().st_size for file in sorted(directory.rglob("*.*"))}
+    sizes = {name: -(-size // 4096) * 4096 for name, size in files.items()}
     room = sum(sizes.values()) + 12 * 4096  # the first checkpoint, metrics, directories
-    room += sizes[victim] // 2 + (0 if victim == "model.safetensors" else sum(sizes.values()) - sizes[victim])
+    room += sizes[victim] // 2 + (sum(sizes.values()) - sizes[victim] if victim == checkpoint.TRAINER else 0)
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     script = (
         f"mount -t tmpfs -o size={room} none {disk} && "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sod.build.job import Job
 from sod.quickstart.run import make_world, quickstart, rounded
 from sod.recipe import Recipe, parse_recipe
 from sod.records import SodError
+from sod.runlog import locked
 
 SHAPE = {"layers": 1, "hidden": 32, "heads": 2, "ffn": 64}
 SFT = {"steps": 1, "batch_size": 2, "checkpoint_every": 1}
@@ -49,3 +51,13 @@ def test_an_earlier_quickstart_is_not_overwritten(tmp_path: Path) -> None:
         quickstart(tiny(), tmp_path, lambda title, job: None, lambda text: None)
     with pytest.raises(SodError, match="no world section"):
         quickstart(tiny(world=None), tmp_path, lambda title, job: None, lambda text: None)
+
+
+def test_two_quickstarts_do_not_share_a_directory(tmp_path: Path) -> None:
+    """Whoever comes second is refused before any data is written, and by a stage of the first one too."""
+    out = tmp_path / "out"
+    with locked(out), pytest.raises(SodError, match=f"{out}: process {os.getpid()} on .* is writing here"):
+        quickstart(tiny(), out, lambda title, job: None, lambda text: None)
+    assert not out.exists()
+    with locked(out / "teacher-sft"), pytest.raises(SodError, match=f"{out}/teacher-sft: process"):
+        quickstart(tiny(), out, lambda title, job: None, lambda text: None)

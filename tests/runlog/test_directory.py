@@ -243,6 +243,60 @@ def test_a_line_that_is_no_row_stops(run: RunLog, line: str, message: str) -> No
         run.metrics()
 
 
+def test_rewind_leaves_one_whole_line_per_step(run: RunLog) -> None:
+    """Rows to be played again, replayed ones of older resumes and cut lines go; the others stay byte for byte."""
+    kept = [
+        '{"step":1,  "loss": 1.50}',
+        '{"step": 1, "kind": "probe"}',
+        '{"step": 2, "loss": 2}',
+        '{"kind":"sft","step":3}',
+    ]
+    later = ['{"step": 4, "loss": 9}', '{"step": 5, "kind": "probe"}', '{"step": 6, "lo']
+    older = ['{"step": 2, "loss": 7}', '{"step": 3, "lo', ""]
+    file = run.path / "metrics.jsonl"
+    file.write_text("\n".join([*older, *kept, *later]))
+    for _ in ("the first time", "again"):
+        if "lo\n" in file.read_text():
+            with pytest.warns(UserWarning, match="cut line"):
+                run.rewind(3)
+        else:
+            run.rewind(3)
+        assert file.read_text() == "".join(line + "\n" for line in kept)
+    run.rewind(0)
+    assert file.read_text() == ""
+    assert run.metrics() == []
+
+
+def test_rewind_without_anything_to_take_out_writes_nothing(run: RunLog) -> None:
+    run.rewind(3)
+    assert not (run.path / "metrics.jsonl").exists()
+    run.log({"step": 1})
+    before = (run.path / "metrics.jsonl").stat()
+    run.rewind(1)
+    after = (run.path / "metrics.jsonl").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("begin", [False, True], ids=["resumed", "new"])
+def test_what_a_kill_left_half_written_is_removed(begin: bool, tmp_path: Path) -> None:
+    """By whoever starts or goes on there; what only looks a little like it stays."""
+    path = tmp_path / "run"
+    if not begin:
+        RunLog.create(path, {}, 0)
+    strays = (".manifest.json.17.tmp", "trajectories/.step-000001.jsonl.17.tmp", "checkpoints/.step-000002.partial/a/b")
+    others = ("notes.tmp", ".hidden", "checkpoints/step-000001.aside/a", "dumps/.x.tmp")
+    for name in (*strays, *others):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("half")
+    if begin:
+        RunLog.create(path, {}, 0)
+    else:
+        RunLog.open(path).rewind(0)
+    assert [name for name in strays if (path / name).exists()] == []
+    assert [name for name in others if not (path / name).exists()] == []
+    assert list((path / "checkpoints").glob(".*")) == []
+
+
 def test_every_logged_row_survives_kill_9(run: RunLog) -> None:
     code = (
         "import sys; from sod.runlog import RunLog; run = RunLog.open(sys.argv[1]); step = 0\n"

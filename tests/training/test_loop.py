@@ -43,7 +43,9 @@ def log(tmp_path: Path) -> RunLog:
 
 
 def saved(log: RunLog) -> list[tuple[int, str]]:
-    return [(checkpoint.verify(path), (path / "weights").read_text()) for _, path in log.checkpoints()]
+    return [
+        (checkpoint.verify(path), (checkpoint.model_of(path) / "weights").read_text()) for _, path in log.checkpoints()
+    ]
 
 
 def test_saves_on_schedule_and_at_the_end(log: RunLog) -> None:
@@ -70,7 +72,7 @@ def test_goes_on_where_it_stopped(log: RunLog) -> None:
     """From a checkpoint of step 3, steps 4 to 7 follow and no other."""
     counter = Counter()
     run_steps(plan(steps=3), log, 0, counter.step, counter.trainee, [])
-    point = resume_point(log, "hash")
+    point = resume_point(log, "hash", pytest.fail)
     assert point is not None
     assert (point.step, point.state) == (3, {"optimizer": 3})
     again = Counter(point.state["optimizer"])
@@ -80,9 +82,9 @@ def test_goes_on_where_it_stopped(log: RunLog) -> None:
 
 def test_nothing_to_resume(log: RunLog) -> None:
     """A run killed before its first checkpoint starts from the beginning; a partial one does not count."""
-    assert resume_point(log, "hash") is None
+    assert resume_point(log, "hash", pytest.fail) is None
     log.checkpoint_dir(3).with_name(".step-000003.partial").mkdir()
-    assert resume_point(log, "hash") is None
+    assert resume_point(log, "hash", pytest.fail) is None
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

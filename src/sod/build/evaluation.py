@@ -41,7 +41,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Load the recipe's student and evaluate it on the tasks in `data`."""
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
-    path = final_model(recipe.student.path)
+    path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = make_chat(recipe, load_tokenizer(path))
     tasks = fitting_tasks(tasks, chat, recipe, notice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,11 +17,11 @@ from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
 from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
-from sod.runlog import RunLog, guard_hash, refuse_other_recipe
+from sod.runlog import RunLog, guard_hash, locked, refuse_other_recipe
 from sod.seeds import derive
 from sod.tasks.files import Loaded
-from sod.training.checkpoint import COMPLETE, ResumePoint, verify
-from sod.training.loop import Listener, Plan, Trainee, resume_point, run_steps
+from sod.training.checkpoint import MODEL, ResumePoint, is_checkpoint, model_of, newest_good, verify
+from sod.training.loop import Listener, Plan, Trainee, clear_way, resume_point, run_steps
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport
 
@@ -41,8 +42,14 @@ class Place:
         return 0 if self.resume is None else self.resume.step
 
     def make(self, recipe: Recipe) -> RunLog:
-        """The run's log, written now where the run is new. Raises SodError where it cannot be."""
-        return self.log or RunLog.create(self.directory, resolved(recipe), recipe.seed)
+        """The run's log: written now where the run is new, made ready to go on where it is not.
+
+        The first to write there, under the lock of `find_place`. Raises SodError where it cannot be done.
+        """
+        if self.log is None:
+            return RunLog.create(self.directory, resolved(recipe), recipe.seed)
+        clear_way(self.log, self.done)
+        return self.log
 
 
 @final
@@ -75,18 +82,39 @@ class Job:
         self.resources.close()
 
 
-def final_model(path: str) -> str:
-    """The model directory behind a run (its newest checkpoint) or model path. Raises SodError for a broken one."""
+def final_model(path: str, notice: Notice = warnings.warn) -> str:
+    """The model directory behind `path`: a run (its newest good checkpoint), a checkpoint, its `model/`, or a model.
+
+    `notice` hears of checkpoints passed over because they are broken. Raises SodError where a run has no good one, and
+    for a checkpoint that was named and is broken.
+    """
     directory = Path(path)
     if (directory / "recipe.yaml").is_file():
         found = RunLog.open(directory).checkpoints()
         if not found:
             raise SodError(f"{path}: this run has no checkpoint yet")
-        directory = found[-1][1]
-    if (directory / COMPLETE).exists() or directory.parent.name == "checkpoints":
-        verify(directory)
-        return str(directory)
+        return str(newest_good(found, _verified, notice))
+    if is_checkpoint(directory):
+        return str(_verified(directory))
+    whole = directory.resolve()  # `model` and `.` are names of a model directory too
+    if whole.name == MODEL and whole.is_dir() and is_checkpoint(whole.parent):
+        verify(whole.parent)
     return path
+
+
+def _verified(directory: Path) -> Path:
+    """The model directory of a checkpoint. Raises SodError where it is broken."""
+    verify(directory)
+    return model_of(directory)
+
+
+def located(recipe: Recipe, notice: Notice) -> Recipe:
+    """The recipe with the directories that its student and teacher are loaded from. Raises as `final_model`."""
+    models = {"student": recipe.student} | ({} if recipe.teacher is None else {"teacher": recipe.teacher})
+    found = {spec.path: final_model(spec.path, notice) for spec in models.values()}
+    return recipe.model_copy(
+        update={role: spec.model_copy(update={"path": found[spec.path]}) for role, spec in models.items()}
+    )
 
 
 def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
@@ -96,29 +124,31 @@ def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
     return list(loaded.items)
 
 
-def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str) -> Place:
-    """Where the run goes, or goes on.
+def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resources: ExitStack, notice: Notice) -> Place:
+    """Where the run goes, or goes on; nobody else may write there until `resources` are closed.
 
     A resumed run keeps to the recipe it was started with, except where `recipe` sets neutral keys anew
     (`runlog.NEUTRAL_KEYS`). Raises SodError for any other difference, where a new run would overwrite another, for a
-    run of another kind, and where the newest checkpoint cannot be gone on from.
+    run of another kind, where another process writes, and where no checkpoint of those there are can be gone on from.
     """
     if not resume:
+        resources.enter_context(locked(directory))
         RunLog.refuse_existing(directory)
         return Place(directory, guard_hash(resolved(recipe)))
     log = RunLog.open(directory)
+    resources.enter_context(locked(directory))
     others = {row["kind"] for row in log.metrics()} - {kind}
     if others:
         raise SodError(f"{directory}: a run of `sod {others.pop()}`; it cannot be resumed as `sod {kind}`")
     own = parse_recipe(log.recipe(), str(directory / "recipe.yaml"))
     refuse_other_recipe(directory, resolved(own), resolved(recipe))
     hashed = log.recipe_sha256()
-    return Place(directory, hashed, log, resume_point(log, hashed))
+    return Place(directory, hashed, log, resume_point(log, hashed, notice))
 
 
 def trained_model(recipe: Recipe, spec: OptimSpec, steps: int, resume: ResumePoint | None) -> tuple[Any, Optimizer]:
-    """`(model, its optimizer)`, from the recipe's student or from a checkpoint."""
-    path = final_model(recipe.student.path) if resume is None else str(resume.directory)
+    """`(model, its optimizer)`, from the student of a recipe that is `located`, or from a checkpoint."""
+    path = recipe.student.path if resume is None else str(resume.model)
     student = load_model(path, recipe.student.dtype)
     if spec.recompute:
         recompute_layers(student)

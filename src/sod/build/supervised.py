@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from sod.build.data import make_chat
-from sod.build.job import Job, final_model, find_place, prepare_torch, saver, told, trained_model
+from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
 from sod.build.summary import place_facts, sft_facts
 from sod.chat.render import Chat
 from sod.models.load import load_tokenizer
@@ -39,19 +40,24 @@ def prepare_supervised(
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
     refuse_unmade({"data.sft": recipe.data.sft, "student.path": recipe.student.path})
     conversations = told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
-    place = find_place(recipe, directory, resume, kind)
-    chat = make_chat(recipe, load_tokenizer(final_model(recipe.student.path)))
-    examples = _fitting_examples(conversations, chat, recipe, notice)
-    prepare_torch(recipe)
-    student, optimizer = trained_model(recipe, optim, steps, place.resume)
+    with ExitStack() as resources:  # the lock does not outlive a failure here
+        place = find_place(recipe, directory, resume, kind, resources, notice)
+        models = located(recipe.model_copy(update={"teacher": None}), notice)
+        chat = make_chat(models, load_tokenizer(models.student.path))
+        examples = _fitting_examples(conversations, chat, recipe, notice)
+        prepare_torch(recipe)
+        student, optimizer = trained_model(models, optim, steps, place.resume)
+        log = place.make(recipe)
+        kept = resources.pop_all()
     plan = Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind)
     facts = sft_facts(recipe, chat, student, optim, len(examples), batch)
     return Job(
-        log=place.make(recipe),
+        log=log,
         plan=plan,
         done=place.done,
         take_step=partial(sft_step, student, optimizer, examples, batch, optim, recipe.seed),
         trainee=Trainee(lambda: {"optimizer": optimizer.state()}, saver(student, chat)),
+        resources=kept,
         facts=[*facts, *place_facts(plan, place.done, place.directory)],
     )
 

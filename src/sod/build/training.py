@@ -12,7 +12,7 @@ from typing import Any, final
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
 from sod.build.evaluation import run_evaluation
-from sod.build.job import Job, Place, final_model, find_place, prepare_torch, saver, trained_model
+from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
@@ -40,7 +40,7 @@ WHOLE_MODEL = frozenset({Need.FULL, Need.TOP_K, Need.TEACHER_EPISODES}) | SELF_T
 @final
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is made of, read and checked: no weights yet, and nothing that would have to be closed."""
+    """What a run is made of, read and checked: no weights yet. The recipe's models are `located`."""
 
     recipe: Recipe
     method: Method
@@ -58,8 +58,8 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     method = make_method(recipe.method)
     if Need.DEMONSTRATIONS in method.needs:
         return prepare_supervised(recipe, directory, resume, notice, method)
-    inputs = checked(recipe, method, directory, resume, notice)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
+        inputs = checked(recipe, method, directory, resume, notice, resources)
         run = opened(inputs, resources)
         log = inputs.place.make(recipe)
         kept = resources.pop_all()
@@ -94,8 +94,13 @@ def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
     ]
 
 
-def checked(recipe: Recipe, method: Method, directory: Path, resume: bool, notice: Notice) -> Inputs:
-    """Everything that a run reads before it loads weights. Raises SodError for what is wrong, cheapest first."""
+def checked(
+    recipe: Recipe, method: Method, directory: Path, resume: bool, notice: Notice, resources: ExitStack
+) -> Inputs:
+    """Everything that a run reads before it loads weights. Raises SodError for what is wrong, cheapest first.
+
+    The lock of the run's directory is left to `resources`.
+    """
     if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
     refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
@@ -108,7 +113,8 @@ def checked(recipe: Recipe, method: Method, directory: Path, resume: bool, notic
     if method.context is not None:
         for task in tasks:
             privileged_prompt(task, method.context)
-    place = find_place(recipe, directory, resume, "train")
+    place = find_place(recipe, directory, resume, "train", resources, notice)
+    recipe = located(recipe, notice)
     chat = make_chat(recipe, _common_tokenizer(recipe, method))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
@@ -191,9 +197,9 @@ def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:
 
 def _common_tokenizer(recipe: Recipe, method: Method) -> Any:
     """The student's tokenizer. Raises SodError where the teacher's is another."""
-    tokenizer = load_tokenizer(final_model(recipe.student.path))
+    tokenizer = load_tokenizer(recipe.student.path)
     if recipe.teacher is not None and not method.needs & SELF_TEACHER:
-        theirs = load_tokenizer(final_model(recipe.teacher.path))
+        theirs = load_tokenizer(recipe.teacher.path)
         check_compatible(tokenizer, theirs, recipe.student.path, recipe.teacher.path)
     return tokenizer
 
@@ -203,5 +209,5 @@ def _make_teacher(recipe: Recipe, method: Method, meter: Meter) -> LocalTeacher 
     spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
-    weights = load_model(final_model(spec.path), spec.dtype)
+    weights = load_model(spec.path, spec.dtype)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)

@@ -14,7 +14,7 @@ from sod.clock import Clock
 from sod.quickstart.world import data_paths, make_data, make_models
 from sod.recipe import ModelSpec, Notice, Recipe
 from sod.records import SodError
-from sod.runlog import write_json_atomic
+from sod.runlog import locked, write_json_atomic
 
 RunJob = Callable[[str, Job], None]
 """Runs a job to its end, showing its progress under a title."""
@@ -27,14 +27,19 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
 
     The summary's keys `vanilla`, `sft`, `sod` and `teacher` hold the figures of the same held-out test
     tasks, which no training saw; `seconds` holds the seconds of each stage, to 0.1. Raises SodError when the
-    recipe has no `world` section, or `out` holds an earlier quickstart.
+    recipe has no `world` section, `out` holds an earlier quickstart, or another process writes there.
     """
     if recipe.world is None:
         raise SodError(
             f"{recipe.name}: no world section to make data and models from; start from recipes/quickstart.yaml"
         )
-    if (out / "data").exists():
-        raise SodError(f"{out}: holds an earlier quickstart; move it away or choose another directory with --out")
+    with locked(out):  # the stages lock their own directories; the data and the summary lie beside them
+        if (out / "data").exists():
+            raise SodError(f"{out}: holds an earlier quickstart; move it away or choose another directory with --out")
+        return _quickstart(recipe, out, run_job, notice)
+
+
+def _quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> dict[str, Any]:
     clock = Clock(make_world(recipe, out, run_job, notice))
     with clock.timed("distillation"):
         run_job(recipe.method.name.upper(), prepare_train(in_world(recipe, out), out / "sod", False, notice))

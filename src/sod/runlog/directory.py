@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -54,6 +55,7 @@ class RunLog:
         run = cls(Path(path))
         with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
+        run._remove_strays()
         write_json_atomic(run.path / "manifest.json", new_manifest(recipe, seed))
         # Last, because its presence is what makes the directory a run.
         text = yaml.safe_dump(plain(recipe, finite=False), sort_keys=False, allow_unicode=True, width=100)
@@ -148,13 +150,33 @@ class RunLog:
         SodError.
         """
         latest: dict[tuple[str, int], dict[str, Any]] = {}
-        for number, written in read_lines(self._metrics_file) if self._metrics_file.exists() else ():
-            if not isinstance(written.get("step"), int):
-                raise SodError(f"{self._metrics_file}:{number}: a row without an integer step; delete the line")
+        for _, written in self._metrics_rows():
             row = {OLDER_METRIC_KEYS.get(key, key): value for key, value in written.items()}
             row.setdefault("kind", "train")
             latest[row["kind"], row["step"]] = row
         return sorted(latest.values(), key=lambda row: int(row["step"]))
+
+    def rewind(self, step: int) -> None:
+        """Make ready to go on after `step`, for the one process that writes here.
+
+        metrics.jsonl loses the rows of later steps, lines that a kill cut short, and all but the last row of each
+        (kind, step); every other line stays as it is, and the file is replaced at once. What a kill left of files and
+        checkpoints half written is removed. Raises SodError as `metrics` does, and where something cannot be written.
+        """
+        self._remove_strays()
+        if not self._metrics_file.exists():
+            return
+        written = read_text(self._metrics_file)
+        lines = written.split("\n")
+        kept: dict[tuple[str, int], str] = {}
+        for number, row in self._metrics_rows():
+            key = (row.get("kind", "train"), row["step"])
+            kept.pop(key, None)  # the row that counts keeps its place
+            if row["step"] <= step:
+                kept[key] = lines[number - 1]
+        text = "".join(line + "\n" for line in kept.values())
+        if text != written:
+            write_text_atomic(self._metrics_file, text)
 
     def write_trajectories(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write (or, after a resume, replace) the trajectories of one step."""
@@ -188,6 +210,24 @@ class RunLog:
         """What `write_summary` wrote; {} while there is none."""
         path = self.path / "summary.json"
         return read_json(path) if path.exists() else {}
+
+    def _metrics_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(line number, row) of metrics.jsonl as they stand there; nothing before the first. Raises as `metrics`."""
+        if not self._metrics_file.exists():
+            return
+        for number, row in read_lines(self._metrics_file):
+            if not isinstance(row.get("step"), int):
+                raise SodError(f"{self._metrics_file}:{number}: a row without an integer step; delete the line")
+            yield number, row
+
+    def _remove_strays(self) -> None:
+        """Remove what killed processes left of atomic writes, under the names they have until they are whole."""
+        with writing(self.path):
+            for directory in (self.path, self.path / "trajectories", self.path / "checkpoints"):
+                for stray in directory.glob(".*.tmp"):
+                    stray.unlink(missing_ok=True)
+                for stray in directory.glob(".*.partial"):
+                    shutil.rmtree(stray)
 
     def _trajectories_file(self, step: int) -> Path:
         return self.path / "trajectories" / f"step-{step:06d}.jsonl"

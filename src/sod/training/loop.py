@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
+from sod.recipe import Notice
 from sod.records import SodError
-from sod.runlog import RunLog
+from sod.runlog import RunLog, writing
 from sod.training import checkpoint
 from sod.training.checkpoint import Position, ResumePoint, State
 from sod.training.report import StepReport
@@ -93,16 +94,31 @@ def run_steps(
             del report  # its rows hold on to the step's tensors, which the next step needs the room of
 
 
-def resume_point(log: RunLog, recipe_hash: str) -> ResumePoint | None:
-    """The newest checkpoint; None when there is none yet.
+def resume_point(log: RunLog, recipe_hash: str, notice: Notice) -> ResumePoint | None:
+    """The newest good checkpoint; None when there is none of any kind yet. Broken ones that are newer are told.
 
-    Raises SodError when the newest checkpoint is cut short or belongs to another recipe.
+    Raises SodError when all are broken, or the newest good one belongs to another recipe.
     """
     found = log.checkpoints()
-    return checkpoint.load(found[-1][1], recipe_hash) if found else None
+    if not found:
+        return None
+    return checkpoint.newest_good(found, lambda directory: checkpoint.load(directory, recipe_hash), notice)
+
+
+def clear_way(log: RunLog, done: int) -> None:
+    """Make the directory that of a run which stands after step `done` and goes on from there.
+
+    Rows of steps that will be played again are taken out, and checkpoints of such steps, which are broken, are set
+    aside. Raises SodError where that cannot be done.
+    """
+    for step, directory in log.checkpoints():
+        if step > done:
+            with writing(directory):
+                checkpoint.set_aside(directory)
+    log.rewind(done)
 
 
 def _save(plan: Plan, log: RunLog, step: int, trainee: Trainee) -> None:
     position = Position(step, plan.recipe_hash)
     checkpoint.save(log.checkpoint_dir(step), position, trainee.state(), trainee.save_model)
-    checkpoint.prune(log.checkpoints(), plan.keep_checkpoints)
+    checkpoint.prune([found for found in log.checkpoints() if found[0] <= step], plan.keep_checkpoints)
