@@ -14,7 +14,7 @@ import typer
 from sod.cli.allocator import reexecute_with_tunables
 from sod.cli.compare import compare
 from sod.cli.sandbox import sandbox_app
-from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, resolved
+from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, refuse_reaching, resolved
 from sod.records import SodError
 from sod.report.console import (
     err,
@@ -48,6 +48,10 @@ RecipeArgument = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="Run directory; default runs/NAME-METHOD.")]
 ResumeOption = Annotated[Path | None, typer.Option("--resume", help="Go on with this run from its newest checkpoint.")]
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Let a run's own recipe run code and call services (tools.python.unsafe ...)."),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write.")]
 
 
@@ -77,23 +81,31 @@ def main() -> None:
 
 @app.command()
 def train(
-    recipe: RecipeArgument = None, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = None
+    recipe: RecipeArgument = None,
+    overrides: Overrides = None,
+    run: RunOption = None,
+    resume: ResumeOption = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Distil: the recipe's student plays, its teacher scores, the method updates."""
     from sod.build.training import prepare_train
 
-    spec, directory = _recipe_and_directory(recipe, overrides, run, resume)
+    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code)
     _run_job(spec, spec.method.name, prepare_train(spec, directory, resume is not None, notice))
 
 
 @app.command()
 def sft(
-    recipe: RecipeArgument = None, overrides: Overrides = None, run: RunOption = None, resume: ResumeOption = None
+    recipe: RecipeArgument = None,
+    overrides: Overrides = None,
+    run: RunOption = None,
+    resume: ResumeOption = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Supervised fine-tuning of the recipe's student on data.sft."""
     from sod.build.supervised import prepare_sft
 
-    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, stage="sft")
+    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code, stage="sft")
     _run_job(spec, "sft", prepare_sft(spec, directory, resume is not None, notice))
 
 
@@ -115,6 +127,7 @@ def evaluate(
     tasks: Annotated[int, typer.Option("--tasks", min=0, help="A seeded subset of so many tasks; 0: all.")] = 0,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe for a model that is not a run.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Directory for the JSON and the generations.")] = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Evaluate: avg@k, pass@k and maj@k with 95% intervals."""
     from sod.build.evaluation import evaluate_model
@@ -123,7 +136,7 @@ def evaluate(
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
     changes = [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])]
-    spec = _evaluation_recipe(model, recipe, changes)
+    spec = _evaluation_recipe(model, recipe, changes, allow_code)
     target = to or Path("runs") / "evaluations" / f"{Path(model).name}-{Path(data).stem}-k{k}"
     with progress(f"evaluating {model}", total=0, unit="tasks") as bar:
         task = bar.task_ids[0]
@@ -210,7 +223,12 @@ def _refuse_filled(directory: Path) -> None:
 
 
 def _recipe_and_directory(
-    recipe: str | None, overrides: list[str] | None, run: Path | None, resume: Path | None, stage: str = ""
+    recipe: str | None,
+    overrides: list[str] | None,
+    run: Path | None,
+    resume: Path | None,
+    allow_code: bool,
+    stage: str = "",
 ) -> tuple[Recipe, Path]:
     """The recipe asked for and its run directory. Without a recipe file a resumed run is asked for with its own."""
     from sod.build.recipe import read_recipe
@@ -231,10 +249,13 @@ def _recipe_and_directory(
     kept, where = RunLog.open(resume).recipe(), str(resume / "recipe.yaml")
     if recipe:
         return read_recipe(recipe, given, notice), resume
-    return _changed(parse_recipe(kept, where), given, where), resume
+    changed = _changed(parse_recipe(kept, where), given, where)
+    if not allow_code:
+        refuse_reaching(changed, where, given, "resume")
+    return changed, resume
 
 
-def _evaluation_recipe(model: str, recipe: str | None, changes: list[str]) -> Recipe:
+def _evaluation_recipe(model: str, recipe: str | None, changes: list[str], allow_code: bool) -> Recipe:
     changes = [f"student.path={json.dumps(model)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:
         from sod.build.recipe import read_recipe
@@ -242,7 +263,10 @@ def _evaluation_recipe(model: str, recipe: str | None, changes: list[str]) -> Re
         return read_recipe(recipe, changes, notice)
     kept = Path(model) / "recipe.yaml"
     if kept.is_file():
-        return _changed(parse_recipe(read_yaml(str(kept)), str(kept)), changes, str(kept))
+        changed = _changed(parse_recipe(read_yaml(str(kept)), str(kept)), changes, str(kept))
+        if not allow_code:
+            refuse_reaching(changed, str(kept), changes, "evaluate")
+        return changed
     plain = {"student": {"path": model, "dtype": "bfloat16"}}
     return parse_recipe(apply_overrides(plain, changes, model, notice), model)
 

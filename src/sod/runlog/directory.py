@@ -10,6 +10,7 @@ from typing import Any, final
 
 import yaml
 
+from sod.bounded import read_yaml_file
 from sod.records import SodError
 from sod.runlog.files import (
     append_line,
@@ -17,7 +18,6 @@ from sod.runlog.files import (
     plain,
     read_json,
     read_lines,
-    read_text,
     write_json_atomic,
     write_lines_atomic,
     write_text_atomic,
@@ -106,9 +106,11 @@ class RunLog:
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe, as plain values. Raises SodError if the file is not a YAML mapping."""
         try:
-            recipe = yaml.safe_load(read_text(self._recipe_file))
-        except yaml.YAMLError as error:
-            raise SodError(f"{self._recipe_file}: not valid YAML: {one_line(error)}") from error
+            recipe = read_yaml_file(self._recipe_file)
+        except OSError as error:
+            raise SodError(f"{self._recipe_file}: cannot be read: {one_line(error)}") from error
+        except ValueError as error:
+            raise SodError(f"{self._recipe_file}: not valid YAML: {error}; restore the run's own recipe.yaml") from None
         if not isinstance(recipe, dict):
             raise SodError(f"{self._recipe_file}: not a mapping of recipe keys; restore the run's own recipe.yaml")
         return recipe
