@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, cast, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sod.hub import is_cached_dataset, is_hub_id, unreachable, why_unreachable
 from sod.records import ROLES, Message, Role, SodError, Task, ToolCall
 from sod.tasks.base import Conversation
 
@@ -25,7 +26,6 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 _FILE_SUFFIXES = {".parquet", ".jsonl", ".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAMED_SKIPS = 3  # so many skipped rows are named in a message; all are counted
 
 
@@ -123,7 +123,7 @@ def read_rows(
             columns, rows, skipped = _read_json(path)
         else:
             raise SodError(f"{source}: unknown suffix '{path.suffix}', expected .parquet, .jsonl or .json")
-    elif _HUB_ID.fullmatch(source) and path.suffix not in _FILE_SUFFIXES and not path.exists():
+    elif is_hub_id(source) and path.suffix not in _FILE_SUFFIXES:
         columns, rows = _read_hub(source, split, needed + optional)
     else:
         raise SodError(f"{source}: no such data file")
@@ -167,8 +167,11 @@ def _read_hub(source: str, split: str, wanted: tuple[str, ...]) -> tuple[list[st
         import datasets  # optional: only this branch needs it
     except ImportError as error:
         raise SodError(f"{source}: no such file; for the Hub, pip install 'sod-distill[hub]'") from error
+    reason = why_unreachable()
+    if reason is not None and not is_cached_dataset(source):
+        raise unreachable(source, "data file", reason)
     try:
-        table = datasets.load_dataset(source, split=split)
+        table = datasets.load_dataset(source, split=split, trust_remote_code=False)
     except Exception as error:  # the client raises many unrelated types (network, hub, arrow, scripts)
         raise SodError(f"{source}: cannot load split '{split}' from the Hub ({_one_line(error)})") from error
     columns = list(table.column_names)
