@@ -19,7 +19,7 @@ from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, refuse_other_recipe
 from sod.seeds import derive
 from sod.tasks.files import Loaded
-from sod.training.checkpoint import COMPLETE, ResumePoint, verify
+from sod.training.checkpoint import COMPLETE, ResumePoint, restore, verify
 from sod.training.loop import Listener, Plan, Trainee, resume_point, run_steps
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport
@@ -122,7 +122,7 @@ def trained_model(recipe: Recipe, spec: OptimSpec, steps: int, resume: ResumePoi
         recompute_layers(student)
     optimizer = Optimizer(student, spec, steps)
     if resume is not None:
-        optimizer.load(resume.state["optimizer"])
+        restore(resume, "optimizer", optimizer.load)
     return student, optimizer
 
 

@@ -27,7 +27,7 @@ from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
-from sod.training.checkpoint import State
+from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
 
@@ -113,7 +113,7 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     meter = Meter(recipe.train.profile)
     teacher = _make_teacher(recipe, method, meter)
     if teacher is not None and place.resume is not None:
-        teacher.load(place.resume.state.get("teacher"))
+        restore(place.resume, "teacher", teacher.load)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,

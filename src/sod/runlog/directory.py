@@ -129,7 +129,10 @@ class RunLog:
         if version == 1:
             return recipe_hash(self.recipe())
         if version == FORMAT:
-            return guard_hash(self.recipe(), manifest.get("neutral_keys", ()))
+            neutral = manifest.get("neutral_keys", [])
+            if not isinstance(neutral, list) or not all(isinstance(key, str) for key in neutral):
+                raise SodError(f"{self.path / 'manifest.json'}: neutral_keys is no list of keys; restore the file")
+            return guard_hash(self.recipe(), neutral)
         raise SodError(f"{self.path}: run format {version!r} is of a later version of sod; resume it with that one")
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -153,6 +156,8 @@ class RunLog:
         for number, written in read_lines(self._metrics_file) if self._metrics_file.exists() else ():
             if not isinstance(written.get("step"), int):
                 raise SodError(f"{self._metrics_file}:{number}: a row without an integer step; delete the line")
+            if not isinstance(written.get("kind", ""), str):
+                raise SodError(f"{self._metrics_file}:{number}: kind is no text; delete the line")
             row = {OLDER_METRIC_KEYS.get(key, key): value for key, value in written.items()}
             row.setdefault("kind", "train")
             latest[row["kind"], row["step"]] = row

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from sod.records import SodError
+from sod.training.trainer_file import checked_state, read_trainer
 
 COMPLETE = "COMPLETE.json"
 TRAINER = "trainer.pt"
@@ -94,11 +95,11 @@ def verify(directory: Path) -> int:
     advice = f"remove {directory} to go on from an earlier checkpoint"
     try:
         listed = json.loads(marker.read_text(encoding="utf-8"))
-        step, sizes = int(listed["step"]), dict(listed["files"])
+        step, sizes = _listed(listed)
     except FileNotFoundError:
         raise SodError(f"{directory}: not a complete checkpoint ({COMPLETE} is missing); {advice}") from None
-    except (ValueError, KeyError, TypeError):
-        raise SodError(f"{marker}: cut short; {advice}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise SodError(f"{marker}: cut short, or not the list of a checkpoint's files; {advice}") from None
     for name, size in sizes.items():
         path = directory / name
         found = path.stat().st_size if path.is_file() else -1
@@ -108,27 +109,61 @@ def verify(directory: Path) -> int:
     return step
 
 
+def _listed(content: Any) -> tuple[int, dict[str, int]]:
+    """`(step, size by file name)` as `save` writes them. Raises ValueError, KeyError or TypeError for anything else."""
+    step, sizes = content["step"], dict(content["files"])
+    if type(step) is not int or step < 0 or any(type(size) is not int for size in sizes.values()):
+        raise ValueError("step and sizes are whole numbers")
+    for name in sizes:
+        if Path(name).name != name or "\0" in name or len(name.encode()) > 255:
+            raise ValueError("files lie in the checkpoint's own directory")
+    return step, sizes
+
+
 def load(directory: Path, recipe_hash: str) -> ResumePoint:
     """The state of a checkpoint; also restores torch's random state.
 
-    Raises SodError when it is incomplete, belongs to another recipe, or was written by a later version.
+    Raises SodError when it is incomplete, damaged or made up, belongs to another recipe, or was written by a later
+    version.
     """
-    verify(directory)
-    trainer = torch.load(directory / TRAINER, weights_only=True)
-    written = trainer.get("format", 1)
-    if written > FORMAT:
-        raise SodError(f"{directory}: checkpoint format {written} is of a later version of sod; resume with that")
-    if trainer["recipe_hash"] != recipe_hash:
+    step = verify(directory)
+    path = directory / TRAINER
+    trainer = read_trainer(path)
+    if trainer.format > FORMAT:
+        raise SodError(f"{directory}: checkpoint format {trainer.format} is of a later version of sod; resume with that")
+    if trainer.recipe_hash != recipe_hash:
         raise SodError(f"{directory}: this checkpoint was written under another recipe; resume with the run's own")
-    torch.set_rng_state(trainer["rng"])
-    state = trainer["state"] if written == FORMAT else _from_format_1(trainer["optimizer"])
-    return ResumePoint(directory, trainer["step"], state)
+    if trainer.step != step:
+        raise SodError(f"{path}: is of step {trainer.step}, the checkpoint of step {step}; remove {directory}")
+    found = trainer.content.get("state") if trainer.format == FORMAT else _from_format_1(trainer.content)
+    state = checked_state(found, path, NAMESPACES)
+    torch.set_rng_state(trainer.rng)
+    return ResumePoint(directory, trainer.step, state)
 
 
-def _from_format_1(optimizer: dict[str, Any]) -> State:
+def restore(point: ResumePoint, namespace: str, load: Callable[[Any], None]) -> None:
+    """Hand a namespace's state, None where the checkpoint has none, to the `load` of the part that it belongs to.
+
+    Raises SodError where that part cannot use it.
+    """
+    try:
+        load(point.state.get(namespace))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SodError(
+            f"{point.directory / TRAINER}: the {namespace}'s state does not fit this run ({said:.200}); remove "
+            f"{point.directory} to go on from an earlier checkpoint"
+        ) from error
+
+
+def _from_format_1(content: Mapping[str, Any]) -> Any:
     """What format 1 kept as the optimizer's state held the teacher's too."""
-    teacher = optimizer.pop("teacher", None)
-    return {"optimizer": optimizer} if teacher is None else {"optimizer": optimizer, "teacher": teacher}
+    optimizer = content.get("optimizer")
+    if not isinstance(optimizer, dict) or "teacher" not in optimizer:
+        return {"optimizer": optimizer}
+    own = {key: value for key, value in optimizer.items() if key != "teacher"}
+    teacher = optimizer["teacher"]
+    return {"optimizer": own} if teacher is None else {"optimizer": own, "teacher": teacher}
 
 
 def prune(checkpoints: list[tuple[int, Path]], keep: int) -> None:
