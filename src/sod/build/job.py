@@ -10,6 +10,7 @@ from typing import Any, final
 
 import torch
 
+from sod.build.allocation import warn_of_slow_allocation
 from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
 from sod.models.meter import Meter
@@ -40,20 +41,22 @@ class Place:
         """Steps done."""
         return 0 if self.resume is None else self.resume.step
 
-    def make(self, recipe: Recipe) -> RunLog:
-        """The run's log, written now where the run is new. Raises SodError where it cannot be."""
-        return self.log or RunLog.create(self.directory, resolved(recipe), recipe.seed)
+    def make(self, recipe: Recipe) -> None:
+        """Make the directory of a new run. Raises SodError where it cannot be."""
+        if self.log is None:
+            RunLog.create(self.directory, resolved(recipe), recipe.seed)
 
 
 @final
 @dataclass(frozen=True)
 class Job:
-    """A run that is ready to go. `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
+    """A run that is ready to go; `make` writes the directory of a new one as it starts. `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
 
     What was opened for it is in `resources`; close it when it is over.
     """
 
     log: RunLog
+    make: Callable[[], None]
     plan: Plan
     done: int
     take_step: Callable[[int], StepReport]
@@ -63,8 +66,16 @@ class Job:
     resources: ExitStack = field(default_factory=ExitStack)
 
     def start(self, listeners: list[Listener]) -> None:
-        """Run it to its end. Raises as `run_steps` and the step do."""
-        run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
+        """Run it to its end. Raises as `run_steps` and the step do.
+
+        What fails before its first step is over leaves no run behind: the same command can be given again.
+        """
+        self.make()
+        try:
+            run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
+        except Exception:
+            self.log.forget_unbegun()
+            raise
         if self.meter.on:
             self.log.write_profile(self.meter.rows())
 
@@ -133,6 +144,7 @@ def saver(model: Any, chat: Chat) -> Callable[[Path], None]:
 
 def prepare_torch(recipe: Recipe) -> None:
     """Seed torch's global generator and set the number of threads."""
+    warn_of_slow_allocation()
     # Nothing of ours draws from the generator; a model with dropout would.
     torch.manual_seed(derive(recipe.seed, "torch"))
     if recipe.threads:

@@ -13,6 +13,7 @@ from sod.models.load import load_tokenizer
 from sod.objective.methods import Method
 from sod.recipe import Notice, Recipe
 from sod.records import SodError
+from sod.runlog import RunLog
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations
 from sod.training.loop import Plan, Trainee
@@ -42,7 +43,8 @@ def prepare_supervised(
     prepare_torch(recipe)
     student, optimizer = trained_model(recipe, optim, steps, place.resume)
     return Job(
-        log=place.make(recipe),
+        log=RunLog(place.directory),
+        make=partial(place.make, recipe),
         plan=Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind),
         done=place.done,
         take_step=partial(sft_step, student, optimizer, examples, batch, optim, recipe.seed),

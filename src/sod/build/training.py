@@ -25,6 +25,7 @@ from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
+from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
 from sod.training.checkpoint import State, restore
@@ -59,10 +60,10 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     inputs = checked(recipe, method, directory, resume, notice)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
         run = opened(inputs, resources)
-        log = inputs.place.make(recipe)
         kept = resources.pop_all()
     return Job(
-        log=log,
+        log=RunLog(inputs.place.directory),
+        make=partial(inputs.place.make, recipe),
         plan=Plan(
             steps=recipe.train.steps,
             checkpoint_every=recipe.train.checkpoint_every,

@@ -77,6 +77,12 @@ class RunLog:
             raise SodError(f"{run.path}: not a run directory (no recipe.yaml); name one that a run has written")
         return run
 
+    def forget_unbegun(self) -> None:
+        """Let the directory be no run any more where no step of it was ever written down; other files stay."""
+        if not self._metrics_file.exists() and not self.checkpoints():
+            for path in (self._recipe_file, self.path / "manifest.json"):
+                path.unlink(missing_ok=True)
+
     @property
     def profile_path(self) -> Path:
         """Where the time went, if the run was asked to tell."""
