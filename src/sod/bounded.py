@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+import resource
+import threading
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ YAML_DEPTH = 50
 NUMBER_CHARS = 100
 """The longest number of a YAML text: a longer one takes minutes to read in base 60 and cannot be printed."""
 
+_BLOCK = 1024 * 1024
 _NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 
 
@@ -36,11 +40,13 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def read_bounded(path: Path, limit: int) -> bytes:
     """The bytes of a file. Raises ValueError where there are more than `limit`, OSError where it cannot be read."""
+    data = bytearray()
     with open(path, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"longer than {limit:,} bytes")
-    return data
+        while block := file.read(_BLOCK):  # asked for more, Python would make room for it at once
+            data += block
+            if len(data) > limit:
+                raise ValueError(f"longer than {limit:,} bytes")
+    return bytes(data)
 
 
 def read_yaml_file(path: Path) -> Any:
@@ -119,3 +125,28 @@ def refuse_no_component(name: str, what: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{what}={name!r}: not valid Unicode") from None
+
+
+_LIMITING = threading.Lock()
+
+
+@contextmanager
+def bounded_memory(extra: int) -> Iterator[None]:
+    """Let this process map at most `extra` more bytes inside; beyond, what allocates gets a MemoryError.
+
+    For the short while of reading a file that says little about its size: the limit holds for all threads. Does nothing
+    where the kernel does not tell what is mapped.
+    """
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        yield
+        return
+    with _LIMITING:
+        mapped = int(statm.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = mapped + extra if soft == resource.RLIM_INFINITY else min(mapped + extra, soft)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -74,7 +74,8 @@ def test_a_tracker_that_sends_is_asked_for_where_it_is_used(tmp_path: Path, sod:
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"tools": {"python": None}}, {"tools": {"python": {"preload": ["sympy"]}}}, {"trackers": ["trackio"]}]
+    "content",
+    [{}, {"tools": {"python": None}}, {"tools": {"python": {"preload": ["sympy"]}}}, {"trackers": ["trackio"]}],
 )
 def test_what_every_recipe_may_ask_for_needs_nothing(content: dict[str, Any], tmp_path: Path, sod: Any) -> None:
     ended = sod("train", "--resume", a_run(tmp_path / "run", content))

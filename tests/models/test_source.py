@@ -108,7 +108,8 @@ def test_a_config_of_another_kind_is_one_line(text: str, saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "3", "{}", "[" * 100_000, '{"model": 3}', '{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": 7}}']
+    "text",
+    ["[]", "3", "{}", "[" * 100_000, '{"model": 3}', '{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": 7}}'],
 )
 def test_a_tokenizer_of_another_kind_is_one_line(text: str, saved: Path) -> None:
     (saved / "tokenizer.json").write_text(text)
@@ -144,7 +145,9 @@ class TestWithoutAHub:
 
     def test_what_may_be_a_hub_id_is_one_line(self) -> None:
         said = refused(lambda: load_tokenizer("owner/name"))
-        assert said.startswith("owner/name: no such model directory, and the hub cannot be reached (http://127.0.0.1:9: ")
+        assert said.startswith(
+            "owner/name: no such model directory, and the hub cannot be reached (http://127.0.0.1:9: "
+        )
         assert "owner/name: no such model directory" in refused(lambda: load_model("owner/name", "float32"))
         assert "SmolLM2-135M-Instruct: no such model directory, and the hub" in refused(from_hub)
 

@@ -242,6 +242,14 @@ class TestStateOfAnotherModel:
     def test_the_teachers(self, random_model: Callable[..., Any]) -> None:
         teacher = LocalTeacher(random_model(seed=1), 64)
         good = [weight.detach().clone() for weight in teacher.model.parameters()]
-        for state in (3, [], good[:-1], [None] * len(good), [good[0]] * len(good), {"a": 1}, [g.double() for g in good]):
+        for state in (
+            3,
+            [],
+            good[:-1],
+            [None] * len(good),
+            [good[0]] * len(good),
+            {"a": 1},
+            [g.double() for g in good],
+        ):
             self.refuse(teacher.load, state)
         teacher.load(good)

@@ -64,7 +64,9 @@ class Confined:
                 text, problem, bounded = self._pipe.recv()
             except (OSError, EOFError):  # the child was killed, by its own doing or before
                 self.end()
-                raise UnboundedTemplateError("chat template: its process was stopped; use chat.template=hermes") from None
+                raise UnboundedTemplateError(
+                    "chat template: its process was stopped; use chat.template=hermes"
+                ) from None
         if problem:
             kind = SodError if bounded else UnboundedTemplateError
             raise kind(f"chat template: {problem}; use chat.template=hermes")

@@ -92,7 +92,9 @@ def _fetched(path: str, name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except Exception as error:  # the client raises many unrelated types
-        raise SodError(f"{path}: no such model directory, nor a hub id that can be read: {first_line(error)}") from error
+        raise SodError(
+            f"{path}: no such model directory, nor a hub id that can be read: {first_line(error)}"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from sod.hub import is_cached_dataset, is_hub_id, unreachable, why_unreachable
 from sod.records import ROLES, Message, Role, SodError, Task, ToolCall
 from sod.tasks.base import Conversation
+from sod.tasks.tables import json_or_none, json_values, read_table
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -94,6 +95,8 @@ def _load(
             seen.add(name)
         except _BadRowError as error:
             skipped.append(SkippedRow(number, str(error)))
+        except RecursionError:
+            skipped.append(SkippedRow(number, "nested too deep"))
     skipped.sort(key=lambda skip: skip.row)
     if not items:
         raise SodError(f"{source}: no usable row, {_skips_line(skipped)}")
@@ -136,25 +139,18 @@ def read_rows(
 
 def _read_parquet(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, Row]]]:
     try:
-        columns = list(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=[name for name in wanted if name in columns])
-    except (pa.ArrowException, OSError) as error:
+        columns, rows = read_table(path, wanted)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise SodError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
-    if not table.num_columns:  # none of ours; the caller names the missing column
+    if rows is None:  # none of our columns; the caller names the missing one
         return columns, [(0, {})]
-    return columns, [(n, _without_nones(row)) for n, row in enumerate(table.to_pylist())]
+    return columns, [(n, _without_nones(row)) for n, row in enumerate(rows)]
 
 
 def _read_json(path: Path) -> tuple[list[str], list[tuple[int, Row]], list[SkippedRow]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json" and text.lstrip().startswith("["):
-            values = [("not", value) for value in json.loads(text)]
-        else:
-            # "\n" only: str.splitlines would also cut inside strings, at U+2028 and its like.
-            lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-            values = [(f"line {n} is not", _json_or_none(line)) for n, line in lines]
-    except (ValueError, RecursionError, OSError) as error:
+        values = json_values(path)
+    except (ValueError, RecursionError, OSError, MemoryError) as error:
         raise SodError(f"{path}: not readable as JSON ({_one_line(error)})") from error
     rows = [(n, value) for n, (_, value) in enumerate(values) if isinstance(value, dict)]
     bad = [(n, where) for n, (where, value) in enumerate(values) if not isinstance(value, dict)]
@@ -256,7 +252,7 @@ def _calls(raw: list[Any], declared: frozenset[str] | None) -> list[tuple[str | 
             raise _BadRowError(f"tool '{name}' is not declared")
         arguments = function.get("arguments")
         if isinstance(arguments, str):
-            arguments = _json_or_none(arguments)
+            arguments = json_or_none(arguments)
         if not isinstance(arguments, dict):
             raise _BadRowError(f"the arguments of a call to '{name}' are no JSON object")
         calls.append((item.get("id"), ToolCall(name, arguments)))
@@ -298,7 +294,7 @@ def _content(item: Row, may_be_empty: bool) -> str:
 def _decoded(value: Any, column: str, kind: type[T]) -> T:
     """A nested column, from JSON text if need be; empty if the row has none."""
     if isinstance(value, str):
-        text, value = value, _json_or_none(value)
+        text, value = value, json_or_none(value)
         if value is None and text not in ("", "null"):
             raise _BadRowError(f"{column} is a string but not JSON")
     if value is None:
@@ -308,16 +304,9 @@ def _decoded(value: Any, column: str, kind: type[T]) -> T:
     return value
 
 
-def _json_or_none(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _chat_or_none(text: str) -> list[Any] | None:
     """The messages of a prompt stored as JSON; None for a prompt that is simply text."""
-    value = _json_or_none(text) if text.lstrip().startswith("[") else None
+    value = json_or_none(text) if text.lstrip().startswith("[") else None
     if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
         return value
     return None

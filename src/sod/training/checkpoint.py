@@ -130,7 +130,9 @@ def load(directory: Path, recipe_hash: str) -> ResumePoint:
     path = directory / TRAINER
     trainer = read_trainer(path)
     if trainer.format > FORMAT:
-        raise SodError(f"{directory}: checkpoint format {trainer.format} is of a later version of sod; resume with that")
+        raise SodError(
+            f"{directory}: checkpoint format {trainer.format} is of a later version of sod; resume with that"
+        )
     if trainer.recipe_hash != recipe_hash:
         raise SodError(f"{directory}: this checkpoint was written under another recipe; resume with the run's own")
     if trainer.step != step:
