@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sod.bounded import refuse_no_component
 from sod.recipe import (
     CoefficientSpec,
     DivergenceSpec,
@@ -279,11 +280,29 @@ def test_a_recipe_is_frozen(file: Path) -> None:
         recipe.optim.lr = 3.0  # type: ignore[misc]
 
 
+def is_component(name: str) -> bool:
+    """Whether the recipe takes it as a name."""
+    try:
+        refuse_no_component(name, "name")
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", "-x", "a/b", ""])
+def test_a_name_cannot_leave_its_directory(name: str, file: Path) -> None:
+    """It becomes part of a path."""
+    with pytest.raises(SodError) as caught:
+        load_recipe(file, [f"name={name!r}"])
+    assert f"name={name!r}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     lr=st.floats(1e-300, 1e300),
     delta=st.none() | st.floats(0, 1e9) | st.just(float("inf")),
-    name=st.text(PRINTABLE, max_size=8),
+    name=st.text(PRINTABLE, max_size=8).filter(is_component),
     wrong=st.floats(allow_nan=False, allow_infinity=False),
     preload=st.lists(st.text(PRINTABLE, max_size=5), max_size=2),
 )

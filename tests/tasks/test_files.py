@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sod import hub
 from sod.records import Message, SodError, Task, ToolCall
+from sod.tasks import files
 from sod.tasks.base import Conversation
 from sod.tasks.files import (
     Loaded,
@@ -327,7 +331,8 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     asked: list[tuple[str, str]] = []
 
-    def load_dataset(name: str, split: str) -> Any:
+    def load_dataset(name: str, split: str, trust_remote_code: bool) -> Any:
+        assert trust_remote_code is False
         asked.append((name, split))
         rows = [
             {
@@ -339,6 +344,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return datasets.Dataset.from_list(rows)
 
+    monkeypatch.setattr(files, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     first, second = load_conversations("owner/name-v1.1", "test").items
     assert asked == [("owner/name-v1.1", "test")]
@@ -349,15 +355,46 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hub_failures_name_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
 
-    def offline(name: str, split: str) -> Any:
+    def offline(name: str, split: str, trust_remote_code: bool) -> Any:
         raise ConnectionError("no\nroute")
 
+    monkeypatch.setattr(files, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(SodError, match=r"^owner/name: cannot load split 'train' from the Hub \(no route\)$"):
         load_tasks("owner/name")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SodError, match=r"^owner/name: .*pip install 'sod-distill\[hub\]'"):
         load_tasks("owner/name")
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before the client is asked, which would try again and again."""
+    monkeypatch.setitem(sys.modules, "datasets", ModuleType("datasets"))
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SodError, match=r"^owner/name: no such data file, and the hub cannot be reached \(http.*\)"):
+        load_tasks("owner/name")
+
+
+@pytest.mark.parametrize("path", ["data/mine/x", "./x", "here/x", "a/b/", "~/x", "x"])
+def test_a_path_is_no_hub_id(path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """More than two parts, a parent that exists, or a slash at the end: what is missing is a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(SodError, match=f"^{re.escape(path)}: no such data file$"):
+        load_tasks(path)
+
+
+def test_a_directory_with_a_script_is_no_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`datasets` would run `owner/name/name.py`."""
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "owner" / "name" / "name.py"
+    script.parent.mkdir(parents=True)
+    script.write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    for source in ("owner/name", str(script.parent), str(script), "owner/name/name.py"):
+        with pytest.raises(SodError, match="no such data file|unknown suffix"):
+            load_tasks(source)
+    assert not (tmp_path / "executed").exists()
 
 
 # Round trips

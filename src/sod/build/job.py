@@ -11,6 +11,7 @@ from typing import Any, final
 
 import torch
 
+from sod.build.allocation import warn_of_slow_allocation
 from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
 from sod.models.meter import Meter
@@ -20,7 +21,7 @@ from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, locked, refuse_other_recipe
 from sod.seeds import derive
 from sod.tasks.files import Loaded
-from sod.training.checkpoint import MODEL, ResumePoint, is_checkpoint, model_of, newest_good, verify
+from sod.training.checkpoint import MODEL, ResumePoint, is_checkpoint, model_of, newest_good, restore, verify
 from sod.training.loop import Listener, Plan, Trainee, clear_way, resume_point, run_steps
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport
@@ -41,27 +42,29 @@ class Place:
         """Steps done."""
         return 0 if self.resume is None else self.resume.step
 
-    def make(self, recipe: Recipe) -> RunLog:
-        """The run's log: written now where the run is new, made ready to go on where it is not.
+    def make(self, recipe: Recipe) -> None:
+        """Write the directory of a new run, or make that of an old one ready to go on.
 
         The first to write there, under the lock of `find_place`. Raises SodError where it cannot be done.
         """
         if self.log is None:
-            return RunLog.create(self.directory, resolved(recipe), recipe.seed)
-        clear_way(self.log, self.done)
-        return self.log
+            RunLog.create(self.directory, resolved(recipe), recipe.seed)
+        else:
+            clear_way(self.log, self.done)
 
 
 @final
 @dataclass(frozen=True)
 class Job:
-    """A run that is ready to go. `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
+    """A run that is ready to go; `make` writes its directory as it starts.
 
+    `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
     `facts` say what it is made of, a name and a text each. What was opened for it is in `resources`; close it when it
     is over.
     """
 
     log: RunLog
+    make: Callable[[], None]
     plan: Plan
     done: int
     take_step: Callable[[int], StepReport]
@@ -72,8 +75,16 @@ class Job:
     facts: Sequence[tuple[str, str]] = ()
 
     def start(self, listeners: list[Listener]) -> None:
-        """Run it to its end. Raises as `run_steps` and the step do."""
-        run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
+        """Run it to its end. Raises as `run_steps` and the step do.
+
+        What fails before its first step is over leaves no run behind: the same command can be given again.
+        """
+        self.make()
+        try:
+            run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
+        except Exception:
+            self.log.forget_unbegun()
+            raise
         if self.meter.on:
             self.log.write_profile(self.meter.rows())
 
@@ -154,7 +165,7 @@ def trained_model(recipe: Recipe, spec: OptimSpec, steps: int, resume: ResumePoi
         recompute_layers(student)
     optimizer = Optimizer(student, spec, steps)
     if resume is not None:
-        optimizer.load(resume.state["optimizer"])
+        restore(resume, "optimizer", optimizer.load)
     return student, optimizer
 
 
@@ -165,6 +176,7 @@ def saver(model: Any, chat: Chat) -> Callable[[Path], None]:
 
 def prepare_torch(recipe: Recipe) -> None:
     """Seed torch's global generator and set the number of threads."""
+    warn_of_slow_allocation()
     # Nothing of ours draws from the generator; a model with dropout would.
     torch.manual_seed(derive(recipe.seed, "torch"))
     if recipe.threads:

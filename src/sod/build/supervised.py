@@ -16,6 +16,7 @@ from sod.objective.methods import Method
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
+from sod.runlog import RunLog
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations
 from sod.training.loop import Plan, Trainee
@@ -47,12 +48,12 @@ def prepare_supervised(
         examples = _fitting_examples(conversations, chat, recipe, notice)
         prepare_torch(recipe)
         student, optimizer = trained_model(models, optim, steps, place.resume)
-        log = place.make(recipe)
         kept = resources.pop_all()
     plan = Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind)
     facts = sft_facts(recipe, chat, student, optim, len(examples), batch)
     return Job(
-        log=log,
+        log=RunLog(place.directory),
+        make=partial(place.make, recipe),
         plan=plan,
         done=place.done,
         take_step=partial(sft_step, student, optimizer, examples, batch, optim, recipe.seed),

@@ -27,9 +27,10 @@ from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
+from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
-from sod.training.checkpoint import State
+from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
 
@@ -61,7 +62,6 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
         inputs = checked(recipe, method, directory, resume, notice, resources)
         run = opened(inputs, resources)
-        log = inputs.place.make(recipe)
         kept = resources.pop_all()
     plan = Plan(
         steps=recipe.train.steps,
@@ -72,7 +72,8 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         evaluate_every=recipe.train.evaluate_every,
     )
     return Job(
-        log=log,
+        log=RunLog(inputs.place.directory),
+        make=partial(inputs.place.make, recipe),
         plan=plan,
         done=inputs.place.done,
         take_step=partial(train_step, run),
@@ -134,7 +135,7 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     meter = Meter(recipe.train.profile)
     teacher = _make_teacher(recipe, method, meter)
     if teacher is not None and place.resume is not None:
-        teacher.load(place.resume.state.get("teacher"))
+        restore(place.resume, "teacher", teacher.load)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, final
 
 from jinja2 import TemplateError
 
+from sod.chat.confined import Confined, UnboundedTemplateError
 from sod.chat.dialects import hermes
 from sod.chat.dialects.base import Dialect
 from sod.records import Message, Said, SodError, ToolCall
@@ -42,29 +43,37 @@ def hermes_template() -> str:
     return files("sod.chat").joinpath("templates/hermes.jinja").read_text(encoding="utf-8")
 
 
-def choose_template(tokenizer: Tokenizer, wanted: Literal["auto", "tokenizer", "hermes"]) -> str | None:
-    """The template to use: None means the tokenizer's own.
+def choose_template(
+    tokenizer: Tokenizer, wanted: Literal["auto", "tokenizer", "hermes"]
+) -> tuple[str | None, Confined | None]:
+    """`(template, renderer)`: a template of None means the tokenizer's own, which only the renderer may render.
 
     `auto` keeps the tokenizer's template when it knows tools and writes calls as we read them, else takes ours.
-    Raises SodError when `tokenizer` is asked for and there is none.
+    Raises SodError when `tokenizer` is asked for and there is none, and for one that exceeds the bounds of `Confined`.
     """
     own = tokenizer.chat_template
-    if wanted == "hermes":
-        return hermes_template()
-    if wanted == "tokenizer":
-        if not own:
-            raise SodError("chat.template: the tokenizer has no chat template; use chat.template=hermes")
-        return None
-    return None if isinstance(own, str) and "tools" in own and _writes_readable_calls(tokenizer) else hermes_template()
+    if wanted == "tokenizer" and not own:
+        raise SodError("chat.template: the tokenizer has no chat template; use chat.template=hermes")
+    if wanted == "hermes" or own == hermes_template():
+        return hermes_template(), None
+    if wanted == "auto" and not (isinstance(own, str) and "tools" in own):
+        return hermes_template(), None
+    confined = Confined(tokenizer)
+    if wanted == "tokenizer" or _writes_readable_calls(confined):
+        return None, confined
+    confined.end()
+    return hermes_template(), None
 
 
-def _writes_readable_calls(tokenizer: Tokenizer) -> bool:
+def _writes_readable_calls(confined: Confined) -> bool:
     """Whether a call rendered by the tokenizer's own template is read back as that call."""
     call = ToolCall("probe", {"code": "1"})
     messages = [_as_dict(Message("user", _TURN.format(0))), _as_dict(Message("assistant", "", (call,)))]
     try:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except _TEMPLATE_ERRORS:
+        text = confined.render(messages, tokenize=False)
+    except UnboundedTemplateError:
+        raise
+    except SodError:
         return False
     return hermes.read(text.rpartition(_TURN.format(0))[2]).calls == (call,)
 
@@ -86,7 +95,7 @@ class Chat:
         """Raises SodError when the template is not append-only (see `_check_append_only`)."""
         self.tokenizer = tokenizer
         self.tools = [dict(tool) for tool in tools]
-        self.template = choose_template(tokenizer, template)
+        self.template, self._confined = choose_template(tokenizer, template)
         self._kwargs = dict(template_kwargs or {})
         self._parts: dict[int, list[str]] = {}
         self._suffixes: dict[tuple[str, ...], tuple[int, ...]] = {}
@@ -175,15 +184,11 @@ class Chat:
         self, messages: list[dict[str, Any]], generate: bool, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> str:
         shown = self.tools if tools is None else [dict(tool) for tool in tools]
+        options = {"tools": shown or None, "add_generation_prompt": generate, "tokenize": False, **self._kwargs}
+        if self._confined is not None:
+            return self._confined.render(messages, **options)
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                tools=shown or None,
-                chat_template=self.template,
-                add_generation_prompt=generate,
-                tokenize=False,
-                **self._kwargs,
-            )
+            text = self.tokenizer.apply_chat_template(messages, chat_template=self.template, **options)
         except _TEMPLATE_ERRORS as error:
             raise SodError(f"chat template: {error}; use chat.template=hermes") from error
         return str(text)

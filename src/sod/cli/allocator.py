@@ -12,11 +12,9 @@ with threads that sleep (docs/performance.md). Alone on the machine no differenc
 from __future__ import annotations
 
 import os
-import platform
 import sys
 
-TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
-MARK = "SOD_ALLOCATOR"
+from sod.build.allocation import MARK, TUNABLES, lacks_tunables
 
 
 def reexecute_with_tunables() -> None:
@@ -27,7 +25,7 @@ def reexecute_with_tunables() -> None:
     """
     env = os.environ
     env.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
-    if platform.libc_ver()[0] != "glibc" or MARK in env or "GLIBC_TUNABLES" in env or "LD_PRELOAD" in env:
+    if not lacks_tunables():
         return
     env[MARK] = "done"
     env["GLIBC_TUNABLES"] = TUNABLES

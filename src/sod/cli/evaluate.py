@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sod.cli.options import Overrides, changed
+from sod.cli.options import AllowCodeOption, Overrides, runs_own
 from sod.cli.tracking import trackers
 from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, resolved
 from sod.records import SodError
@@ -45,6 +45,7 @@ def evaluate(
             "for other models runs/evaluations/MODEL-DATA-TASKS-K, with -2, -3, ... where it is taken.",
         ),
     ] = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Evaluate a model on held-out tasks: avg@k, pass@k and maj@k with 95% intervals.
 
@@ -56,7 +57,8 @@ def evaluate(
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
     about = find_evaluated(model)
-    spec = _recipe_of(about, recipe, [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])])
+    changes = [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])]
+    spec = _recipe_of(about, recipe, changes, allow_code)
     with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
         result = _evaluated(spec, about, data, target)
         _write(target, spec, model, data, result)
@@ -92,7 +94,7 @@ def _write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation
     write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))
 
 
-def _recipe_of(about: Evaluated, recipe: str | None, changes: list[str]) -> Recipe:
+def _recipe_of(about: Evaluated, recipe: str | None, changes: list[str], allow_code: bool) -> Recipe:
     """The recipe that a model is evaluated as: the one given, its run's, or a plain one."""
     changes = [f"student.path={json.dumps(about.path)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:
@@ -101,6 +103,6 @@ def _recipe_of(about: Evaluated, recipe: str | None, changes: list[str]) -> Reci
         return read_recipe(recipe, changes, notice)
     if about.run is not None:
         kept = str(about.run / "recipe.yaml")
-        return changed(parse_recipe(read_yaml(kept), kept), changes, kept)
+        return runs_own(read_yaml(kept), changes, kept, allow_code)
     plain = {"student": {"path": about.path, "dtype": "bfloat16"}}
     return parse_recipe(apply_overrides(plain, changes, about.path, notice), about.path)

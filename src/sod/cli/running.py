@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sod.cli.options import OutOption, Overrides, changed
+from sod.cli.options import AllowCodeOption, OutOption, Overrides, runs_own
 from sod.cli.tracking import trackers
-from sod.recipe import Recipe, parse_recipe, shipped_file
+from sod.recipe import Recipe, shipped_file
 from sod.records import SodError
 from sod.report.console import StepLines, evaluation_table, facts, notice, out, profile_table, progress
 
@@ -51,6 +51,7 @@ def train(
     overrides: Overrides = None,
     run: RunOption = None,
     resume: ResumeOption = None,
+    allow_code: AllowCodeOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Distil: the recipe's student plays, its teacher scores, the method updates.
@@ -60,7 +61,7 @@ def train(
     """
     from sod.build.training import prepare_train
 
-    spec, directory = _recipe_and_directory(recipe, overrides, run, resume)
+    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code)
     _run_job(spec, spec.method.name, prepare_train(spec, directory, resume is not None, notice), StepLines(verbose))
 
 
@@ -69,12 +70,13 @@ def sft(
     overrides: Overrides = None,
     run: RunOption = None,
     resume: ResumeOption = None,
+    allow_code: AllowCodeOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Fine-tune the recipe's student on the conversations of `data.sft`: the cold start of a distillation."""
     from sod.build.supervised import prepare_sft
 
-    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, stage="sft")
+    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code, stage="sft")
     _run_job(spec, "sft", prepare_sft(spec, directory, resume is not None, notice), StepLines(verbose))
 
 
@@ -103,7 +105,12 @@ def quickstart(
 
 
 def _recipe_and_directory(
-    recipe: str | None, overrides: list[str] | None, run: Path | None, resume: Path | None, stage: str = ""
+    recipe: str | None,
+    overrides: list[str] | None,
+    run: Path | None,
+    resume: Path | None,
+    allow_code: bool,
+    stage: str = "",
 ) -> tuple[Recipe, Path]:
     """The recipe asked for and its run directory. Without a recipe file a resumed run is asked for with its own."""
     from sod.build.recipe import read_recipe
@@ -124,7 +131,7 @@ def _recipe_and_directory(
     kept, where = RunLog.open(resume).recipe(), str(resume / "recipe.yaml")
     if recipe:
         return read_recipe(recipe, given, notice), resume
-    return changed(parse_recipe(kept, where), given, where), resume
+    return runs_own(kept, given, where, allow_code), resume
 
 
 def _run_job(spec: Recipe, title: str, job: Job, lines: StepLines) -> None:

@@ -135,7 +135,7 @@ def read_result(path: Path, recipe_sha256: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         found = value["recipe_sha256"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise SodError(f"{path}: not a result of `sod compare` ({error!r}); delete it") from None
     if found != recipe_sha256:
         raise SodError(f"{path}: was made with another recipe; choose another --out, or delete it")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from sod.models.score import check_projection
+from sod.models.source import find_model, first_line
 from sod.records import SodError
 
 transformers_logging.disable_progress_bar()  # our own progress display is enough
@@ -26,11 +27,9 @@ def torch_dtype(name: Dtype) -> torch.dtype:
 
 def load_tokenizer(path: str) -> Any:
     """The tokenizer of a local directory or hub id. Raises SodError naming `path`."""
-    _refuse_missing(path, "tokenizer.json")
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise SodError(f"{path}: cannot load a tokenizer: {_first_line(error)}") from error
+    source = find_model(path, "tokenizer.json")
+    with one_line(f"{path}: cannot load a tokenizer"):
+        return AutoTokenizer.from_pretrained(path, **source.options)
 
 
 def load_model(path: str, dtype: Dtype) -> Any:
@@ -39,11 +38,11 @@ def load_model(path: str, dtype: Dtype) -> Any:
     Raises SodError naming `path` when it is missing, cut short, or does something to its logits that
     chunked scoring does not know.
     """
-    _refuse_missing(path, "config.json")
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), output_loading_info=True)
-    except Exception as error:  # safetensors, transformers and torch each raise kinds of their own
-        raise SodError(f"{path}: cannot load a model: {_first_line(error)}") from error
+    source = find_model(path, "config.json")
+    with one_line(f"{path}: cannot load a model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch_dtype(dtype), output_loading_info=True, **source.options
+        )
     model, report = loaded
     if report["missing_keys"]:  # transformers would leave them random
         missing = sorted(report["missing_keys"])
@@ -87,20 +86,12 @@ def check_compatible(student: Any, teacher: Any, student_path: str, teacher_path
         )
 
 
-def _refuse_missing(path: str, needed: str) -> None:
-    directory = Path(path)
-    looks_like_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~")) and not directory.parent.exists()
-    if directory.is_dir():
-        if not (directory / needed).is_file():
-            raise SodError(f"{path}: not a model directory ({needed} is missing)")
-        if needed == "config.json":
-            try:
-                json.loads((directory / needed).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise SodError(f"{path}/{needed}: cut short or not JSON: {error}") from error
-    elif not looks_like_hub_id:
-        raise SodError(f"{path}: no such model directory")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Turns whatever a library says about files that it cannot read into the one line `what`: reason."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # tokenizers' and safetensors' own panics are no Exception
+        raise SodError(f"{what}: {first_line(error)}") from error

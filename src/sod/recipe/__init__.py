@@ -24,6 +24,7 @@ from sod.recipe.keys.train import TrainSpec as TrainSpec
 from sod.recipe.keys.world import ScratchSpec as ScratchSpec
 from sod.recipe.keys.world import WorldSpec as WorldSpec
 from sod.recipe.names import Notice as Notice
+from sod.recipe.reach import refuse_reaching as refuse_reaching
 from sod.recipe.read import apply_overrides as apply_overrides
 from sod.recipe.read import load_recipe as load_recipe
 from sod.recipe.read import parse_recipe as parse_recipe

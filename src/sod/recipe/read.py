@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from sod.bounded import parse_yaml, read_yaml_file
 from sod.recipe.explain import explained, section_in
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.names import Notice, current_names, key_of, silent, twice
@@ -34,29 +34,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), notice: Notice 
     return parse_recipe(apply_overrides(content, overrides, where, notice), where)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's own loader keeps the last of two equal keys without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # A scalar tagged as a mapping has no pairs; YAML's own loader says so below.
-        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(where: str) -> dict[str, Any]:
     """The mapping in a YAML file. Raises SodError naming the file and the line."""
     try:
-        content = yaml.load(Path(where).read_text(encoding="utf-8"), _UniqueKeys)
+        content = read_yaml_file(Path(where))
     except FileNotFoundError:
         raise SodError(f"{where}: no such recipe file; `sod init` lists the recipes that come with sod") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SodError(f"{where}: cannot read the recipe: {error}") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise SodError(f"{where}: not valid YAML: {reason}") from None
+    except ValueError as error:
+        raise SodError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise SodError(f"{where}: a recipe is a mapping of keys, this file holds {type(content).__name__}")
     return content
@@ -116,8 +103,8 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 

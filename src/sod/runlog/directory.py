@@ -11,6 +11,7 @@ from typing import Any, final
 
 import yaml
 
+from sod.bounded import read_yaml_file
 from sod.records import SodError
 from sod.runlog.files import (
     append_line,
@@ -18,7 +19,6 @@ from sod.runlog.files import (
     plain,
     read_json,
     read_lines,
-    read_text,
     write_json_atomic,
     write_lines_atomic,
     write_text_atomic,
@@ -79,6 +79,12 @@ class RunLog:
             raise SodError(f"{run.path}: not a run directory (no recipe.yaml); name one that a run has written")
         return run
 
+    def forget_unbegun(self) -> None:
+        """Let the directory be no run any more where no step of it was ever written down; other files stay."""
+        if not self._metrics_file.exists() and not self.checkpoints():
+            for path in (self._recipe_file, self.path / "manifest.json"):
+                path.unlink(missing_ok=True)
+
     @property
     def profile_path(self) -> Path:
         """Where the time went, if the run was asked to tell."""
@@ -108,9 +114,11 @@ class RunLog:
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe, as plain values. Raises SodError if the file is not a YAML mapping."""
         try:
-            recipe = yaml.safe_load(read_text(self._recipe_file))
-        except yaml.YAMLError as error:
-            raise SodError(f"{self._recipe_file}: not valid YAML: {one_line(error)}") from error
+            recipe = read_yaml_file(self._recipe_file)
+        except OSError as error:
+            raise SodError(f"{self._recipe_file}: cannot be read: {one_line(error)}") from error
+        except ValueError as error:
+            raise SodError(f"{self._recipe_file}: not valid YAML: {error}; restore the run's own recipe.yaml") from None
         if not isinstance(recipe, dict):
             raise SodError(f"{self._recipe_file}: not a mapping of recipe keys; restore the run's own recipe.yaml")
         return recipe
@@ -129,7 +137,10 @@ class RunLog:
         if version == 1:
             return recipe_hash(self.recipe())
         if version == FORMAT:
-            return guard_hash(self.recipe(), manifest.get("neutral_keys", ()))
+            neutral = manifest.get("neutral_keys", [])
+            if not isinstance(neutral, list) or not all(isinstance(key, str) for key in neutral):
+                raise SodError(f"{self.path / 'manifest.json'}: neutral_keys is no list of keys; restore the file")
+            return guard_hash(self.recipe(), neutral)
         raise SodError(f"{self.path}: run format {version!r} is of a later version of sod; resume it with that one")
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -218,6 +229,8 @@ class RunLog:
         for number, row in read_lines(self._metrics_file):
             if not isinstance(row.get("step"), int):
                 raise SodError(f"{self._metrics_file}:{number}: a row without an integer step; delete the line")
+            if not isinstance(row.get("kind", ""), str):
+                raise SodError(f"{self._metrics_file}:{number}: kind is no text; delete the line")
             yield number, row
 
     def _remove_strays(self) -> None:

@@ -89,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises SodError if there is none."""
     try:
         value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside syntax: a number of thousands of digits, deep nesting
         raise SodError(f"{path}: not valid JSON ({error}); restore or delete it") from error
     if not isinstance(value, dict):
         raise SodError(f"{path}: not a JSON object; restore or delete it")
@@ -106,7 +106,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             warnings.warn(f"{path}:{number}: a cut line is left out", stacklevel=2)
             continue
         if not isinstance(row, dict):

@@ -18,14 +18,15 @@ from typing import Any, Generic, TypeVar, cast, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sod.hub import is_cached_dataset, is_hub_id, unreachable, why_unreachable
 from sod.records import ROLES, Message, Role, SodError, Task, ToolCall
 from sod.tasks.base import Conversation
+from sod.tasks.tables import json_or_none, json_values, read_table
 
 T = TypeVar("T")
 Row = dict[str, Any]
 
 _FILE_SUFFIXES = {".parquet", ".jsonl", ".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAMED_SKIPS = 3  # so many skipped rows are named in a message; all are counted
 
 
@@ -94,6 +95,8 @@ def _load(
             seen.add(name)
         except _BadRowError as error:
             skipped.append(SkippedRow(number, str(error)))
+        except RecursionError:
+            skipped.append(SkippedRow(number, "nested too deep"))
     skipped.sort(key=lambda skip: skip.row)
     if not items:
         raise SodError(f"{source}: no usable row, {_skips_line(skipped)}")
@@ -123,7 +126,7 @@ def read_rows(
             columns, rows, skipped = _read_json(path)
         else:
             raise SodError(f"{source}: unknown suffix '{path.suffix}', expected .parquet, .jsonl or .json")
-    elif _HUB_ID.fullmatch(source) and path.suffix not in _FILE_SUFFIXES and not path.exists():
+    elif is_hub_id(source) and path.suffix not in _FILE_SUFFIXES:
         columns, rows = _read_hub(source, split, needed + optional)
     else:
         raise SodError(f"{source}: no such data file")
@@ -136,25 +139,18 @@ def read_rows(
 
 def _read_parquet(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, Row]]]:
     try:
-        columns = list(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=[name for name in wanted if name in columns])
-    except (pa.ArrowException, OSError) as error:
+        columns, rows = read_table(path, wanted)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise SodError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
-    if not table.num_columns:  # none of ours; the caller names the missing column
+    if rows is None:  # none of our columns; the caller names the missing one
         return columns, [(0, {})]
-    return columns, [(n, _without_nones(row)) for n, row in enumerate(table.to_pylist())]
+    return columns, [(n, _without_nones(row)) for n, row in enumerate(rows)]
 
 
 def _read_json(path: Path) -> tuple[list[str], list[tuple[int, Row]], list[SkippedRow]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json" and text.lstrip().startswith("["):
-            values = [("not", value) for value in json.loads(text)]
-        else:
-            # "\n" only: str.splitlines would also cut inside strings, at U+2028 and its like.
-            lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-            values = [(f"line {n} is not", _json_or_none(line)) for n, line in lines]
-    except (ValueError, RecursionError, OSError) as error:
+        values = json_values(path)
+    except (ValueError, RecursionError, OSError, MemoryError) as error:
         raise SodError(f"{path}: not readable as JSON ({_one_line(error)})") from error
     rows = [(n, value) for n, (_, value) in enumerate(values) if isinstance(value, dict)]
     bad = [(n, where) for n, (where, value) in enumerate(values) if not isinstance(value, dict)]
@@ -167,8 +163,11 @@ def _read_hub(source: str, split: str, wanted: tuple[str, ...]) -> tuple[list[st
         import datasets  # optional: only this branch needs it
     except ImportError as error:
         raise SodError(f"{source}: no such file; for the Hub, pip install 'sod-distill[hub]'") from error
+    reason = why_unreachable()
+    if reason is not None and not is_cached_dataset(source):
+        raise unreachable(source, "data file", reason)
     try:
-        table = datasets.load_dataset(source, split=split)
+        table = datasets.load_dataset(source, split=split, trust_remote_code=False)
     except Exception as error:  # the client raises many unrelated types (network, hub, arrow, scripts)
         raise SodError(f"{source}: cannot load split '{split}' from the Hub ({_one_line(error)})") from error
     columns = list(table.column_names)
@@ -253,7 +252,7 @@ def _calls(raw: list[Any], declared: frozenset[str] | None) -> list[tuple[str | 
             raise _BadRowError(f"tool '{name}' is not declared")
         arguments = function.get("arguments")
         if isinstance(arguments, str):
-            arguments = _json_or_none(arguments)
+            arguments = json_or_none(arguments)
         if not isinstance(arguments, dict):
             raise _BadRowError(f"the arguments of a call to '{name}' are no JSON object")
         calls.append((item.get("id"), ToolCall(name, arguments)))
@@ -295,7 +294,7 @@ def _content(item: Row, may_be_empty: bool) -> str:
 def _decoded(value: Any, column: str, kind: type[T]) -> T:
     """A nested column, from JSON text if need be; empty if the row has none."""
     if isinstance(value, str):
-        text, value = value, _json_or_none(value)
+        text, value = value, json_or_none(value)
         if value is None and text not in ("", "null"):
             raise _BadRowError(f"{column} is a string but not JSON")
     if value is None:
@@ -305,16 +304,9 @@ def _decoded(value: Any, column: str, kind: type[T]) -> T:
     return value
 
 
-def _json_or_none(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _chat_or_none(text: str) -> list[Any] | None:
     """The messages of a prompt stored as JSON; None for a prompt that is simply text."""
-    value = _json_or_none(text) if text.lstrip().startswith("[") else None
+    value = json_or_none(text) if text.lstrip().startswith("[") else None
     if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
         return value
     return None

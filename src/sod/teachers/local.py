@@ -64,9 +64,14 @@ class LocalTeacher:
         return self._average
 
     def load(self, state: list[Tensor] | None) -> None:
-        """Restore `state`, bit for bit."""
+        """Restore `state`, bit for bit. Raises ValueError, with nothing changed, where it is of another model."""
         if state is None:
             return
+        shapes = [weight.shape for weight in self.model.parameters()]
+        if not all(isinstance(saved, Tensor) and saved.dtype == torch.float32 for saved in state):
+            raise ValueError("the averaged weights are no float32 tensors")
+        if [saved.shape for saved in state] != shapes:
+            raise ValueError("the averaged weights are of another model")
         with torch.no_grad():
             self._average = [saved.clone() for saved in state]
             for weight, average in zip(self.model.parameters(), self._average, strict=True):

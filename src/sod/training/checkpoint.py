@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from sod.recipe import Notice
 from sod.records import SodError
 from sod.runlog import STEP_NAME
+from sod.training.trainer_file import checked_state, read_trainer
 
 COMPLETE = "COMPLETE.json"
 TRAINER = "trainer.pt"
@@ -156,25 +157,23 @@ def model_of(directory: Path) -> Path:
 def load(directory: Path, recipe_hash: str) -> ResumePoint:
     """The state of a checkpoint; also restores torch's random state.
 
-    Raises BrokenCheckpointError when it is incomplete or damaged, SodError when it belongs to another recipe, or was
-    written by a later version.
+    Raises BrokenCheckpointError when it is incomplete, damaged or made up, SodError when it belongs to another recipe,
+    or was written by a later version.
     """
     step = verify(directory)
     try:
-        trainer = dict(torch.load(directory / TRAINER, weights_only=True))
-        written, found, recipe = int(trainer.get("format", 1)), int(trainer["step"]), trainer["recipe_hash"]
-        if written <= FORMAT:
-            state = trainer["state"] if written > 1 else _from_format_1(trainer["optimizer"])
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BrokenCheckpointError(directory, f"{TRAINER} cannot be read ({reason:.200})") from error
-    if written > FORMAT:
-        raise _later(directory, written)
-    if found != step:
-        raise BrokenCheckpointError(directory, f"{TRAINER} is of step {found} and {COMPLETE} of step {step}")
-    if recipe != recipe_hash:
+        trainer = read_trainer(directory / TRAINER)
+        if trainer.format > FORMAT:
+            raise _later(directory, trainer.format)
+        found = trainer.content.get("state") if trainer.format > 1 else _from_format_1(trainer.content)
+        state = checked_state(found, NAMESPACES)
+    except ValueError as error:
+        raise BrokenCheckpointError(directory, f"{TRAINER}: {error}") from error
+    if trainer.step != step:
+        raise BrokenCheckpointError(directory, f"{TRAINER} is of step {trainer.step} and {COMPLETE} of step {step}")
+    if trainer.recipe_hash != recipe_hash:
         raise SodError(f"{directory}: this checkpoint was written under another recipe; resume with the run's own")
-    torch.set_rng_state(trainer["rng"])
+    torch.set_rng_state(trainer.rng)
     return ResumePoint(directory, step, state)
 
 
@@ -230,23 +229,44 @@ def _write_trainer(path: Path, position: Position, state: State) -> None:
         torch.save(trainer, file)
 
 
-def _from_format_1(optimizer: dict[str, Any]) -> State:
+def restore(point: ResumePoint, namespace: str, load: Callable[[Any], None]) -> None:
+    """Hand a namespace's state, None where the checkpoint has none, to the `load` of the part that it belongs to.
+
+    Raises SodError where that part cannot use it.
+    """
+    try:
+        load(point.state.get(namespace))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SodError(
+            f"{point.directory / TRAINER}: the {namespace}'s state does not fit this run ({said:.200}); remove "
+            f"{point.directory} to go on from an earlier checkpoint"
+        ) from error
+
+
+def _from_format_1(content: Mapping[str, Any]) -> Any:
     """What format 1 kept as the optimizer's state held the teacher's too."""
-    teacher = optimizer.pop("teacher", None)
-    return {"optimizer": optimizer} if teacher is None else {"optimizer": optimizer, "teacher": teacher}
+    optimizer = content.get("optimizer")
+    if not isinstance(optimizer, dict) or "teacher" not in optimizer:
+        return {"optimizer": optimizer}
+    own = {key: value for key, value in optimizer.items() if key != "teacher"}
+    teacher = optimizer["teacher"]
+    return {"optimizer": own} if teacher is None else {"optimizer": own, "teacher": teacher}
 
 
 def _marker(directory: Path) -> tuple[int, list[_Listed]]:
     """The step of a checkpoint, and the files that it should have. Raises as `verify`."""
     try:
         marker = json.loads((directory / COMPLETE).read_text(encoding="utf-8"))
-        written, step = int(marker.get("format", 2)), int(marker["step"])
+        written, step = int(marker.get("format", 2)), marker["step"]
+        if type(step) is not int or step < 0:
+            raise ValueError(step)
         files = [_listed(name, entry) for name, entry in marker["files"].items()] if written <= FORMAT else []
     except FileNotFoundError:
         raise BrokenCheckpointError(directory, f"not a complete checkpoint ({COMPLETE} is missing)") from None
     except OSError as error:
         raise BrokenCheckpointError(directory, f"{COMPLETE} cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BrokenCheckpointError(directory, f"{COMPLETE} is cut short or changed") from None
     if written > FORMAT:
         raise _later(directory, written)
@@ -259,9 +279,10 @@ def _listed(name: str, entry: Any) -> _Listed:
     """A line of the marker. Raises ValueError, KeyError or TypeError where it is none."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise ValueError(name)
-    if isinstance(entry, int):
-        return _Listed(name, entry, None)
-    return _Listed(name, int(entry["size"]), str(entry["sha256"]))
+    size, sha256 = (entry, None) if isinstance(entry, int) else (entry["size"], str(entry["sha256"]))
+    if type(size) is not int or "\0" in name or len(name.encode()) > 255:
+        raise ValueError(name)
+    return _Listed(name, size, sha256)
 
 
 def _check_sizes(directory: Path, files: list[_Listed]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -88,10 +89,33 @@ class Optimizer:
         """Everything needed to go on: moments, and the masters where they are not the model itself."""
         return {"adamw": self._adamw.state_dict(), "masters": self._masters if self._separate else None}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Restore `state`, bit for bit."""
-        self._adamw.load_state_dict(state["adamw"])
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore `state`, bit for bit. What the recipe decides (betas, decay, ...) stays the recipe's.
+
+        Raises ValueError, KeyError or TypeError, with nothing changed, where it is not the state of these weights.
+        """
+        moments, masters = state["adamw"]["state"], state["masters"]
+        if set(moments) - set(range(len(self._masters))):
+            raise ValueError("moments of other weights")
+        for number, row in moments.items():
+            if set(row) != {"step", "exp_avg", "exp_avg_sq"} or not _like(row["step"], torch.tensor(0.0)):
+                raise ValueError(f"weight {number}: not the moments of AdamW")
+            _refuse_unlike([row["exp_avg"], row["exp_avg_sq"]], [self._masters[number]] * 2)
+        if self._separate:
+            _refuse_unlike(masters, self._masters)
+        groups = self._adamw.state_dict()["param_groups"]
+        self._adamw.load_state_dict({"state": moments, "param_groups": groups})
         if self._separate:
             with torch.no_grad():
-                for master, saved in zip(self._masters, state["masters"], strict=True):
+                for master, saved in zip(self._masters, masters, strict=True):
                     master.copy_(saved)
+
+
+def _like(value: Any, wanted: torch.Tensor) -> bool:
+    return isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (wanted.shape, wanted.dtype)
+
+
+def _refuse_unlike(values: Sequence[Any], wanted: Sequence[torch.Tensor]) -> None:
+    """Raises ValueError unless the values are tensors of the wanted shapes and types."""
+    if len(values) != len(wanted) or not all(map(_like, values, wanted)):
+        raise ValueError("tensors of other shapes than the weights")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from sod.bounded import refuse_no_component
 from sod.recipe.keys.chat import ChatSpec
 from sod.recipe.keys.compare import CompareSpec
 from sod.recipe.keys.data import DataSpec
@@ -57,6 +58,12 @@ class Recipe(Section):
     )
     compare: CompareSpec = Field(CompareSpec(), description="how `sod compare` finds learning rates")
     trackers: list[TrackerName] = Field(default_factory=list, description="where metrics are copied to besides the run")
+
+    @field_validator("name")
+    @classmethod
+    def _component(cls, name: str) -> str:
+        refuse_no_component(name, "name")
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

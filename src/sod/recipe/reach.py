@@ -1,0 +1,65 @@
+"""Keys that make code run, or send something away: what a recipe that came with a run may not set by itself.
+
+A recipe file that the user names, and an override, are the user's own word. The recipe inside a run directory may be
+anybody's: resuming or evaluating a run that was downloaded must not do what its recipe says here. A new key of this
+kind needs a line in `REACHING`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from sod.recipe.keys.recipe import Recipe
+from sod.recipe.keys.tools import PythonSpec
+from sod.recipe.names import key_of
+from sod.records import SodError
+
+_PRELOADED = frozenset(PythonSpec().preload)
+
+
+@final
+@dataclass(frozen=True)
+class Reaching:
+    """A dotted key: `beyond` says whether a value (never None) goes beyond what every recipe may ask for."""
+
+    key: str
+    does: str
+    beyond: Callable[[Any], bool]
+
+
+def _other_modules(names: Sequence[str]) -> bool:
+    return not _PRELOADED.issuperset(names)
+
+
+REACHING = (
+    Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
+    Reaching("tools.python.preload", "imports these modules", _other_modules),
+    Reaching("tools.python.fusion.url", "sends every program to this address", bool),
+)
+
+
+def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> None:
+    """Refuse a recipe out of a run directory, read with `overrides`, that sets a key of `REACHING` by itself.
+
+    Raises SodError naming file, key, value and what to do.
+    """
+    own = {key_of(override.partition("=")[0]) for override in overrides}
+    for reaching in REACHING:
+        value = _value(recipe, reaching.key)
+        if value is None or not reaching.beyond(value):
+            continue
+        if not any(reaching.key == key or reaching.key.startswith(f"{key}.") for key in own):
+            raise SodError(
+                f"{where}: {reaching.key}={value!r} {reaching.does}, and this recipe came with the run; if you trust "
+                f"it, add --allow-code, else set {reaching.key} yourself"
+            )
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    """The value of a dotted key; None where a section above it is null."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = None if value is None else getattr(value, part)
+    return value

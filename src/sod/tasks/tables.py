@@ -1,0 +1,130 @@
+"""Parquet and JSON files of strangers, read within bounds: a few kilobytes of parquet can stand for terabytes.
+
+Neither the footer nor a page's header need tell the truth about sizes, so rows are read a few at a time under a limit
+of memory, and what they will take as Python objects is counted as they come.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sod.bounded import bounded_memory, read_bounded
+
+FLOOR = 256 * 1024 * 1024
+TIMES = 100
+"""A file may take `FLOOR` bytes, and `TIMES` its own size beside them."""
+SPARE = 2 * 1024 * 1024 * 1024
+"""What reading may map beyond that for a while: threads' stacks, allocators' reserves, a copy."""
+DEPTH = 32
+PLAIN_FOOTER = 64 * 1024
+"""A footer up to here cannot nest deep enough to overflow the stack of the code that reads it."""
+JSON_BYTES = 4 * 1024**3
+LINE_CHARS = 64 * 1024**2
+"""The longest line that is read: its lists and mappings take up to thirty times as much."""
+OBJECT = 64
+"""Bytes of a Python object, about."""
+ROWS = 64
+"""Rows that are read before what they take is counted."""
+
+
+def most_bytes(path: Path) -> int:
+    """What the content of a data file may take in memory (bytes)."""
+    return FLOOR + TIMES * path.stat().st_size
+
+
+def read_table(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[dict[str, Any]] | None]:
+    """`(columns, rows of the wanted ones)`; rows is None where the file has none of them.
+
+    Raises ValueError for a file beyond the bounds, MemoryError, OSError or pyarrow's errors for what cannot be read.
+    """
+    _refuse_deep_footer(path)
+    most = most_bytes(path)
+    with bounded_memory(most + SPARE), pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+        schema = file.schema_arrow
+        columns = list(schema.names)
+        kept = [name for name in wanted if name in columns]
+        for name in kept:
+            _refuse_deep(schema.field(name).type)
+        return columns, _rows(file, kept, most) if kept else None
+
+
+def _rows(file: Any, columns: Sequence[str], most: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    taken = 0
+    for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+        taken += sum(_bytes(column) for column in batch.columns)
+        if taken > most:
+            raise ValueError(
+                f"its rows take more than {most >> 20:,} MiB of memory; split it, or write it uncompressed"
+            )
+        rows += batch.to_pylist()
+    return rows
+
+
+def _bytes(array: Any) -> int:
+    """What an array takes here and again as Python objects, the values below it counted."""
+    below: list[Any] = []
+    if pa.types.is_struct(array.type):
+        below = array.flatten()
+    elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_map(array.type):
+        below = [array.flatten()] if not pa.types.is_map(array.type) else [array.keys, array.items]
+    return int(OBJECT * len(array) + 2 * array.nbytes + sum(_bytes(part) for part in below))
+
+
+def _refuse_deep(kind: Any, depth: int = 1) -> None:
+    """Raises ValueError for types within types within types."""
+    if depth > DEPTH:
+        raise ValueError(f"a column is nested deeper than {DEPTH} levels")
+    for number in range(kind.num_fields):
+        _refuse_deep(kind.field(number).type, depth + 1)
+
+
+def _refuse_deep_footer(path: Path) -> None:
+    """Raises ValueError where reading the footer would end this process: the code that reads it calls itself."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 8))
+        length = int.from_bytes(file.read(8)[:4], "little")
+    if PLAIN_FOOTER < length < path.stat().st_size:
+        program = "import sys, pyarrow.parquet as pq; pq.read_schema(sys.argv[1])"
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program, str(path.resolve())],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        if done.returncode < 0:
+            raise ValueError("its footer cannot be read; it nests too deep")
+
+
+def json_values(path: Path) -> list[tuple[str, Any]]:
+    """Every value of a JSON or JSON-lines file, each with how a message about it begins; None is no JSON.
+
+    Raises ValueError, RecursionError, MemoryError or OSError where the file cannot be read.
+    """
+    with bounded_memory(most_bytes(path) + SPARE):
+        text = read_bounded(path, JSON_BYTES).decode("utf-8-sig")
+        if path.suffix == ".json" and text.lstrip().startswith("["):
+            return [("not", value) for value in json.loads(text)]
+        # "\n" only: str.splitlines would also cut inside strings, at U+2028 and its like.
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return [(f"line {n} is not", _line_or_none(line)) for n, line in lines]
+
+
+def _line_or_none(line: str) -> Any:
+    """A line's value; None where it is no JSON, or so long that it is no row."""
+    return json_or_none(line) if len(line) <= LINE_CHARS else None
+
+
+def json_or_none(text: str) -> Any:
+    """The value of a JSON text; None for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

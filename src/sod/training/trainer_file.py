@@ -1,0 +1,71 @@
+"""`trainer.pt` of a checkpoint that may be a stranger's: read without running anything, and checked before it is used."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+
+
+@final
+@dataclass(frozen=True)
+class TrainerFile:
+    """What `trainer.pt` holds: its format, the steps done, whose recipe it is, torch's random state and the rest."""
+
+    format: int
+    step: int
+    recipe_hash: str
+    rng: Tensor
+    content: Mapping[str, Any]
+
+
+def read_trainer(path: Path) -> TrainerFile:
+    """The checked file. Raises ValueError, in one line, for whatever is not what this program writes.
+
+    `weights_only` unpickles tensors and plain values alone. What the file takes in memory is at most what it takes on
+    disk: this program never compresses it.
+    """
+    try:
+        _refuse_compressed(path)
+        content = torch.load(path, weights_only=True)
+        return _checked(content)
+    except Exception as error:  # pickle, zip and torch each raise kinds of their own, and torch over many lines
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"not the state of a run, or damaged ({said:.200})") from error
+
+
+def checked_state(state: Any, namespaces: Collection[str]) -> Mapping[str, Any]:
+    """`state` by namespace. Raises ValueError where it is none, or has no optimizer's, or one that does not exist."""
+    if isinstance(state, dict) and state.get("optimizer") is not None and set(namespaces).issuperset(state):
+        return state
+    raise ValueError("not the state of a run by namespace")
+
+
+def _refuse_compressed(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is compressed")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("its parts are larger than the file")
+
+
+def _checked(content: Any) -> TrainerFile:
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
+    version, step, rng = content.get("format", 1), content.get("step"), content.get("rng")
+    recipe_hash = content.get("recipe_hash")
+    if type(version) is not int or version < 1 or type(step) is not int or step < 0:
+        raise ValueError("format or step is no whole number")
+    if not isinstance(recipe_hash, str):
+        raise ValueError("recipe_hash is no text")
+    own = torch.get_rng_state()
+    if not isinstance(rng, Tensor) or (rng.dtype, rng.shape, rng.layout) != (own.dtype, own.shape, own.layout):
+        raise ValueError("rng is no state of torch's random numbers")
+    return TrainerFile(version, step, recipe_hash, rng, content)

@@ -1,0 +1,100 @@
+"""The recipe inside a run directory may be a stranger's: what runs code or reaches out needs `--allow-code`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sod.recipe import parse_recipe, resolved
+from sod.runlog import RunLog
+
+REACHING = {
+    "tools.python.unsafe": ({"tools": {"python": {"unsafe": True}}}, "True"),
+    "tools.python.preload": ({"tools": {"python": {"preload": ["numpy", "evil"]}}}, "['numpy', 'evil']"),
+    "tools.python.fusion.url": ({"tools": {"python": {"fusion": {"url": "http://evil"}}}}, "'http://evil'"),
+}
+NEXT = "data.train is not set"
+"""What the commands say where they get past the question."""
+
+
+def a_run(directory: Path, content: dict[str, Any]) -> Path:
+    """A run directory as somebody else might send it, without data or checkpoint."""
+    recipe = resolved(parse_recipe({"student": {"path": "nowhere"}, "method": "grpo", **content}, "a test"))
+    RunLog.create(directory, recipe, 0)
+    return directory
+
+
+def command(purpose: str, run: Path) -> list[str | Path]:
+    """The command without a recipe of the user's own."""
+    return ["train", "--resume", run] if purpose == "resume" else ["eval", run, "--data", "nowhere.jsonl"]
+
+
+@pytest.mark.parametrize("purpose", ["resume", "evaluate"])
+@pytest.mark.parametrize("key", REACHING)
+class TestReachingKeys:
+    """Each key of a run's own recipe that makes code run or sends something away."""
+
+    def test_is_refused_by_name(self, purpose: str, key: str, tmp_path: Path, sod: Any) -> None:
+        """One line with file, key, value and the option."""
+        content, shown = REACHING[key]
+        ended = sod(*command(purpose, a_run(tmp_path / "run", content)))
+        assert ended.code == 1
+        (line,) = ended.err.strip().splitlines()
+        for part in (str(tmp_path / "run" / "recipe.yaml"), f"{key}={shown}", "--allow-code"):
+            assert part in line
+
+    def test_is_the_users_to_allow(self, purpose: str, key: str, tmp_path: Path, sod: Any) -> None:
+        """With the option the command gets on to what else is wrong."""
+        ended = sod(*command(purpose, a_run(tmp_path / "run", REACHING[key][0])), "--allow-code")
+        assert ended.code == 1
+        assert "--allow-code" not in ended.err
+
+    def test_is_the_users_to_set(self, purpose: str, key: str, tmp_path: Path, sod: Any) -> None:
+        """An override is the user's word, also where it names the section above."""
+        run = a_run(tmp_path / "run", REACHING[key][0])
+        ended = sod(*command(purpose, run), "tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
+        assert ended.code == 1
+        assert "--allow-code" not in ended.err
+
+
+def test_another_override_allows_nothing(tmp_path: Path, sod: Any) -> None:
+    run = a_run(tmp_path / "run", {"tools": {"python": {"unsafe": True}}})
+    ended = sod("train", "--resume", run, "tools.python.workers=1", "threads=1")
+    assert "tools.python.unsafe=True" in ended.err
+
+
+def test_a_tracker_that_sends_is_asked_for_where_it_is_used(tmp_path: Path, sod: Any) -> None:
+    """`sod eval` starts none."""
+    run = a_run(tmp_path / "run", {"trackers": ["tensorboard", "wandb"]})
+    assert "trackers=['tensorboard', 'wandb']" in sod("train", "--resume", run).err
+    assert "trackers" not in sod("eval", run, "--data", "nowhere.jsonl").err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"tools": {"python": None}}, {"tools": {"python": {"preload": ["sympy"]}}}, {"trackers": ["trackio"]}],
+)
+def test_what_every_recipe_may_ask_for_needs_nothing(content: dict[str, Any], tmp_path: Path, sod: Any) -> None:
+    ended = sod("train", "--resume", a_run(tmp_path / "run", content))
+    assert NEXT in ended.err
+
+
+def test_a_recipe_that_the_user_names_is_trusted(tmp_path: Path, sod: Any) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(yaml.safe_dump({"student": {"path": "x"}, "method": "grpo", "tools": {"python": {"unsafe": True}}}))
+    assert NEXT in sod("train", own, "--run", tmp_path / "new").err
+
+
+def test_the_recipe_of_a_run_can_be_no_bomb(tmp_path: Path, sod: Any) -> None:
+    """Neither at resume nor at evaluation."""
+    run = a_run(tmp_path / "run", {})
+    names = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 9)}]\n" for n in range(12)]
+    (run / "recipe.yaml").write_text("".join(names))
+    for purpose in ("resume", "evaluate"):
+        ended = sod(*command(purpose, run))
+        assert ended.code == 1
+        assert "more than 20,000 values" in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
