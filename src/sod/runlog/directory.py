@@ -19,6 +19,7 @@ from sod.runlog.files import (
     plain,
     read_json,
     read_lines,
+    read_text,
     write_json_atomic,
     write_lines_atomic,
     write_text_atomic,
