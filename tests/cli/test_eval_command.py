@@ -186,9 +186,8 @@ def test_run_checkpoint_and_model_are_one(
 
 def test_model_without_a_recipe(world: Any, data: str, sod: Any, tmp_path: Path) -> None:
     """A bare model directory is evaluated with the defaults and the template that came with it."""
-    bare = shutil.copytree(
-        final_model(world.student), tmp_path / "bare"
-    )  # inside its run it would take the run's recipe
+    # Inside its run it would take the run's recipe.
+    bare = shutil.copytree(final_model(world.student), tmp_path / "bare")
     changes = ("rollout.max_turn_tokens=24", "rollout.max_response_tokens=160")
     ended = evaluate(sod, bare, data, tmp_path / "out", "--tasks", "3", *changes)
     assert ended.code == 0, ended.err
