@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sod.build.job import final_model
 from sod.chat.render import Chat
 from sod.models.load import load_tokenizer
 from sod.report import console
@@ -184,9 +186,10 @@ def test_run_checkpoint_and_model_are_one(
 
 def test_model_without_a_recipe(world: Any, data: str, sod: Any, tmp_path: Path) -> None:
     """A bare model directory is evaluated with the defaults and the template that came with it."""
-    newest = RunLog.open(world.student).checkpoints()[-1][1]
+    # Inside its run it would take the run's recipe.
+    bare = shutil.copytree(final_model(world.student), tmp_path / "bare")
     changes = ("rollout.max_turn_tokens=24", "rollout.max_response_tokens=160")
-    ended = evaluate(sod, newest, data, tmp_path / "out", "--tasks", "3", *changes)
+    ended = evaluate(sod, bare, data, tmp_path / "out", "--tasks", "3", *changes)
     assert ended.code == 0, ended.err
     assert figures(tmp_path / "out")["tasks"] == 3
     assert figures(tmp_path / "out")["recipe"]["student"]["dtype"] == "bfloat16"

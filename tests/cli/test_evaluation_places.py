@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sod.build.job import final_model
 from sod.runlog import RunLog
 from wandb_files import wandb_history, wandb_run
 
@@ -54,9 +55,13 @@ SPELLINGS = {
     "absolute-model": ("{here}/runs/mine/checkpoints/step-000003/model/", 3),
     "link": ("newest", 2),
 }
+QUICK = ("run-slash", "absolute", "model")
+"""The spellings that are tried after each change; the others in the slow tier."""
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(
+    "spelling", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SPELLINGS]
+)
 def test_a_checkpoint_takes_its_runs_recipe(spelling: str, run: Path, world: Any, sod: Any, tmp_path: Path) -> None:
     """However it is written; and the evaluation lies in the run, named by data, tasks, k and step."""
     (tmp_path / "newest").symlink_to(tmp_path / "runs/mine/checkpoints/step-000002")
@@ -103,7 +108,7 @@ def test_overrides_are_in_the_name(run: Path, world: Any, sod: Any) -> None:
 
 def test_a_model_of_no_run(run: Path, world: Any, sod: Any) -> None:
     """It has no run to lie in; the trackers' files lie with the results."""
-    shutil.copytree(run / "checkpoints" / "step-000003", "plain")
+    shutil.copytree(final_model(str(run)), "plain")
     recipe = world.recipe(Path.cwd())
     for _ in range(2):
         ended = evaluate(sod, "plain/", world, "--recipe", recipe, "trackers=[tensorboard]")
@@ -142,6 +147,7 @@ def test_tensorboard_gets_the_figures_at_the_checkpoints_step(run: Path, world: 
         assert (event.step, event.value) == (2, pytest.approx(figures[name]))
 
 
+@pytest.mark.slow
 @needs("trackio")
 def test_trackio_has_the_run_and_its_evaluations_in_one_project(run: Path, world: Any, sod: Any) -> None:
     """The recipe of the run says so: nothing is given here."""
