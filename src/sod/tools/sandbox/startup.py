@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, final
 
-from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl
+from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl, python_paths
 from .files import empty_directory
 from .layers import Layers, load_landlock, prepare, proven
 from .program import FILENAME, set_limit
@@ -48,8 +48,10 @@ def start(config: dict[str, Any]) -> ForkServerState:
     """
     owner = os.pidfd_open(config["owner"])
     landlock = load_landlock(config)
-    isolation = isolate(config["sessions"])
-    layers = proven(prepare(config, landlock, full=all(isolation.obtained.values())), config["missing"])
+    paths = python_paths(config["preload"])
+    isolation = isolate(config["sessions"], paths)
+    layers = prepare(config, landlock, all(isolation.obtained.values()), paths)
+    layers = proven(layers, config["missing"])
     level, kept = level_of(isolation, layers)
     if level == "unsafe" and not config["unsafe"]:
         raise OSError(refusal(isolation, kept, config["missing"]))
