@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import shutil
 import signal
 import stat
 import struct
@@ -316,7 +315,8 @@ def show_setting(path: str) -> None:
         bind(OLD + real, path)
         return
     with suppress(PermissionError):  # not for everybody to read
-        shutil.copyfile(OLD + real, path)
+        with open(OLD + real, "rb") as source, open(path, "wb") as target:
+            target.write(source.read())
 
 
 def forbid_namespaces(proc: int | None = None) -> None:
