@@ -192,9 +192,10 @@ def test_a_project_that_python_imports_from_is_not_shown(tmp_path: Path) -> None
     (packages / "ours.pth").write_text(f"{project}\n{Path(filters.__file__).parents[3]}\n")
     for without in ("", "sys.modules['landlock'] = sys.modules['pyseccomp'] = None"):
         script = (
-            f"import sys\n{without}\nfrom sod.records import Program\nfrom sod.tools.sandbox.local import LocalSandbox\n"
+            f"import sys\n{without}\nfrom sod.records import Program\n"
+            "from sod.tools.sandbox.local import LocalSandbox\n"
             "s = LocalSandbox(workers=1, preload=['helper'])\n"
-            f"p = 'import os, helper; print(helper.value, os.path.exists({str(project / 'runs')!r}))'\n"
+            f"p = 'import os, helper; print(helper.value, os.path.exists(\"{project / 'runs'}\"))'\n"
             "print(s.level, s.execute([Program(p)])[0].stdout)\ns.close()"
         )
         command = [environment / "bin" / "python", "-c", script]

@@ -19,40 +19,33 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import final
 
-SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")  # a program may write here, and only here
-# The system's files that programs see at all: what is not listed here, or in `python_paths`, does not exist for them.
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/nix/store", "/gnu/store", "/sys/devices/system/cpu")
-ETC = (
-    *("alternatives", "debian_version", "fonts", "group", "host.conf", "hosts", "inputrc", "ld.so.cache", "ld.so.conf"),
-    *("ld.so.conf.d", "locale.alias", "localtime", "magic", "mime.types", "networks", "nsswitch.conf", "os-release"),
-    *("passwd", "protocols", "rpc", "services", "shells", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone"),
+from .mounts import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    bind,
+    checked,
+    libc,
+    mount,
 )
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-DEVICE_LINKS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}  # name in /dev: in /proc/self
+from .new_root import BASE, OLD, furnish
+
+SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")  # a program may write here, and only here
 # Of an installation of Python. The rest of its directory may be anything: a home, a project with its runs.
 INSTALLED = ("bin", "lib", "lib32", "lib64", "libexec", "share", "ssl", "pyvenv.cfg")
 PACKAGES = ("site-packages", "dist-packages")
 FIRST_UID = 1_500_000_000  # far from real users; see `drop_root`
 NOBODY = 65534
 
-BASE, OLD = "/proc", "/.old"  # where the new root is made, and where in it the old one is until it is taken away
-MAX_LINKS = 40  # as the kernel
-
 NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 0x1000, 0x4000, 0x40000
 MNT_DETACH, MOUNT_SETATTR, OPEN_TREE, AT_FDCWD, AT_RECURSIVE = 2, 442, 428, -100, 0x8000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITY_VERSION_3 = 0x20080522
 
-libc = ctypes.CDLL(None, use_errno=True)
 no_capabilities = (ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0)), bytes(24))
-
-
-def checked(result: int, what: str) -> None:
-    """Raise OSError when a C call failed."""
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def prctl(option: int, value: int) -> None:
@@ -63,12 +56,6 @@ def prctl(option: int, value: int) -> None:
 def unshare(flags: int) -> None:
     """Enter new namespaces; with NEWPID, it is the next fork that does. Raises OSError."""
     checked(libc.unshare(flags), "unshare")
-
-
-def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
-    """Mount a file system, or change a mount, as mount(2). Raises OSError."""
-    arguments = (source.encode(), target.encode(), kind.encode() if kind else None)
-    checked(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
 
 
 def make_read_only() -> None:
@@ -162,19 +149,6 @@ def open_one(path: str, handle: int) -> None:
         bind(f"{source}/{name}", f"{path}/{name}")
 
 
-def bind(source: str, target: str) -> None:
-    """Show a file, directory or symbolic link in another place too. Raises OSError."""
-    # A descriptor in /proc is a link as well, but stands for what it points to.
-    if os.path.islink(source) and not source.removeprefix("/proc/self/fd/").isdigit():
-        os.symlink(os.readlink(source), target)
-        return
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    else:
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-    mount(source, target, None, MS_BIND | MS_REC)
-
-
 def drop_root(paths: Sequence[str]) -> bool:
     """Become an unprivileged user; whether that is what we are now.
 
@@ -235,7 +209,7 @@ def close_filesystem(isolation: Isolation, sessions: bool, paths: Sequence[str])
     os.mkdir(BASE + OLD)
     checked(libc.pivot_root(BASE.encode(), (BASE + OLD).encode()), "pivot_root")
     os.chdir("/")
-    isolation.scratch = furnish(paths)
+    isolation.scratch = furnish(paths, SCRATCH)
     if sessions:  # each makes namespaces of its own, and forbids them after that
         isolation.proc = writable_proc()
     else:
@@ -245,78 +219,6 @@ def close_filesystem(isolation: Isolation, sessions: bool, paths: Sequence[str])
     make_read_only()
     if os.path.exists(OLD):
         raise OSError("the machine's files could not be taken away")
-
-
-def furnish(paths: Sequence[str]) -> tuple[str, ...]:
-    """Fill the new root from the old one, which is at OLD. The scratch directories; raises OSError."""
-    shown = [path for path in (*SYSTEM, *paths) if os.path.lexists(OLD + path)]
-    for path in outermost_names(shown):
-        show(path)
-    for name in ETC:
-        show_setting("/etc/" + name)
-    for path in DEVICES:
-        show(path)
-    for name, target in DEVICE_LINKS.items():
-        os.symlink(f"/proc/self/{target}", f"/dev/{name}")
-    os.mkdir("/proc")
-    try:
-        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
-    except OSError:  # refused where /proc is partly masked (Docker); only hides host processes
-        mount(OLD + "/proc", "/proc", None, MS_BIND | MS_REC)
-    # A directory that Python lives in is there already, and is no place to write to.
-    scratch = tuple(directory for directory in SCRATCH if not os.path.exists(directory))
-    for directory in scratch:
-        os.makedirs(directory)
-    return scratch
-
-
-def outermost_names(paths: Sequence[str]) -> list[str]:
-    """As `outermost`, of paths that need not be there."""
-    below = tuple(path + "/" for path in paths)
-    return sorted({path for path in paths if not path.startswith(below)})
-
-
-def show(path: str) -> None:
-    """Bind a file or directory of the old root to its place in the new one; a link on the way holds there too.
-
-    A symbolic link at the top (/bin) stays one. Raises OSError.
-    """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.dirname(path) == "/" and os.path.islink(OLD + path):
-        os.symlink(os.readlink(OLD + path), path)
-        return
-    real = resolved(path)
-    for target in {path, real}:
-        if os.path.exists(OLD + real) and not os.path.lexists(target):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            bind(OLD + real, target)
-
-
-def resolved(path: str) -> str:
-    """Where symbolic links of the old root lead, as seen from that root."""
-    for _ in range(MAX_LINKS):
-        parts = path.split("/")
-        prefixes = ["/".join(parts[:depth]) for depth in range(2, len(parts) + 1)]
-        link = next((prefix for prefix in prefixes if os.path.islink(OLD + prefix)), None)
-        if link is None:
-            return path
-        target = os.path.join(os.path.dirname(link), os.readlink(OLD + link))
-        path = os.path.normpath(target + path.removeprefix(link))
-    return path
-
-
-def show_setting(path: str) -> None:
-    """Put a file or directory of /etc into the new root: a file as a copy, which needs no mount. Raises OSError."""
-    real = resolved(path)
-    if not os.path.exists(OLD + real):
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.isdir(OLD + real):
-        bind(OLD + real, path)
-        return
-    with suppress(PermissionError):  # not for everybody to read
-        with open(OLD + real, "rb") as source, open(path, "wb") as target:
-            target.write(source.read())
 
 
 def forbid_namespaces(proc: int | None = None) -> None:

@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from .confine import DEVICES, ETC, SYSTEM, checked, libc
+from .mounts import checked, libc
+from .new_root import DEVICES, ETC, SYSTEM
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 RULE_PATH_BENEATH = 1
