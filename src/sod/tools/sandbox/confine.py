@@ -8,34 +8,44 @@ once per fork server, what stands below it for every program or session. It uses
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import signal
+import stat
 import struct
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import final
 
+from .mounts import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    bind,
+    checked,
+    libc,
+    mount,
+)
+from .new_root import BASE, OLD, furnish
+
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")  # a program may write here, and only here
-HIDDEN = ("/run",)  # sockets of the host's services
+# Of an installation of Python. The rest of its directory may be anything: a home, a project with its runs.
+INSTALLED = ("bin", "lib", "lib32", "lib64", "libexec", "share", "ssl", "pyvenv.cfg")
+PACKAGES = ("site-packages", "dist-packages")
 FIRST_UID = 1_500_000_000  # far from real users; see `drop_root`
 NOBODY = 65534
 
 NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 0x1000, 0x4000, 0x40000
 MNT_DETACH, MOUNT_SETATTR, OPEN_TREE, AT_FDCWD, AT_RECURSIVE = 2, 442, 428, -100, 0x8000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITY_VERSION_3 = 0x20080522
 
-libc = ctypes.CDLL(None, use_errno=True)
 no_capabilities = (ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0)), bytes(24))
-
-
-def checked(result: int, what: str) -> None:
-    """Raise OSError when a C call failed."""
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def prctl(option: int, value: int) -> None:
@@ -48,12 +58,6 @@ def unshare(flags: int) -> None:
     checked(libc.unshare(flags), "unshare")
 
 
-def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
-    """Mount a file system, or change a mount, as mount(2). Raises OSError."""
-    arguments = (source.encode(), target.encode(), kind.encode() if kind else None)
-    checked(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
-
-
 def make_read_only() -> None:
     """Make every mount of this namespace read-only, in one call. Raises OSError."""
     attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", MS_RDONLY | MS_NOSUID, 0, 0, 0))
@@ -61,76 +65,102 @@ def make_read_only() -> None:
     checked(libc.syscall(MOUNT_SETATTR, *call), "mount_setattr")
 
 
-def python_paths() -> list[str]:
-    """The directories that imports need, sorted, without those that lie below another one."""
-    wanted = {os.path.abspath(p) for p in (sys.prefix, sys.base_prefix, *sys.path) if os.path.isdir(p)}
-    below = tuple(path.rstrip("/") + "/" for path in wanted)
-    return sorted(path for path in wanted if not path.startswith(below))
+def outermost(paths: Sequence[str]) -> list[str]:
+    """These paths as absolute ones, sorted, without those that lie below another one or are not there."""
+    there = {os.path.abspath(path) for path in paths if os.path.exists(path)}
+    below = tuple(path.rstrip("/") + "/" for path in there)
+    return sorted(path for path in there if not path.startswith(below))
+
+
+def python_paths(preload: Sequence[str] = ()) -> list[str]:
+    """What programs need of Python, sorted, without those that lie below another one: files and directories.
+
+    The installation, the directories of installed packages, and the modules `preload`, wherever they are. A directory
+    that a .pth file adds (an editable install) is not among them: it may be a project's root with its runs and data.
+    """
+    prefixes = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
+    wanted = [os.path.join(prefix, name) for prefix in prefixes for name in INSTALLED]
+    wanted += [path for path in sys.path if os.path.basename(path) in PACKAGES]
+    for name in preload:
+        wanted += module_files(name.partition(".")[0])
+    return outermost(wanted)
+
+
+def module_files(name: str) -> list[str]:
+    """Where a module of the top level is: the directories of a package, or its file. Nothing where it is not found."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    return list(spec.submodule_search_locations or [spec.origin or ""])
 
 
 def closed_ancestor(path: str) -> str | None:
-    """The outermost directory on the way to `path` that other users may not enter."""
+    """The outermost directory on the way to `path`, or `path` itself, that other users may not enter or read."""
     parts = path.split("/")
     for depth in range(2, len(parts) + 1):
         ancestor = "/".join(parts[:depth])
-        if not os.stat(ancestor).st_mode & 0o001:
+        if not open_to_others(os.stat(ancestor).st_mode):
             return ancestor
     return None
 
 
-def open_the_way() -> None:
+def open_to_others(mode: int) -> bool:
+    """Whether users without a right of their own may enter the directory, or read the file."""
+    return bool(mode & (0o001 if stat.S_ISDIR(mode) else 0o004))
+
+
+def open_the_way(paths: Sequence[str] = ()) -> None:
     """As root: make Python's directories reachable for other users, where they lie below a private one such as /root.
 
     In a mount namespace of our own, the private directory is replaced by an empty one that holds
-    the needed directories only. Raises OSError.
+    the needed directories and `paths` only. Raises OSError.
     """
     closed: dict[str, list[str]] = {}  # private directory: what is needed below it
-    for path in python_paths():
+    for path in outermost([sys.prefix, sys.base_prefix, *filter(os.path.isdir, sys.path), *paths]):
         if (ancestor := closed_ancestor(path)) is not None:
             closed.setdefault(ancestor, []).append(path)
     if not closed:
         return
     unshare(NEWNS)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
-    for ancestor, paths in closed.items():
+    for ancestor, needed in closed.items():
         # Held open from before the new mount hides them: that is where they are bound from.
-        handles = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths]
+        handles = [os.open(path, os.O_PATH) for path in needed]
+        if not stat.S_ISDIR(os.stat(ancestor).st_mode):
+            continue  # a file that others may not read stays so
         mount("tmpfs", ancestor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-        for path, handle in zip(paths, handles, strict=True):
-            os.makedirs(path, exist_ok=True)
-            if os.fstat(handle).st_mode & 0o001:
-                bind(f"/proc/self/fd/{handle}", path)
-            else:  # closed itself: what is in it, in an open directory of the same name
-                for name in os.listdir(handle):
-                    bind(f"/proc/self/fd/{handle}/{name}", f"{path}/{name}")
+        for path, handle in zip(needed, handles, strict=True):
+            open_one(path, handle)
             os.close(handle)
 
 
-def bind(source: str, target: str) -> None:
-    """Show a file, directory or symbolic link in another place too. Raises OSError."""
-    # A descriptor in /proc is a link as well, but stands for what it points to.
-    if os.path.islink(source) and not source.removeprefix("/proc/self/fd/").isdigit():
-        os.symlink(os.readlink(source), target)
+def open_one(path: str, handle: int) -> None:
+    """Show what the descriptor stands for at `path`, in a directory that is now hidden. Raises OSError."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    source = f"/proc/self/fd/{handle}"
+    if open_to_others(os.fstat(handle).st_mode):
+        bind(source, path)
         return
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    else:
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-    mount(source, target, None, MS_BIND | MS_REC)
+    os.makedirs(path, exist_ok=True)  # closed itself: what is in it, in an open directory of the same name
+    for name in os.listdir(source):
+        bind(f"{source}/{name}", f"{path}/{name}")
 
 
-def drop_root() -> bool:
+def drop_root(paths: Sequence[str]) -> bool:
     """Become an unprivileged user; whether that is what we are now.
 
     The uid is this process's own, so that process counts and signals are apart from everybody else's;
     where only part of the uids exist (rootless containers) it is nobody's. A process that may not drop
-    root, or could then not read Python, stays root.
+    root, or could then not read Python (`paths`), stays root.
     """
     if os.geteuid() != 0:
         return True
     with suppress(OSError):
-        open_the_way()
-    if any(closed_ancestor(path) for path in python_paths()):
+        open_the_way(paths)
+    if any(closed_ancestor(path) for path in paths):
         return False
     for uid in (FIRST_UID + os.getpid(), NOBODY):
         with suppress(OSError):
@@ -169,29 +199,26 @@ def writable_proc() -> int:
     return int(handle)
 
 
-def close_filesystem(isolation: Isolation, sessions: bool) -> None:
-    """Make everything read-only and hide service sockets; `fresh_scratch` mounts the scratch directories later.
+def close_filesystem(isolation: Isolation, sessions: bool, paths: Sequence[str]) -> None:
+    """Change to a root of our own that holds nothing but the system's and Python's files, all of it read-only.
 
-    Raises OSError. `sessions`: as in `isolate`.
+    Raises OSError. `fresh_scratch` mounts the scratch directories later. `sessions`, `paths`: as in `isolate`.
     """
-    paths = python_paths()
-
-    def unused(directory: str) -> bool:
-        """Whether it may be hidden: a directory of its own that Python does not live in."""
-        plain = os.path.isdir(directory) and os.path.realpath(directory) == directory
-        return plain and not any((path + "/").startswith(directory + "/") for path in paths)
-
     mount("none", "/", None, MS_REC | MS_PRIVATE)
-    with suppress(OSError):  # refused where /proc is partly masked (Docker); only hides host processes
-        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
+    mount("tmpfs", BASE, "tmpfs", MS_NOSUID, "size=16m,nr_inodes=4096,mode=755")
+    os.mkdir(BASE + OLD)
+    checked(libc.pivot_root(BASE.encode(), (BASE + OLD).encode()), "pivot_root")
+    os.chdir("/")
+    isolation.scratch = furnish(paths, SCRATCH)
     if sessions:  # each makes namespaces of its own, and forbids them after that
         isolation.proc = writable_proc()
     else:
         forbid_namespaces()
-    for directory in filter(unused, HIDDEN):
-        mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV)
+    checked(libc.umount2(OLD.encode(), MNT_DETACH), "umount")
+    os.rmdir(OLD)
     make_read_only()
-    isolation.scratch = tuple(filter(unused, SCRATCH))
+    if os.path.exists(OLD):
+        raise OSError("the machine's files could not be taken away")
 
 
 def forbid_namespaces(proc: int | None = None) -> None:
@@ -216,23 +243,23 @@ class Isolation:
     problem: str = ""
 
 
-def isolate(sessions: bool) -> Isolation:
+def isolate(sessions: bool, paths: Sequence[str]) -> Isolation:
     """Give up root, network, other processes and files, as far as this machine permits, and tell what was obtained.
 
     Each step makes the next one possible; one that is refused is the last. `sessions`: forks of this
-    process will need namespaces of their own (see `enter_session`). Where pid namespaces exist, returns
-    in a fork of the caller, which stays behind as its monitor.
+    process will need namespaces of their own (see `enter_session`). `paths`: what programs need of Python.
+    Where pid namespaces exist, returns in a fork of the caller, which stays behind as its monitor.
     """
     isolation = Isolation()
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")  # when memory runs out, rather us than the training process
     try:
-        isolation.obtained["unprivileged"] = drop_root()
+        isolation.obtained["unprivileged"] = drop_root(paths)
         enter_namespaces(NEWNET | NEWIPC | NEWNS | NEWPID)
         isolation.obtained["network"] = True
         fork_under_monitor()
         isolation.obtained["pid_namespace"] = True
-        close_filesystem(isolation, sessions)
+        close_filesystem(isolation, sessions, paths)
         isolation.obtained["filesystem"] = bool(isolation.scratch)
     except OSError as error:
         isolation.problem = str(error)

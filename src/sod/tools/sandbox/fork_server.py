@@ -23,11 +23,13 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import session_server
 from .confine import drop_capabilities, fresh_scratch, new_pid_namespace
 from .files import empty_directory, fetch, place
+from .homes import too_full
 from .layers import apply
 from .program import EXIT_ERROR, EXIT_MEMORY, run_main, seed_random, set_limit, set_memory_limits
 from .startup import ForkServerState, leave, receive, send, start
@@ -120,8 +122,9 @@ def watch_and_reap(
     poller = select.poll()
     poller.register(state.owner, select.POLLIN)
     poller.register(state.channel, 0)  # hang-up only
+    over_memory = memory_watch(state, limits["memory_mb"])
     try:
-        end = watch((program, state.owner, state.channel), (out, err), limits["seconds"])
+        end = watch((program, state.owner, state.channel), (out, err), limits["seconds"], over_memory=over_memory)
     finally:
         os.close(program)
     wait_status, cpu_seconds = kill_and_reap(pid, orphans_are_ours=state.own_namespace < 0)
@@ -137,6 +140,14 @@ def watch_and_reap(
     if end is End.DONE and code == -signal.SIGKILL and cpu_seconds >= limits["cpu_seconds"] / 2:
         return End.CPU, code
     return end, code
+
+
+def memory_watch(state: ForkServerState, memory_mb: int) -> Callable[[], bool]:
+    """A function that tells whether a program's files hold more than they may, where no mount bounds them."""
+    if state.isolation.scratch:
+        return lambda: False
+    home = os.environ["HOME"]
+    return lambda: too_full(home, memory_mb)
 
 
 def main() -> None:

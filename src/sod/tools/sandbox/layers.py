@@ -17,15 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from .confine import checked, libc, python_paths
+from .mounts import checked, libc
+from .new_root import DEVICES, ETC, SYSTEM
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 RULE_PATH_BENEATH = 1
 INSTRUCTION_BYTES = 8
 REHEARSALS = 8  # after as many calls Python has settled a function's code: forks then need not write to it
 SCOPE_ABSTRACT_UNIX, SCOPE_SIGNAL = 1, 2
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc", "/opt", "/sys/devices/system/cpu")
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 
 
 @final
@@ -62,19 +61,22 @@ def load_landlock(config: dict[str, Any]) -> Any:
         sys.path.remove(parent)
 
 
-def prepare(config: dict[str, Any], landlock: Any, full: bool) -> Layers:
-    """What of the two layers can be had here; `full`: namespaces keep network and processes apart."""
+def prepare(config: dict[str, Any], landlock: Any, full: bool, paths: Sequence[str]) -> Layers:
+    """What of the two layers can be had here, where programs may read `paths`.
+
+    `full`: namespaces keep network and processes apart, and the root holds only what programs may see.
+    """
     code = bytes.fromhex(config["filters"].get("full" if full else "reduced", ""))
     seccomp = _FilterProgram(len(code) // INSTRUCTION_BYTES, code) if code else None
     # A proc file system of one's own shows nothing but one's own; the machine's shows everybody.
-    proc = ("/proc",) if full else ()
+    own = ("/proc", "/etc") if full else tuple(f"/etc/{name}" for name in ETC)
     if landlock is None:
         return Layers(seccomp, None, -1, (), 0)
     ctypes.set_errno(0)  # the package takes an old error for a new one
     landlock.landlock_abi_version()  # remembered by it
     access = landlock.FSAccess
     read = int(access.EXECUTE | access.READ_FILE | access.READ_DIR)
-    rules = _rules(landlock, (*SYSTEM, *python_paths(), *proc), read) + _rules(landlock, DEVICES, access.all_file())
+    rules = _rules(landlock, (*SYSTEM, *paths, *own), read) + _rules(landlock, DEVICES, access.all_file())
     scope = _scope(landlock.plumbing) if config["scoped"] else -1
     layers = Layers(seccomp, landlock, scope, tuple(rules), int(access.all()))
     landlock.plumbing.get_restrict_self()  # the package makes it at the first use: once here, not in every fork

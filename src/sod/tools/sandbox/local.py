@@ -2,12 +2,12 @@
 
 What the kernel keeps from a program is in `LocalSandbox.isolation`, and how in `LocalSandbox.level`:
 
-- `full`: namespaces of its own (user, pid, mount, network, IPC), a read-only file system, scratch
-  directories of its own; and, where `pyseccomp` and `landlock` are installed, a filter of system calls
+- `full`: namespaces of its own (user, pid, mount, network, IPC), a root of its own with the system's
+  and Python's files, read-only, and scratch directories; and, where `pyseccomp` and `landlock` are installed, a filter of system calls
   and a list of directories that may be read (the system's and Python's).
 - `reduced`, where user namespaces are not to be had: the last two alone keep files and network away.
-  The processes of the machine exist for a program (it cannot signal, trace or list them), its scratch
-  directory is bounded per file only, and its sessions share a limit of processes.
+  The processes of the machine exist for a program (it cannot signal, trace or list them), a session's
+  scratch directory is bounded per file only, and its sessions share a limit of processes.
 - `unsafe`: less than that, and only where the caller said `unsafe=True`.
 
 Known limits: a program's processes are bounded in memory each, not together.

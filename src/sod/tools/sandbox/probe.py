@@ -37,6 +37,19 @@ FORK = (
 )
 MEMORY = f"x = bytearray(96 << 20)\nprint({THROUGH!r})"
 FILL = f"for name in 'abcd':\n  open(name, 'wb').write(bytes(24 << 20))\nprint({THROUGH!r})"
+SOCKETS = (
+    "import socket\nfor family, kind in ((1, 1), (1, 2), (40, 1), (38, 5), (30, 1)):\n"
+    f"  try:\n    socket.socket(family, kind)\n    print({THROUGH!r})\n  except OSError: pass"
+)
+SHARED = (
+    "import ctypes\nlibc = ctypes.CDLL(None)\n"
+    f"if max(libc.shmget(0, 4096, 0o600), libc.msgget(0, 0o600), libc.semget(0, 1, 0o600)) >= 0: print({THROUGH!r})"
+)
+LIMITS = (
+    "import os, resource\nfor attempt in (lambda: resource.prlimit({pid}, resource.RLIMIT_NOFILE), "
+    "lambda: os.sched_setaffinity({pid}, [0]), lambda: os.kill({pid}, 0)):\n"
+    f"  try:\n    attempt()\n    print({THROUGH!r})\n  except OSError: pass"
+)
 SURVIVE = "import subprocess\nsubprocess.Popen(['sleep', '{seconds}'], start_new_session=True)\nprint('left it')"
 
 
@@ -108,6 +121,10 @@ def attempts(sandbox: LocalSandbox) -> dict[str, bool]:
             "write outside": Program(TRY_ALL.format(paths=outside, mode="w")),
             "root-only files": Program(TRY_ALL.format(paths=secrets, mode="r")),
             "host processes": Program(SEE.format(pid=os.getpid())),
+            "other sockets": Program(SOCKETS),
+            "shared memory": Program(SHARED),
+            "reaching processes": Program(LIMITS.format(pid=os.getpid())),
+            "the trainer's files": Program(TRY_ALL.format(paths=[__file__], mode="r")),
             "fork limit": Program(FORK),
             "memory limit": Program(MEMORY, memory_mb=64),
             "scratch limit": Program(FILL, memory_mb=64),

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, final
 
-from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl
+from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl, python_paths
 from .files import empty_directory
+from .homes import make_home, remove_lost_homes
 from .layers import Layers, load_landlock, prepare, proven
 from .program import FILENAME, set_limit
 from .watch import kill_children
@@ -48,8 +49,11 @@ def start(config: dict[str, Any]) -> ForkServerState:
     """
     owner = os.pidfd_open(config["owner"])
     landlock = load_landlock(config)
-    isolation = isolate(config["sessions"])
-    layers = proven(prepare(config, landlock, full=all(isolation.obtained.values())), config["missing"])
+    remove_lost_homes(FIRST_UID)
+    paths = python_paths(config["preload"])
+    isolation = isolate(config["sessions"], paths)
+    layers = prepare(config, landlock, all(isolation.obtained.values()), paths)
+    layers = proven(layers, config["missing"])
     level, kept = level_of(isolation, layers)
     if level == "unsafe" and not config["unsafe"]:
         raise OSError(refusal(isolation, kept, config["missing"]))
@@ -66,13 +70,6 @@ def start(config: dict[str, Any]) -> ForkServerState:
     return ForkServerState(
         config["channel"], owner, started, own, isolation, layers, level, kept, mapped_bytes(), processes
     )
-
-
-def make_home() -> str:
-    """Without a private filesystem: make a directory in /tmp, which `leave` removes."""
-    import tempfile  # most fork servers have no need of it
-
-    return tempfile.mkdtemp(prefix="sod-sandbox-")
 
 
 def level_of(isolation: Isolation, layers: Layers) -> tuple[str, dict[str, bool]]:
