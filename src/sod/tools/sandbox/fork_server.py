@@ -29,7 +29,7 @@ from . import session_server
 from .confine import drop_capabilities, fresh_scratch, new_pid_namespace
 from .files import empty_directory, fetch, place
 from .layers import apply
-from .program import EXIT_ERROR, EXIT_MEMORY, run_main, seed_random, set_limit, set_memory_limits
+from .program import EXIT_ERROR, EXIT_MEMORY, add_site_builtins, run_main, seed_random, set_limit, set_memory_limits
 from .startup import ForkServerState, leave, receive, send, start
 from .watch import End, Output, kill_and_reap, status_of, watch, with_note
 from .wire import pack, unpack
@@ -148,6 +148,7 @@ def main() -> None:
     try:
         state = start(config)
         sys.path.insert(0, "")  # a program may import what it wrote
+        add_site_builtins()
         about = {"level": state.level, "kept": state.kept, "problem": state.isolation.problem}
         send(state.channel, pack({"status": "ready", **about, "missing": config["missing"]}))
         if config["sessions"]:

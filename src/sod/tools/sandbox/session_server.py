@@ -34,7 +34,18 @@ from .confine import (
 )
 from .files import empty_directory
 from .layers import REHEARSALS, apply
-from .program import EXIT_ERROR, flush, fresh_main, remember, report, seed_random, set_limit, set_memory_limits
+from .program import (
+    EXIT_ERROR,
+    compiled,
+    finish,
+    flush,
+    fresh_main,
+    remember,
+    report,
+    seed_random,
+    set_limit,
+    set_memory_limits,
+)
 from .startup import ForkServerState, receive, send
 from .watch import kill_children
 from .wire import LENGTH, TOKEN_BYTES, pack, unpack
@@ -192,7 +203,7 @@ def run_cells(control: socket.socket) -> None:
         status = run_cell(source, names, f"<cell {number}>")
         flush()
         if os.getpid() != itself:  # a fork that the cell made and that came this far: its end, as in a script
-            os._exit(status)
+            os._exit(finish(status, names))
         control.sendall(token + bytes([status]))
 
 
@@ -214,11 +225,9 @@ def next_cell(control: socket.socket) -> tuple[bytes, str, list[int]] | None:
 def run_cell(source: str, names: dict[str, Any], filename: str) -> int:
     """Run one cell and return its exit status. Where the cell ends the interpreter, does not return."""
     try:
-        exec(compile(source, filename, "exec"), names)
+        exec(compiled(source, filename), names)
     except (SystemExit, MemoryError) as error:
-        status = report(error, source, filename)
-        flush()
-        os._exit(status)
+        os._exit(finish(report(error, source, filename), names))
     except BaseException as error:
         return report(error, source, filename)
     remember(source, filename)  # a later traceback may pass through it
