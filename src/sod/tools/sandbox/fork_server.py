@@ -124,17 +124,14 @@ def watch_and_reap(
         end = watch((program, state.owner, state.channel), (out, err), limits["seconds"])
     finally:
         os.close(program)
-    wait_status, cpu_seconds = kill_and_reap(pid, orphans_are_ours=state.own_namespace < 0)
+    code, cpu_seconds = kill_and_reap(pid, state.own_namespace < 0, limits["cpu_seconds"])
     if poller.poll(0):  # it was not the program that ended the watch, or LocalSandbox went away meanwhile
         leave(state)
     while out.read() or err.read():  # what it wrote last is still in the pipes
         pass
-    code = os.waitstatus_to_exitcode(wait_status)
     if out.over:
         return End.OUTPUT_LIMIT, code
-    # The kernel enforces the limit of CPU time with SIGKILL, which a program may also send itself: the time used tells
-    # them apart. Half of the limit is asked for, as the kernel counts ticks, which may run well ahead of measured time.
-    if end is End.DONE and code == -signal.SIGKILL and cpu_seconds >= limits["cpu_seconds"] / 2:
+    if end is End.DONE and code == -signal.SIGXCPU and cpu_seconds >= limits["cpu_seconds"] / 2:
         return End.CPU, code
     return end, code
 

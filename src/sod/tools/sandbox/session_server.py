@@ -47,7 +47,7 @@ from .program import (
     set_memory_limits,
 )
 from .startup import ForkServerState, receive, send
-from .watch import kill_children
+from .watch import kill_children, reap
 from .wire import LENGTH, TOKEN_BYTES, pack, unpack
 
 CONTROL = 255  # the highest descriptor there may be: programs that count from 3 do not find it
@@ -73,13 +73,12 @@ def serve(state: ForkServerState) -> NoReturn:
             ours.close()
             theirs.close()
         else:  # "reap": LocalSandbox has killed it, or seen it die
-            _, status = os.waitpid(head["pid"], 0)
+            code, _ = reap(head["pid"])
             if home := sessions.pop(head["pid"]):
                 empty_directory(home)
                 os.rmdir(home)
             if state.own_namespace < 0:
                 kill_children(but=sessions)  # orphans that a session's subreaper did not live to kill
-            code = os.waitstatus_to_exitcode(status)
             send(state.channel, pack({"status": "reaped", "exit_code": code}))
 
 
@@ -156,9 +155,9 @@ def fork_under_subreaper() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         return
     os.closerange(3, 256)
-    _, status = os.waitpid(pid, 0)
+    code, _ = reap(pid)
     kill_children()
-    if (code := os.waitstatus_to_exitcode(status)) < 0:
+    if code < 0:
         os.kill(os.getpid(), -code)
     os._exit(code)
 
