@@ -23,11 +23,13 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import session_server
-from .confine import drop_capabilities, fresh_scratch, new_pid_namespace
+from .confine import NEWIPC, drop_capabilities, fresh_scratch, new_pid_namespace, unshare
 from .files import empty_directory, fetch, place
+from .held import DESCRIPTORS, descendants, holds_more
 from .layers import apply
 from .program import EXIT_ERROR, EXIT_MEMORY, add_site_builtins, run_main, seed_random, set_limit, set_memory_limits
 from .startup import ForkServerState, leave, receive, send, start
@@ -47,6 +49,10 @@ def confine(state: ForkServerState, limits: dict[str, Any], stdin: bytes, out: i
     os.dup2(out, 1)
     os.dup2(err, 2)
     set_memory_limits(limits["memory_mb"], state.mapped)
+    if state.cgroup is None:
+        set_limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
+    else:
+        state.cgroup.enter()
     set_limit(resource.RLIMIT_CPU, limits["cpu_seconds"])
     set_limit(resource.RLIMIT_NPROC, state.processes + limits["processes"])
     if state.own_namespace >= 0:
@@ -81,12 +87,16 @@ def execute(state: ForkServerState, head: dict[str, Any], blobs: list[bytes]) ->
         fresh_scratch(state.isolation.scratch, limits["memory_mb"])
     else:
         empty_directory(home)
+    if state.cgroup is not None:
+        state.cgroup.set_limit(limits["memory_mb"])
     place(home, dict(zip(head["files"], contents, strict=True)))
     begun = time.monotonic()
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     if state.own_namespace >= 0:
         new_pid_namespace(state.own_namespace)
+        if state.layers.seccomp is None:  # else it is refused the SysV segments that would outlive it
+            unshare(NEWIPC)
     if (pid := os.fork()) == 0:
         become_program(state, limits, source, stdin, out_write, err_write)
     os.close(out_write)
@@ -120,8 +130,9 @@ def watch_and_reap(
     poller = select.poll()
     poller.register(state.owner, select.POLLIN)
     poller.register(state.channel, 0)  # hang-up only
+    over_memory = memory_watch(state, limits["memory_mb"])
     try:
-        end = watch((program, state.owner, state.channel), (out, err), limits["seconds"])
+        end = watch((program, state.owner, state.channel), (out, err), limits["seconds"], over_memory=over_memory)
     finally:
         os.close(program)
     code, cpu_seconds = kill_and_reap(pid, state.own_namespace < 0, limits["cpu_seconds"])
@@ -129,6 +140,8 @@ def watch_and_reap(
         leave(state)
     while out.read() or err.read():  # what it wrote last is still in the pipes
         pass
+    if state.cgroup is not None and over_memory():  # the kernel may have killed any of its processes
+        return End.MEMORY, code
     if out.over:
         return End.OUTPUT_LIMIT, code
     if end is End.DONE and code == -signal.SIGXCPU and cpu_seconds >= limits["cpu_seconds"] / 2:
@@ -136,9 +149,31 @@ def watch_and_reap(
     return end, code
 
 
+def memory_watch(state: ForkServerState, memory_mb: int) -> Callable[[], bool]:
+    """A function that tells whether the program now beginning has held more than it may, all its processes together."""
+    if (cgroup := state.cgroup) is not None:
+        before = cgroup.kills()
+        return lambda: cgroup.kills() > before
+    itself = int(os.readlink("/proc/self"))  # as this /proc names us; it may be the machine's
+    scratch = state.isolation.scratch[0] if state.isolation.scratch else ""
+    return lambda: holds_more(descendants(itself), scratch, memory_mb)
+
+
+def lowest(descriptor: int) -> int:
+    """Give a descriptor that we inherited the lowest free number: it had one of LocalSandbox's, which may have many.
+
+    Programs close all up to a number (see `confine`).
+    """
+    lower = os.dup(descriptor)
+    os.close(descriptor)
+    return lower
+
+
 def main() -> None:
     """Serve programs until LocalSandbox goes away. A failure of ours is told, then ends this process."""
     config = json.loads(sys.argv[1])
+    config["channel"] = lowest(config["channel"])
+    config["cgroup"] = [lowest(descriptor) for descriptor in config["cgroup"]]
     sys.argv[:] = sys.orig_argv[:] = ["program.py"]
     sys.path.remove(os.environ.pop("PYTHONPATH"))
     del os.environ["LD_BIND_NOW"]

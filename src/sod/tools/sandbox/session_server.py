@@ -33,6 +33,7 @@ from .confine import (
     prctl,
 )
 from .files import empty_directory
+from .held import DESCRIPTORS
 from .layers import REHEARSALS, apply
 from .program import (
     EXIT_ERROR,
@@ -174,6 +175,8 @@ def confine(state: ForkServerState, limits: dict[str, Any], control: int, home: 
         os.environ.update(HOME=home, TMPDIR=home)
     os.dup2(control, CONTROL, inheritable=False)
     set_memory_limits(limits["memory_mb"], state.mapped)
+    if limits["watched"]:
+        set_limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
     if state.own_namespace >= 0:
         set_limit(resource.RLIMIT_NPROC, limits["processes"])
         drop_capabilities()

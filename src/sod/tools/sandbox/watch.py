@@ -18,6 +18,8 @@ from typing import Any, final
 
 from .program import EXIT_ERROR, EXIT_MEMORY
 
+MEMORY_SECONDS = 0.05  # between two looks at what a program's processes hold
+
 
 @final
 class End(Enum):
@@ -28,6 +30,7 @@ class End(Enum):
     TIMEOUT = auto()  # we, for the wall clock
     CPU = auto()  # we or the kernel, for the CPU time
     OUTPUT_LIMIT = auto()  # we, for too much on stdout
+    MEMORY = auto()  # we or the kernel, for what its processes hold together
     CROWD = auto()  # we: not all of the processes that the cell left running could be killed
     NO_ANSWER = auto()  # we: the cell's interpreter closed its socket, or answered what was not asked, and lived on
 
@@ -59,13 +62,19 @@ class Output:
 
 
 def watch(
-    done: Sequence[int], outputs: Sequence[Output], seconds: float, cpu_left: Callable[[], float] = lambda: math.inf
+    done: Sequence[int],
+    outputs: Sequence[Output],
+    seconds: float,
+    cpu_left: Callable[[], float] = lambda: math.inf,
+    over_memory: Callable[[], bool] = lambda: False,
 ) -> End:
     """Wait until one of `done` (descriptors) is readable or hung up, or a limit is broken; read the outputs meanwhile.
 
-    `DONE`, `TIMEOUT` (`seconds` of wall clock), `CPU` (no `cpu_left`, in seconds of one core) or `OUTPUT_LIMIT`.
+    `DONE`, `TIMEOUT` (`seconds` of wall clock), `CPU` (no `cpu_left`, in seconds of one core), `MEMORY` or
+    `OUTPUT_LIMIT`.
     """
     deadline = time.monotonic() + seconds
+    look_at_memory = time.monotonic() + MEMORY_SECONDS
     cores = os.cpu_count() or 1
     open_outputs = {output.descriptor: output for output in outputs}
     poller = select.poll()
@@ -75,8 +84,12 @@ def watch(
         cpu = cpu_left()
         if cpu <= 0:
             return End.CPU
+        if time.monotonic() >= look_at_memory:
+            if over_memory():
+                return End.MEMORY
+            look_at_memory = time.monotonic() + MEMORY_SECONDS
         # CPU time is not an event to wait for. It cannot be used up sooner than with all cores busy: look again then.
-        ready = dict(poller.poll(math.ceil(min(left, cpu / cores) * 1000)))
+        ready = dict(poller.poll(math.ceil(min(left, cpu / cores, MEMORY_SECONDS) * 1000)))
         for descriptor in open_outputs.keys() & ready.keys():
             if not open_outputs[descriptor].read():
                 poller.unregister(descriptor)  # closed by all its writers, or over: it would be ready for ever
@@ -142,6 +155,8 @@ def status_of(end: End, code: int, limits: Mapping[str, Any]) -> tuple[str, int 
             return "timeout", None, f"stopped after {limits['cpu_seconds']} s of CPU time"
         case End.OUTPUT_LIMIT:
             return "output_limit", None, f"more than {limits['output_chars']} characters of output"
+        case End.MEMORY:
+            return "memory", None, f"more than {limits['memory_mb']} MiB"
         case End.CROWD | End.NO_ANSWER:
             return "error", EXIT_ERROR, ""
 
