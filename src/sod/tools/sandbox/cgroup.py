@@ -18,24 +18,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sod.tools.sandbox.held import CgroupFiles
+from sod.tools.sandbox.held import CgroupFiles, kills_in, limit_text
 
 PREFIX = "sod-"
+V1_FILES = ("memory.limit_in_bytes", "memory.oom_control")
+V2_FILES = ("memory.max", "memory.events")
 REMOVE_ATTEMPTS = 100  # at a cgroup whose last processes are dying
 
 
 @final
 @dataclass(frozen=True)
 class Cgroup:
-    """One cgroup. To be removed when its processes are dead."""
+    """One cgroup, and the names of the files of its limit and its events. To be removed when its processes are dead."""
 
     path: Path
-    files: CgroupFiles
+    limit: str
+    events: str
+
+    def open(self) -> CgroupFiles:
+        """Descriptors for a fork server, which may not open them itself. To be closed by the caller. Raises OSError."""
+        return CgroupFiles(
+            os.open(self.path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),
+            os.open(self.path / self.limit, os.O_WRONLY | os.O_CLOEXEC),
+            os.open(self.path / self.events, os.O_RDONLY | os.O_CLOEXEC),
+        )
+
+    def enter(self, pid: int) -> None:
+        """Move a process into the cgroup. Raises OSError."""
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+    def kills(self) -> int:
+        """How many processes the kernel has killed in it so far for memory. Raises OSError."""
+        return kills_in((self.path / self.events).read_bytes())
 
     def remove(self) -> None:
-        """Close its files and remove it; waits a moment for processes that are dying. Never raises."""
-        for descriptor in (self.files.processes, self.files.limit, self.files.events):
-            os.close(descriptor)
+        """Remove it; waits a moment for processes that are dying. Never raises."""
         for _ in range(REMOVE_ATTEMPTS):
             try:
                 os.rmdir(self.path)
@@ -76,17 +93,12 @@ class Cgroups:
         self._count += 1
         path = self._path / f"{self._count}-{uuid.uuid4().hex[:8]}"
         os.mkdir(path)
-        names = ("memory.max", "memory.events") if self._version == 2 else ("memory.limit_in_bytes", "memory.oom_control")
-        files = CgroupFiles(
-            os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),
-            os.open(path / names[0], os.O_WRONLY | os.O_CLOEXEC),
-            os.open(path / names[1], os.O_RDONLY | os.O_CLOEXEC),
-        )
-        files.set_limit(memory_mb)
+        names = V2_FILES if self._version == 2 else V1_FILES
+        (path / names[0]).write_text(limit_text(memory_mb))
         for name, value in _settings(self._version, memory_mb):
             with suppress(FileNotFoundError):  # of a kernel without swap, or without what version 1 counted apart
                 (path / name).write_text(value)
-        return Cgroup(path, files)
+        return Cgroup(path, *names)
 
     def close(self) -> None:
         """Remove the directory; its cgroups must have been removed. Safe to call twice."""
@@ -103,8 +115,8 @@ class Cgroups:
         cgroup = self.new(1)
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         try:
-            cgroup.files.enter(child.pid)
-            cgroup.files.kills()
+            cgroup.enter(child.pid)
+            cgroup.kills()
         finally:
             child.communicate()
             cgroup.remove()

@@ -27,18 +27,28 @@ class CgroupFiles:
     limit: int
     events: int
 
-    def enter(self, pid: int = 0) -> None:
-        """Move a process into the cgroup; 0: this one. Raises OSError."""
-        os.write(self.processes, str(pid).encode())
+    def enter(self) -> None:
+        """Move this process into the cgroup. Raises OSError."""
+        os.write(self.processes, b"0")
 
     def set_limit(self, memory_mb: int) -> None:
         """Let its processes hold so many MiB together, beside OVERHEAD_MB. Raises OSError."""
-        os.pwrite(self.limit, str((memory_mb + OVERHEAD_MB) << 20).encode(), 0)
+        os.pwrite(self.limit, limit_text(memory_mb).encode(), 0)
 
     def kills(self) -> int:
         """How many processes the kernel has killed in it so far for memory. Raises OSError."""
-        words = os.pread(self.events, 4096, 0).split()
-        return int(words[words.index(b"oom_kill") + 1])
+        return kills_in(os.pread(self.events, 4096, 0))
+
+
+def limit_text(memory_mb: int) -> str:
+    """A limit as the kernel takes it."""
+    return str((memory_mb + OVERHEAD_MB) << 20)
+
+
+def kills_in(events: bytes) -> int:
+    """The kernel's count of processes that it killed, from the text of a cgroup's events."""
+    words = events.split()
+    return int(words[words.index(b"oom_kill") + 1])
 
 
 def children_of(pid: int) -> list[int]:

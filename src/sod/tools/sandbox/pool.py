@@ -98,7 +98,7 @@ def spawn(config: Mapping[str, Any], cgroup: Cgroup | None = None) -> ForkServer
     }
     site = [] if config["preload"] else ["-S"]
     command = [sys.executable, "-s", "-P", "-B", *site, "-X", "utf8", "-m", "sandbox.fork_server"]
-    passed = list(astuple(cgroup.files)) if cgroup is not None else []
+    passed = list(astuple(cgroup.open())) if cgroup is not None else []
     ids = {"channel": theirs.fileno(), "cgroup": passed, "owner": os.getpid()}
     try:
         process = subprocess.Popen(
@@ -118,6 +118,8 @@ def spawn(config: Mapping[str, Any], cgroup: Cgroup | None = None) -> ForkServer
         raise
     finally:
         theirs.close()
+        for descriptor in passed:
+            os.close(descriptor)
     return ForkServer(process, ours, cgroup)
 
 

@@ -68,6 +68,7 @@ def run_main(source: str) -> int:
     """Run the source as `__main__`, then do what an interpreter does at its end. The exit status."""
     status = 0
     names = fresh_main(os.path.join(os.getcwd(), sys.argv[0]))
+    remember(source, FILENAME)
     try:
         exec(compiled(source, FILENAME), names)
     except BaseException as error:
@@ -122,7 +123,7 @@ def report(error: BaseException, source: str, filename: str) -> int:
         return _report_by_hook(error)
     else:
         sys.setrecursionlimit(10_000)  # the program may have set it too low for formatting a traceback
-        remember(source, filename)
+        remember(source, filename)  # once more: it may have cleared the cache
         frames = error.__traceback__.tb_next if error.__traceback__ else None  # without our own
         text = "".join(traceback.format_exception(type(error), error, frames, limit=-20))
     with suppress(Exception):
@@ -142,5 +143,5 @@ def _report_by_hook(error: BaseException) -> int:
 
 
 def remember(source: str, filename: str) -> None:
-    """Let tracebacks show the source's lines."""
+    """Let tracebacks, warnings and `inspect` show the source's lines."""
     sys.modules["linecache"].cache[filename] = (len(source), None, source.splitlines(True), filename)

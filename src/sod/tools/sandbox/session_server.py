@@ -226,11 +226,11 @@ def next_cell(control: socket.socket) -> tuple[bytes, str, list[int]] | None:
 
 def run_cell(source: str, names: dict[str, Any], filename: str) -> int:
     """Run one cell and return its exit status. Where the cell ends the interpreter, does not return."""
+    remember(source, filename)  # for good: a later traceback may pass through it
     try:
         exec(compiled(source, filename), names)
     except (SystemExit, MemoryError) as error:
         os._exit(finish(report(error, source, filename), names))
     except BaseException as error:
         return report(error, source, filename)
-    remember(source, filename)  # a later traceback may pass through it
     return 0

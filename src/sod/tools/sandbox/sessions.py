@@ -144,12 +144,12 @@ class _Process:
     def enter(self, cgroup: Cgroup) -> None:
         """Move the interpreter, which has no other processes yet, to a cgroup of its own. Raises OSError."""
         self.cgroup = cgroup
-        cgroup.files.enter(self.interpreter)
+        cgroup.enter(self.interpreter)
 
     def over_memory(self, memory_mb: int) -> bool:
         """Whether its processes and files hold, or have held, more than so many MiB together."""
         if self.cgroup is not None:
-            return self.cgroup.files.kills() > 0
+            return self.cgroup.kills() > 0
         scratch = f"/proc/{self.interpreter}/root{SCRATCH[0]}" if self.interpreter == self.root else ""
         return holds_more([self.root, *descendants(self.root)], scratch, memory_mb)
 
@@ -191,7 +191,7 @@ class _Process:
 
     def wait(self, seconds: float) -> bool:
         """Whether it is dead, or dies in that time."""
-        return bool(select.select([self.handle], [], [], seconds)[0])
+        return _readable(self.handle, seconds)
 
     def cpu_seconds(self) -> float:
         """CPU time of the interpreter so far."""
@@ -206,6 +206,13 @@ class _Process:
         os.close(self.handle)
         if self.cgroup is not None:
             self.cgroup.remove()
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read from it, or its end, within that time. Descriptors may have any number."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def _runs(pid: int) -> bool:
@@ -333,7 +340,7 @@ class Session:
 
         That is where it ended, closed its socket, or answered what was not asked.
         """
-        if not select.select([process.control], [], [], 0)[0]:  # it was its pidfd that ended the watch
+        if not _readable(process.control.fileno(), 0):  # it was its pidfd that ended the watch
             return End.NO_ANSWER, EXIT_ERROR
         try:
             answer = process.control.recv(2 * TOKEN_BYTES)
