@@ -41,12 +41,15 @@ ATTACKS = {
     "large socket buffers": (
         "import socket\nkeep = []\nfor _ in range(120):\n  keep += socket.socketpair()\n  for end in keep[-2:]:\n"
         "    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22); end.setblocking(False); n = 0\n"
-        "    try:\n      while True: n += end.send(bytes(1 << 15))\n    except BlockingIOError: print(n >> 10, flush=True)"
+        "    try:\n      while True: n += end.send(bytes(1 << 15))\n"
+        "    except BlockingIOError: print(n >> 10, flush=True)"
     ),
     "many socket buffers": (
-        "import os, socket\nfor _ in range(4):\n  if os.fork() == 0: break\nkeep = []\nfor _ in range(120):\n  keep += socket.socketpair()\n"
+        "import os, socket\nfor _ in range(4):\n  if os.fork() == 0: break\n"
+        "keep = []\nfor _ in range(120):\n  keep += socket.socketpair()\n"
         "  for end in keep[-2:]:\n    end.setblocking(False); n = 0\n"
-        "    try:\n      while True: n += end.send(bytes(1 << 15))\n    except BlockingIOError: print(n >> 10, flush=True)"
+        "    try:\n      while True: n += end.send(bytes(1 << 15))\n"
+        "    except BlockingIOError: print(n >> 10, flush=True)"
     ),
     "large pipes": (
         "import os, fcntl\nkeep = bytearray(b'x') * (70 << 20); print(70 << 10, flush=True)\n"

@@ -1,8 +1,9 @@
 """Memory cgroups: the kernel counts all that a program and its processes hold, however they hold it.
 
 Every worker and every session has a cgroup of its own, below one directory of their `LocalSandbox`; the fork servers
-themselves stay outside, so that no program's memory can end them. Version 1 and version 2 of cgroups differ in the names of files. Version 1 has
-to be writable at our own cgroup; version 2 at the nearest one above us that gives its children a memory limit.
+themselves stay outside, so that no program's memory can end them. Version 1 and version 2 of cgroups differ in the
+names of files. Version 1 has to be writable at our own cgroup; version 2 at the nearest one above us that gives its
+children a memory limit.
 """
 
 from __future__ import annotations

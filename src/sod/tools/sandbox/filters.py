@@ -60,7 +60,10 @@ def layers(counted: bool = True) -> dict[str, Any]:
 
 
 def build(refused: tuple[str, ...], network: bool = True, counted: bool = True) -> str:
-    """A filter that allows all but REFUSED and `refused`; `counted` as in `layers`. Raises ImportError, OSError, RuntimeError."""
+    """A filter that allows all but REFUSED and `refused`; `counted` as in `layers`.
+
+    Raises ImportError, OSError, RuntimeError.
+    """
     import pyseccomp as seccomp
 
     rules = seccomp.SyscallFilter(seccomp.ALLOW)

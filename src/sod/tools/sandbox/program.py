@@ -51,12 +51,12 @@ def add_site_builtins() -> None:
 def fresh_main(file: str | None = None) -> dict[str, Any]:
     """The globals of a new, empty `__main__`; `file` is its `__file__`, where it is to have one."""
     module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = builtins
-    module.__dict__["__annotations__"] = {}
+    names = module.__dict__
+    names.update(__builtins__=builtins, __annotations__={})
     if file is not None:
-        module.__dict__["__file__"] = file
+        names["__file__"] = file
     sys.modules["__main__"] = module
-    return module.__dict__
+    return names
 
 
 def compiled(source: str, filename: str) -> types.CodeType:

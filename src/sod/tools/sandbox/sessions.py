@@ -21,8 +21,8 @@ from typing import Any, cast, final
 from sod.records import Execution, ExecutionStatus, Fault, FaultKind
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.cgroup import Cgroup
-from sod.tools.sandbox.held import children_of, descendants, holds_more
 from sod.tools.sandbox.confine import SCRATCH
+from sod.tools.sandbox.held import children_of, descendants, holds_more
 from sod.tools.sandbox.pool import ATTEMPTS, GRACE_SECONDS, START_SECONDS, ForkServer, ForkServerLostError, spawn
 from sod.tools.sandbox.program import EXIT_ERROR
 from sod.tools.sandbox.watch import End, Output, status_of, watch, with_note
