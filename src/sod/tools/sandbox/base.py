@@ -17,10 +17,10 @@ from sod.records import Execution, Fault, Program
 class ProgramLimits:
     """What one program may use before it is stopped. Raises ValueError for limits that are not positive.
 
-    `memory_mb` bounds the address space of each of its processes, beyond what the warm fork server maps
-    already, and all the files it writes together (MiB). `processes` counts processes and threads,
-    the program's first one included. `output_chars` bounds stdout (characters, more ends the
-    program); of stderr only the last `output_chars` characters are kept.
+    `memory_mb` bounds (MiB) what all its processes hold together, its files in memory included; and
+    besides, the address space of each, beyond what the warm fork server maps already. `processes`
+    counts processes and threads, the program's first one included. `output_chars` bounds stdout
+    (characters, more ends the program); of stderr only the last `output_chars` characters are kept.
     """
 
     seconds: float = 5.0  # wall clock

@@ -43,12 +43,19 @@ NETWORK = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)  # of a namespace
 FAMILIES = 64  # more than Linux has
 # By these a program can have the kernel send a signal on its behalf.
 SET_OWNER, IOCTL_OWNER = (8, 10, 15), (0x8901, 0x8902)  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
+# Memory that is in no process's map, or stays when the map is gone.
+HIDING = ("memfd_create", "memfd_secret", "vmsplice")
+BUFFER_OPTIONS = (socket.SO_SNDBUF, socket.SO_RCVBUF, 32, 33)  # the last two: the same, by force
+F_SETPIPE_SZ = 1031
 SIGNALLING = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
 SCOPED_SIGNALS_ABI = 6  # of Landlock (Linux 6.12): a program reaches its own processes only
 
 
-def layers() -> dict[str, Any]:
-    """What a fork server is told: filters (hexadecimal BPF), the path of `landlock`, its scope, what is missing."""
+def layers(counted: bool = True) -> dict[str, Any]:
+    """What a fork server is told: filters (hexadecimal BPF), the path of `landlock`, its scope, what is missing.
+
+    `counted`: a cgroup counts all memory of programs; else they are refused what hides memory.
+    """
     missing: dict[str, str] = {}
     abi, path = 0, None
     try:
@@ -63,8 +70,8 @@ def layers() -> dict[str, Any]:
         missing["landlock"] = f"the kernel has no Landlock: {error.strerror}"
     built: dict[str, str] = {}
     try:
-        built["full"] = build(namespaces=True, scoped=True)
-        built["reduced"] = build(namespaces=False, scoped=abi >= SCOPED_SIGNALS_ABI)
+        built["full"] = build(namespaces=True, scoped=True, counted=counted)
+        built["reduced"] = build(namespaces=False, scoped=abi >= SCOPED_SIGNALS_ABI, counted=counted)
     except ImportError:
         missing["seccomp"] = "the package `pyseccomp` is not installed"
     except (OSError, RuntimeError) as error:
@@ -72,10 +79,11 @@ def layers() -> dict[str, Any]:
     return {"filters": built, "landlock": path, "scoped": abi >= SCOPED_SIGNALS_ABI, "missing": missing}
 
 
-def build(namespaces: bool, scoped: bool) -> str:
+def build(namespaces: bool, scoped: bool, counted: bool = True) -> str:
     """A filter that allows all but what programs are refused. Raises ImportError, OSError, RuntimeError.
 
     `namespaces`: network and processes are the program's own. `scoped`: signals reach its own processes only.
+    `counted`: as in `layers`.
     Calls of another architecture (i386, x32) end the program: libseccomp does so unless told otherwise.
     """
     import pyseccomp as seccomp
@@ -94,6 +102,8 @@ def build(namespaces: bool, scoped: bool) -> str:
         refuse_other_processes(rules, no)
     if not scoped:
         refuse_owners_of_signals(rules, no)
+    if not counted:
+        refuse_hidden_memory(rules, no)
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)
@@ -133,3 +143,16 @@ def refuse_owners_of_signals(rules: Any, no: Any) -> None:
         rules.add_rule(no, "fcntl", seccomp.Arg(1, seccomp.EQ, command))
     for request in IOCTL_OWNER:
         rules.add_rule(no, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, request))
+
+
+def refuse_hidden_memory(rules: Any, no: Any) -> None:
+    """Add to a filter: calls that hold memory outside of a process's map, and larger buffers of sockets and pipes."""
+    import pyseccomp as seccomp
+
+    for name in HIDING:
+        if seccomp.resolve_syscall(seccomp.system_arch(), name) != -1:
+            rules.add_rule(no, name)
+    for option in BUFFER_OPTIONS:
+        level = seccomp.Arg(1, seccomp.EQ, socket.SOL_SOCKET)
+        rules.add_rule(no, "setsockopt", level, seccomp.Arg(2, seccomp.EQ, option))
+    rules.add_rule(no, "fcntl", seccomp.Arg(1, seccomp.EQ, F_SETPIPE_SZ))

@@ -27,11 +27,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import session_server
-from .confine import drop_capabilities, fresh_scratch, new_pid_namespace
+from .confine import NEWIPC, drop_capabilities, fresh_scratch, new_pid_namespace, unshare
 from .files import empty_directory, fetch, place
+from .held import DESCRIPTORS, descendants, holds_more
 from .homes import too_full
 from .layers import apply
-from .program import EXIT_ERROR, EXIT_MEMORY, run_main, seed_random, set_limit, set_memory_limits
+from .program import EXIT_ERROR, EXIT_MEMORY, add_site_builtins, run_main, seed_random, set_limit, set_memory_limits
 from .startup import ForkServerState, leave, receive, send, start
 from .watch import End, Output, kill_and_reap, status_of, watch, with_note
 from .wire import pack, unpack
@@ -49,6 +50,10 @@ def confine(state: ForkServerState, limits: dict[str, Any], stdin: bytes, out: i
     os.dup2(out, 1)
     os.dup2(err, 2)
     set_memory_limits(limits["memory_mb"], state.mapped)
+    if state.cgroup is None:
+        set_limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
+    else:
+        state.cgroup.enter()
     set_limit(resource.RLIMIT_CPU, limits["cpu_seconds"])
     set_limit(resource.RLIMIT_NPROC, state.processes + limits["processes"])
     if state.own_namespace >= 0:
@@ -83,12 +88,16 @@ def execute(state: ForkServerState, head: dict[str, Any], blobs: list[bytes]) ->
         fresh_scratch(state.isolation.scratch, limits["memory_mb"])
     else:
         empty_directory(home)
+    if state.cgroup is not None:
+        state.cgroup.set_limit(limits["memory_mb"])
     place(home, dict(zip(head["files"], contents, strict=True)))
     begun = time.monotonic()
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     if state.own_namespace >= 0:
         new_pid_namespace(state.own_namespace)
+        if state.layers.seccomp is None:  # else it is refused the SysV segments that would outlive it
+            unshare(NEWIPC)
     if (pid := os.fork()) == 0:
         become_program(state, limits, source, stdin, out_write, err_write)
     os.close(out_write)
@@ -127,38 +136,61 @@ def watch_and_reap(
         end = watch((program, state.owner, state.channel), (out, err), limits["seconds"], over_memory=over_memory)
     finally:
         os.close(program)
-    wait_status, cpu_seconds = kill_and_reap(pid, orphans_are_ours=state.own_namespace < 0)
+    code, cpu_seconds = kill_and_reap(pid, state.own_namespace < 0, limits["cpu_seconds"])
     if poller.poll(0):  # it was not the program that ended the watch, or LocalSandbox went away meanwhile
         leave(state)
     while out.read() or err.read():  # what it wrote last is still in the pipes
         pass
-    code = os.waitstatus_to_exitcode(wait_status)
+    if state.cgroup is not None and over_memory():  # the kernel may have killed any of its processes
+        return End.MEMORY, code
     if out.over:
         return End.OUTPUT_LIMIT, code
-    # The kernel enforces the limit of CPU time with SIGKILL, which a program may also send itself: the time used tells
-    # them apart. Half of the limit is asked for, as the kernel counts ticks, which may run well ahead of measured time.
-    if end is End.DONE and code == -signal.SIGKILL and cpu_seconds >= limits["cpu_seconds"] / 2:
+    if end is End.DONE and code == -signal.SIGXCPU and cpu_seconds >= limits["cpu_seconds"] / 2:
         return End.CPU, code
     return end, code
 
 
 def memory_watch(state: ForkServerState, memory_mb: int) -> Callable[[], bool]:
-    """A function that tells whether a program's files hold more than they may, where no mount bounds them."""
+    """A function that tells whether the program now beginning has held more than it may, all its processes together."""
+    memory = program_memory(state, memory_mb)
     if state.isolation.scratch:
-        return lambda: False
+        return memory
     home = os.environ["HOME"]
-    return lambda: too_full(home, memory_mb)
+    return lambda: memory() or too_full(home, memory_mb)  # no mount bounds its files
+
+
+def program_memory(state: ForkServerState, memory_mb: int) -> Callable[[], bool]:
+    """As `memory_watch`, where a mount bounds the program's files."""
+    if (cgroup := state.cgroup) is not None:
+        before = cgroup.kills()
+        return lambda: cgroup.kills() > before
+    itself = int(os.readlink("/proc/self"))  # as this /proc names us; it may be the machine's
+    scratch = state.isolation.scratch[0] if state.isolation.scratch else ""
+    return lambda: holds_more(descendants(itself), scratch, memory_mb)
+
+
+def lowest(descriptor: int) -> int:
+    """Give a descriptor that we inherited the lowest free number: it had one of LocalSandbox's, which may have many.
+
+    Programs close all up to a number (see `confine`).
+    """
+    lower = os.dup(descriptor)
+    os.close(descriptor)
+    return lower
 
 
 def main() -> None:
     """Serve programs until LocalSandbox goes away. A failure of ours is told, then ends this process."""
     config = json.loads(sys.argv[1])
+    config["channel"] = lowest(config["channel"])
+    config["cgroup"] = [lowest(descriptor) for descriptor in config["cgroup"]]
     sys.argv[:] = sys.orig_argv[:] = ["program.py"]
     sys.path.remove(os.environ.pop("PYTHONPATH"))
     del os.environ["LD_BIND_NOW"]
     try:
         state = start(config)
         sys.path.insert(0, "")  # a program may import what it wrote
+        add_site_builtins()
         about = {"level": state.level, "kept": state.kept, "problem": state.isolation.problem}
         send(state.channel, pack({"status": "ready", **about, "missing": config["missing"]}))
         if config["sessions"]:

@@ -3,14 +3,16 @@
 What the kernel keeps from a program is in `LocalSandbox.isolation`, and how in `LocalSandbox.level`:
 
 - `full`: namespaces of its own (user, pid, mount, network, IPC), a root of its own with the system's
-  and Python's files, read-only, and scratch directories; and, where `pyseccomp` and `landlock` are installed, a filter of system calls
-  and a list of directories that may be read (the system's and Python's).
+  and Python's files, read-only, and scratch directories; and, where `pyseccomp` and `landlock` are
+  installed, a filter of system calls and a list of directories that may be read (the system's and Python's).
 - `reduced`, where user namespaces are not to be had: the last two alone keep files and network away.
   The processes of the machine exist for a program (it cannot signal, trace or list them), a session's
   scratch directory is bounded per file only, and its sessions share a limit of processes.
 - `unsafe`: less than that, and only where the caller said `unsafe=True`.
 
-Known limits: a program's processes are bounded in memory each, not together.
+What all processes of a program hold in memory, and their files, is counted by a cgroup of the kernel where this user
+may make one (`memory_cgroup` in `isolation`). Elsewhere it is looked up some twenty times a second; what would not be
+seen so is refused by the filter (memfd, SysV segments, larger buffers), and few descriptors bound the rest.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import repeat
 from typing import Any, Literal, TypeVar, cast, final
 
 from sod.records import Execution, ExecutionStatus, Fault, FaultKind, Program, SodError
 from sod.tools.sandbox.base import Cell, ProgramLimits, Recall
+from sod.tools.sandbox.cgroup import Cgroups
 from sod.tools.sandbox.filters import layers
+from sod.tools.sandbox.held import descendants
 from sod.tools.sandbox.pool import ForkServerLostError, Pool, closed_fault
-from sod.tools.sandbox.sessions import Session, SessionServer, descendants
+from sod.tools.sandbox.sessions import Session, SessionServer
 from sod.tools.sandbox.wire import FILES_BYTES, FILES_COUNT
 
 IsolationLevel = Literal["full", "reduced", "unsafe"]
@@ -56,19 +61,23 @@ class LocalSandbox:
             raise SodError(f"sandbox: workers must be at least 1, not {workers}")
         self.limits = limits
         self.workers = workers
-        config = {"preload": list(preload), "unsafe": unsafe, "sessions": False, **layers()}
+        self._cgroups = _cgroups()
+        new_cgroup = partial(self._cgroups.new, limits.memory_mb) if self._cgroups is not None else None
+        counted = layers(counted=self._cgroups is not None)
+        config = {"preload": list(preload), "unsafe": unsafe, "sessions": False, **counted}
         try:
-            self._pool = Pool(config, workers)
+            self._pool = Pool(config, workers, new_cgroup)
         except (ForkServerLostError, OSError) as error:
+            self._close_cgroups()
             raise SodError(f"sandbox: {error}") from error
         state = self._pool.started
         self._level = cast(IsolationLevel, state["level"])
-        self._isolation: Mapping[str, bool] = state["kept"]
+        self._isolation: Mapping[str, bool] = {**state["kept"], "memory_cgroup": self._cgroups is not None}
         if self._level != "full":
             why = "; ".join([state["problem"], *state["missing"].values()])
             logger.warning("isolation of programs is %s, not full: %s", self._level, why)
         self._threads = ThreadPoolExecutor(workers, "sandbox")  # each waits for one program: first in, first out
-        self._session_server = SessionServer(config, limits)
+        self._session_server = SessionServer(config, limits, new_cgroup)
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()  # of `_sessions`
 
@@ -81,7 +90,8 @@ class LocalSandbox:
     def isolation(self) -> Mapping[str, bool]:
         """What is kept from the programs: `unprivileged`, `network`, `pid_namespace`, `filesystem`.
 
-        And which of the two extra layers there are: `seccomp`, `landlock`.
+        And which of the two extra layers there are: `seccomp`, `landlock`; and whether a cgroup counts
+        the memory of programs (`memory_cgroup`): else it is watched.
         """
         return self._isolation
 
@@ -137,6 +147,11 @@ class LocalSandbox:
         self.end_sessions(list(self._sessions))
         self._session_server.close()
         self._threads.shutdown(wait=True)
+        self._close_cgroups()
+
+    def _close_cgroups(self) -> None:
+        if self._cgroups is not None:
+            self._cgroups.close()
 
     def _gather(self, tasks: Sequence[Callable[[], T]]) -> list[T | None]:
         """Run the tasks in our threads: their results in order, None where we are closed.
@@ -161,6 +176,15 @@ class LocalSandbox:
             return Fault(FaultKind.SANDBOX, "called off before it began", retryable=False)
         reply = self._pool.ask(head, blobs, limits.seconds, recall)
         return reply if isinstance(reply, Fault) else _execution(*reply, limits.output_chars)
+
+
+def _cgroups() -> Cgroups | None:
+    """Memory cgroups for programs, or None where this user may make none."""
+    try:
+        return Cgroups()
+    except OSError as error:
+        logger.info("the memory of programs is watched, not counted by a cgroup: %s", error)
+        return None
 
 
 def _result(future: Future[T]) -> T | None:

@@ -10,14 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, final
 
 from sod.records import Fault, FaultKind
 from sod.tools.sandbox.base import Recall
+from sod.tools.sandbox.cgroup import Cgroup
 from sod.tools.sandbox.wire import pack, unpack
 
 START_SECONDS = 60.0  # imports of `preload` on a busy machine
@@ -37,6 +38,7 @@ class ForkServer:
 
     process: subprocess.Popen[bytes]  # its monitor, where there are pid namespaces
     channel: socket.socket
+    cgroup: Cgroup | None = None  # of its programs
 
     def ask(self, head: dict[str, Any], blobs: Sequence[bytes], seconds: float, recall: Recall | None = None) -> Reply:
         """Send a request and wait for its reply, `seconds` at most. Raises ForkServerLostError."""
@@ -82,10 +84,15 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.cgroup is not None:
+            self.cgroup.remove()
 
 
-def spawn(config: Mapping[str, Any]) -> ForkServer:
-    """Start a fork server in a clean environment; its first reply is still to come. Raises OSError."""
+def spawn(config: Mapping[str, Any], cgroup: Cgroup | None = None) -> ForkServer:
+    """Start a fork server in a clean environment; its first reply is still to come. Raises OSError.
+
+    Its programs are to enter `cgroup`, which is removed with it.
+    """
     ours, theirs = socket.socketpair()
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",  # nothing about this machine
@@ -99,35 +106,43 @@ def spawn(config: Mapping[str, Any]) -> ForkServer:
     }
     site = [] if config["preload"] else ["-S"]
     command = [sys.executable, "-s", "-P", "-B", *site, "-X", "utf8", "-m", "sandbox.fork_server"]
+    passed = list(astuple(cgroup.open())) if cgroup is not None else []
+    ids = {"channel": theirs.fileno(), "cgroup": passed, "owner": os.getpid()}
     try:
         process = subprocess.Popen(
-            [*command, json.dumps({**config, "channel": theirs.fileno(), "owner": os.getpid()})],
+            [*command, json.dumps({**config, **ids})],
             env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), *passed],
             start_new_session=True,
         )
     except OSError:
         ours.close()
+        if cgroup is not None:
+            cgroup.remove()
         raise
     finally:
         theirs.close()
-    return ForkServer(process, ours)
+        for descriptor in passed:
+            os.close(descriptor)
+    return ForkServer(process, ours, cgroup)
 
 
 @final
 class Pool:
     """`size` fork servers, each lent to one thread at a time, in the order of asking.
 
+    `new_cgroup` makes one for the programs of each; without it their memory is watched by the fork server.
     Raises ForkServerLostError or OSError where they cannot all be started.
     """
 
-    def __init__(self, config: Mapping[str, Any], size: int) -> None:
+    def __init__(self, config: Mapping[str, Any], size: int, new_cgroup: Callable[[], Cgroup] | None = None) -> None:
         self._config = config
         self._size = size
+        self._new_cgroup = new_cgroup
         self._idle: queue.SimpleQueue[ForkServer | None] = queue.SimpleQueue()  # None: one that was lost
         self._alive: set[ForkServer] = set()
         self._lock = threading.Lock()  # of `_alive` and `_closed`
@@ -192,7 +207,7 @@ class Pool:
         with self._lock:
             if self._closed:
                 raise OSError("the sandbox is closed")
-            server = spawn(self._config)
+            server = spawn(self._config, self._new_cgroup() if self._new_cgroup is not None else None)
             self._alive.add(server)
             return server
 

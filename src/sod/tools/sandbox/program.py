@@ -5,6 +5,8 @@ Part of the fork server (see `fork_server.py`): standard library only.
 
 from __future__ import annotations
 
+import builtins
+import gc
 import os
 import resource
 import sys
@@ -37,25 +39,69 @@ def seed_random() -> None:
             module.seed()
 
 
-def fresh_main() -> dict[str, Any]:
-    """The globals of a new, empty `__main__`."""
+def add_site_builtins() -> None:
+    """Give programs what the interpreter adds where it runs a file: exit, quit, help, copyright, credits, license."""
+    import site  # without preloaded modules the interpreter runs with -S: the module is there, and has done nothing
+
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+
+
+def fresh_main(file: str | None = None) -> dict[str, Any]:
+    """The globals of a new, empty `__main__`; `file` is its `__file__`, where it is to have one."""
     module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = __builtins__
+    names = module.__dict__
+    names.update(__builtins__=builtins, __annotations__={})
+    if file is not None:
+        names["__file__"] = file
     sys.modules["__main__"] = module
-    return module.__dict__
+    return names
+
+
+def compiled(source: str, filename: str) -> types.CodeType:
+    """The source's code. Our own `from __future__` imports are not passed on to it. Raises what `compile` raises."""
+    return compile(source, filename, "exec", dont_inherit=True)
 
 
 def run_main(source: str) -> int:
     """Run the source as `__main__`, then do what an interpreter does at its end. The exit status."""
     status = 0
+    names = fresh_main(os.path.join(os.getcwd(), sys.argv[0]))
+    remember(source, FILENAME)
     try:
-        exec(compile(source, FILENAME, "exec"), fresh_main())
-        if (threads := sys.modules.get("threading")) is not None:
-            threads._shutdown()  # waits for threads and idle pools
+        exec(compiled(source, FILENAME), names)
     except BaseException as error:
         status = report(error, source, FILENAME)
+    return finish(status, names)
+
+
+def finish(status: int, names: dict[str, Any]) -> int:
+    """What an interpreter does at its end, however the program ended: the exit status, as given where all goes well.
+
+    It waits for threads and idle pools, calls what was registered with `atexit`, and drops the
+    globals: so files that were left open are written out. The process still has to exit.
+    """
+    try:
+        if (threads := sys.modules.get("threading")) is not None:
+            threads._shutdown()
+        if (functions := sys.modules.get("atexit")) is not None:
+            functions._run_exitfuncs()
+        for name in [*filter(_is_private, names), *names]:
+            if name != "__builtins__":
+                names[name] = None
+        gc.collect()
+    except MemoryError:
+        status = EXIT_MEMORY
+    except BaseException:  # an interrupt, or a module that the program broke: its status stands
+        pass
     flush()
     return status
+
+
+def _is_private(name: object) -> bool:
+    """Whether an interpreter drops this global before the others."""
+    return isinstance(name, str) and name.startswith("_")
 
 
 def flush() -> None:
@@ -73,9 +119,11 @@ def report(error: BaseException, source: str, filename: str) -> int:
         if error.code is None or isinstance(error.code, int):
             return (error.code or 0) & 0xFF
         text = f"{error.code}\n"
+    elif sys.excepthook is not sys.__excepthook__:  # the program's own
+        return _report_by_hook(error)
     else:
         sys.setrecursionlimit(10_000)  # the program may have set it too low for formatting a traceback
-        remember(source, filename)
+        remember(source, filename)  # once more: it may have cleared the cache
         frames = error.__traceback__.tb_next if error.__traceback__ else None  # without our own
         text = "".join(traceback.format_exception(type(error), error, frames, limit=-20))
     with suppress(Exception):
@@ -84,6 +132,16 @@ def report(error: BaseException, source: str, filename: str) -> int:
     return EXIT_ERROR
 
 
+def _report_by_hook(error: BaseException) -> int:
+    """Have the program's own `sys.excepthook` report an uncaught exception; the exit status."""
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except BaseException:
+        traceback.print_exc()
+    flush()
+    return EXIT_ERROR
+
+
 def remember(source: str, filename: str) -> None:
-    """Let tracebacks show the source's lines."""
+    """Let tracebacks, warnings and `inspect` show the source's lines."""
     sys.modules["linecache"].cache[filename] = (len(source), None, source.splitlines(True), filename)

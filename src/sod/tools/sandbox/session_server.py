@@ -33,10 +33,22 @@ from .confine import (
     prctl,
 )
 from .files import empty_directory
+from .held import DESCRIPTORS
 from .layers import REHEARSALS, apply
-from .program import EXIT_ERROR, flush, fresh_main, remember, report, seed_random, set_limit, set_memory_limits
+from .program import (
+    EXIT_ERROR,
+    compiled,
+    finish,
+    flush,
+    fresh_main,
+    remember,
+    report,
+    seed_random,
+    set_limit,
+    set_memory_limits,
+)
 from .startup import ForkServerState, receive, send
-from .watch import kill_children
+from .watch import kill_children, reap
 from .wire import LENGTH, TOKEN_BYTES, pack, unpack
 
 CONTROL = 255  # the highest descriptor there may be: programs that count from 3 do not find it
@@ -62,13 +74,12 @@ def serve(state: ForkServerState) -> NoReturn:
             ours.close()
             theirs.close()
         else:  # "reap": LocalSandbox has killed it, or seen it die
-            _, status = os.waitpid(head["pid"], 0)
+            code, _ = reap(head["pid"])
             if home := sessions.pop(head["pid"]):
                 empty_directory(home)
                 os.rmdir(home)
             if state.own_namespace < 0:
                 kill_children(but=sessions)  # orphans that a session's subreaper did not live to kill
-            code = os.waitstatus_to_exitcode(status)
             send(state.channel, pack({"status": "reaped", "exit_code": code}))
 
 
@@ -145,9 +156,9 @@ def fork_under_subreaper() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         return
     os.closerange(3, 256)
-    _, status = os.waitpid(pid, 0)
+    code, _ = reap(pid)
     kill_children()
-    if (code := os.waitstatus_to_exitcode(status)) < 0:
+    if code < 0:
         os.kill(os.getpid(), -code)
     os._exit(code)
 
@@ -164,6 +175,8 @@ def confine(state: ForkServerState, limits: dict[str, Any], control: int, home: 
         os.environ.update(HOME=home, TMPDIR=home)
     os.dup2(control, CONTROL, inheritable=False)
     set_memory_limits(limits["memory_mb"], state.mapped)
+    if limits["watched"]:
+        set_limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
     if state.own_namespace >= 0:
         set_limit(resource.RLIMIT_NPROC, limits["processes"])
         drop_capabilities()
@@ -192,7 +205,7 @@ def run_cells(control: socket.socket) -> None:
         status = run_cell(source, names, f"<cell {number}>")
         flush()
         if os.getpid() != itself:  # a fork that the cell made and that came this far: its end, as in a script
-            os._exit(status)
+            os._exit(finish(status, names))
         control.sendall(token + bytes([status]))
 
 
@@ -213,13 +226,11 @@ def next_cell(control: socket.socket) -> tuple[bytes, str, list[int]] | None:
 
 def run_cell(source: str, names: dict[str, Any], filename: str) -> int:
     """Run one cell and return its exit status. Where the cell ends the interpreter, does not return."""
+    remember(source, filename)  # for good: a later traceback may pass through it
     try:
-        exec(compile(source, filename, "exec"), names)
+        exec(compiled(source, filename), names)
     except (SystemExit, MemoryError) as error:
-        status = report(error, source, filename)
-        flush()
-        os._exit(status)
+        os._exit(finish(report(error, source, filename), names))
     except BaseException as error:
         return report(error, source, filename)
-    remember(source, filename)  # a later traceback may pass through it
     return 0

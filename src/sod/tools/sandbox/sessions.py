@@ -13,13 +13,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, cast, final
 
 from sod.records import Execution, ExecutionStatus, Fault, FaultKind
 from sod.tools.sandbox.base import ProgramLimits
+from sod.tools.sandbox.cgroup import Cgroup
+from sod.tools.sandbox.confine import SCRATCH
+from sod.tools.sandbox.held import children_of, descendants, holds_more
 from sod.tools.sandbox.pool import ATTEMPTS, GRACE_SECONDS, START_SECONDS, ForkServer, ForkServerLostError, spawn
 from sod.tools.sandbox.program import EXIT_ERROR
 from sod.tools.sandbox.watch import End, Output, status_of, watch, with_note
@@ -34,9 +37,13 @@ KILL_ATTEMPTS = 500  # at what a cell left running, before its session is given 
 class SessionServer:
     """The fork server that sessions are forks of: started with the first of them, and anew when lost."""
 
-    def __init__(self, config: Mapping[str, Any], limits: ProgramLimits) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], limits: ProgramLimits, new_cgroup: Callable[[], Cgroup] | None = None
+    ) -> None:
+        self._new_cgroup = new_cgroup  # for each session; without it we watch its memory
         self._config = {**config, "sessions": True}
         self._limits = {**asdict(limits), "cpu_seconds": limits.whole_cpu_seconds}
+        self._limits["watched"] = new_cgroup is None
         self._lock = threading.Lock()
         self._server: ForkServer | None = None
         self._begun = 0
@@ -94,6 +101,8 @@ class SessionServer:
         process = _Process(server, head["pid"], socket.socket(fileno=control), handle)
         try:
             process.await_ready(self.own_namespaces)
+            if self._new_cgroup is not None:
+                process.enter(self._new_cgroup())
         except BaseException:
             process.kill()
             process.close()
@@ -121,6 +130,7 @@ class _Process:
     handle: int  # pidfd of the interpreter, or of its subreaper
     root: int = 0  # the same process, as we name it
     interpreter: int = 0  # the same as `root`, but where a subreaper stands above
+    cgroup: Cgroup | None = None  # of its own, where there are any
 
     def await_ready(self, own_namespaces: bool) -> None:
         """Wait until it is confined. Raises OSError."""
@@ -129,7 +139,19 @@ class _Process:
             raise OSError("a session's limits could not be set")
         with open(f"/proc/self/fdinfo/{self.handle}") as file:
             self.root = next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
-        self.interpreter = self.root if own_namespaces else _children(self.root)[0]
+        self.interpreter = self.root if own_namespaces else children_of(self.root)[0]
+
+    def enter(self, cgroup: Cgroup) -> None:
+        """Move the interpreter, which has no other processes yet, to a cgroup of its own. Raises OSError."""
+        self.cgroup = cgroup
+        cgroup.enter(self.interpreter)
+
+    def over_memory(self, memory_mb: int) -> bool:
+        """Whether its processes and files hold, or have held, more than so many MiB together."""
+        if self.cgroup is not None:
+            return self.cgroup.kills() > 0
+        scratch = f"/proc/{self.interpreter}/root{SCRATCH[0]}" if self.interpreter == self.root else ""
+        return holds_more([self.root, *descendants(self.root)], scratch, memory_mb)
 
     def kill(self) -> None:
         """Kill the interpreter and every other process of the session."""
@@ -164,12 +186,12 @@ class _Process:
     def _others(self) -> list[int]:
         """Children of the interpreter and of the subreaper, dead ones too; their own children come to these in turn."""
         own = {self.root, self.interpreter}
-        found = [pid for parent in own for pid in _children(parent)]
+        found = [pid for parent in own for pid in children_of(parent)]
         return [pid for pid in found if pid not in own]
 
     def wait(self, seconds: float) -> bool:
         """Whether it is dead, or dies in that time."""
-        return bool(select.select([self.handle], [], [], seconds)[0])
+        return _readable(self.handle, seconds)
 
     def cpu_seconds(self) -> float:
         """CPU time of the interpreter so far."""
@@ -182,21 +204,15 @@ class _Process:
         """Give up what we hold of it; it must be dead, or be killed by somebody else."""
         self.control.close()
         os.close(self.handle)
+        if self.cgroup is not None:
+            self.cgroup.remove()
 
 
-def _children(pid: int) -> list[int]:
-    """The children of all threads of a process; none where it is gone."""
-    found: list[int] = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children") as file:
-                found += [int(child) for child in file.read().split()]
-    return found
-
-
-def descendants(pid: int) -> list[int]:
-    """The children of a process, theirs, and so on."""
-    return [found for child in _children(pid) for found in (child, *descendants(child))]
+def _readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read from it, or its end, within that time. Descriptors may have any number."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def _runs(pid: int) -> bool:
@@ -279,7 +295,13 @@ class Session:
             self._hand_over(process, token, source, [out_write, err_write])
             budget = process.cpu_seconds() + self._limits.whole_cpu_seconds
             signs_of_end = (process.control.fileno(), process.handle)
-            end = watch(signs_of_end, (out, err), self._limits.seconds, lambda: budget - process.cpu_seconds())
+            end = watch(
+                signs_of_end,
+                (out, err),
+                self._limits.seconds,
+                cpu_left=lambda: budget - process.cpu_seconds(),
+                over_memory=lambda: process.over_memory(self._limits.memory_mb),
+            )
             code = EXIT_ERROR
             if end is End.DONE:
                 end, code = self._answer(process, token)
@@ -288,6 +310,8 @@ class Session:
                 process.signal(signal.SIGSTOP)
                 if not process.kill_others():
                     end = End.CROWD
+                elif process.over_memory(self._limits.memory_mb):  # and would hold it until the next cell
+                    end = End.MEMORY
             while out.read() or err.read():  # what was written last is still in the pipes
                 pass
             # Of a cell that ended otherwise we say that, also where its last words were too many.
@@ -316,7 +340,7 @@ class Session:
 
         That is where it ended, closed its socket, or answered what was not asked.
         """
-        if not select.select([process.control], [], [], 0)[0]:  # it was its pidfd that ended the watch
+        if not _readable(process.control.fileno(), 0):  # it was its pidfd that ended the watch
             return End.NO_ANSWER, EXIT_ERROR
         try:
             answer = process.control.recv(2 * TOKEN_BYTES)
@@ -336,6 +360,8 @@ class Session:
             end = End.DIED
         process.kill()
         code = self._server.reap(process)
+        if process.cgroup is not None and process.over_memory(self._limits.memory_mb):
+            end = End.MEMORY  # the kernel killed one of its processes, in this cell or after the last
         self._forget()
         if end is not End.DIED or code != -signal.SIGKILL:
             return end, code

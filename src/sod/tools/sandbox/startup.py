@@ -17,6 +17,7 @@ from typing import Any, NoReturn, final
 
 from .confine import FIRST_UID, PR_SET_DUMPABLE, Isolation, isolate, prctl, python_paths
 from .files import empty_directory
+from .held import CgroupFiles
 from .homes import make_home, remove_lost_homes
 from .layers import Layers, load_landlock, prepare, proven
 from .program import FILENAME, set_limit
@@ -39,6 +40,7 @@ class ForkServerState:
     level: str  # full, reduced or unsafe
     kept: dict[str, bool]  # what is kept from programs, by whatever means
     mapped: int  # address space of this process (bytes)
+    cgroup: CgroupFiles | None  # that programs are to enter, where there is one
     processes: int  # that the kernel counts together with a program's own
 
 
@@ -66,9 +68,10 @@ def start(config: dict[str, Any]) -> ForkServerState:
     set_limit(resource.RLIMIT_CORE, 0)
     if own >= 0:
         prctl(PR_SET_DUMPABLE, 0)
+    cgroup = CgroupFiles(*config["cgroup"]) if config["cgroup"] else None
     processes = 2 if own >= 0 else processes_of_user()  # monitor and fork server
     return ForkServerState(
-        config["channel"], owner, started, own, isolation, layers, level, kept, mapped_bytes(), processes
+        config["channel"], owner, started, own, isolation, layers, level, kept, mapped_bytes(), cgroup, processes
     )
 
 

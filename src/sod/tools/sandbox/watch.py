@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import select
 import signal
 import time
@@ -99,14 +100,33 @@ def watch(
     return End.TIMEOUT
 
 
-def kill_and_reap(pid: int, orphans_are_ours: bool) -> tuple[int, float]:
-    """Kill what is left of a program. Its wait status and the CPU time it used (seconds)."""
+def kill_and_reap(pid: int, orphans_are_ours: bool, cpu_seconds: float) -> tuple[int, float]:
+    """Kill what is left of a program. Its exit code and CPU time, as `reap` gives them."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)  # of a pid 1: returns when its whole namespace is dead
+    ended = reap(pid, cpu_seconds)  # of a pid 1: returns when its whole namespace is dead
     if orphans_are_ours:  # without namespaces, and as subreaper
         kill_children()
-    return status, usage.ru_utime + usage.ru_stime
+    return ended
+
+
+def reap(pid: int, cpu_seconds: float = math.inf) -> tuple[int, float]:
+    """Wait for a child's end: its exit code (negative: a signal) and the CPU time it used (seconds).
+
+    The code is -SIGXCPU where the kernel killed it for its CPU time. It does so with SIGKILL, which others
+    may send too: the time used tells them apart. `cpu_seconds` is the limit that we set (seconds); a
+    lower one is the program's own doing.
+    """
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with suppress(OSError):
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_CPU)  # a dead process keeps it until it is reaped
+        cpu_seconds = min([cpu_seconds, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
+    _, status, usage = os.wait4(pid, 0)
+    code, used = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+    # Half of the limit is asked for, as the kernel counts ticks, which may run well ahead of measured time.
+    if code == -signal.SIGKILL and used >= cpu_seconds / 2:
+        code = -signal.SIGXCPU
+    return code, used
 
 
 def kill_children(but: Collection[int] = ()) -> None:
@@ -145,6 +165,8 @@ def _own_status(code: int, limits: Mapping[str, Any]) -> tuple[str, int | None, 
     """As `status_of`, for a program that ended itself with this exit code."""
     if code == EXIT_MEMORY:
         return "memory", None, f"more than {limits['memory_mb']} MiB"
+    if code == -signal.SIGXCPU:
+        return "timeout", None, "stopped at its own limit of CPU time"
     if code < 0:
         return "error", code, f"process killed by signal {-code}"
     # A status of 1 has as a rule a traceback on stderr, which says more.
