@@ -50,7 +50,9 @@ class Place:
 @final
 @dataclass(frozen=True)
 class Job:
-    """A run that is ready to go; `make` writes the directory of a new one as it starts. `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
+    """A run that is ready to go; `make` writes the directory of a new one as it starts.
+
+    `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
 
     What was opened for it is in `resources`; close it when it is over.
     """

@@ -7,7 +7,7 @@ kind needs a line in `REACHING`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -28,7 +28,7 @@ class Reaching:
     key: str
     does: str
     beyond: Callable[[Any], bool]
-    purposes: Collection[Purpose] = ("resume", "evaluate")
+    purposes: Sequence[Purpose] = ("resume", "evaluate")
 
 
 def _other_modules(names: Sequence[str]) -> bool:
