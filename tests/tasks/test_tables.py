@@ -39,8 +39,8 @@ def table_of(prompt: Any, count: int) -> pa.Table:
 
 
 def one_long_string(path: Path) -> None:
-    """Half a gigabyte of the same letter."""
-    pq.write_table(table_of(pa.array(["x" * (1 << 29)], pa.large_string()), 1), path, compression="zstd")
+    """A quarter of a gigabyte of the same letter."""
+    pq.write_table(table_of(pa.array(["x" * (1 << 28)], pa.large_string()), 1), path, compression="zstd")
 
 
 def repeated_strings(path: Path) -> None:
