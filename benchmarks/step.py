@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from side_by_side import OURS, Side, add_options, peer_python, run
-from sod.cli.allocator import TUNABLES
+from sod.build.allocation import TUNABLES
 
 HERE = Path(__file__).parent
 RECOMPUTE = "sod_recompute"

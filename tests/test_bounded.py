@@ -75,7 +75,7 @@ def test_an_ordinary_text_reads_as_yaml_reads_it(text: str) -> None:
     "name", ["", " ", ".", "..", "../x", "/etc/x", "a/b", "a\\b", "-rf", "~root", ".hidden", "a\0b", "a\nb", "\ud800"]
 )
 def test_what_is_no_component_of_a_path_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="^name="):
+    with pytest.raises(ValueError, match=r"^name="):
         refuse_no_component(name, "name")
 
 

@@ -77,7 +77,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _refuse_large(root: yaml.Node) -> None:
-    """Raises ValueError for a text that is small and would not stay so: aliases of aliases, deep nesting, long numbers."""
+    """Raises ValueError for a text that would not stay small: aliases of aliases, deep nesting, long numbers."""
     measured: dict[int, tuple[int, int] | None] = {}  # (values, levels); None while its children are looked at
 
     def measure(node: yaml.Node) -> tuple[int, int]:

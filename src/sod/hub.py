@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether `source` can only be meant as `owner/name`: not what exists here, nor what lies in an existing directory."""
+    """Whether `source` can only be meant as `owner/name`: neither it nor its directory exists here."""
     path = Path(source)
     return _HUB_ID.fullmatch(source) is not None and not path.exists() and not path.parent.exists()
 
@@ -51,8 +51,8 @@ def why_unreachable() -> str | None:
 def unreachable(source: str, what: str, reason: str) -> SodError:
     """The line for `source`, which is neither here nor to be had from the hub; `what` it should have been."""
     return SodError(
-        f"{source}: no such {what}, and the hub cannot be reached ({reason}); correct the path, or fetch it where there "
-        "is a network"
+        f"{source}: no such {what}, and the hub cannot be reached ({reason}); correct the path, or fetch it where "
+        "there is a network"
     )
 
 

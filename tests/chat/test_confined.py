@@ -19,7 +19,7 @@ from sod.records import Message, SodError
 from sod.tools.python import SCHEMA
 from support import descendants
 
-LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+LOOP = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 BOMBS = {
     "nested loops": LOOP,
     "recursion": "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",

@@ -392,7 +392,7 @@ def test_a_directory_with_a_script_is_no_data_set(monkeypatch: pytest.MonkeyPatc
     script.parent.mkdir(parents=True)
     script.write_text("import pathlib\npathlib.Path('executed').touch()\n")
     for source in ("owner/name", str(script.parent), str(script), "owner/name/name.py"):
-        with pytest.raises(SodError, match="no such data file|unknown suffix"):
+        with pytest.raises(SodError, match=r"no such data file|unknown suffix"):
             load_tasks(source)
     assert not (tmp_path / "executed").exists()
 

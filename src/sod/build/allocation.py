@@ -18,7 +18,7 @@ MARK = "SOD_ALLOCATOR"
 
 
 def lacks_tunables() -> bool:
-    """Whether glibc allocates with its own settings, and nobody has decided that: by them, by `MARK` or by a preload."""
+    """Whether glibc has its own settings and nobody has decided that, by tunables, by `MARK` or by a preload."""
     decided = (MARK, "GLIBC_TUNABLES", "LD_PRELOAD")
     return platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in decided)
 
@@ -32,8 +32,8 @@ def warn_of_slow_allocation() -> None:
             command = f"{shlex.quote(sys.executable)} ..."
         warnings.warn(
             "PyTorch on a CPU is several times slower with glibc's own settings, which only the start of a program can "
-            f"change; start it as\n    GLIBC_TUNABLES={TUNABLES} {command}\n(the `sod` command, or `python -m sod`, does "
-            f"this by itself; {MARK}=off silences this warning)",
+            f"change; start it as\n    GLIBC_TUNABLES={TUNABLES} {command}\n(the `sod` command, or `python -m sod`, "
+            f"does this by itself; {MARK}=off silences this warning)",
             RuntimeWarning,
             stacklevel=2,
         )

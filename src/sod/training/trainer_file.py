@@ -1,4 +1,4 @@
-"""`trainer.pt` of a checkpoint that may be a stranger's: read without running anything, and checked before it is used."""
+"""`trainer.pt` of a checkpoint that may be a stranger's: nothing of it is run, and all of it is checked first."""
 
 from __future__ import annotations
 
