@@ -33,7 +33,6 @@ REAL_STEP = (
 
 QUICK = {
     "make quickstart": f"make quickstart ARGS='{WORLD}{STEP}'",
-    "sod quickstart recipes/quickstart.yaml": f"sod quickstart recipes/quickstart.yaml {WORLD}{STEP} --out runs/again",
     "sod methods": "sod methods",
     "sod sft recipes/quickstart.yaml --run runs/cold-start": "{} sft.steps=1",
     "sod train recipes/quickstart.yaml optim.lr=1e-4 --run runs/a": "{}" + STEP,
@@ -41,14 +40,8 @@ QUICK = {
     "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
     "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32": "{} -k 1 --tasks 2",
     "sod train RECIPE train.profile=true": "sod train quickstart train.profile=true --run runs/profiled" + STEP,
-    "sod compare RECIPE --methods ... --seeds ...": (
-        f"sod compare recipes/compare-chain.yaml --methods start --seeds 0 --work runs/w {SHORT_COMPARE}"
-    ),
     "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2": (
         "{} --methods start,sod --seeds 0 --jobs 1" + SHORT_COMPARE
-    ),
-    "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2": (
-        "{} --methods start --seeds 0 --jobs 1" + SHORT_COMPARE
     ),
     "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR": (
         "{} --methods start --seeds 0 --jobs 1" + SHORT_COMPARE
@@ -57,12 +50,23 @@ QUICK = {
     "sod sandbox run --code-file F": "{}",
     "sod init": "{}",
     "sod init quickstart": "{}",
-    "python benchmarks/weights.py": "{} --rows 16 --tokens 256 --repetitions 1",
     "python benchmarks/weights.py --json weights.json": "{} --rows 16 --tokens 256 --repetitions 1",
     "make test ARGS=tests/objective": "make test ARGS=tests/test_seeds.py",
     "python -m sod": "python -m sod --help",
 }
 """By the command as documented: as it is run here; `{}` stands for the command itself, and a later option prevails."""
+
+SAME = {
+    "sod quickstart recipes/quickstart.yaml": "make quickstart",
+    "sod compare RECIPE --methods ... --seeds ...": (
+        "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2"
+    ),
+    "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2": (
+        "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR"
+    ),
+    "python benchmarks/weights.py": "python benchmarks/weights.py --json weights.json",
+}
+"""Commands that another one of `QUICK` contains, or differs from in an argument."""
 
 REAL = {
     "sod models smollm2 --out models/smollm2-135m": "{}",
@@ -146,7 +150,7 @@ NOT_RUN = {
 }
 """Commands that no test runs, and why."""
 
-KNOWN = [*QUICK, *REAL, *BY_A_TEST, *NOT_RUN]
+KNOWN = [*QUICK, *SAME, *REAL, *BY_A_TEST, *NOT_RUN]
 
 
 def is_known(command: str) -> bool:
@@ -159,6 +163,7 @@ def test_every_documented_command_is_in_a_table() -> None:
     unknown = [f"{path}: {command}" for command, path in shown.items() if not is_known(command)]
     assert not unknown, "say how these are run small, or which test runs them"
     assert sorted(set(KNOWN) - set(shown)) == [], "these are documented nowhere any more"
+    assert set(SAME.values()) <= set(QUICK)
 
 
 @pytest.mark.parametrize("named", sorted(set(BY_A_TEST.values())))
@@ -209,7 +214,7 @@ def ended_well(command: str, sod: Callable[..., Any]) -> None:
 def test_quick_commands(workplace: Path, sod: Callable[..., Any]) -> None:
     for documented, small in QUICK.items():
         ended_well(small.replace("{}", documented), sod)
-    left = ["quickstart/summary.json", "again/summary.json", "cold-start/manifest.json", "a/curves.png", "a/trackers"]
+    left = ["quickstart/summary.json", "cold-start/manifest.json", "a/curves.png", "a/trackers"]
     left += ["profiled/profile.json"]
     assert [name for name in left if not (workplace / "runs" / name).exists()] == []
 
