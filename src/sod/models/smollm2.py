@@ -41,7 +41,7 @@ def from_wheel() -> tuple[Any, Any]:
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.bfloat16,
             )
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # transformers misses gguf by one, accelerate by the other
             raise SodError(f"reading a GGUF needs the extra: pip install 'sod-distill[gguf]' ({error})") from error
     return model, tokenizer
 
