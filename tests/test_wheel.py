@@ -16,7 +16,20 @@ from packaging.metadata import Metadata
 
 from commands import ROOT
 
-TINY = ["world.sft=64", "world.train=24", "world.validation=4", "world.test=4", "world.longest=3", "world.vocab_size=400", "sft.steps=4", "world.teacher_sft.steps=4", "train.steps=1", "rollout.prompts=2", "rollout.samples=2", "evaluation.k=1"]
+TINY = [
+    "world.sft=64",
+    "world.train=24",
+    "world.validation=4",
+    "world.test=4",
+    "world.longest=3",
+    "world.vocab_size=400",
+    "sft.steps=4",
+    "world.teacher_sft.steps=4",
+    "train.steps=1",
+    "rollout.prompts=2",
+    "rollout.samples=2",
+    "evaluation.k=1",
+]
 TORCH_FREE = (
     "sod, sod.cli.sandbox, sod.build.tools, sod.records, sod.seeds, sod.runlog, sod.recipe, sod.chat.render,"
     " sod.tasks.files, sod.tasks.gsm8k, sod.rewards.base, sod.tools.python, sod.tools.sandbox.pool,"
