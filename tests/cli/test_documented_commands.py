@@ -25,7 +25,7 @@ WORLD = (
 )
 STEP = " train.steps=1 rollout.prompts=2 rollout.samples=2 rollout.max_turns=2 rollout.max_response_tokens=96"
 SHORT_COMPARE = WORLD + STEP + " compare.tuning_steps=1 compare.lrs=[1e-3]"
-REAL_SFT = " sft.steps=2 sft.batch_size=1 sft.max_tokens=160"
+REAL_SFT = " sft.steps=2 sft.batch_size=1"
 REAL_STEP = (
     " train.steps=1 rollout.prompts=1 rollout.samples=2 rollout.max_turns=2 rollout.max_turn_tokens=8"
     " rollout.max_response_tokens=48 tools.python.workers=1"
