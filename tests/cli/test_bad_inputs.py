@@ -305,7 +305,8 @@ def test_error_of_a_real_process_is_one_line(tmp_path: Path, start: Any) -> None
     process = start("train", tmp_path / "nowhere.yaml", cwd=tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert err == f"error: {tmp_path}/nowhere.yaml: no such recipe file; `sod init` lists the recipes that come with sod\n"
+    fix = "`sod init` lists the recipes that come with sod"
+    assert err == f"error: {tmp_path}/nowhere.yaml: no such recipe file; {fix}\n"
 
 
 class TestModels:

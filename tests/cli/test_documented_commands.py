@@ -25,7 +25,7 @@ WORLD = (
 )
 STEP = " train.steps=1 rollout.prompts=2 rollout.samples=2 rollout.max_turns=2 rollout.max_response_tokens=96"
 SHORT_COMPARE = WORLD + STEP + " compare.tuning_steps=1 compare.lrs=[1e-3]"
-REAL_SFT = " sft.steps=2 sft.batch_size=1 sft.max_tokens=160"
+REAL_SFT = " sft.steps=2 sft.batch_size=1"
 REAL_STEP = (
     " train.steps=1 rollout.prompts=1 rollout.samples=2 rollout.max_turns=2 rollout.max_turn_tokens=8"
     " rollout.max_response_tokens=48 tools.python.workers=1"
@@ -33,7 +33,6 @@ REAL_STEP = (
 
 QUICK = {
     "make quickstart": f"make quickstart ARGS='{WORLD}{STEP}'",
-    "sod quickstart recipes/quickstart.yaml": f"sod quickstart recipes/quickstart.yaml {WORLD}{STEP} --out runs/again",
     "sod methods": "sod methods",
     "sod sft recipes/quickstart.yaml --run runs/cold-start": "{} sft.steps=1",
     "sod train recipes/quickstart.yaml optim.lr=1e-4 --run runs/a": "{}" + STEP,
@@ -41,14 +40,8 @@ QUICK = {
     "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
     "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32": "{} -k 1 --tasks 2",
     "sod train RECIPE train.profile=true": "sod train quickstart train.profile=true --run runs/profiled" + STEP,
-    "sod compare RECIPE --methods ... --seeds ...": (
-        f"sod compare recipes/compare-chain.yaml --methods start --seeds 0 --work runs/w {SHORT_COMPARE}"
-    ),
     "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2": (
         "{} --methods start,sod --seeds 0 --jobs 1" + SHORT_COMPARE
-    ),
-    "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2": (
-        "{} --methods start --seeds 0 --jobs 1" + SHORT_COMPARE
     ),
     "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR": (
         "{} --methods start --seeds 0 --jobs 1" + SHORT_COMPARE
@@ -57,12 +50,23 @@ QUICK = {
     "sod sandbox run --code-file F": "{}",
     "sod init": "{}",
     "sod init quickstart": "{}",
-    "python benchmarks/weights.py": "{} --rows 16 --tokens 256 --repetitions 1",
     "python benchmarks/weights.py --json weights.json": "{} --rows 16 --tokens 256 --repetitions 1",
     "make test ARGS=tests/objective": "make test ARGS=tests/test_seeds.py",
     "python -m sod": "python -m sod --help",
 }
 """By the command as documented: as it is run here; `{}` stands for the command itself, and a later option prevails."""
+
+SAME = {
+    "sod quickstart recipes/quickstart.yaml": "make quickstart",
+    "sod compare RECIPE --methods ... --seeds ...": (
+        "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2"
+    ),
+    "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2": (
+        "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR"
+    ),
+    "python benchmarks/weights.py": "python benchmarks/weights.py --json weights.json",
+}
+"""Commands that another one of `QUICK` contains, or differs from in an argument."""
 
 REAL = {
     "sod models smollm2 --out models/smollm2-135m": "{}",
@@ -77,6 +81,9 @@ REAL = {
 }
 """The same for the path with a real model."""
 
+PREMISE = (
+    "python benchmarks/premise.py recipes/compare-unreliable.yaml --world runs/compare/world-HASH-sSEED --out premise"
+)
 BY_A_TEST = {
     "pip install sod_distill-0.1.0-py3-none-any.whl": "tests/test_wheel.py::test_wheel_alone",
     "pip wheel --no-deps .": "tests/test_wheel.py::test_wheel_alone",
@@ -93,9 +100,7 @@ BY_A_TEST = {
         "tests/cli/test_sandbox_commands.py::test_serve_finishes_what_is_under_way_then_ends"
     ),
     "python docs/extending/a_method.py": "tests/test_extending.py::test_a_worked_change_does_what_it_says",
-    "python benchmarks/premise.py recipes/compare-unreliable.yaml --world runs/compare/world-HASH-sSEED --out premise": (
-        "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture"
-    ),
+    PREMISE: "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture",
     "python benchmarks/check.py NEW.json": (
         "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
     ),
@@ -146,7 +151,7 @@ NOT_RUN = {
 }
 """Commands that no test runs, and why."""
 
-KNOWN = [*QUICK, *REAL, *BY_A_TEST, *NOT_RUN]
+KNOWN = [*QUICK, *SAME, *REAL, *BY_A_TEST, *NOT_RUN]
 
 
 def is_known(command: str) -> bool:
@@ -159,6 +164,7 @@ def test_every_documented_command_is_in_a_table() -> None:
     unknown = [f"{path}: {command}" for command, path in shown.items() if not is_known(command)]
     assert not unknown, "say how these are run small, or which test runs them"
     assert sorted(set(KNOWN) - set(shown)) == [], "these are documented nowhere any more"
+    assert set(SAME.values()) <= set(QUICK)
 
 
 @pytest.mark.parametrize("named", sorted(set(BY_A_TEST.values())))
@@ -209,7 +215,7 @@ def ended_well(command: str, sod: Callable[..., Any]) -> None:
 def test_quick_commands(workplace: Path, sod: Callable[..., Any]) -> None:
     for documented, small in QUICK.items():
         ended_well(small.replace("{}", documented), sod)
-    left = ["quickstart/summary.json", "again/summary.json", "cold-start/manifest.json", "a/curves.png", "a/trackers"]
+    left = ["quickstart/summary.json", "cold-start/manifest.json", "a/curves.png", "a/trackers"]
     left += ["profiled/profile.json"]
     assert [name for name in left if not (workplace / "runs" / name).exists()] == []
 

@@ -43,7 +43,7 @@ def from_wheel() -> tuple[Any, Any]:
                 dtype=torch.bfloat16,
                 trust_remote_code=False,
             )
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # transformers misses gguf by one, accelerate by the other
             raise SodError(f"reading a GGUF needs the extra: pip install 'sod-distill[gguf]' ({error})") from error
     return model, tokenizer
 
