@@ -32,7 +32,7 @@ from sod.rewards.base import verified_text
 from sod.rewards.code_suites import CaseSuite, CheckSuite, read_suite
 
 LONGEST_CODE = 65_536  # characters
-OVERHEAD_SECONDS = 5.0  # for starting the harness, beyond the time of the tests
+OVERHEAD_SECONDS = 10.0  # for starting the harness, beyond the time of the tests
 SMALLEST_LIMIT = 65_536  # bytes of output
 REPORT = "report.json"
 SHOWN = 200  # characters of an expected or actual output in a detail

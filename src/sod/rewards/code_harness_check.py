@@ -41,7 +41,7 @@ PR_SET_DUMPABLE = 4
 WORDS = 300  # characters of a value or message kept
 LONGEST_REPLY = 64 << 20  # bytes
 DEEPEST = 100  # levels of a reply: fewer than `pack` can take where the tests pass the value on
-START_SECONDS = 4.0  # for the candidate's interpreter to start, before the model's code runs
+START_SECONDS = 8.0  # for the candidate's interpreter to start, before the model's code runs
 WORKPLACE = "candidate"  # its directory
 LOOP_ENDS = (StopIteration, StopAsyncIteration)  # `zip`, `map` and `for` take them for the end of what they go through
 
