@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 
-
 @final
 @dataclass(frozen=True)
 class TrainerFile:
