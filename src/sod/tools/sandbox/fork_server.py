@@ -133,6 +133,8 @@ def watch_and_reap(
     while out.read() or err.read():  # what it wrote last is still in the pipes
         pass
     code = os.waitstatus_to_exitcode(wait_status)
+    if over_memory():  # it may have been faster than the watch
+        return End.MEMORY, code
     if out.over:
         return End.OUTPUT_LIMIT, code
     # The kernel enforces the limit of CPU time with SIGKILL, which a program may also send itself: the time used tells
