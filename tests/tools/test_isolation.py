@@ -126,7 +126,7 @@ def test_without_the_packages_it_is_still_full_but_named(monkeypatch: pytest.Mon
     kept = attempts(local)
     assert run(local, "import ctypes; print(ctypes.CDLL(None).unshare(0x10000000))").stdout == "-1\n"
     local.close()
-    # It is seccomp that refuses these; what they reach is in namespaces of their own: nothing of the machine's but vsock.
+    # It is seccomp that refuses these. What they reach is in namespaces of their own, but for vsock.
     assert {name for name, held in kept.items() if not held} == {"other sockets", "shared memory"}
 
 

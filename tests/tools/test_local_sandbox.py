@@ -592,7 +592,7 @@ def test_without_namespaces_only_unsafe_starts() -> None:
     assert "unprivileged, pid_namespace" in error
     assert "'pid_namespace': False" in isolation
     assert output == str(["['f']\n"] * 4)
-    assert set(Path("/tmp").glob("sod-sandbox-*")) == before
+    assert set(Path("/tmp").glob("sod-sandbox-*")) <= before  # those of killed ones go with a start
 
 
 def test_start_errors_are_one_line() -> None:

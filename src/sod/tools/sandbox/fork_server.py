@@ -141,7 +141,7 @@ def watch_and_reap(
         leave(state)
     while out.read() or err.read():  # what it wrote last is still in the pipes
         pass
-    if state.cgroup is not None and over_memory():  # the kernel may have killed any of its processes
+    if over_memory():  # it, or the kernel, may have been faster than the watch
         return End.MEMORY, code
     if out.over:
         return End.OUTPUT_LIMIT, code

@@ -137,6 +137,9 @@ def attempts(sandbox: LocalSandbox) -> dict[str, bool]:
     # What the programs say is not all: they may have done more than they could tell of.
     kept["write outside"] &= not any(os.path.exists(path) for path in outside)
     kept["host processes"] &= not _mentions(outcomes["host processes"], Path("/proc/self/cmdline").read_text())
+    # Where files are counted after the fact, it says that it got through, and its result says that it was too much.
+    scratch = outcomes["scratch limit"]
+    kept["scratch limit"] |= isinstance(scratch, Execution) and scratch.status == "memory"
     kept["survivors"] = _mentions(outcomes["survivors"], "left it") and not _running(marker)
     return kept
 
