@@ -72,7 +72,7 @@ def refused(directory: Path, *named: str) -> str:
     said = str(caught.value)
     assert "\n" not in said
     assert len(said) < 600
-    for name in (str(directory), "remove", *named):
+    for name in (str(directory), "name another checkpoint", *named):
         assert name in said, said
     assert torch.equal(torch.get_rng_state(), before)
     return said

@@ -165,12 +165,12 @@ def load(directory: Path, recipe_hash: str) -> ResumePoint:
         trainer = read_trainer(directory / TRAINER)
         if trainer.format > FORMAT:
             raise _later(directory, trainer.format)
+        if trainer.step != step:
+            raise ValueError(f"of step {trainer.step}, where {COMPLETE} is of step {step}")
         found = trainer.content.get("state") if trainer.format > 1 else _from_format_1(trainer.content)
         state = checked_state(found, NAMESPACES)
     except ValueError as error:
         raise BrokenCheckpointError(directory, f"{TRAINER}: {error}") from error
-    if trainer.step != step:
-        raise BrokenCheckpointError(directory, f"{TRAINER} is of step {trainer.step} and {COMPLETE} of step {step}")
     if trainer.recipe_hash != recipe_hash:
         raise SodError(f"{directory}: this checkpoint was written under another recipe; resume with the run's own")
     torch.set_rng_state(trainer.rng)

@@ -35,7 +35,7 @@ def read_trainer(path: Path) -> TrainerFile:
         content = torch.load(path, weights_only=True)
         return _checked(content)
     except Exception as error:  # pickle, zip and torch each raise kinds of their own, and torch over many lines
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise ValueError(f"not the state of a run, or damaged ({said:.200})") from error
 
 
