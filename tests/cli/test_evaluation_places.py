@@ -76,6 +76,15 @@ def test_a_checkpoint_takes_its_runs_recipe(spelling: str, run: Path, world: Any
     assert not (tmp_path / "runs" / "evaluations").exists()
 
 
+def test_the_step_is_that_of_the_checkpoint_that_was_used(run: Path, world: Any, sod: Any) -> None:
+    """The newest is damaged: the one before is evaluated, and the evaluation says so by its name."""
+    (run / "checkpoints/step-000003/model/config.json").unlink()
+    ended = evaluate(sod, run, world)
+    assert ended.code == 0, ended.err
+    assert "step-000003: model/config.json is missing" in re.sub(r"\s+", " ", ended.err)
+    assert [path.name for path in (run / "evaluations").iterdir()] == ["test-tasks2-k1-step2"]
+
+
 def test_inside_the_checkpoint(run: Path, world: Any, sod: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dot is a path too."""
     monkeypatch.chdir(run / "checkpoints" / "step-000002")

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sod.recipe import EvaluationSpec
+from sod.build.job import final_model
+from sod.recipe import EvaluationSpec, Notice
 from sod.records import SodError
 from sod.runlog import RunLog
+from sod.training.checkpoint import MODEL
 
-CHECKPOINTS, MODEL = "checkpoints", "model"
+CHECKPOINTS = "checkpoints"
 
 
 @final
@@ -48,16 +50,15 @@ class Evaluated:
         return self.run / "evaluations" / "-".join(parts)
 
 
-def find_evaluated(model: str) -> Evaluated:
+def find_evaluated(model: str, notice: Notice) -> Evaluated:
     """The run, checkpoint or other model behind an argument, however its path is written.
 
-    A run means its newest checkpoint; `RUN/checkpoints/step-N/model` is the checkpoint above it. Raises SodError for a
-    checkpoint that a run does not have.
+    A run means its newest good checkpoint, and `notice` hears of newer ones; `RUN/checkpoints/step-N/model` is the
+    checkpoint above it. Raises SodError for a checkpoint that a run does not have, and for a run without a good one.
     """
     for place in (Path(os.path.abspath(model)), Path(model).resolve()):  # as it is written; then where its links lead
         if _is_run(place):
-            found = RunLog.open(place).checkpoints()
-            return Evaluated(model, _shown(place), found[-1][0] if found else None)
+            place = Path(os.path.abspath(final_model(str(_shown(place)), notice)))
         checkpoint = place.parent if place.name == MODEL else place
         if checkpoint.parent.name == CHECKPOINTS and _is_run(checkpoint.parent.parent):
             return _of_checkpoint(checkpoint)

@@ -56,7 +56,7 @@ def evaluate(
 
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
-    about = find_evaluated(model)
+    about = find_evaluated(model, notice)
     changes = [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])]
     spec = _recipe_of(about, recipe, changes, allow_code)
     with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
