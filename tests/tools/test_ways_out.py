@@ -230,6 +230,23 @@ def test_reduced_bounds_the_files_of_a_program_together() -> None:
 
 
 @needs_layers
+def test_reduced_bounds_the_files_of_a_session_together() -> None:
+    source = "for i in range(400):\n  open(str(i), 'wb').write(bytes(1 << 20))\nprint('out')\nwhile True: pass"
+    script = (
+        f"s = LocalSandbox(ProgramLimits(seconds={PATIENT}, memory_mb=64), workers=1)\n"
+        f"r = s.run_cells([Cell('a', {source!r}), Cell('b', 'import os; print(os.listdir())')])\n"
+        "r += s.run_cells([Cell('a', 'import os; print(os.listdir())')])\n"
+        "print([(x.status, x.stdout) for x in r])\ns.close()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", CONTAINER.format(tools=TOOLS) + script], capture_output=True, text=True, cwd=TESTS
+    )
+    (full, _), other, again = eval(done.stdout)
+    assert full == "memory", done
+    assert other == again == ("ok", "[]\n")
+
+
+@needs_layers
 def test_scratch_of_killed_workers_is_removed_by_the_next_start() -> None:
     script = (
         'p = \'import os; os.makedirs("a/b"); open("a/b/c", "w"); os.chmod("a", 0); print(os.getcwd())\'\n'

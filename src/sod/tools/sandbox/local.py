@@ -6,8 +6,8 @@ What the kernel keeps from a program is in `LocalSandbox.isolation`, and how in 
   and Python's files, read-only, and scratch directories; and, where `pyseccomp` and `landlock` are
   installed, a filter of system calls and a list of directories that may be read (the system's and Python's).
 - `reduced`, where user namespaces are not to be had: the last two alone keep files and network away.
-  The processes of the machine exist for a program (it cannot signal, trace or list them), a session's
-  scratch directory is bounded per file only, and its sessions share a limit of processes.
+  The processes of the machine exist for a program (it cannot signal, trace or list them), and its
+  sessions share a limit of processes.
 - `unsafe`: less than that, and only where the caller said `unsafe=True`.
 
 What all processes of a program hold in memory, and their files, is counted by a cgroup of the kernel where this user

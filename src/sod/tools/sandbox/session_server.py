@@ -68,7 +68,7 @@ def serve(state: ForkServerState) -> NoReturn:
             pid = begin(state, head["limits"], ours, theirs, home, len(sessions))
             sessions[pid] = home
             handle = os.pidfd_open(pid)  # by which LocalSandbox watches and kills it: its pid means nothing there
-            send(state.channel, pack({"status": "begun", "pid": pid}))
+            send(state.channel, pack({"status": "begun", "pid": pid, "home": home}))
             socket.send_fds(channel, [b"\0"], [ours.fileno(), handle])
             os.close(handle)
             ours.close()

@@ -23,6 +23,7 @@ from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.cgroup import Cgroup
 from sod.tools.sandbox.confine import SCRATCH
 from sod.tools.sandbox.held import children_of, descendants, holds_more
+from sod.tools.sandbox.homes import too_full
 from sod.tools.sandbox.pool import ATTEMPTS, GRACE_SECONDS, START_SECONDS, ForkServer, ForkServerLostError, spawn
 from sod.tools.sandbox.program import EXIT_ERROR
 from sod.tools.sandbox.watch import End, Output, status_of, watch, with_note
@@ -98,7 +99,7 @@ class SessionServer:
         request = {"what": "begin", "number": self._begun, "limits": self._limits}
         head, _ = server.ask(request, (), GRACE_SECONDS)
         _, (control, handle), _, _ = socket.recv_fds(server.channel, 1, 2)
-        process = _Process(server, head["pid"], socket.socket(fileno=control), handle)
+        process = _Process(server, head["pid"], head["home"], socket.socket(fileno=control), handle)
         try:
             process.await_ready(self.own_namespaces)
             if self._new_cgroup is not None:
@@ -126,6 +127,7 @@ class _Process:
 
     server: ForkServer  # whose child it is
     pid: int  # as the session server names it
+    home: str  # its scratch directory, where no mount bounds that
     control: socket.socket
     handle: int  # pidfd of the interpreter, or of its subreaper
     root: int = 0  # the same process, as we name it
@@ -148,6 +150,9 @@ class _Process:
 
     def over_memory(self, memory_mb: int) -> bool:
         """Whether its processes and files hold, or have held, more than so many MiB together."""
+        with suppress(FileNotFoundError):  # it has ended, and its directory is gone
+            if self.home and too_full(self.home, memory_mb):
+                return True
         if self.cgroup is not None:
             return self.cgroup.kills() > 0
         scratch = f"/proc/{self.interpreter}/root{SCRATCH[0]}" if self.interpreter == self.root else ""
