@@ -11,8 +11,7 @@ from sod.recipe import Recipe, load_recipe
 from sod.recipe.makers import MAKERS, maker_of, refuse_unmade
 from sod.records import SodError
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = sorted({*ROOT.glob("recipes/*.yaml"), *ROOT.glob("src/sod/**/recipes/*.yaml")})
+RECIPES = Path(__file__).parents[2] / "recipes"
 WITH_FILES = ("quickstart.yaml", "smollm2-gsm8k.yaml")
 
 
@@ -24,7 +23,7 @@ def read_by(recipe: Recipe) -> list[str]:
 
 @pytest.mark.parametrize("name", WITH_FILES)
 def test_every_file_of_a_shipped_recipe_has_a_maker(name: str) -> None:
-    (path,) = [path for path in SHIPPED if path.name == name]
+    path = RECIPES / name
     recipe = load_recipe(path)
     assert len(read_by(recipe)) == 5
     assert [given for given in read_by(recipe) if maker_of(given) is None] == []
