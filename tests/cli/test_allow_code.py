@@ -66,16 +66,14 @@ def test_another_override_allows_nothing(tmp_path: Path, sod: Any) -> None:
     assert "tools.python.unsafe=True" in ended.err
 
 
-def test_a_tracker_that_sends_is_asked_for_where_it_is_used(tmp_path: Path, sod: Any) -> None:
-    """`sod eval` starts none."""
-    run = a_run(tmp_path / "run", {"trackers": ["tensorboard", "wandb"]})
-    assert "trackers=['tensorboard', 'wandb']" in sod("train", "--resume", run).err
-    assert "trackers" not in sod("eval", run, "--data", "nowhere.jsonl").err
-
-
 @pytest.mark.parametrize(
     "content",
-    [{}, {"tools": {"python": None}}, {"tools": {"python": {"preload": ["sympy"]}}}, {"trackers": ["trackio"]}],
+    [
+        {},
+        {"tools": {"python": None}},
+        {"tools": {"python": {"preload": ["sympy"]}}},
+        {"trackers": ["trackio", "wandb"]},
+    ],
 )
 def test_what_every_recipe_may_ask_for_needs_nothing(content: dict[str, Any], tmp_path: Path, sod: Any) -> None:
     ended = sod("train", "--resume", a_run(tmp_path / "run", content))

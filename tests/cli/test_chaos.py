@@ -105,7 +105,10 @@ def test_a_third_of_the_requests_fails(failure: Behaviour, sandbox: LocalSandbox
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_an_outage_stops_the_run_with_one_line(failure: Behaviour, sandbox: LocalSandbox, train: Any) -> None:
-    """The service goes bad after the probe: exit 1 in bounded time, and the line says what and how much."""
+    """The service goes bad after the probe: exit 1 in bounded time, and the line says what and how much.
+
+    No step was ever over, so no run is left behind: the same command can be given again.
+    """
     began = time.monotonic()
     with BadServer(first(["good"], then=failure), running(sandbox, LIMITS)) as server:
         ended, directory = train(server.url, IMPATIENT, "rollout.fault_retries=1")
@@ -113,7 +116,8 @@ def test_an_outage_stops_the_run_with_one_line(failure: Behaviour, sandbox: Loca
     (line,) = ended.err.strip().splitlines()
     assert "episodes faulted" in line.replace("every episode", "episodes")
     assert time.monotonic() - began < 300
-    assert len(written(directory)) < STEPS
+    assert not (directory / "recipe.yaml").exists()
+    assert not (directory / "metrics.jsonl").exists()
 
 
 def test_nobody_listens(train: Any) -> None:

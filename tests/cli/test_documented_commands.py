@@ -48,6 +48,7 @@ QUICK = {
     ),
     "sod data gsm8k --input train.jsonl --out DIR": "sod data gsm8k --input GSM8K/train.jsonl --out DIR --validation 4",
     "sod sandbox run --code-file F": "{}",
+    "sod sft --resume RUN": "sod sft --resume runs/cold-start",
     "sod init": "{}",
     "sod init quickstart": "{}",
     "python benchmarks/weights.py --json weights.json": "{} --rows 16 --tokens 256 --repetitions 1",
@@ -64,6 +65,8 @@ SAME = {
     "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2": (
         "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR"
     ),
+    "sod train --resume RUN": "sod train --resume runs/a",
+    "sod eval RUN": "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32",
     "python benchmarks/weights.py": "python benchmarks/weights.py --json weights.json",
 }
 """Commands that another one of `QUICK` contains, or differs from in an argument."""
@@ -99,6 +102,12 @@ BY_A_TEST = {
     "sod sandbox serve --workers 8": (
         "tests/cli/test_sandbox_commands.py::test_serve_finishes_what_is_under_way_then_ends"
     ),
+    "sod sandbox serve --host 0.0.0.0 --workers 8": (
+        "tests/cli/test_sandbox_commands.py::test_the_server_s_token_is_the_client_s_key"
+    ),
+    "sod sandbox run --code-file F --url http://ADDRESS:8080": (
+        "tests/cli/test_sandbox_commands.py::test_the_server_s_token_is_the_client_s_key"
+    ),
     "python docs/extending/a_method.py": "tests/test_extending.py::test_a_worked_change_does_what_it_says",
     PREMISE: "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture",
     "python benchmarks/check.py NEW.json": (
@@ -123,6 +132,8 @@ PEERS = "installs TRL and vLLM beside it; what of it is ours runs in tests/test_
 MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
 NOT_RUN = {
+    "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
+    "python program.py": "is what a program in the sandbox is compared with",
     "make install": "makes the environment in which this runs; CI's first step",
     "make lint": "CI's second step",
     "make test": "is what runs the tests, `make test ARGS=tests/objective` its small form",

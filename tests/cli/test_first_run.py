@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = sorted({*ROOT.glob("recipes/*.yaml"), *ROOT.glob("src/sod/**/recipes/*.yaml")})
-
-
-def shipped(name: str) -> Path:
-    (path,) = [path for path in SHIPPED if path.name == name]
-    return path
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +28,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_to_run_first(arguments: tuple[str, ...], named: str, first: str, sod: Any) -> None:
     command, recipe, *more = arguments
-    ended = sod(command, shipped(recipe), *more)
+    ended = sod(command, RECIPES / recipe, *more)
     (line,) = ended.err.splitlines()
     assert ended.code == 1
     assert line.startswith("error: ")
@@ -52,7 +46,7 @@ def test_evaluating_what_is_not_there_yet(sod: Any) -> None:
 
 
 def test_a_teacher_that_the_method_does_not_ask_is_not_missed(sod: Any) -> None:
-    ended = sod("train", shipped("quickstart.yaml"), "method=opsd_hint")
+    ended = sod("train", RECIPES / "quickstart.yaml", "method=opsd_hint")
     assert "data.train" in ended.err
     assert "teacher" not in ended.err
 
@@ -67,7 +61,7 @@ def test_pruning_and_converting_what_is_not_there_yet(sod: Any) -> None:
 
 @pytest.mark.parametrize("more", [(), ("--methods", "sod"), ("--methods", "sod", "--seeds", "0")])
 def test_compare_without_a_world_says_what_it_can_do(more: tuple[str, ...], sod: Any) -> None:
-    ended = sod("compare", shipped("smollm2-gsm8k.yaml"), *more)
+    ended = sod("compare", RECIPES / "smollm2-gsm8k.yaml", *more)
     assert (ended.code, len(ended.err.splitlines())) == (1, 1)
     for said in ("smollm2-gsm8k: no world section", "compare-chain.yaml", "`sod train RECIPE", "`sod eval"):
         assert said in ended.err

@@ -18,6 +18,7 @@ COMMANDS = [
     ("methods",),
     ("sft",),
     ("compare",),
+    ("init",),
     ("data", "gsm8k"),
     ("models", "smollm2"),
     ("models", "prune"),
@@ -64,7 +65,7 @@ def test_help_says_what_it_is_and_what_to_do_first(flag: str, sod: Any) -> None:
     said = plain(ended.out)
     assert ended.code == 0
     assert "on-policy distillation" in said.split("Options")[0]
-    at = [said.index(text) for text in ("1 sod quickstart", "2 sod train", "3 sod eval", "4 sod methods")]
+    at = [said.index(text) for text in ("1 sod quickstart", "2 sod train", "3 sod eval", "4 sod methods", "5 sod init")]
     assert at == sorted(at)
     assert all(group in said for group in ("A first hour", "More", "--install-completion", "--version"))
 

@@ -12,6 +12,11 @@ from sod.recipe import shipped_file, shipped_names
 from sod.records import SodError
 from sod.report.console import out
 
+EXAMPLES = """Examples:
+
+- `sod init`
+- `sod init quickstart --out my-recipe.yaml`"""
+
 
 def init(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of the recipe; none: list them.")] = None,

@@ -13,6 +13,7 @@ from sod.cli.compare import EXAMPLES as COMPARE_EXAMPLES
 from sod.cli.compare import compare
 from sod.cli.evaluate import EXAMPLES as EVAL_EXAMPLES
 from sod.cli.evaluate import evaluate
+from sod.cli.init import EXAMPLES as INIT_EXAMPLES
 from sod.cli.init import init
 from sod.cli.making import data_app, models_app
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
@@ -37,6 +38,7 @@ A first hour, in order:
 2. `sod train recipes/quickstart.yaml method=opd`: another method on the quickstart's data and models
 3. `sod eval runs/quickstart-opd --data runs/quickstart/data/test.parquet`: how good that run's model is
 4. `sod methods`: what else `method` may be; `sod compare` sets methods against each other over seeds
+5. `sod init quickstart`: a copy of its recipe, to be changed and run
 
 Every command has examples under `-h`."""
 FIRST, LATER, PARTS = "A first hour", "More", "Data, models and the sandbox"
@@ -54,7 +56,7 @@ app.command(rich_help_panel=FIRST, epilog=TRAIN_EXAMPLES)(train)
 app.command(name="eval", rich_help_panel=FIRST, epilog=EVAL_EXAMPLES)(evaluate)
 app.command(rich_help_panel=LATER, epilog=SFT_EXAMPLES)(sft)
 app.command(rich_help_panel=LATER, epilog=COMPARE_EXAMPLES)(compare)
-app.command(rich_help_panel=LATER)(init)
+app.command(rich_help_panel=LATER, epilog=INIT_EXAMPLES)(init)
 
 
 def main() -> None:

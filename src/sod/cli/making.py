@@ -10,7 +10,7 @@ import typer
 from sod.cli.options import OutOption
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
-from sod.report.console import out, rows_table
+from sod.report.console import notice, out, rows_table
 
 data_app = typer.Typer(no_args_is_help=True, help="Write training data in the verl schema.")
 models_app = typer.Typer(no_args_is_help=True, help="Make small local models.")
@@ -66,7 +66,7 @@ def models_prune(
 
     _refuse_filled(to)
     refuse_unmade({"RUN_OR_MODEL": model})
-    path = final_model(model)
+    path = final_model(model, notice)
     tokenizer = load_tokenizer(path)
     prune_layers(load_model(path, "bfloat16"), layers).save_pretrained(to)
     tokenizer.save_pretrained(to)
