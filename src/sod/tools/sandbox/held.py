@@ -28,7 +28,7 @@ class CgroupFiles:
     events: int
 
     def enter(self) -> None:
-        """Move this process into the cgroup. Raises OSError."""
+        """Move this process, which must have one thread only, into the cgroup. Raises OSError."""
         os.write(self.processes, b"0")
 
     def set_limit(self, memory_mb: int) -> None:
