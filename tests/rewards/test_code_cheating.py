@@ -395,7 +395,7 @@ def verifier(request: pytest.FixtureRequest) -> Iterator[CodeVerifier]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "without layers":  # as where the optional packages are not installed
             missing = {"filters": {}, "landlock": None, "scoped": False, "missing": {"seccomp": "no", "landlock": "no"}}
-            patch.setattr("sod.tools.sandbox.local.layers", lambda: missing)
+            patch.setattr("sod.tools.sandbox.local.layers", lambda counted: missing)
         try:
             local = LocalSandbox(ProgramLimits(memory_mb=256), preload=preload)
         except SodError as error:
