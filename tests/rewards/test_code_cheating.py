@@ -6,7 +6,7 @@ A cheat must be wrong, never right, and never a fault of ours: a fault would tak
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -386,16 +386,23 @@ LENIENT = {
 }
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("preloaded", "without layers")]
+# Whatever waits for a limit, or takes long otherwise.
+LONG = ("stops itself", "fills the disk", "uses up all memory", "uses up all files", "never returns")
+LONG += ("returns a huge value", "hands values back", "maps", "goes through", "calls at once")
 
 
-@pytest.fixture(scope="module", params=["bare", *SLOW])
+def tiered(names: Iterable[str], slow: Collection[str] = LONG) -> list[object]:
+    """The names as parameters of a test, those of `slow` in the slower tier."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
+
+
+@pytest.fixture(scope="module", params=tiered(("bare", "preloaded", "without layers"), ("preloaded", "without layers")))
 def verifier(request: pytest.FixtureRequest) -> Iterator[CodeVerifier]:
     preload = ("numpy", "sympy") if request.param == "preloaded" else ()
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "without layers":  # as where the optional packages are not installed
             missing = {"filters": {}, "landlock": None, "scoped": False, "missing": {"seccomp": "no", "landlock": "no"}}
-            patch.setattr("sod.tools.sandbox.local.layers", lambda: missing)
+            patch.setattr("sod.tools.sandbox.local.layers", lambda counted: missing)
         try:
             local = LocalSandbox(ProgramLimits(memory_mb=256), preload=preload)
         except SodError as error:
@@ -414,7 +421,7 @@ def judged(verifier: CodeVerifier, *candidates: tuple[str, dict[str, object]]) -
     return verdicts  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("name", CHEATS)
+@pytest.mark.parametrize("name", tiered(CHEATS))
 def test_a_cheat_is_wrong_and_never_a_fault(verifier: CodeVerifier, name: str) -> None:
     cheat = CHEATS[name]
     wrong = judged(verifier, *((f"{cheat.code}\n{WRONG[kind]}", SUITES[kind]) for kind in SUITES))
@@ -424,13 +431,13 @@ def test_a_cheat_is_wrong_and_never_a_fault(verifier: CodeVerifier, name: str) -
         assert [verdict.correct for verdict in right] == [True] * 3, right
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", tiered(CALLS))
 def test_a_function_that_cheats_when_called_is_wrong(verifier: CodeVerifier, name: str) -> None:
     wrong = judged(verifier, *((CALLS[name], SUITES[kind]) for kind in ("check", "function")))
     assert [verdict.correct for verdict in wrong] == [False] * 2, wrong
 
 
-@pytest.mark.parametrize("test", LENIENT)
+@pytest.mark.parametrize("test", tiered(LENIENT))
 def test_lenient_tests_are_not_passed_by_cheats(verifier: CodeVerifier, test: str) -> None:
     extra: dict[str, object] = {**SUITES["check"], "test": LENIENT[test]}
     names = [name for name in CALLS if "never" not in name and "huge value" not in name]

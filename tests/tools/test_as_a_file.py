@@ -148,10 +148,11 @@ LOWER = "import resource\nresource.setrlimit(resource.{}, ({}, {}))"
     [
         (LOWER.format("RLIMIT_CPU", 0, 0) + BURN, ["timeout"]),
         (LOWER.format("RLIMIT_CPU", 1, 1) + BURN, ["timeout"]),
-        (LOWER.format("RLIMIT_CPU", 1, 2) + BURN, ["timeout"]),
-        (
+        pytest.param(LOWER.format("RLIMIT_CPU", 1, 2) + BURN, ["timeout"], marks=pytest.mark.slow),
+        pytest.param(
             LOWER.format("RLIMIT_CPU", 1, 1) + "\nimport signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)" + BURN,
             ["timeout"],
+            marks=pytest.mark.slow,
         ),
         # by a process of its own, against its first one
         (

@@ -130,6 +130,19 @@ def test_without_the_packages_it_is_still_full_but_named(monkeypatch: pytest.Mon
     assert {name for name, held in kept.items() if not held} == {"other sockets", "shared memory"}
 
 
+def test_without_seccomp_shared_memory_ends_with_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What outlives its processes lies in a namespace that does not: the worker's next program has another."""
+    monkeypatch.setitem(sys.modules, "pyseccomp", None)
+    local = LocalSandbox(ProgramLimits(seconds=PATIENT), workers=1)
+    libc = "import ctypes\nlibc = ctypes.CDLL(None)\n"
+    kept = "libc.shmget(4711, 4096, {0}) >= 0, libc.msgget(4711, {0}) >= 0, libc.semget(4711, 1, {0}) >= 0"
+    made = run(local, f"{libc}print({kept.format(0o1600)})\nprint({kept.format(0o600)})")
+    found = run(local, f"{libc}print({kept.format(0o600)})")
+    local.close()
+    assert made.stdout == "True True True\n" * 2, made
+    assert found.stdout == "False False False\n", found
+
+
 def test_programs_of_one_sandbox_do_not_wait_for_a_hanging_one() -> None:
     local = LocalSandbox(ProgramLimits(seconds=PATIENT), workers=2)
     hanging = threading.Thread(target=lambda: local.execute([Program("while True: pass")]))

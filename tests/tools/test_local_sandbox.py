@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from processes import (
 )
 
 from sod.records import Execution, Fault, Program, SodError
-from sod.tools.sandbox.base import ProgramLimits, Sandbox
+from sod.tools.sandbox.base import ProgramLimits, Recall, Sandbox
 from sod.tools.sandbox.local import LocalSandbox
 
 LIMITS = ProgramLimits(seconds=PATIENT, memory_mb=256)
@@ -633,3 +634,18 @@ def test_throughput(sandbox: Sandbox) -> None:
     new += interpreters(10)
     assert seconds < 0.5 * 10 * new
     assert all(isinstance(r, Execution) and r.stdout == "84\n" for r in results)
+
+
+def test_a_program_called_off_before_its_source_begins_costs_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def hasty(recall: Recall, stop: Callable[[], None]) -> Iterator[None]:
+        stop()
+        yield
+
+    monkeypatch.setattr(Recall, "running", hasty)
+    with closing(LocalSandbox(ProgramLimits(seconds=PATIENT), workers=1)) as local:
+        workers = local.processes()
+        results = [local.execute([Program("while True: pass")], Recall())[0] for _ in range(10)]
+        assert run(local, "print(1)").stdout == "1\n"
+        assert local.processes() == workers
+    assert not any(isinstance(result, Fault) for result in results), results

@@ -26,6 +26,7 @@ LIMITS = ProgramLimits(seconds=PATIENT, memory_mb=MEMORY_MB)
 needs_seccomp = pytest.mark.skipif("seccomp" in filters.layers()["missing"], reason="no seccomp to be had")
 
 # Each prints what it has come to hold, in KiB, a line for each piece, and would go on to 400 MiB and wait there.
+# Those that a look must find take their time, as on a busy machine two looks may be far apart.
 REST = "\nimport time; time.sleep(999)"
 ATTACKS = {
     "memfd": (
@@ -57,17 +58,20 @@ ATTACKS = {
         "  print(os.write(end, bytes(1 << 20)) >> 10, flush=True)"
     ),
     "files beside memory": (
-        "keep = bytearray(b'x') * (MB * 3 // 4 << 20); print(MB * 3 // 4 << 10, flush=True)\n"
-        "for i in range(MB - 2):\n  open(str(i), 'wb').write(bytes(1 << 20)); print(1 << 10, flush=True)"
+        "import time\nkeep = bytearray(b'x') * (MB * 3 // 4 << 20); print(MB * 3 // 4 << 10, flush=True)\n"
+        "for i in range(MB - 2):\n"
+        "  open(str(i), 'wb').write(bytes(1 << 20)); print(1 << 10, flush=True); time.sleep(0.01)"
     ).replace("MB", str(MEMORY_MB)),
     "many processes": (
         "import os, time\nfor _ in range(5):\n  if os.fork() == 0:\n"
-        "    keep = []\n    while len(keep) < 70: keep.append(b'x' * (1 << 20)); print(1 << 10, flush=True)\n"
+        "    keep = []\n    while len(keep) < 70:\n"
+        "      keep.append(b'x' * (1 << 20)); print(1 << 10, flush=True); time.sleep(0.02)\n"
         "    time.sleep(999)"
     ),
     "shared mappings": (
         "import mmap, os, time\nfor _ in range(6):\n  if os.fork() == 0:\n    keep = mmap.mmap(-1, 70 << 20)\n"
-        "    for _ in range(70): keep.write(b'x' * (1 << 20)); print(1 << 10, flush=True)\n    time.sleep(999)"
+        "    for _ in range(70): keep.write(b'x' * (1 << 20)); print(1 << 10, flush=True); time.sleep(0.02)\n"
+        "    time.sleep(999)"
     ),
 }
 REFUSED_WITHOUT_CGROUP = ("memfd", "large socket buffers", "large pipes")

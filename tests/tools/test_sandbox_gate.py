@@ -236,8 +236,14 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
         assert_refused(answer(connection), 408, "0.3 s")
 
 
-@pytest.mark.parametrize("sent", ["", "GET", f"GET / HTTP/1.1\r\n{HERE}\r\nX-A: "])
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "before"),
+    [
+        *((sent, before) for sent in ("GET", f"GET / HTTP/1.1\r\n{HERE}\r\nX-A: ") for before in (False, True)),
+        ("", False),
+        pytest.param("", True, marks=pytest.mark.slow),  # the server gives an idle connection five seconds
+    ],
+)
 def test_a_header_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch, sent: str, before: bool) -> None:
     """Also where a byte comes now and then, and where the connection has had an answer before."""
     monkeypatch.setattr(PunctualProtocol, "header_seconds", 0.5)

@@ -22,24 +22,27 @@ from typing import final
 from sod.tools.sandbox.held import CgroupFiles, kills_in, limit_text
 
 PREFIX = "sod-"
-V1_FILES = ("memory.limit_in_bytes", "memory.oom_control")
-V2_FILES = ("memory.max", "memory.events")
+# By which a process of one thread moves itself, of the limit, of the events. `tasks` moves a single thread, for which
+# the kernel need not hold up all forks of the machine, as it does for `cgroup.procs`, often for milliseconds.
+V1_FILES = ("tasks", "memory.limit_in_bytes", "memory.oom_control")
+V2_FILES = ("cgroup.procs", "memory.max", "memory.events")
 REMOVE_ATTEMPTS = 100  # at a cgroup whose last processes are dying
 
 
 @final
 @dataclass(frozen=True)
 class Cgroup:
-    """One cgroup, and the names of the files of its limit and its events. To be removed when its processes are dead."""
+    """One cgroup, and the names of its files (see V1_FILES). To be removed when its processes are dead."""
 
     path: Path
+    door: str
     limit: str
     events: str
 
     def open(self) -> CgroupFiles:
         """Descriptors for a fork server, which may not open them itself. To be closed by the caller. Raises OSError."""
         return CgroupFiles(
-            os.open(self.path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),
+            os.open(self.path / self.door, os.O_WRONLY | os.O_CLOEXEC),
             os.open(self.path / self.limit, os.O_WRONLY | os.O_CLOEXEC),
             os.open(self.path / self.events, os.O_RDONLY | os.O_CLOEXEC),
         )
@@ -95,7 +98,7 @@ class Cgroups:
         path = self._path / f"{self._count}-{uuid.uuid4().hex[:8]}"
         os.mkdir(path)
         names = V2_FILES if self._version == 2 else V1_FILES
-        (path / names[0]).write_text(limit_text(memory_mb))
+        (path / names[1]).write_text(limit_text(memory_mb))
         for name, value in _settings(self._version, memory_mb):
             with suppress(FileNotFoundError):  # of a kernel without swap, or without what version 1 counted apart
                 (path / name).write_text(value)

@@ -45,6 +45,7 @@ MNT_DETACH, MOUNT_SETATTR, OPEN_TREE, AT_FDCWD, AT_RECURSIVE = 2, 442, 428, -100
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITY_VERSION_3 = 0x20080522
 
+capset = libc.capset  # looked up here once, not in every fork
 no_capabilities = (ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0)), bytes(24))
 
 
@@ -318,5 +319,5 @@ def enter_session(isolation: Isolation) -> None:
 
 def drop_capabilities() -> None:
     """In a program: give up the capabilities that the user namespace gave. Raises OSError."""
-    checked(libc.capset(*no_capabilities), "capset")
+    checked(capset(*no_capabilities), "capset")
     prctl(PR_SET_DUMPABLE, 1)  # the fork server is closed to ptrace; its fork may look at itself

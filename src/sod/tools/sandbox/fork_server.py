@@ -110,7 +110,8 @@ def execute(state: ForkServerState, head: dict[str, Any], blobs: list[bytes]) ->
     try:
         os.eventfd_read(state.started)
     except BlockingIOError:  # it ended before the model's source began
-        raise OSError("a program's limits could not be set") from None
+        if not select.select([state.channel], [], [], 0)[0]:  # else we have ended it: it was called off
+            raise OSError("a program's limits could not be set") from None
     status, exit_code, note = status_of(end, code, limits)
     if status == "error" and not note and not err.data:
         note = "process exited with status 1"

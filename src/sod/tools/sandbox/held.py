@@ -15,6 +15,7 @@ from typing import final
 
 DESCRIPTORS = 64  # of each process where there is no cgroup; a socket's buffer has up to 0.2 MiB
 OVERHEAD_MB = 32  # of the interpreter itself: pages copied after the fork, page tables, files it reads
+EVENTS_BYTES = 448  # of a cgroup's text of events, at most; small enough for Python's own memory
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
@@ -28,7 +29,7 @@ class CgroupFiles:
     events: int
 
     def enter(self) -> None:
-        """Move this process into the cgroup. Raises OSError."""
+        """Move this process, which must have one thread only, into the cgroup. Raises OSError."""
         os.write(self.processes, b"0")
 
     def set_limit(self, memory_mb: int) -> None:
@@ -37,7 +38,7 @@ class CgroupFiles:
 
     def kills(self) -> int:
         """How many processes the kernel has killed in it so far for memory. Raises OSError."""
-        return kills_in(os.pread(self.events, 4096, 0))
+        return kills_in(os.pread(self.events, EVENTS_BYTES, 0))
 
 
 def limit_text(memory_mb: int) -> str:

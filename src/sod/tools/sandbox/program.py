@@ -90,7 +90,8 @@ def finish(status: int, names: dict[str, Any]) -> int:
         for name in [*filter(_is_private, names), *names]:
             if name != "__builtins__":
                 names[name] = None
-        gc.collect()
+        # A whole collection empties the free lists too, and so copies pages; most programs have nothing so old.
+        gc.collect(2 if gc.get_objects(generation=2) else 1)
     except MemoryError:
         status = EXIT_MEMORY
     except BaseException:  # an interrupt, or a module that the program broke: its status stands
