@@ -11,11 +11,7 @@ from sod.recipe import Recipe, load_recipe
 from sod.recipe.makers import MAKERS, maker_of, refuse_unmade
 from sod.records import SodError
 
-<<<<<<< HEAD
-ROOT = Path(__file__).parents[2]
-=======
 RECIPES = Path(__file__).parents[2] / "recipes"
->>>>>>> x1
 WITH_FILES = ("quickstart.yaml", "smollm2-gsm8k.yaml")
 
 
@@ -27,11 +23,7 @@ def read_by(recipe: Recipe) -> list[str]:
 
 @pytest.mark.parametrize("name", WITH_FILES)
 def test_every_file_of_a_shipped_recipe_has_a_maker(name: str) -> None:
-<<<<<<< HEAD
-    path = ROOT / "recipes" / name
-=======
     path = RECIPES / name
->>>>>>> x1
     recipe = load_recipe(path)
     assert len(read_by(recipe)) == 5
     assert [given for given in read_by(recipe) if maker_of(given) is None] == []
