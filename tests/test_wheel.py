@@ -35,7 +35,7 @@ TORCH_FREE = (
     " sod.tasks.files, sod.tasks.gsm8k, sod.rewards.base, sod.tools.python, sod.tools.sandbox.pool,"
     " sod.rollout.episode, sod.report.console"
 )
-LIGHT = ["numpy", "pydantic", "PyYAML", "rich", "pyarrow", "httpx", "typer", "jinja2"]
+LIGHT = ["numpy", "pydantic", "PyYAML", "rich", "pyarrow", "httpx", "typer", "jinja2", "huggingface_hub"]
 PYENV = Path.home() / ".pyenv" / "versions"
 
 
@@ -45,6 +45,11 @@ def run(command: list[str | Path], cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def installer(python: Path) -> list[str | Path]:
+    """This environment's pip, installing for another Python, which needs none of its own; compiled when imported."""
+    return [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +68,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     """Installed without the checkout, in an empty folder: help, a recipe written out, and a very small quickstart."""
-    run([sys.executable, "-m", "venv", tmp_path / "venv"], tmp_path)
+    run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], tmp_path)
     python, sod = tmp_path / "venv" / "bin" / "python", tmp_path / "venv" / "bin" / "sod"
-    run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], tmp_path)
+    run([*installer(python), "--no-deps", wheel], tmp_path)
     site = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], tmp_path).strip())
     (site / "others.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")  # its .pth files are not read
     empty = tmp_path / "empty"
@@ -107,9 +112,9 @@ def test_later_pythons_compile_everything_and_import_what_needs_no_torch(version
         pytest.skip(f"no Python {version} on this machine")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     run([python, "-W", "error", "-m", "compileall", "-q", "src"], tmp_path)
-    run([python, "-m", "venv", "venv"], tmp_path)
+    run([python, "-m", "venv", "--without-pip", "venv"], tmp_path)
     own = tmp_path / "venv" / "bin" / "python"
-    pip = [own, "-m", "pip", "install", "--quiet", "--prefer-binary", "-c", ROOT / "constraints.txt", *LIGHT]
+    pip = [*installer(own), "--prefer-binary", "-c", ROOT / "constraints.txt", *LIGHT]
     installed = subprocess.run(pip, capture_output=True, text=True)
     if "No matching distribution" in installed.stderr:
         pytest.skip(f"no package index: {installed.stderr.strip().splitlines()[-1]}")
