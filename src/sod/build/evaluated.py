@@ -54,10 +54,12 @@ def find_evaluated(model: str, notice: Notice) -> Evaluated:
     """The run, checkpoint or other model behind an argument, however its path is written.
 
     A run means its newest good checkpoint, and `notice` hears of newer ones; `RUN/checkpoints/step-N/model` is the
-    checkpoint above it. Raises SodError for a checkpoint that a run does not have, and for a run without a good one.
+    checkpoint above it. Raises SodError for a checkpoint that a run does not have, and where all are broken.
     """
     for place in (Path(os.path.abspath(model)), Path(model).resolve()):  # as it is written; then where its links lead
         if _is_run(place):
+            if not RunLog.open(place).checkpoints():
+                return Evaluated(model, _shown(place))  # what is wrong with its recipe is told before that
             place = Path(os.path.abspath(final_model(str(_shown(place)), notice)))
         checkpoint = place.parent if place.name == MODEL else place
         if checkpoint.parent.name == CHECKPOINTS and _is_run(checkpoint.parent.parent):
