@@ -140,10 +140,13 @@ def test_template_choice(tokenizer: Any) -> None:
     """`auto` keeps a template that knows tools; `tokenizer` needs one; `hermes` is always ours."""
     plain, tools = with_template(tokenizer, PLAIN), with_template(tokenizer, QWEN3_LIKE)
     several = with_template(tokenizer, {"default": PLAIN, "tool_use": QWEN3_LIKE})
-    assert choose_template(tokenizer, "auto") == choose_template(plain, "auto") == hermes_template()
-    assert choose_template(tools, "auto") is None
-    assert choose_template(plain, "tokenizer") is choose_template(several, "tokenizer") is None
-    assert choose_template(tools, "hermes") == hermes_template()
+    ours = (hermes_template(), None)
+    assert choose_template(tokenizer, "auto") == choose_template(plain, "auto") == ours
+    for own, wanted in ((tools, "auto"), (plain, "tokenizer"), (several, "tokenizer")):
+        template, confined = choose_template(own, wanted)
+        assert template is None
+        assert confined is not None, "a template of others is rendered elsewhere"
+    assert choose_template(tools, "hermes") == ours
     with pytest.raises(SodError, match=r"no chat template; use chat\.template=hermes"):
         choose_template(tokenizer, "tokenizer")
 
@@ -169,7 +172,7 @@ def test_auto_does_not_keep_a_template_that_wants_arguments_as_text(tokenizer: A
     """DeepSeek's adds them to a string, which with a mapping is Python's own TypeError, not one of Jinja's."""
     calls = "{%- for c in m.tool_calls or [] -%}{{ '<tool_call>' + c.function.arguments }}{%- endfor -%}"
     own = "{%- if tools -%}Tools.{%- endif -%}" + PLAIN.replace("{%- endfor -%}", calls + "{%- endfor -%}", 1)
-    assert choose_template(with_template(tokenizer, own), "auto") == hermes_template()
+    assert choose_template(with_template(tokenizer, own), "auto") == (hermes_template(), None)
 
 
 def test_hermes_rendering(chat: Chat) -> None:
