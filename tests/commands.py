@@ -13,7 +13,7 @@ LIVING = [path for path in DOCUMENTS if path.parent.name != "results"]
 """`docs/results/` keeps the commands of its day."""
 HEADS = [*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "benchmarks").rglob("*.py")]
 """Files whose first comment or docstring shows commands."""
-MODULES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "docs").rglob("*.py"), *(ROOT / "src").rglob("*.py")]
+MODULES = [*(ROOT / "examples").glob("*.py"), *(ROOT / "docs/extending").glob("*.py"), *(ROOT / "src").rglob("*.py")]
 SOURCES = [*(path for path in LIVING if path.name != "CHANGELOG.md"), *HEADS, *MODULES]
 
 _COMMAND = r"(?:\.venv/bin/)?(?:sod|python|make|pip) [a-z./'-]"
