@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,16 @@ class TestWithoutAHub:
 
     def test_a_name_server_that_hangs_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The hub's answer is waited for by the clock, whatever hangs."""
+        over = threading.Event()
+
+        def hang(*_given: object, **_options: object) -> None:
+            over.wait(30)
+            raise OSError("the name server has given up")
+
         monkeypatch.setattr(hub, "SECONDS", 0.05)
-        monkeypatch.setattr(hub.httpx, "head", lambda *given, **options: hub.threading.Event().wait(30))
+        monkeypatch.setattr(hub.httpx, "head", hang)
         assert "does not answer" in refused(lambda: load_tokenizer("owner/name"))
+        over.set()
 
     def test_a_local_directory_wins(self, saved: Path, tmp_path: Path) -> None:
         (tmp_path / "owner").mkdir()

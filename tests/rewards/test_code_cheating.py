@@ -157,9 +157,10 @@ CHEATS = {
         planting(f"['usercustomize.py', 'sitecustomize.py', '{LIBRARY}/usercustomize.py', '{LIBRARY}/x.pth']")
     ),
     "plants compiled modules": Cheat(
-        "import os, py_compile\n"
+        "import os, py_compile\nfrom contextlib import suppress\n"
         f"open('forge.txt', 'w').write({FORGE!r})\n"
         "for place in ('.', '..', '/tmp'):\n"
+        "  with suppress(OSError):\n"  # /tmp is read-only where Python itself lies below it
         "    os.makedirs(place + '/__pycache__', exist_ok=True)\n"
         "    for name in ('wave.pyc', '__pycache__/wave.cpython-311.pyc', '__pycache__/colorsys.cpython-311.pyc'):\n"
         "        py_compile.compile('forge.txt', os.path.join(place, name))\n"
