@@ -24,7 +24,7 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-# Whole commands, servers and processes that are killed; at most 8 minutes.
+# Whole commands, servers and processes that are killed; at most 12 minutes on two idle cores.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
