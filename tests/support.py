@@ -17,6 +17,24 @@ from sod.rewards.shaping import Shaping
 from sod.rollout.reward import VerifierReward
 from sod.tools.base import ToolRequest
 
+CONTAINER_PROFILE = """
+import os, sys
+sys.path.insert(0, {tools!r})
+from sandbox import confine
+if os.geteuid() == 0:
+    confine.open_the_way()
+import pyseccomp, errno
+rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+for name in ("unshare", "mount", "setns", "clone3"):
+    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS if name == "clone3" else errno.EPERM), name)
+rules.load()
+"""
+"""The start of a program that lacks what a container's default profile takes away: namespaces and mounts.
+
+`tools` is the directory that `sandbox` lies in. Python must be readable by all before, as root cannot open the way to
+it after.
+"""
+
 
 def math_reward(correct: float = 1.0, wrong: float = -1.0) -> VerifierReward:
     """The reward function of the recipes: boxed answers, no shaping. Worker processes start for hard answers only."""

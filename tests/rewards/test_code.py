@@ -8,7 +8,7 @@ import pickle
 import textwrap
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -28,16 +28,6 @@ CHECKED = {
     "test": f"MARK = '{MARK}'\ndef check(candidate):\n    for r in (0, 1, 2.5):\n"
     "        assert abs(candidate(r) - math.pi * r * r) < 1e-9\n    assert half(candidate(0)) == 0\n",
 }
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[LocalSandbox]:
-    try:
-        local = LocalSandbox(ProgramLimits(memory_mb=256))
-    except SodError as error:
-        pytest.skip(f"no isolation here: {error}")
-    yield local
-    local.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,34 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sod.records import Execution, Fault, FaultKind, Program, SodError, Verdict
+from sod.records import Execution, Fault, FaultKind, Program, Verdict
 from sod.rewards.code import CodeVerifier
 from sod.tools.sandbox import filters
-from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
-from support import answered
+from support import CONTAINER_PROFILE, answered
 
 HERE = Path(__file__).parent
 MISSING = filters.layers()["missing"]
 PASSES = "def check(candidate):\n    assert candidate(1) == 2"
 TWICE = "```python\ndef twice(x): return 2 * x\n```"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[LocalSandbox]:
-    try:
-        local = LocalSandbox(ProgramLimits(memory_mb=256))
-    except SodError as error:
-        pytest.skip(f"no isolation here: {error}")
-    yield local
-    local.close()
 
 
 def checked(test: str, prompt: str = "") -> dict[str, object]:
@@ -154,18 +143,10 @@ def test_candidates_work_in_directories_of_their_own(sandbox: LocalSandbox) -> N
         assert verdict.correct, verdict.detail
 
 
-# A container's default profile refuses namespaces; as root, the way to Python must be opened before that.
-REDUCED = f"""
-import errno, os, sys
-sys.path[:0] = [{str(Path(filters.__file__).parents[1])!r}, {str(HERE)!r}, {str(HERE.parent)!r}]
-from sandbox import confine
-if os.geteuid() == 0:
-    confine.open_the_way()
-import pyseccomp
-rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-for name in ("unshare", "mount", "setns", "clone3"):
-    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS if name == "clone3" else errno.EPERM), name)
-rules.load()
+REDUCED = (
+    CONTAINER_PROFILE.format(tools=str(Path(filters.__file__).parents[1]))
+    + f"""
+sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
 import test_code_cheating as cheating
 from sod.records import Verdict
 from sod.rewards.code import CodeVerifier
@@ -182,6 +163,7 @@ for kind, extra in cheating.SUITES.items():
     print(kind, len(wrong) > 40, all(wrong), right.correct, right.detail)
 sandbox.close()
 """
+)
 
 
 @pytest.mark.slow

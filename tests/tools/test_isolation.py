@@ -23,6 +23,7 @@ from sod.tools.sandbox import filters
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 from sod.tools.sandbox.probe import EXECUTIONS, attempts, healthy, probe
+from support import CONTAINER_PROFILE
 
 TESTS = str(Path(__file__).parent)
 HAVE = filters.layers()
@@ -177,25 +178,16 @@ def test_python_below_a_private_directory(tmp_path: Path) -> None:
 
 # --- reduced --------------------------------------------------------------------------------------
 
-# What a container's default profile does: no namespaces, no mounts. Python must be readable by all
-# before, since as root we cannot open the way to it after.
-CONTAINER = """
-import os, sys
-sys.path.insert(0, {tools!r})
-from sandbox import confine
-if os.geteuid() == 0:
-    confine.open_the_way()
-import pyseccomp, errno
-rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-for name in ("unshare", "mount", "setns", "clone3"):
-    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS if name == "clone3" else errno.EPERM), name)
-rules.load()
+CONTAINER = (
+    CONTAINER_PROFILE
+    + """
 import logging
 logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
 from sod.records import *
 from sod.tools.sandbox.base import *
 from sod.tools.sandbox.local import LocalSandbox
 """
+)
 
 
 def in_container(script: str) -> subprocess.CompletedProcess[str]:

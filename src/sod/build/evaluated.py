@@ -57,12 +57,12 @@ def find_evaluated(model: str, notice: Notice) -> Evaluated:
     checkpoint above it. Raises SodError for a checkpoint that a run does not have, and where all are broken.
     """
     for place in (Path(os.path.abspath(model)), Path(model).resolve()):  # as it is written; then where its links lead
-        if _is_run(place):
+        if RunLog.is_at(place):
             if not RunLog.open(place).checkpoints():
                 return Evaluated(model, _shown(place))  # what is wrong with its recipe is told before that
             place = Path(os.path.abspath(final_model(str(_shown(place)), notice)))
         checkpoint = place.parent if place.name == MODEL else place
-        if checkpoint.parent.name == CHECKPOINTS and _is_run(checkpoint.parent.parent):
+        if checkpoint.parent.name == CHECKPOINTS and RunLog.is_at(checkpoint.parent.parent):
             return _of_checkpoint(checkpoint)
     return Evaluated(model)
 
@@ -118,10 +118,6 @@ def _make(directory: Path, exist_ok: bool) -> None:
         raise
     except OSError as error:
         raise SodError(f"{directory}: cannot be made ({error.strerror or error}); name another with --out") from error
-
-
-def _is_run(directory: Path) -> bool:
-    return (directory / "recipe.yaml").is_file()
 
 
 def _shown(path: Path) -> Path:

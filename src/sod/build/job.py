@@ -100,7 +100,7 @@ def final_model(path: str, notice: Notice = warnings.warn) -> str:
     for a checkpoint that was named and is broken.
     """
     directory = Path(path)
-    if (directory / "recipe.yaml").is_file():
+    if RunLog.is_at(directory):
         found = RunLog.open(directory).checkpoints()
         if not found:
             raise SodError(f"{path}: this run has no checkpoint yet")

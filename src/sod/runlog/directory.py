@@ -76,9 +76,14 @@ class RunLog:
     def open(cls, path: Path | str) -> RunLog:
         """An existing run directory. Raises SodError if `path` is none."""
         run = cls(Path(path))
-        if not run._recipe_file.is_file():
+        if not cls.is_at(path):
             raise SodError(f"{run.path}: not a run directory (no recipe.yaml); name one that a run has written")
         return run
+
+    @classmethod
+    def is_at(cls, path: Path | str) -> bool:
+        """Whether `path` is a run directory."""
+        return cls(Path(path))._recipe_file.is_file()
 
     def forget_unbegun(self) -> None:
         """Let the directory be no run any more where no step of it was ever written down; other files stay."""
