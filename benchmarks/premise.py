@@ -53,7 +53,6 @@ from sod.build.job import Job, final_model
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
 from sod.engines.base import Sampling
-from sod.evaluation.metrics import bootstrap_interval
 from sod.evaluation.runner import episode_figures
 from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.objective import turn_stats
@@ -174,12 +173,24 @@ def figures_of_state(turns: Sequence[Mapping[str, float]], student: Sequence[boo
     return row
 
 
+def bootstrap(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
+    """95% percentile interval of the mean, the states resampled (Efron & Tibshirani 1993, ch. 13); always the same.
+
+    Not the interval of evaluations: these figures have no bounds that it could use.
+    """
+    rng = np.random.default_rng(0)
+    values_S = np.asarray(values, dtype=np.float64)
+    means = [values_S[rng.integers(len(values_S), size=len(values_S))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def summary(rows: Sequence[Row], keys: Collection[str]) -> Figures:
     """Each figure over the states that have it."""
     found: Figures = dict.fromkeys(keys)
     for key in keys:
         if values := [row[key] for row in rows if key in row]:
-            low, high = bootstrap_interval(values)
+            low, high = bootstrap(values)
             found[key] = {"value": fmean(values), "low": low, "high": high, "states": len(values)}
     return found
 

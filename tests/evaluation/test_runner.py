@@ -65,7 +65,7 @@ def plain(result: Any) -> list[tuple[Any, ...]]:
 @pytest.fixture(scope="module")
 def result(acting_model: Any, chat: Any, python_tool: Any) -> Any:
     """Three episodes of each of seven tasks."""
-    return evaluate(collector(acting_model, chat, python_tool), TASKS, 3, WARM, seed=0)
+    return evaluate(collector(acting_model, chat, python_tool), TASKS, 3, WARM)
 
 
 def test_figures_are_means_over_episodes(result: Any) -> None:
@@ -108,11 +108,11 @@ def _silenced(trajectory: Any) -> Any:
 
 def test_seed_and_nothing_else_decides(result: Any, acting_model: Any, chat: Any, python_tool: Any) -> None:
     """Again the same; greedy episodes of a task are equal; another purpose samples anew."""
-    again = evaluate(collector(acting_model, chat, python_tool), TASKS, 3, WARM, seed=0)
+    again = evaluate(collector(acting_model, chat, python_tool), TASKS, 3, WARM)
     assert plain(again) == plain(result)
-    other = evaluate(collector(acting_model, chat, python_tool), TASKS, 3, WARM, seed=0, purpose="other")
+    other = evaluate(collector(acting_model, chat, python_tool), TASKS, 3, WARM, purpose="other")
     assert plain(other) != plain(result)
-    greedy = evaluate(collector(acting_model, chat, python_tool), TASKS, 2, Sampling(0.0, 1.0, 0), seed=0)
+    greedy = evaluate(collector(acting_model, chat, python_tool), TASKS, 2, Sampling(0.0, 1.0, 0))
     tokens = [t.token_ids for t in greedy.trajectories]
     assert tokens[::2] == tokens[1::2]
 
@@ -125,7 +125,6 @@ def test_chunks_and_progress(acting_model: Any, chat: Any, python_tool: Any) -> 
         TASKS,
         2,
         WARM,
-        seed=0,
         chunk=6,
         on_progress=lambda done, total: heard.append((done, total)),
     )
@@ -135,14 +134,14 @@ def test_chunks_and_progress(acting_model: Any, chat: Any, python_tool: Any) -> 
 
 def test_more_samples_than_a_chunk(acting_model: Any, chat: Any, python_tool: Any) -> None:
     """k larger than the chunk still plays every task."""
-    result = evaluate(collector(acting_model, chat, python_tool), TASKS[:2], 3, WARM, seed=0, chunk=1)
+    result = evaluate(collector(acting_model, chat, python_tool), TASKS[:2], 3, WARM, chunk=1)
     assert (result.tasks, len(result.trajectories)) == (2, 6)
 
 
 def test_faulted_episodes_are_left_out_and_counted(acting_model: Any, chat: Any, python_tool: Any) -> None:
     """A task whose sandbox is down does not count as wrong: it is not there, and its faults are."""
     down = frozenset({TASKS[0].id, TASKS[3].id})
-    result = evaluate(collector(acting_model, chat, FaultyFor(python_tool, down)), TASKS, 2, WARM, seed=0)
+    result = evaluate(collector(acting_model, chat, FaultyFor(python_tool, down)), TASKS, 2, WARM)
     assert result.episodes["faults"] > 0
     assert result.episodes["faults"] + len(result.trajectories) == 14
     assert all(t.fault is None for t in result.trajectories)
@@ -151,13 +150,13 @@ def test_faulted_episodes_are_left_out_and_counted(acting_model: Any, chat: Any,
 def test_refusals(acting_model: Any, chat: Any, python_tool: Any) -> None:
     """No task, too many faults, and nothing but faults are each a SodError."""
     with pytest.raises(SodError, match="no tasks"):
-        evaluate(collector(acting_model, chat, python_tool), [], 2, WARM, seed=0)
+        evaluate(collector(acting_model, chat, python_tool), [], 2, WARM)
     broken = FaultyFor(python_tool, frozenset(task.id for task in TASKS))
     with pytest.raises(SodError, match="max_fault_rate"):
-        evaluate(collector(acting_model, chat, broken, max_fault_rate=0.0), TASKS, 2, WARM, seed=0)
+        evaluate(collector(acting_model, chat, broken, max_fault_rate=0.0), TASKS, 2, WARM)
     calling = _always_calling(acting_model, chat, python_tool)
     with pytest.raises(SodError, match="every episode faulted"):
-        evaluate(collector(acting_model, chat, broken), calling, 1, Sampling(0.0, 1.0, 0), seed=0)
+        evaluate(collector(acting_model, chat, broken), calling, 1, Sampling(0.0, 1.0, 0))
 
 
 def test_the_table_of_metrics_has_every_figure(result: Any) -> None:
@@ -190,7 +189,7 @@ def test_pass_at_k_where_no_task_kept_k_samples(acting_model: Any, chat: Any, py
 
 def _always_calling(model: Any, chat: Any, tool: Any) -> list[Any]:
     """The tasks on which the greedy student calls its tool."""
-    greedy = evaluate(collector(model, chat, tool), TASKS, 1, Sampling(0.0, 1.0, 0), seed=0)
+    greedy = evaluate(collector(model, chat, tool), TASKS, 1, Sampling(0.0, 1.0, 0))
     called = {t.task_id for t in greedy.trajectories if any(c.name for turn in t.turns for c in turn.calls)}
     assert called
     return [task for task in TASKS if task.id in called]

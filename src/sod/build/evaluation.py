@@ -33,7 +33,7 @@ def run_evaluation(
     count = min(spec.tasks, len(tasks)) if spec.tasks else len(tasks)
     chosen = [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
-    return evaluate(collector, chosen, spec.k, sampling, recipe.seed, on_progress=on_progress)
+    return evaluate(collector, chosen, spec.k, sampling, on_progress=on_progress)
 
 
 def evaluate_model(

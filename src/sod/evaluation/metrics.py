@@ -1,4 +1,4 @@
-"""avg@k, pass@k, maj@k, each with a bootstrap interval over problems. Numpy only.
+"""avg@k, pass@k, maj@k, each with an interval over problems. Numpy only.
 
 Shapes: P problems; N samples of one problem. Rows may be ragged, because a faulted episode shrinks
 its problem's row. A problem that lost every sample says nothing and is left out of every mean.
@@ -14,6 +14,8 @@ from typing import TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sod.evaluation.intervals import mean_interval
 
 T = TypeVar("T")
 
@@ -102,28 +104,10 @@ def maj_at_k(answers_PN: Answers, correct_PN: Correct, k: int | None = None) -> 
     return float(np.mean(maj_per_problem(answers_PN, correct_PN, k)))
 
 
-def bootstrap_interval(
-    per_problem: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, resampling problems (Efron & Tibshirani 1993, ch. 13).
-
-    Problems are the unit because samples of one problem are not independent. Deterministic in `seed`.
-    Raises ValueError for no problems, a level outside (0, 1) and resamples < 1.
-    """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    values_P = _floats(_not_empty(list(per_problem)))
-    rng = np.random.default_rng(seed)
-    # One resample at a time: `resamples x P` indices at once would not fit for a large benchmark.
-    means = [values_P[rng.integers(len(values_P), size=len(values_P))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(low), float(high)
-
-
-def summarise(answers_PN: Answers, correct_PN: Correct, k: int, seed: int) -> dict[str, Estimate]:
+def summarise(answers_PN: Answers, correct_PN: Correct, k: int) -> dict[str, Estimate]:
     """avg@k, pass@k and maj@k with their 95 % intervals, under `avg_at_k`, `pass_at_k`, `maj_at_k`.
+
+    The problems are what the intervals are over (`mean_interval`): samples of one problem are not independent.
 
     pass@k is the mean over the problems that kept at least k samples: one lost episode must not cost
     the whole evaluation, and a smaller k would quietly measure something else.
@@ -137,7 +121,7 @@ def summarise(answers_PN: Answers, correct_PN: Correct, k: int, seed: int) -> di
         "pass_at_k": pass_per_problem(long_rows, k),
         "maj_at_k": maj_per_problem(answers_PN, correct_PN, k),
     }
-    return {name: Estimate(float(np.mean(row)), *bootstrap_interval(row, seed=seed)) for name, row in values.items()}
+    return {name: Estimate(float(np.mean(row)), *mean_interval(row)) for name, row in values.items()}
 
 
 def _pass_of_row(correct_N: NDArray[np.float64], k: int, index: int) -> float:

@@ -54,7 +54,6 @@ def evaluate(
     tasks: Sequence[Task],
     k: int,
     sampling: Sampling,
-    seed: int,
     purpose: str = "eval",
     chunk: int = 512,
     on_progress: Callable[[int, int], None] | None = None,
@@ -82,7 +81,6 @@ def evaluate(
         [[t.answer for t in group.trajectories] for group in whole],
         [[float(t.correct) for t in group.trajectories] for group in whole],
         k,
-        seed,
     )
     faults = sum(len(group.faulted) for group in groups)
     episodes = episode_figures(trajectories) | {"faults": float(faults)}
