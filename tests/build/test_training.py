@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,16 @@ def make_recipe(tmp_path: Path, chat: Any, acting_model: Any, conversations: Any
 
 def quiet(text: str) -> None:
     pytest.fail(f"unexpected note: {text}")
+
+
+def test_a_run_tells_what_its_episodes_say_about_the_recipe(make_recipe: Any, tmp_path: Path) -> None:
+    """Turns too short for an answer, all rewards equal: once each in two steps; SOD compares rewards."""
+    notes: list[str] = []
+    rollout = {"prompts": 8, "max_turns": 1, "max_turn_tokens": 2}
+    with closing(prepare_train(make_recipe(rollout=rollout), tmp_path / "run", False, notes.append)) as job:
+        job.start([])
+    assert [note.split(" episodes")[0] for note in notes if "cut off" in note] == ["100% of 16"]
+    assert [note[:23] for note in notes if "flat" in note] == ["100% of groups are flat"]
 
 
 class TestTasks:

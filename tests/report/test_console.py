@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from sod.report.console import StepLines, clock_time, legend, line_width, shown_metrics, step_line
+from sod.report.console import StepLines, clock_time, evaluation_table, legend, line_width, shown_metrics, step_line
 from sod.report.metrics import METRICS
 
 ROW: Mapping[str, float] = {
@@ -109,3 +109,13 @@ def test_a_progress_bar_writes_nothing_into_a_pipe(extra: dict[str, str]) -> Non
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | extra, timeout=300, check=True)
     assert ended.stdout == "a line\nthe end\n"
+
+
+@pytest.mark.parametrize(("calls", "rate", "shown"), [(0.0, 0.0, "-"), (0.001, 1.0, "-"), (0.01, 1.0, "100.0%")])
+def test_hardly_any_calls_have_no_share_of_errors(calls: float, rate: float, shown: str) -> None:
+    """One malformed call in a thousand episodes of an untrained model is no `0.00 calls, 100% errors`."""
+    result = {"k": 4, "tool_calls": calls, "tool_error_rate": rate, "response_tokens": 12.0}
+    metrics = dict.fromkeys(("avg_at_k", "pass_at_k", "maj_at_k"), 0.0)
+    table = evaluation_table({"vanilla": {**result, **metrics, "intervals": dict.fromkeys(metrics, (0.0, 0.5))}}, "")
+    (errors,) = [list(column.cells) for column in table.columns if column.header == "tool errors"]
+    assert errors == [shown]

@@ -11,6 +11,7 @@ from sod.build.job import final_model, prepare_torch
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
 from sod.engines.base import Sampling
+from sod.evaluation.hints import Hints
 from sod.evaluation.runner import Evaluation, evaluate
 from sod.models.load import load_model, load_tokenizer
 from sod.recipe import Notice, Recipe
@@ -27,13 +28,14 @@ def run_evaluation(
     collector: Collector,
     tasks: Sequence[Task],
     on_progress: Callable[[int, int], None] | None = None,
+    hints: Hints | None = None,
 ) -> Evaluation:
     """Evaluate as `evaluation` in the recipe says, on a seeded subset of at most `evaluation.tasks` tasks."""
     spec = recipe.evaluation
     count = min(spec.tasks, len(tasks)) if spec.tasks else len(tasks)
     chosen = [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
-    return evaluate(collector, chosen, spec.k, sampling, on_progress=on_progress)
+    return evaluate(collector, chosen, spec.k, sampling, on_progress=on_progress, hints=hints)
 
 
 def evaluate_model(
@@ -52,4 +54,5 @@ def evaluate_model(
         model = load_model(path, recipe.student.dtype)
         collector = make_collector(recipe, chat, tools, reward_function, model)
         resources.callback(collector.engine.close)
-        return replace(run_evaluation(recipe, collector, tasks, on_progress), tools=chat.tools)
+        hints = Hints(recipe.reward, notice, compares=False)
+        return replace(run_evaluation(recipe, collector, tasks, on_progress, hints), tools=chat.tools)

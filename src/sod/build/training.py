@@ -19,6 +19,7 @@ from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.chat.render import Chat
+from sod.evaluation.hints import Hints
 from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.models.meter import Meter
 from sod.objective.methods import Method
@@ -62,6 +63,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
         inputs = checked(recipe, method, directory, resume, notice, resources)
         run = opened(inputs, resources)
+        run.hints = Hints(recipe.reward, notice, compares=Need.GROUP in method.needs)
         kept = resources.pop_all()
     plan = Plan(
         steps=recipe.train.steps,

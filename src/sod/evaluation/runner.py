@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any, final
 
 from sod.engines.base import Sampling
+from sod.evaluation.hints import Hints
 from sod.evaluation.metrics import Estimate, summarise
 from sod.records import SodError, Task, Trajectory
 from sod.rollout.collect import Collector
@@ -57,8 +58,11 @@ def evaluate(
     purpose: str = "eval",
     chunk: int = 512,
     on_progress: Callable[[int, int], None] | None = None,
+    hints: Hints | None = None,
 ) -> Evaluation:
     """Play `k` episodes of every task and summarise them; `on_progress` hears (tasks done, tasks in all).
+
+    `hints` looks at all of them when they are played.
 
     Raises SodError when there is no task, or every episode of every task faulted.
     """
@@ -71,6 +75,8 @@ def evaluate(
         groups += collector.collect(part, k, sampling, purpose, first).groups
         if on_progress:
             on_progress(first + len(part), len(tasks))
+    if hints is not None:
+        hints.look(tasks, groups)
     trajectories = [t for group in groups for t in group.trajectories]
     if not trajectories:
         raise SodError("evaluation: every episode faulted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def _quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> d
     with clock.timed("evaluation"):
         for label, directory in EVALUATED.items():
             spec = in_world(recipe, out, directory)
-            summary[label] = evaluate_model(spec, str(out / "data" / "test.parquet"), notice).as_dict()
+            told = partial(_told_of, label, notice)
+            summary[label] = evaluate_model(spec, str(out / "data" / "test.parquet"), told).as_dict()
     summary["seed"] = recipe.seed
     summary["seconds"] = rounded(clock.seconds)
     write_json_atomic(out / "summary.json", summary)
@@ -91,6 +93,11 @@ def in_world(recipe: Recipe, out: Path, student: str = "student-sft") -> Recipe:
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
     """The seconds of each stage to 0.1, as results on disk hold them."""
     return {stage: round(value, 1) for stage, value in seconds.items()}
+
+
+def _told_of(label: str, notice: Notice, text: str) -> None:
+    """What there is to tell of one of the models."""
+    notice(f"{label}: {text}")
 
 
 def _at(spec: ModelSpec, path: Path) -> ModelSpec:

@@ -191,10 +191,15 @@ def evaluation_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Ta
             label,
             *(with_interval(result, metric) for metric in ("avg_at_k", "pass_at_k", "maj_at_k")),
             f"{result['tool_calls']:.2f}",
-            f"{result['tool_error_rate']:.1%}",
+            _tool_errors(result),
             f"{result['response_tokens']:.0f}",
         )
     return table
+
+
+def _tool_errors(result: Mapping[str, Any]) -> str:
+    """The share of calls that failed; a dash where the calls themselves are shown as 0.00, a share of hardly any."""
+    return f"{result['tool_error_rate']:.1%}" if result["tool_calls"] >= 0.005 else "-"
 
 
 def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sod.clock import Clock
 from sod.engines.base import Sampling
+from sod.evaluation.hints import Hints
 from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
@@ -46,7 +47,8 @@ class Run:
     `model_teacher` is the teacher where the method needs its whole model (a dense loss, a self-teacher), else None.
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
-    `teacher_health` stops the run where the teacher too often cannot score.
+    `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
+    score.
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class Run:
     meter: Meter = field(default_factory=Meter)
     clock: Clock = field(default_factory=Clock)
     tools: Sequence[Mapping[str, Any]] | None = None
+    hints: Hints | None = None
     teacher_health: FaultWindow = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +112,8 @@ def train_step(run: Run, step: int) -> StepReport:
     whole = Clock()
     with whole.timed("step"):
         gathered = gather(run, step)
+        if run.hints is not None:
+            run.hints.look(gathered.tasks, gathered.collected.groups)
         learned = learn(run, gathered.batch, step)
     return describe(
         step=step,

@@ -1,0 +1,125 @@
+"""What the episodes of a run say about its recipe: told once each, with the key that helps.
+
+Nothing here changes a run. A reward that is the same for all, a verifier that finds nothing to read and tools that only
+fail are legal, and in most runs they mean that something was set up wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+from sod.recipe import Notice, RewardSpec
+from sod.records import Group, StopReason, Task, Trajectory
+
+FEWEST = 8  # episodes, groups or calls of which anything is said
+MOSTLY = 0.8  # the share from which on a thing is the rule
+READS = {
+    "math": "the verifier reads \\boxed{}",
+    "choice": "the verifier reads a letter in \\boxed{}",
+    "code": "the verifier reads the last fenced Python block",
+}
+OTHER_ENDINGS = ("####", "Answer:")  # what prompts of well-known data ask for in place of a box
+
+
+@final
+@dataclass
+class Hints:
+    """Looks at the episodes of every step, or of an evaluation, and tells `notice` what stands out, each thing once.
+
+    `compares` is whether rewards are compared within groups.
+    """
+
+    reward: RewardSpec
+    notice: Notice
+    compares: bool = True
+    told: set[str] = field(default_factory=set)
+
+    def look(self, tasks: Sequence[Task], groups: Sequence[Group]) -> None:
+        """`tasks` are those of the groups, in order."""
+        for kind, text in self._found(tasks, groups):
+            if kind not in self.told:
+                self.told.add(kind)
+                self.notice(text)
+
+    def _found(self, tasks: Sequence[Task], groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
+        trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+        if len(trajectories) >= FEWEST:
+            cut_off = list(_cut_off(trajectories))
+            yield from cut_off or self._unanswered(tasks, trajectories)
+            yield from _failed_calls(trajectories)
+        if self.compares:
+            yield from _flat(groups)
+
+    def _unanswered(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
+        if any(trajectory.answer is not None for trajectory in trajectories):
+            return
+        verifiers = {self.reward.by_source.get(task.data_source, self.reward.verifier) for task in tasks}
+        reads = "; ".join(READS[name] for name in sorted(verifiers))
+        text = f"0 of {len(trajectories)} episodes gave a readable answer ({reads})"
+        asked = [ending for ending in OTHER_ENDINGS if any(_asks_for(task, ending) for task in tasks)]
+        if asked:
+            text += f", while prompts ask for {asked[0]!r}: have them ask for what is read, or change reward.verifier"
+        else:
+            text += "; have the prompts ask for it, teach it with `sod sft`, or change reward.verifier"
+        yield "unanswered", text
+
+
+def _asks_for(task: Task, ending: str) -> bool:
+    return any(ending in message.content for message in task.prompt)
+
+
+def _cut_off(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
+    """Episodes that ended at a limit: they have not answered, whatever they had in mind."""
+    share = _share([trajectory.stop is StopReason.LENGTH for trajectory in trajectories])
+    if share >= MOSTLY:
+        yield (
+            "length",
+            f"{share:.0%} of {len(trajectories)} episodes were cut off at a token limit; "
+            "raise rollout.max_turn_tokens and rollout.max_response_tokens",
+        )
+    share = _share([trajectory.stop is StopReason.MAX_TURNS for trajectory in trajectories])
+    if share >= MOSTLY:
+        yield (
+            "turns",
+            f"{share:.0%} of {len(trajectories)} episodes were still calling tools at their last turn; "
+            "raise rollout.max_turns",
+        )
+
+
+def _failed_calls(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
+    results = [result for trajectory in trajectories for result in trajectory.tool_results]
+    errors = Counter(result.error for result in results if result.error is not None)
+    if len(results) < FEWEST or errors.total() < len(results):
+        return
+    name, count = errors.most_common(1)[0]
+    helps = {
+        "timeout": "raise tools.python.timeout_seconds",
+        "memory": "raise tools.python.memory_mb",
+    }.get(str(name), "see the results in trajectories/; `sod sft` teaches calls, chat.template is how they are written")
+    yield "calls", f"every one of {len(results)} tool calls failed, {count} of them with {name}; {helps}"
+
+
+def _flat(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
+    """Groups of equal rewards, which have no advantage."""
+    rewards = [[trajectory.reward for trajectory in group.trajectories] for group in groups]
+    compared = [values for values in rewards if len(values) > 1]
+    if len(compared) < FEWEST:
+        return
+    flat = [values for values in compared if len(set(values)) == 1]
+    share = len(flat) / len(compared)
+    if share < MOSTLY:
+        return
+    right = _share([group.trajectories[0].correct for group in groups if len(group.trajectories) > 1])
+    tasks = "harder tasks" if right > 0.5 else "easier tasks, or `sod sft` first"
+    yield (
+        "flat",
+        f"{share:.0%} of groups are flat (all rewards of a task equal), where the reward term says nothing; "
+        f"raise rollout.samples, or take {tasks}",
+    )
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)
