@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.evaluation import run_evaluation

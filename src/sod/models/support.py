@@ -31,7 +31,7 @@ class Vocabulary(Protocol):
 @final
 @dataclass(frozen=True)
 class Support:
-    """The ids below `size` that are not among `holes`: those that have a token. `size` is the highest of them plus 1."""
+    """The ids below `size` that are not among `holes`: those that have a token. `size` is 1 more than the highest."""
 
     size: int
     holes: tuple[int, ...] = ()
@@ -108,8 +108,8 @@ def limit_to(model: Any, support: Support, where: str) -> None:
     head = model.get_output_embeddings()
     if head.out_features < support.size:
         raise SodError(
-            f"{where}: the model gives {head.out_features:,} logits and its tokenizer has ids up to {support.size - 1}; "
-            f"save the model after resize_token_embeddings({support.size})"
+            f"{where}: the model gives {head.out_features:,} logits and its tokenizer has ids up to "
+            f"{support.size - 1}; save the model after resize_token_embeddings({support.size})"
         )
     if head.out_features == support.tokens:
         return
