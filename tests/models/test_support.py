@@ -180,8 +180,9 @@ def test_all_that_a_teacher_says_is_over_the_support(support: Support) -> None:
         teacher_scores(cut, batch, 7, need=ScoreNeed(k=support.tokens + 1))
 
 
-@SUPPORTS
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize(
+    ("support", "spec"), [(SLICED, SPECS[2]), (SLICED, SPECS[4]), *((HOLED, spec) for spec in SPECS)], ids=str
+)
 def test_dense_terms_of_models_with_other_row_counts(support: Support, spec: Divergence) -> None:
     """Values, and the gradient by a central difference along a random direction of all weights."""
     batch = batch_over(support)
@@ -232,26 +233,25 @@ def sampled(
 
 
 @SUPPORTS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "sampling",
+    ("sampling", "dtype"),
     [
-        Sampling(),
-        Sampling(3.0),
-        Sampling(0.0),
-        Sampling(1.0, top_k=40),
-        Sampling(1.0, top_k=3),
-        Sampling(2.0, top_p=0.999),
+        (Sampling(), torch.float32),
+        (Sampling(3.0), torch.bfloat16),
+        (Sampling(0.0), torch.bfloat16),
+        (Sampling(1.0, top_k=40), torch.float32),
+        (Sampling(1.0, top_k=3), torch.float32),
+        (Sampling(2.0, top_p=0.999), torch.float32),
     ],
     ids=str,
 )
 def test_nothing_else_is_ever_sampled(support: Support, sampling: Sampling, dtype: torch.dtype) -> None:
     """Though the model would rather say rows without a token."""
     model = tiny(20).to(dtype)
-    free = {token for _, answer in sampled(model, support, sampling, 12, 12) for token in answer.token_ids}
+    free = {token for _, answer in sampled(model, support, sampling, 8, 8) for token in answer.token_ids}
     assert free - set(ids_of(support))
     said = {
-        token for _, answer in sampled(limited(model, support), support, sampling, 12, 12) for token in answer.token_ids
+        token for _, answer in sampled(limited(model, support), support, sampling, 8, 8) for token in answer.token_ids
     }
     assert said <= set(ids_of(support))
 
