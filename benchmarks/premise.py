@@ -48,13 +48,15 @@ import numpy as np
 import torch
 
 from side_by_side import machine
-from sod.build.data import fitting_tasks, loaded_tasks, make_chat
+from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.job import Job, final_model
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
+from sod.build.vocabulary import chat_of
 from sod.engines.base import Sampling
 from sod.evaluation.runner import episode_figures
-from sod.models.load import check_compatible, load_model, load_tokenizer
+from sod.models.load import load_model
+from sod.models.support import Support
 from sod.objective import turn_stats
 from sod.objective.batch import pack
 from sod.objective.scores import SAMPLED_ONLY
@@ -298,9 +300,7 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
     recipe, chains = world_tasks(recipe, directory)
     specs = {"student": recipe.student, "teacher": recipe.teacher or recipe.student}
     paths = {role: final_model(spec.path) for role, spec in specs.items()}
-    tokenizers = {role: load_tokenizer(path) for role, path in paths.items()}
-    check_compatible(tokenizers["student"], tokenizers["teacher"], paths["student"], paths["teacher"])
-    chat = make_chat(recipe, tokenizers["student"])
+    chat = chat_of(recipe, paths["student"], paths["teacher"], notice)
     tasks = fitting_tasks(loaded_tasks(recipe.data.validation, "validation", recipe, notice), chat, recipe, notice)
     asked = {f"chain-{number}": one for number, one in enumerate(chains)}
     if any(task.id not in asked or task.prompt[0].content != asked[task.id].expression for task in tasks):
@@ -316,7 +316,8 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
         refuse_unhealthy(tools)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        models = {role: load_model(path, specs[role].dtype) for role, path in paths.items()}
+        support = Support.of(chat.tokenizer)
+        models = {role: load_model(path, specs[role].dtype, support) for role, path in paths.items()}
         acting = make_collector(recipe, chat, tools, reward_function, models["student"])
         sampling = Sampling(recipe.rollout.temperature, recipe.rollout.top_p, recipe.rollout.top_k)
         by_task = {task.id: task for task in tasks[: options.tasks]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sod.objective.batch import TokenBatch
@@ -57,6 +58,18 @@ def answered(
     task = Task("t", (Message("user", "?"),), truth, source, extra or {})
     turn = Turn(1, 1, 3, text, said=Said("", text))
     return Episode(task, Trajectory("t", 0, 1, (5, 6, 7), (0, 1, 1), (0.0, -1.0, -1.0), (turn,), stop))
+
+
+def saying_instead(model: Any, ids: Sequence[int]) -> Any:
+    """The model, its embeddings untied, with the first of two tokens said wherever it would have said the second."""
+    model.config.tie_word_embeddings = False
+    weight = model.get_output_embeddings().weight
+    head = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.weight[list(ids)] = weight[list(ids)[::-1]]
+    model.set_output_embeddings(head)
+    return model
 
 
 def with_token_columns(batch: TokenBatch, change: Callable[[str, Tensor], Tensor]) -> TokenBatch:

@@ -323,13 +323,14 @@ class TestModels:
         ended = sod("train", path, "--run", tmp_path / "run")
         assert_one_error(ended, str(tmp_path / "teacher"), str(tmp_path / "student"), "vocabulary", "2 tokens", "'A'")
 
-    def test_another_eos(self, weightless: Any, sod: Any, tmp_path: Path) -> None:
-        """Equal vocabularies with different ends of turn are refused."""
+    def test_a_token_without_a_row(self, weightless: Any, sod: Any, tmp_path: Path) -> None:
+        """An added token that the model was not resized for: the token and the fix are named, before any weights."""
         path = weightless()
-        file = tmp_path / "teacher" / "tokenizer_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
+        file = tmp_path / "student" / "config.json"
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"vocab_size": config["vocab_size"] - 1}))
         ended = sod("train", path, "--run", tmp_path / "run")
-        assert_one_error(ended, str(tmp_path / "teacher"), "EOS", "<|endoftext|>", "<|im_end|>")
+        assert_one_error(ended, str(tmp_path / "student"), "'</tool_response>'", "resize_token_embeddings")
 
     def test_missing_model(self, weightless: Any, sod: Any, tmp_path: Path) -> None:
         """A directory that is not there, for student and teacher."""

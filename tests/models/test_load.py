@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sod.chat.render import Chat
-from sod.models.load import check_compatible, load_model, load_tokenizer, save_model
+from sod.models.load import check_compatible, load_model, load_tokenizer, save_model, vocabulary_rows
 from sod.models.scratch import train_tokenizer
 from sod.records import SodError
 
@@ -137,8 +138,19 @@ def test_a_permuted_vocabulary_is_refused(tokenizer: Any) -> None:
         check_compatible(other, same_size, "s", "t")
 
 
-def test_another_eos_is_refused(tokenizer: Any) -> None:
+def test_another_eos_is_compatible(tokenizer: Any) -> None:
+    """A base model and its instruct version; turns end in the chat's end token, which both have."""
     other = copy.deepcopy(tokenizer)
     other.eos_token = "<|endoftext|>"
-    with pytest.raises(SodError, match=r"t: the teacher's EOS is '<\|endoftext\|>'.*student's \(s\) '<\|im_end\|>'"):
-        check_compatible(tokenizer, other, "s", "t")
+    check_compatible(tokenizer, other, "s", "t")
+
+
+def test_rows_are_read_without_weights(saved: Path, tokenizer: Any) -> None:
+    """From the configuration, also where it is that of a network's part."""
+    (saved / "model.safetensors").unlink()
+    assert vocabulary_rows(str(saved)) == len(tokenizer)
+    (saved / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": {"vocab_size": 262_208}}))
+    assert vocabulary_rows(str(saved)) == 262_208
+    cut(saved / "config.json", 0.5)
+    with pytest.raises(SodError, match=rf"{saved}/config.json: cut short or not JSON"):
+        vocabulary_rows(str(saved))

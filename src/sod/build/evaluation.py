@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from sod.build.data import fitting_tasks, loaded_tasks, make_chat
+from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.job import final_model, prepare_torch
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
+from sod.build.vocabulary import chat_of
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
 from sod.evaluation.runner import Evaluation, evaluate
-from sod.models.load import load_model, load_tokenizer
+from sod.models.load import load_model
+from sod.models.support import Support
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import Task
@@ -45,13 +47,13 @@ def evaluate_model(
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
-    chat = make_chat(recipe, load_tokenizer(path))
+    chat = chat_of(recipe, path, None, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     with ExitStack() as resources:
         tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
         refuse_unhealthy(tools)
         prepare_torch(recipe)
-        model = load_model(path, recipe.student.dtype)
+        model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer))
         collector = make_collector(recipe, chat, tools, reward_function, model)
         resources.callback(collector.engine.close)
         hints = Hints(recipe.reward, notice, compares=False)

@@ -16,6 +16,7 @@ from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
 from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
+from sod.models.support import Support
 from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, locked, refuse_other_recipe
@@ -157,10 +158,12 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
     return Place(directory, hashed, log, resume_point(log, hashed, notice))
 
 
-def trained_model(recipe: Recipe, spec: OptimSpec, steps: int, resume: ResumePoint | None) -> tuple[Any, Optimizer]:
-    """`(model, its optimizer)`, from the student of a recipe that is `located`, or from a checkpoint."""
+def trained_model(
+    recipe: Recipe, spec: OptimSpec, steps: int, support: Support, resume: ResumePoint | None
+) -> tuple[Any, Optimizer]:
+    """`(model over the support, its optimizer)`, from the student of a `located` recipe, or from a checkpoint."""
     path = recipe.student.path if resume is None else str(resume.model)
-    student = load_model(path, recipe.student.dtype)
+    student = load_model(path, recipe.student.dtype, support)
     if spec.recompute:
         recompute_layers(student)
     optimizer = Optimizer(student, spec, steps)

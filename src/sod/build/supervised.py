@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from sod.build.data import make_chat
 from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
 from sod.build.summary import place_facts, sft_facts
+from sod.build.vocabulary import chat_of
 from sod.chat.render import Chat
-from sod.models.load import load_tokenizer
+from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
@@ -44,10 +44,10 @@ def prepare_supervised(
     with ExitStack() as resources:  # the lock does not outlive a failure here
         place = find_place(recipe, directory, resume, kind, resources, notice)
         models = located(recipe.model_copy(update={"teacher": None}), notice)
-        chat = make_chat(models, load_tokenizer(models.student.path))
+        chat = chat_of(models, models.student.path, None, notice)
         examples = _fitting_examples(conversations, chat, recipe, notice)
         prepare_torch(recipe)
-        student, optimizer = trained_model(models, optim, steps, place.resume)
+        student, optimizer = trained_model(models, optim, steps, Support.of(chat.tokenizer), place.resume)
         kept = resources.pop_all()
     plan = Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind)
     facts = sft_facts(recipe, chat, student, optim, len(examples), batch)

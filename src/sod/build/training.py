@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-from sod.build.data import fitting_tasks, loaded_tasks, make_chat
+from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.evaluation import run_evaluation
 from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
@@ -18,10 +18,12 @@ from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
+from sod.build.vocabulary import chat_of
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
-from sod.models.load import check_compatible, load_model, load_tokenizer
+from sod.models.load import load_model
 from sod.models.meter import Meter
+from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Notice, Recipe
@@ -118,7 +120,7 @@ def checked(
             privileged_prompt(task, method.context)
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
-    chat = make_chat(recipe, _common_tokenizer(recipe, method))
+    chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     return Inputs(recipe, method, tasks, held_out, chat, place)
@@ -133,9 +135,10 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
     refuse_unhealthy(tools)
     prepare_torch(recipe)
-    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, place.resume)
+    support = Support.of(chat.tokenizer)
+    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume)
     meter = Meter(recipe.train.profile)
-    teacher = _make_teacher(recipe, method, meter)
+    teacher = _make_teacher(recipe, method, support, meter)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
     run = Run(
@@ -198,19 +201,15 @@ def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:
     return lambda task: chat.prompt_ids(privileged_prompt(task, context))
 
 
-def _common_tokenizer(recipe: Recipe, method: Method) -> Any:
-    """The student's tokenizer. Raises SodError where the teacher's is another."""
-    tokenizer = load_tokenizer(recipe.student.path)
-    if recipe.teacher is not None and not method.needs & SELF_TEACHER:
-        theirs = load_tokenizer(recipe.teacher.path)
-        check_compatible(tokenizer, theirs, recipe.student.path, recipe.teacher.path)
-    return tokenizer
+def _teacher_path(recipe: Recipe, method: Method) -> str | None:
+    """Where the teacher is loaded from; None without one, and for the student itself."""
+    return None if recipe.teacher is None or method.needs & SELF_TEACHER else recipe.teacher.path
 
 
-def _make_teacher(recipe: Recipe, method: Method, meter: Meter) -> LocalTeacher | None:
+def _make_teacher(recipe: Recipe, method: Method, support: Support, meter: Meter) -> LocalTeacher | None:
     """The recipe's teacher; a copy of the student as it was at the start for a self-teacher."""
     spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
-    weights = load_model(spec.path, spec.dtype)
+    weights = load_model(spec.path, spec.dtype, support)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)

@@ -82,7 +82,10 @@ def _writes_readable_calls(confined: Confined) -> bool:
 class Chat:
     """A tokenizer with its chat template and the run's tools, as an append-only renderer, and its dialect as a reader.
 
-    `tools` are the function schemas shown to the model, `dialect` how it writes its calls.
+    `tools` are the function schemas shown to the model, `dialect` how it writes its calls. `end_id` is the token that
+    the template ends every assistant turn in. Sampling stops there and, as nothing sensible follows it, in the
+    tokenizer's EOS (`stop_ids`): both finish a turn, and one that stopped in another token than the template's is
+    closed with it (`closing_ids`).
     """
 
     def __init__(
@@ -143,6 +146,15 @@ class Chat:
         """Text of one turn's sampled ids, its end token left out."""
         kept = token_ids[:-1] if token_ids and token_ids[-1] in self.stop_ids else token_ids
         return str(self.tokenizer.decode(list(kept), skip_special_tokens=False))
+
+    def closing_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """What a finished turn lacks of its end: nothing where it ended in the chat's end token, else that token.
+
+        A base model often stops in an EOS of its own, which no turn of the template ends in. That token stays as it was
+        sampled, and the end token follows it as context, so that every later turn reads the conversation in the
+        template's form.
+        """
+        return () if token_ids and token_ids[-1] == self.end_id else (self.end_id,)
 
     def conversation_text(self, messages: Sequence[Message]) -> str:
         """The template's own rendering of a finished conversation, as text."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sod.models.score import logits, over_actions, picked
+from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch
 
 # Logits of one model per chunk. In the backward pass 11 floats of each are alive at once for a jsd, 7 for a KL, 5 for
@@ -40,10 +41,11 @@ def dense_terms(
     in the student alone. `teacher_batch` holds the same trajectories, row by row, as the teacher sees them: what is
     around the action tokens may differ. `measure(student_logits_NV, teacher_logits_NV)` returns the N values of a
     chunk, from float32 logits as the models give them: `temperature` is that of the log-probabilities, the measure
-    brings its own. A teacher that is the student itself counts as a constant. Raises ValueError where the vocabularies
-    differ in size or the two batches in their action tokens.
+    brings its own. A teacher that is the student itself counts as a constant. Both are limited to one support
+    (`sod.models.support`): where that has holes, their logits are minus infinity in both. Raises ValueError where the
+    vocabularies differ in size or the two batches in their action tokens.
     """
-    sizes = [int(model.config.vocab_size) for model in (student, teacher)]
+    sizes = [columns_of(model) for model in (student, teacher)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}")
     check_same_actions(batch, teacher_batch)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from sod.models.score import check_projection
 from sod.models.source import find_model, first_line
+from sod.models.support import Support, limit_to
 from sod.records import SodError
 
 transformers_logging.disable_progress_bar()  # our own progress display is enough
@@ -32,11 +33,24 @@ def load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path, **source.options)
 
 
-def load_model(path: str, dtype: Dtype) -> Any:
+def vocabulary_rows(path: str) -> int | None:
+    """How many rows for tokens the model's configuration promises; None where it does not say. Reads no weights.
+
+    Raises SodError naming `path`.
+    """
+    source = find_model(path, "config.json")
+    with one_line(f"{path}: cannot load a model"):
+        config = AutoConfig.from_pretrained(path, **source.options).get_text_config()
+    rows = getattr(config, "vocab_size", None)
+    return rows if isinstance(rows, int) else None
+
+
+def load_model(path: str, dtype: Dtype, support: Support | None = None) -> Any:
     """The causal language model of a local directory or hub id, in eval mode.
 
+    Its distributions are over the `support`, that of its tokenizer; without one, over all rows of its output embedding.
     Raises SodError naming `path` when it is missing, cut short, or does something to its logits that
-    chunked scoring does not know.
+    chunked scoring does not know, and where it has fewer rows than the support.
     """
     source = find_model(path, "config.json")
     with one_line(f"{path}: cannot load a model"):
@@ -49,6 +63,8 @@ def load_model(path: str, dtype: Dtype) -> Any:
         raise SodError(f"{path}: {len(missing)} weights are missing, e.g. {missing[0]}; the file is not whole")
     model.eval()
     check_projection(model, path)
+    if support is not None:
+        limit_to(model, support, path)
     return model
 
 
@@ -67,7 +83,9 @@ def save_model(model: Any, tokenizer: Any, template: str | None, end_id: int, di
 def check_compatible(student: Any, teacher: Any, student_path: str, teacher_path: str) -> None:
     """Refuse a teacher whose tokens are not the student's: log-probabilities would be of other tokens.
 
-    Compares tokenizers only, so it runs before any weights are read. Raises SodError.
+    Compares tokenizers only, so it runs before any weights are read. Their special tokens may have other roles: a base
+    model and its instruct version end in different EOS tokens, and turns end in the chat's (`Chat.end_id`), which both
+    have. Raises SodError.
     """
     ours: Mapping[str, int] = student.get_vocab()
     theirs: Mapping[str, int] = teacher.get_vocab()
@@ -78,11 +96,6 @@ def check_compatible(student: Any, teacher: Any, student_path: str, teacher_path
             f"{teacher_path}: the teacher's vocabulary differs from the student's ({student_path}) in "
             f"{len(different)} tokens, e.g. {example!r} is {ours.get(example)} there and {theirs.get(example)} here; "
             "use a teacher of the same tokenizer"
-        )
-    if student.eos_token_id != teacher.eos_token_id:
-        raise SodError(
-            f"{teacher_path}: the teacher's EOS is {teacher.eos_token!r} ({teacher.eos_token_id}), the student's "
-            f"({student_path}) {student.eos_token!r} ({student.eos_token_id}); make them equal in tokenizer_config.json"
         )
 
 

@@ -3,6 +3,8 @@
 No tensor of `tokens x vocabulary` floats ever covers more than one chunk, forward or backward: with
 gradients each chunk is recomputed in the backward pass.
 
+Distributions are over the columns that a model's output embedding gives: the tokenizer's ids, see `sod.models.support`.
+
 Legend: B trajectories, T tokens, N action tokens, D hidden size, V vocabulary, C values of each action token.
 """
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.columns import action_numbers
 from sod.objective.scores import SAMPLED_ONLY, ScoreNeed, TeacherScores
@@ -35,7 +38,7 @@ def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Ten
 
 def chunk_rows(model: Any) -> int:
     """Positions whose logits a chunk may hold."""
-    return max(64, CHUNK_LOGITS // int(model.config.vocab_size))
+    return max(64, CHUNK_LOGITS // columns_of(model))
 
 
 def over_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., Tensor], *more_N: Tensor) -> Tensor:
@@ -79,8 +82,8 @@ def teacher_scores(
 
     All of it at `temperature`. Raises ValueError where more tokens are wanted than the vocabulary has.
     """
-    if need.k > model.config.vocab_size:
-        raise ValueError(f"the {need.k} most probable of {model.config.vocab_size} tokens were asked for")
+    if need.k > tokens_of(model):
+        raise ValueError(f"the {need.k} most probable of {tokens_of(model)} tokens were asked for")
     action_BT = batch.turn_BT > 0
     number_BT = action_numbers(action_BT)
     project = partial(_columns, temperature=temperature, need=need)

@@ -20,6 +20,7 @@ class Renderer(Protocol):
     """What an episode needs of `sod.chat.render.Chat`."""
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]: ...
+    def closing_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]: ...
     def suffix_ids(self, messages: Sequence[Message]) -> tuple[int, ...]: ...
     def decode_turn(self, token_ids: Sequence[int]) -> str: ...
     def parse(self, token_ids: Sequence[int]) -> Said: ...
@@ -142,7 +143,8 @@ def play(
             stop, fault = StopReason.FAULT, results
             break
         ledger.turns[-1] = replace(turn, results=tuple(results))
-        suffix = chat.suffix_ids([Message("tool", result.text) for result in results])
+        answers = chat.suffix_ids([Message("tool", result.text) for result in results])
+        suffix = chat.closing_ids(sampled.token_ids) + answers
         if ledger.response_tokens + len(suffix) >= limits.max_response_tokens:  # no token left for another turn
             stop = StopReason.LENGTH
             break

@@ -1,0 +1,47 @@
+"""The tokens that the models of a recipe share: proven before any weights are read, and told where they are not all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sod.build.data import make_chat
+from sod.chat.render import Chat
+from sod.models.load import check_compatible, load_tokenizer, vocabulary_rows
+from sod.models.support import Support, refuse_tokens_without_rows, rows_without_token
+from sod.recipe import Notice, Recipe
+
+
+def chat_of(recipe: Recipe, student: str, teacher: str | None, notice: Notice) -> Chat:
+    """The renderer over the tokenizer of the `student`, a model directory or hub id; `teacher` is scored with it too.
+
+    Rows of either model that have no token are told, and so are EOS tokens that differ. Raises SodError where a
+    tokenizer cannot be loaded, where the two have other tokens, where a token has no row in a model, and for a template
+    that is not append-only.
+    """
+    tokenizer, theirs = load_tokenizer(student), None
+    if teacher is not None:
+        theirs = load_tokenizer(teacher)
+        check_compatible(tokenizer, theirs, student, teacher)
+    for path in dict.fromkeys(path for path in (student, teacher) if path is not None):
+        _check_rows(tokenizer, path, notice)
+    chat = make_chat(recipe, tokenizer)
+    if theirs is not None and theirs.eos_token_id != tokenizer.eos_token_id:
+        notice(
+            f"{teacher}: the teacher's EOS is {_end(theirs)}, the student's ({student}) {_end(tokenizer)}; turns end "
+            f"in the chat's {chat.end_text!r} for both; where the student does not say it yet, `sod sft` teaches it"
+        )
+    return chat
+
+
+def _check_rows(tokenizer: Any, path: str, notice: Notice) -> None:
+    rows = vocabulary_rows(path)
+    if rows is None:
+        return  # found out when the weights are loaded
+    refuse_tokens_without_rows(tokenizer, rows, path)
+    told = rows_without_token(Support.of(tokenizer), rows, path)
+    if told is not None:
+        notice(told)
+
+
+def _end(tokenizer: Any) -> str:
+    return "none" if tokenizer.eos_token_id is None else repr(tokenizer.eos_token)
