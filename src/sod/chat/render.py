@@ -109,7 +109,8 @@ class Chat:
             raise SodError("chat template: the end of an assistant turn is not a token of its own")
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self.end_id} if eos is None else {self.end_id, eos})
-        self.dialect: Dialect = hermes.Hermes(self.decode_turn, self.stop_ids)
+        thought_open = hermes.leaves_thought_open(self._render(_probe(0, 0), generate=True))
+        self.dialect: Dialect = hermes.Hermes(self.decode_turn, self.stop_ids, thought_open)
         self._check_append_only()
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, final
 
 from sod.records import Said, ToolCall
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of an assistant turn: a mark that the dialect reads (`frame`), or content."""
+
+    text: str
+    frame: bool
 
 
 class Dialect(Protocol):
@@ -21,6 +31,14 @@ class Dialect(Protocol):
 
         A turn without its end token was cut off: it makes no calls. Never raises: a call that cannot be read is a
         `MalformedCall`.
+        """
+        ...
+
+    def pieces(self, text: str) -> list[Piece]:
+        """The text of a turn cut at its marks; put together again the pieces are `text`.
+
+        A frame is a mark that `parse` goes by. What only looks like one (in a string of a call, in a thought) is
+        content.
         """
         ...
 
