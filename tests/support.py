@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sod.chat.dialects.hermes import read
 from sod.objective.batch import TokenBatch
-from sod.records import Episode, Message, Said, StopReason, Task, ToolCall, Trajectory, Turn
+from sod.records import Episode, Message, StopReason, Task, ToolCall, Trajectory, Turn
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
 from sod.rollout.reward import VerifierReward
@@ -52,10 +53,14 @@ def answered(
     extra: Mapping[str, Any] | None = None,
     source: str = "x",
     stop: StopReason = StopReason.ANSWER,
+    thought_open: bool = False,
 ) -> Episode:
-    """An episode of one turn of two tokens that says `text`."""
+    """An episode of one turn of two tokens that says `text`, which is read as any turn is.
+
+    With `thought_open` the prompt has opened a thought.
+    """
     task = Task("t", (Message("user", "?"),), truth, source, extra or {})
-    turn = Turn(1, 1, 3, text, said=Said("", text))
+    turn = Turn(1, 1, 3, text, said=read(text, thought_open))
     return Episode(task, Trajectory("t", 0, 1, (5, 6, 7), (0, 1, 1), (0.0, -1.0, -1.0), (turn,), stop))
 
 

@@ -138,7 +138,8 @@ class Chat:
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""
         calls = "\n".join(self.dialect.render_call(call) for call in message.tool_calls)
-        return f"{message.content}\n{calls}" if message.content and calls else message.content + calls
+        text = f"{message.content}\n{calls}" if message.content and calls else message.content + calls
+        return self.dialect.after_prompt(text)
 
     def decode_turn(self, token_ids: Sequence[int]) -> str:
         """Text of one turn's sampled ids, its end token left out."""
@@ -240,6 +241,11 @@ class Chat:
                 "use chat.template=hermes"
             )
         prompt_text = prompt + "7" + self.end_text + self._suffix_text(("8",))
+        if self.tools and hermes.leaves_thought_open(prompt) != hermes.leaves_thought_open(appended):
+            raise SodError(
+                "chat template: it leaves a thought open before the first turn or before later ones, not before all; "
+                "use chat.template=hermes"
+            )
         pieces = self._encode(prompt) + self._encode("7") + [self.end_id, *self._suffix_ids(("8",))]
         if self._encode(prompt_text) != pieces:
             raise SodError(

@@ -45,3 +45,10 @@ class Dialect(Protocol):
     def render_call(self, call: ToolCall) -> str:
         """The text of one call, such that `parse` reads it back."""
         ...
+
+    def after_prompt(self, text: str) -> str:
+        """A turn as it goes on from the generation prompt, such that `parse` finds said what `text` says.
+
+        Where the prompt leaves a thought open, a turn with a thought goes on with it; one without closes it first.
+        """
+        ...

@@ -9,7 +9,8 @@ One scanner reads a turn from left to right; `read` and `pieces` say what it fou
 - Inside a thought everything is text up to `</think>`. A whole `<tool_call>`, JSON, `</tool_call>` is no call there,
   and a `</think>` inside a string of its JSON does not end the thought.
 - A thought that is never closed takes all that follows: nothing more is said, no call is made.
-- A `</think>` that nothing opened makes a thought of everything before it, calls included: the prompt may have opened it.
+- A `</think>` that nothing opened makes a thought of all that stands before it, calls included: the prompt may have
+  opened it.
 - Where the prompt leaves a thought open (Qwen3-Thinking, DeepSeek-R1), the turn begins inside it, so a turn without
   `</think>` is all thought. It may repeat the `<think>` as its first word.
 - There may be several thoughts. Each is thinking; the answer is the rest, without the calls that could be read.
@@ -64,6 +65,15 @@ class Hermes:
     def render_call(self, call: ToolCall) -> str:
         """See `Dialect.render_call`."""
         return render_call(call)
+
+    def after_prompt(self, text: str) -> str:
+        """See `Dialect.after_prompt`."""
+        if not self.thought_open:
+            return text
+        if text.startswith(THINK):
+            return text.removeprefix(THINK).removeprefix("\n")
+        closes = any(piece.frame and piece.text == THOUGHT for piece in self.pieces(text))
+        return text if closes else f"\n{THOUGHT}\n\n{text}"
 
 
 def leaves_thought_open(prompt: str) -> bool:
