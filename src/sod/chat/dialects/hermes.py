@@ -34,7 +34,6 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 THINK, THOUGHT = "<think>", "</think>"
 MAX_DEPTH = 64  # of a call's JSON: what is recorded must be writable by anyone's JSON writer
 _MARK = re.compile(f"{OPEN}|{CLOSE}|{THINK}|{THOUGHT}")
-_OPEN_THOUGHT = re.compile(rf"{THINK}\s*\Z")
 _SPACE = re.compile(r"[ \t\n\r]*")  # JSON's
 _STRETCH = re.compile(r'[^"<\\]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"<\\]*+)*+', re.DOTALL)
 _DECODER = json.JSONDecoder()
@@ -78,7 +77,7 @@ class Hermes:
 
 def leaves_thought_open(prompt: str) -> bool:
     """Whether a rendered prompt ends in a thought that the turn goes on with. An empty, closed thought does not."""
-    return _OPEN_THOUGHT.search(prompt[-200:]) is not None
+    return prompt.rstrip().endswith(THINK)
 
 
 def read(text: str, thought_open: bool = False, finished: bool = True) -> Said:
@@ -93,9 +92,7 @@ def read(text: str, thought_open: bool = False, finished: bool = True) -> Said:
     before: _Kind = "mark"
     for span in _scan(text, thought_open):
         part = text[span.start : span.stop]
-        if span.kind == "thought" and before == "thought":
-            thoughts[-1] += part
-        elif span.kind == "thought":
+        if span.kind == "thought":
             thoughts.append(part)
         elif span.kind == "said" or (span.kind == "call" and not finished):
             answer.append(part)
@@ -103,7 +100,7 @@ def read(text: str, thought_open: bool = False, finished: bool = True) -> Said:
             calls.append(span.call)
             if not isinstance(span.call, ToolCall):
                 answer.append(part)
-            elif answer:
+            elif before == "said":
                 answer[-1] = answer[-1].removesuffix("\n")
         before = span.kind
     return Said("\n".join(thoughts), "".join(answer), tuple(calls))
@@ -169,15 +166,24 @@ def _scan(text: str, thought_open: bool) -> list[_Span]:
             spans.append(_call_span(text, marks, at, following))
         span_from = text_to = spans[-1].stop
     spans += _text_span("thought" if inside else "said", span_from, len(text))
-    return [_as_thought(span) for span in spans[:unopened]] + spans[unopened:]
+    return _as_thoughts(spans[:unopened]) + spans[unopened:]
 
 
 def _text_span(kind: _Kind, start: int, stop: int) -> list[_Span]:
     return [_Span(kind, start, stop)] if start < stop else []
 
 
-def _as_thought(span: _Span) -> _Span:
-    return span if span.kind == "mark" else replace(span, kind="thought", call=None)
+def _as_thoughts(spans: Iterable[_Span]) -> list[_Span]:
+    """The spans with a thought for all that stands between two marks of thoughts."""
+    thoughts: list[_Span] = []
+    for span in spans:
+        if span.kind == "mark":
+            thoughts.append(span)
+        elif thoughts and thoughts[-1].kind == "thought":
+            thoughts[-1] = replace(thoughts[-1], stop=span.stop)
+        else:
+            thoughts.append(_Span("thought", span.start, span.stop))
+    return thoughts
 
 
 def _frames(text: str, spans: Iterable[_Span]) -> Iterable[tuple[int, int]]:
