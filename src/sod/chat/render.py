@@ -20,7 +20,6 @@ from sod.records import Message, Said, SodError, ToolCall
 
 _TURN = "\u2402turn{}\u2403"
 _RESULT = '\u2402"result{}\n"\u2403'  # with what a template might escape
-_EMPTY_THINK = "<think>\n\n</think>\n\n"
 # Jinja lets through what Python raises inside a template, e.g. where one adds a call's arguments to a string.
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)
 
@@ -225,9 +224,9 @@ class Chat:
         prompt = self._render(_probe(0, 0), generate=True)
         whole = self._render(_probe(3, 1), generate=True)
         head, found, rest = whole.partition(_TURN.format(1))
-        # A template may put an empty think block before an earlier turn, or leave it out (Qwen3); what
+        # A template may put an empty or open think block before an earlier turn, or leave it out (Qwen3); what
         # was rendered as prompt stays as it was rendered, so only the part before it must agree.
-        if not found or not head.startswith(prompt.removesuffix(_EMPTY_THINK)):
+        if not found or not head.startswith(hermes.without_thought(prompt)):
             raise SodError(
                 "chat template: the prompt changes once the assistant has answered, so token ids could not be "
                 "appended; use chat.template=hermes"
@@ -235,7 +234,7 @@ class Chat:
         between, _, rest = rest.partition(_TURN.format(2))
         second = rest.partition(_TURN.format(3))[0]
         appended = self.end_text + self._suffix_text((_RESULT.format(0),))
-        if {text.removesuffix(_EMPTY_THINK) for text in (between, second)} != {appended.removesuffix(_EMPTY_THINK)}:
+        if {hermes.without_thought(text) for text in (between, second)} != {hermes.without_thought(appended)}:
             raise SodError(
                 "chat template: the text between two assistant turns changes with what follows; "
                 "use chat.template=hermes"

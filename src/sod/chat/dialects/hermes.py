@@ -80,6 +80,12 @@ def leaves_thought_open(prompt: str) -> bool:
     return prompt.rstrip().endswith(THINK)
 
 
+def without_thought(prompt: str) -> str:
+    """A rendered prompt without the open or the empty thought at its end, as templates render it in later prompts."""
+    before, found, thought = prompt.rpartition(THINK)
+    return before if found and thought.strip() in ("", THOUGHT) else prompt
+
+
 def read(text: str, thought_open: bool = False, finished: bool = True) -> Said:
     """The thoughts, answer and calls of a turn by the rule above; each call is a `ToolCall` or a named failure.
 
