@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from sod.chat.render import Chat
-from sod.engines.base import Sampled
-from sod.records import Message, Said, SodError, StopReason, Task, ToolCall, ToolResult, Trajectory
-from sod.rollout.episode import AskTools, AskTurn, EpisodeLimits, play
+from sod.records import Message, Said, SodError, StopReason, ToolCall
 from sod.tools.python import SCHEMA
+from support import played
 
 CALL = ToolCall("python", {"code": "print('</think>')"})
 TURNS = (
@@ -80,29 +79,6 @@ def test_demonstrations_say_what_they_say(tokenizer: Any, generation: str, conte
         assert chat.tokenizer.decode(ids).count("<think>") == (generation != "" or "<think>" in content) + (
             generation == CLOSED and "<think>" in content
         )
-
-
-def played(chat: Chat, turns: Sequence[str], max_response_tokens: int = 5_000) -> tuple[Trajectory, list[ToolCall]]:
-    """An episode of these turns in which every call that is made gets a result, and the calls that were made."""
-    task = Task("t", (Message("user", "?"),), "5")
-    limits = EpisodeLimits(len(turns), 2_000, max_response_tokens)
-    episode = play(task, 0, chat.prompt_ids(task.prompt), chat, ["python"], limits, noise_key=1)
-    made: list[ToolCall] = []
-    rest = iter(turns)
-    ask = next(episode)
-    while True:
-        reply: Any
-        if isinstance(ask, AskTurn):
-            ids = (*chat.tokenizer.encode(next(rest), add_special_tokens=False), chat.end_id)
-            reply = Sampled(ids, (-1.0,) * len(ids), stopped=True)
-        else:
-            assert isinstance(ask, AskTools)
-            made += [request.call for request in ask.requests]
-            reply = [ToolResult("5") for _ in ask.requests]
-        try:
-            ask = episode.send(reply)
-        except StopIteration as finished:
-            return finished.value, made
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from sod.chat.dialects.hermes import render_call
+from sod.chat.render import Chat
 from sod.records import MalformedCall, Said, SodError, StopReason, ToolCall, ToolResult, Trajectory, Turn
 from sod.rewards.shaping import Shaping, failed_reward, overlong_penalty, reward_parts, tool_rounds
+from support import played
 
 GOOD, BAD = ToolCall("python", {"code": "1"}), MalformedCall("invalid_json", "no")
 
@@ -24,9 +27,7 @@ def of_turns(turns: list[Turn], response_tokens: int = 10) -> Trajectory:
 
 def episode(calls_per_turn: list[int], response_tokens: int = 10) -> Trajectory:
     """Turns with so many readable calls each, and an answer without any behind them."""
-    return of_turns(
-        [turn_with(k, (GOOD,) * calls) for k, calls in enumerate([*calls_per_turn, 0], 1)], response_tokens
-    )
+    return of_turns([turn_with(k, (GOOD,) * calls) for k, calls in enumerate([*calls_per_turn, 0], 1)], response_tokens)
 
 
 def shaped_reward(correct: bool, trajectory: Trajectory, shaping: Shaping) -> float:
@@ -74,9 +75,32 @@ def test_a_round_is_a_readable_call_and_results_that_fit(turns: list[Turn], roun
     assert tool_rounds(of_turns(turns)) == rounds
 
 
+CALLED, UNKNOWN = render_call(GOOD), render_call(ToolCall("python3", {}))
+BROKEN = "<tool_call>{</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("turns", "result", "rounds", "stop"),
+    [
+        (["done"], "5", 0, StopReason.ANSWER),
+        ([CALLED + CALLED, "done"], "5", 1, StopReason.ANSWER),
+        ([BROKEN, BROKEN, CALLED, "done"], "5", 1, StopReason.ANSWER),
+        ([BROKEN + CALLED, UNKNOWN, "done"], "5", 2, StopReason.ANSWER),
+        (["<think>" + CALLED, "done"], "5", 0, StopReason.ANSWER),
+        ([CALLED, CALLED], "5", 1, StopReason.MAX_TURNS),
+        ([CALLED, "done"], "5" * 900, 0, StopReason.LENGTH),
+        ([CALLED, CALLED, "done"], "5" * 500, 1, StopReason.LENGTH),
+    ],
+)
+def test_rounds_of_played_episodes(chat: Chat, turns: list[str], result: str, rounds: int, stop: StopReason) -> None:
+    """Calls, malformed and unknown ones, turns that are not run and results that do not fit, as they are recorded."""
+    trajectory, _ = played(chat, turns, max_response_tokens=800, result=result)
+    assert (tool_rounds(trajectory), trajectory.stop) == (rounds, stop)
+
+
 @pytest.mark.parametrize("rounds", range(12))
 def test_a_round_earns_what_the_authors_count_of_turns_earns(rounds: int) -> None:
-    """verl: one for the prompt, for each assistant turn and for each round of results; then ReTool's `compute_score`."""
+    """verl counts the prompt, each assistant turn and each round of results; ReTool's `compute_score` does the rest."""
     num_turns = 1 + (rounds + 1) + rounds
     assert failed_reward(rounds) == min(-0.6, -1.0 + (num_turns - 2) / 2 * 0.1)
 
@@ -87,7 +111,7 @@ def test_the_bonus_never_reaches_the_score_of_a_right_answer() -> None:
 
 @pytest.mark.parametrize("wrong", [0.0, -0.5, -2.0])
 def test_another_score_of_wrong_answers_is_refused_with_the_bonus(wrong: float) -> None:
-    with pytest.raises(SodError, match="reward.wrong.*reward.tool_bonus.*leave reward.wrong out"):
+    with pytest.raises(SodError, match=r"reward\.wrong.*reward\.tool_bonus.*leave reward\.wrong out"):
         Shaping(wrong=wrong, tool_bonus=True)
     assert shaped_reward(False, episode([1]), Shaping(wrong=wrong)) == wrong
 
