@@ -269,8 +269,6 @@ def _json_at(text: str, begin: int) -> tuple[ToolCall | MalformedCall, int]:
 def _as_call(value: Any) -> ToolCall | MalformedCall:
     if _deeper_than(value, MAX_DEPTH):
         return MalformedCall("invalid_json", f"nested deeper than {MAX_DEPTH}")
-    if not _is_text(value):
-        return MalformedCall("invalid_json", "a string holds half a character (a lone surrogate)")
     if not isinstance(value, dict):
         return MalformedCall("invalid_call", "expected a JSON object with name and arguments")
     name, arguments = value.get("name"), value.get("arguments")
@@ -279,15 +277,6 @@ def _as_call(value: Any) -> ToolCall | MalformedCall:
     if not isinstance(arguments, dict):
         return MalformedCall("invalid_call", "arguments must be a JSON object")
     return ToolCall(name, arguments)
-
-
-def _is_text(value: Any) -> bool:
-    """Whether every string of a JSON value can be encoded: no tool and no file takes half a character."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _deeper_than(value: Any, limit: int) -> bool:
