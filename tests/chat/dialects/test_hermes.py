@@ -253,15 +253,25 @@ JSON = st.recursive(
     max_leaves=6,
 )
 CALLS = st.builds(ToolCall, TEXT, st.dictionaries(TEXT, JSON, max_size=3))
-PROSE = st.text(max_size=9).filter(lambda text: "<" not in text)
+PROSE = TEXT.filter(lambda text: not any(mark in text for mark in MARKS))
 
 
-@settings(max_examples=40, deadline=None)
-@given(calls=st.lists(CALLS, min_size=1, max_size=3), thought=PROSE, answer=PROSE, prompted=st.booleans())
-def test_rendered_calls_are_read_back(calls: list[ToolCall], thought: str, answer: str, prompted: bool) -> None:
-    """Any name and arguments, marks, quotes and backslashes in their strings included."""
+def rendered_calls_are_read_back(calls: list[ToolCall], thought: str, answer: str, prompted: bool) -> None:
     text = f"{'' if prompted else '<think>'}{thought}</think>{answer}\n" + "".join(map(render_call, calls))
     assert read(text, prompted) == Said(thought, answer, tuple(calls))
+    assert [piece.text for piece in pieces(text, prompted) if piece.frame] == [
+        *([] if prompted else ["<think>"]),
+        "</think>",
+        *["<tool_call>", "</tool_call>"] * len(calls),
+    ]
+
+
+@pytest.mark.parametrize("examples", [40, pytest.param(3_000, marks=pytest.mark.slow)])
+def test_rendered_calls_are_read_back(examples: int) -> None:
+    """Any name and arguments, marks, quotes and backslashes in their strings included; and nothing else is a frame."""
+    several = st.lists(CALLS, min_size=1, max_size=3)
+    drawn = given(calls=several, thought=PROSE, answer=PROSE, prompted=st.booleans())(rendered_calls_are_read_back)
+    settings(max_examples=examples, deadline=None)(drawn)()
 
 
 @settings(max_examples=30, deadline=None)
