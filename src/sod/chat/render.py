@@ -239,12 +239,12 @@ class Chat:
                 "chat template: the text between two assistant turns changes with what follows; "
                 "use chat.template=hermes"
             )
-        prompt_text = prompt + "7" + self.end_text + self._suffix_text(("8",))
         if self.tools and hermes.leaves_thought_open(prompt) != hermes.leaves_thought_open(appended):
             raise SodError(
                 "chat template: it leaves a thought open before the first turn or before later ones, not before all; "
                 "use chat.template=hermes"
             )
+        prompt_text = prompt + "7" + self.end_text + self._suffix_text(("8",))
         pieces = self._encode(prompt) + self._encode("7") + [self.end_id, *self._suffix_ids(("8",))]
         if self._encode(prompt_text) != pieces:
             raise SodError(

@@ -23,7 +23,7 @@ class Shaping:
     `tool_bonus` adds to a `wrong` of -1 a bonus for using tools, see `failed_reward`. `overlong_buffer` (tokens, 0:
     off; 1,024 in the paper) is the stretch before `max_response_tokens` over which a penalty grows
     from 0 to -1. Raises SodError for a buffer that does not fit, and for another `wrong` with `tool_bonus`: the paper's
-    ceiling of -0.6 belongs to -1 (0 could never be reached, -0.8 would pay more for two rounds than it takes).
+    ceiling of -0.6 belongs to -1 (from 0 every failed answer would earn -0.6, with tools or without).
     """
 
     correct: float = 1.0

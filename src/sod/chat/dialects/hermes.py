@@ -5,7 +5,8 @@ One scanner reads a turn from left to right; `read` and `pieces` say what it fou
 - Outside a thought `<think>` opens one. `<tool_call>` opens a call: optional white space, a JSON value, optional white
   space, `</tool_call>`. What looks like a mark inside a string of the JSON is text.
 - A call whose JSON cannot be read, or is followed by something else, ends at the next `</tool_call>`; where none comes
-  before another `<tool_call>`, it is unclosed. Both are malformed, as is a `</tool_call>` that nothing opened.
+  before another `<tool_call>`, it is unclosed and ends with its JSON, or with its mark where that cannot be read. Both
+  are malformed, as is a `</tool_call>` that nothing opened.
 - Inside a thought everything is text up to `</think>`. A whole `<tool_call>`, JSON, `</tool_call>` is no call there,
   and a `</think>` inside a string of its JSON does not end the thought.
 - A thought that is never closed takes all that follows: nothing more is said, no call is made.
