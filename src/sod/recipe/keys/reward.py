@@ -21,7 +21,7 @@ class RewardSpec(Section):
         default_factory=dict, description="verifiers of single data_sources, in place of reward.verifier"
     )
     tool_bonus: bool = Field(
-        False, description="the SOD paper's shaping: a wrong answer earns -1 plus 0.1 a round of tool calls, at most -0.6"
+        False, description="the SOD paper's: a wrong answer earns -1 plus 0.1 a round of tool calls, at most -0.6"
     )
     overlong_buffer: int = Field(
         0, ge=0, description="tokens before rollout.max_response_tokens over which a penalty grows to -1; 0: none"
