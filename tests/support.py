@@ -11,10 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sod.chat.dialects.hermes import read
+from sod.chat.render import Chat
+from sod.engines.base import Sampled
 from sod.objective.batch import TokenBatch
-from sod.records import Episode, Message, Said, StopReason, Task, ToolCall, Trajectory, Turn
+from sod.records import Episode, Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
+from sod.rollout.episode import AskTurn, EpisodeLimits, play
 from sod.rollout.reward import VerifierReward
 from sod.tools.base import ToolRequest
 
@@ -53,10 +57,14 @@ def answered(
     extra: Mapping[str, Any] | None = None,
     source: str = "x",
     stop: StopReason = StopReason.ANSWER,
+    thought_open: bool = False,
 ) -> Episode:
-    """An episode of one turn of two tokens that says `text`."""
+    """An episode of one turn of two tokens that says `text`, which is read as any turn is.
+
+    With `thought_open` the prompt has opened a thought.
+    """
     task = Task("t", (Message("user", "?"),), truth, source, extra or {})
-    turn = Turn(1, 1, 3, text, said=Said("", text))
+    turn = Turn(1, 1, 3, text, said=read(text, thought_open))
     return Episode(task, Trajectory("t", 0, 1, (5, 6, 7), (0, 1, 1), (0.0, -1.0, -1.0), (turn,), stop))
 
 
@@ -70,6 +78,30 @@ def saying_instead(model: Any, ids: Sequence[int]) -> Any:
         head.weight[list(ids)] = weight[list(ids)[::-1]]
     model.set_output_embeddings(head)
     return model
+
+
+def played(
+    chat: Chat, turns: Sequence[str], max_response_tokens: int = 5_000, result: str = "5"
+) -> tuple[Trajectory, list[ToolCall]]:
+    """An episode in which these turns are sampled and every call that is made gets `result`; and those calls."""
+    task = Task("t", (Message("user", "?"),), "5")
+    limits = EpisodeLimits(len(turns), 2_000, max_response_tokens)
+    episode = play(task, 0, chat.prompt_ids(task.prompt), chat, ["python"], limits, noise_key=1)
+    made: list[ToolCall] = []
+    rest = iter(turns)
+    ask = next(episode)
+    while True:
+        reply: Sampled | list[ToolResult]
+        if isinstance(ask, AskTurn):
+            ids = (*chat.tokenizer.encode(next(rest), add_special_tokens=False), chat.end_id)
+            reply = Sampled(ids, (-1.0,) * len(ids), stopped=True)
+        else:
+            made += [request.call for request in ask.requests]
+            reply = [ToolResult(result) for _ in ask.requests]
+        try:
+            ask = episode.send(reply)
+        except StopIteration as finished:
+            return finished.value, made
 
 
 def with_token_columns(batch: TokenBatch, change: Callable[[str, Tensor], Tensor]) -> TokenBatch:

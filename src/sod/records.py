@@ -96,8 +96,9 @@ class MalformedCall:
 class Said:
     """What one assistant turn says, as its dialect reads it (`sod.chat.dialects`).
 
-    `thinking` is what stands before the end of the last thought, without the marks around it; `answer` is the rest,
-    without the calls that could be read; `calls` are all tool calls in order, readable or not.
+    `thinking` is all that stands in thoughts, closed or not, without the marks around them, one thought below the
+    other. `answer` is the rest without the calls that could be read: what was said, and all that verifiers judge.
+    `calls` are all tool calls in order, readable or not; a call in a thought is none.
     """
 
     thinking: str = ""

@@ -237,6 +237,16 @@ def test_missing_key_and_inconsistent_limits(file: Path) -> None:
         load_recipe(file, ["rollout.max_turn_tokens=9999"])
 
 
+@pytest.mark.parametrize("wrong", [0, -0.5, -2])
+def test_the_tool_bonus_overrides_no_other_reward_of_wrong_answers(file: Path, wrong: float) -> None:
+    with pytest.raises(
+        SodError, match=r"^[^\n]*reward\.wrong: .* reward\.tool_bonus[^\n]*; leave reward\.wrong out[^\n]*$"
+    ):
+        load_recipe(file, ["reward.tool_bonus=true", f"reward.wrong={wrong}"])
+    assert load_recipe(file, [f"reward.wrong={wrong}"]).reward.wrong == wrong
+    assert load_recipe(file, ["reward.tool_bonus=true", "reward.wrong=-1"]).reward.tool_bonus
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [

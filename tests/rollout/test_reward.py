@@ -83,8 +83,8 @@ def test_a_lasting_verifier_fault_gives_no_reward(fault: Fault, attempts: int) -
 
 
 def test_shaping_reaches_the_reward() -> None:
-    """Right, wrong with the tool bonus (two turns earn nothing), and DAPO's penalty: 2 tokens of 3, buffer 2."""
-    shaping = Shaping(1.0, -9.0, tool_bonus=True, overlong_buffer=2, max_response_tokens=3)
+    """Right, wrong with the tool bonus (no round, no bonus), and DAPO's penalty: 2 tokens of 3, buffer 2."""
+    shaping = Shaping(1.0, tool_bonus=True, overlong_buffer=2, max_response_tokens=3)
     right, wrong = VerifierReward(MathVerifier(), {}, shaping)(
         [answered("\\boxed{2}", "2"), answered("\\boxed{3}", "2")]
     )
@@ -94,7 +94,7 @@ def test_shaping_reaches_the_reward() -> None:
 
 def test_the_parts_of_a_reward_add_up() -> None:
     """What is switched off has no part; a right answer earns no bonus."""
-    whole = Shaping(1.0, -9.0, tool_bonus=True, overlong_buffer=2, max_response_tokens=3)
+    whole = Shaping(1.0, tool_bonus=True, overlong_buffer=2, max_response_tokens=3)
     right, wrong = VerifierReward(MathVerifier(), {}, whole)([answered("\\boxed{2}", "2"), answered("\\boxed{3}", "2")])
     assert right.reward_parts == {"outcome": 1.0, "tool_bonus": 0.0, "overlong": -0.5}
     assert wrong.reward_parts == {"outcome": -1.0, "tool_bonus": 0.0, "overlong": -0.5}
@@ -115,13 +115,6 @@ def test_the_verifier_sees_the_whole_episode() -> None:
     episodes = [answered(text, truth, {"n": truth}) for text, truth in (("a", "1"), ("b", "2"))]
     VerifierReward(Looking(set(), 0), {}, SHAPING)(episodes)
     assert seen == episodes
-
-
-def test_an_answer_in_a_thought_counts() -> None:
-    """Verifiers read all of the final turn; only later turns of the same episode could hide it."""
-    thought = answered("<think>\\boxed{2}</think>done", "2")
-    (rewarded,) = VerifierReward(MathVerifier(), {}, SHAPING)([thought])
-    assert rewarded.correct
 
 
 def test_a_verifier_that_loses_an_answer_is_an_error() -> None:

@@ -20,7 +20,6 @@ from sod.records import Message, Said, SodError, ToolCall
 
 _TURN = "\u2402turn{}\u2403"
 _RESULT = '\u2402"result{}\n"\u2403'  # with what a template might escape
-_EMPTY_THINK = "<think>\n\n</think>\n\n"
 # Jinja lets through what Python raises inside a template, e.g. where one adds a call's arguments to a string.
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)
 
@@ -112,7 +111,8 @@ class Chat:
             raise SodError("chat template: the end of an assistant turn is not a token of its own")
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self.end_id} if eos is None else {self.end_id, eos})
-        self.dialect: Dialect = hermes.Hermes(self.decode_turn, self.stop_ids)
+        thought_open = hermes.leaves_thought_open(self._render(_probe(0, 0), generate=True))
+        self.dialect: Dialect = hermes.Hermes(self.decode_turn, self.stop_ids, thought_open)
         self._check_append_only()
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
@@ -140,7 +140,8 @@ class Chat:
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""
         calls = "\n".join(self.dialect.render_call(call) for call in message.tool_calls)
-        return f"{message.content}\n{calls}" if message.content and calls else message.content + calls
+        text = f"{message.content}\n{calls}" if message.content and calls else message.content + calls
+        return self.dialect.after_prompt(text)
 
     def decode_turn(self, token_ids: Sequence[int]) -> str:
         """Text of one turn's sampled ids, its end token left out."""
@@ -235,9 +236,9 @@ class Chat:
         prompt = self._render(_probe(0, 0), generate=True)
         whole = self._render(_probe(3, 1), generate=True)
         head, found, rest = whole.partition(_TURN.format(1))
-        # A template may put an empty think block before an earlier turn, or leave it out (Qwen3); what
+        # A template may put an empty or open think block before an earlier turn, or leave it out (Qwen3); what
         # was rendered as prompt stays as it was rendered, so only the part before it must agree.
-        if not found or not head.startswith(prompt.removesuffix(_EMPTY_THINK)):
+        if not found or not head.startswith(hermes.without_thought(prompt)):
             raise SodError(
                 "chat template: the prompt changes once the assistant has answered, so token ids could not be "
                 "appended; use chat.template=hermes"
@@ -245,9 +246,14 @@ class Chat:
         between, _, rest = rest.partition(_TURN.format(2))
         second = rest.partition(_TURN.format(3))[0]
         appended = self.end_text + self._suffix_text((_RESULT.format(0),))
-        if {text.removesuffix(_EMPTY_THINK) for text in (between, second)} != {appended.removesuffix(_EMPTY_THINK)}:
+        if {hermes.without_thought(text) for text in (between, second)} != {hermes.without_thought(appended)}:
             raise SodError(
                 "chat template: the text between two assistant turns changes with what follows; "
+                "use chat.template=hermes"
+            )
+        if self.tools and hermes.leaves_thought_open(prompt) != hermes.leaves_thought_open(appended):
+            raise SodError(
+                "chat template: it leaves a thought open before the first turn or before later ones, not before all; "
                 "use chat.template=hermes"
             )
         prompt_text = prompt + "7" + self.end_text + self._suffix_text(("8",))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from sod.records import Episode, Fault, Verdict
+
+ONLY_A_THOUGHT = "nothing was said: the final turn is a thought alone"
 
 
 class Verifier(Protocol):
@@ -25,8 +28,18 @@ class Verifier(Protocol):
 
 
 def verified_text(episode: Episode) -> str:
-    """The text in which every verifier looks for the answer: all of the final turn, what was thought included.
+    """The text in which every verifier looks for the answer: what the final turn says (`Said.answer`).
 
-    The only place that decides so: an answer that stands in a thought alone counts.
+    The only place that decides so. Neither thoughts nor calls are said: a box or a program that stands in a thought
+    alone, be it closed or not, is no answer, nor is one of an earlier turn.
     """
-    return episode.trajectory.turns[-1].text
+    return episode.trajectory.turns[-1].said.answer
+
+
+def explained(outcome: Verdict | Fault, episode: Episode) -> Verdict | Fault:
+    """The outcome, whose detail says so where no answer was found because the final turn is a thought alone."""
+    said = episode.trajectory.turns[-1].said
+    only_thought = said.thinking.strip() and not said.answer.strip()
+    if only_thought and isinstance(outcome, Verdict) and outcome.answer is None:
+        return replace(outcome, detail=ONLY_A_THOUGHT)
+    return outcome

@@ -106,7 +106,7 @@ class CodeVerifier:
 
     def _code(self, text: str) -> str | None:
         code = last_block(text)
-        if code is None and self._whole_text:
+        if code is None and self._whole_text and text.strip():
             code = text
         return code if code is not None and len(code) <= LONGEST_CODE else None
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from sod.records import SodError, Trajectory
+from sod.records import SodError, ToolCall, Trajectory
 
 TOOL_BONUS_CEILING = -0.6  # what a failed answer earns at most
 FAILED = -1.0  # what it earns before its bonus
+TOOL_BONUS_PER_ROUND = 0.1
 
 
 @final
@@ -19,9 +20,10 @@ FAILED = -1.0  # what it earns before its bonus
 class Shaping:
     """How an episode is rewarded.
 
-    `tool_bonus` replaces `wrong` by -1 plus a bonus for using tools. `overlong_buffer` (tokens, 0:
+    `tool_bonus` adds to a `wrong` of -1 a bonus for using tools, see `failed_reward`. `overlong_buffer` (tokens, 0:
     off; 1,024 in the paper) is the stretch before `max_response_tokens` over which a penalty grows
-    from 0 to -1. Raises SodError for a buffer that does not fit.
+    from 0 to -1. Raises SodError for a buffer that does not fit, and for another `wrong` with `tool_bonus`: the paper's
+    ceiling of -0.6 belongs to -1 (from 0 every failed answer would earn -0.6, with tools or without).
     """
 
     correct: float = 1.0
@@ -31,6 +33,11 @@ class Shaping:
     max_response_tokens: int = 0
 
     def __post_init__(self) -> None:
+        if self.tool_bonus and self.wrong != FAILED:
+            raise SodError(
+                f"reward.wrong: {self.wrong:g} cannot be set with reward.tool_bonus, which starts from -1; "
+                "leave reward.wrong out or switch reward.tool_bonus off"
+            )
         if self.overlong_buffer < 0 or self.overlong_buffer > self.max_response_tokens:
             raise SodError(
                 f"reward: overlong_buffer ({self.overlong_buffer}) must lie between 0 "
@@ -42,29 +49,41 @@ def reward_parts(correct: bool, trajectory: Trajectory, shaping: Shaping) -> dic
     """The summands of an episode's reward, in the order in which they are added.
 
     `outcome` always; `tool_bonus` and `overlong` where they are switched on. -1 and a bonus add up to exactly what
-    `tool_bonus` says (a difference of two floats within a factor of two of each other is exact).
+    `failed_reward` says (a difference of two floats within a factor of two of each other is exact).
     """
     parts = {"outcome": shaping.correct if correct else shaping.wrong}
     if shaping.tool_bonus:
-        bonus = 0.0 if correct else tool_bonus(messages(trajectory)) - FAILED
-        parts = {"outcome": shaping.correct if correct else FAILED, "tool_bonus": bonus}
+        parts["tool_bonus"] = 0.0 if correct else failed_reward(tool_rounds(trajectory)) - FAILED
     if shaping.overlong_buffer:
         limit, buffer = shaping.max_response_tokens, shaping.overlong_buffer
         parts["overlong"] = overlong_penalty(trajectory.response_tokens, limit, buffer)
     return parts
 
 
-def messages(trajectory: Trajectory) -> int:
-    """The paper's count of turns: the first user message, and every student and tool message."""
-    return 1 + len(trajectory.turns) + len(trajectory.tool_results)
+def tool_rounds(trajectory: Trajectory) -> int:
+    """The rounds with tools: turns with at least one readable call whose results the model was given.
 
-
-def tool_bonus(turns: int) -> float:
-    """What a failed answer earns: `min(-0.6, -1 + 0.1 * (turns - 2) / 2)`.
-
-    A question and an answer are two turns and earn -1; each call with its result adds 0.1 until -0.6.
+    Several calls of one turn are one round, and a call is readable whatever came of it (an unknown tool, an exception).
+    A round of malformed calls alone does not count, nor one whose results were not run or did not fit any more.
     """
-    return min(TOOL_BONUS_CEILING, -1.0 + 0.1 * (turns - 2) / 2)
+    rounds = 0
+    for turn in trajectory.turns:
+        readable = any(isinstance(call, ToolCall) for call in turn.said.calls)
+        given = turn.results and turn.stop < len(trajectory.token_ids)  # the ledger lacks results that did not fit
+        if readable and given:
+            rounds += 1
+    return rounds
+
+
+def failed_reward(rounds: int) -> float:
+    """What a failed answer earns with `tool_bonus`: `min(-0.6, -1 + 0.1 * rounds)`.
+
+    The authors' code (verl's ReTool recipe, `compute_score`) has `min(-0.6, score + (num_turns - 2) / 2 * 0.1)` with a
+    score of -1, where verl's agent loop counts `num_turns`: 1, one for each assistant turn, and one for each round
+    of tool results however many calls it answers. It looks at no malformed call and does not count a round whose
+    results exceed the response. With r such rounds and an answer that is 1 + (r + 1) + r, so 0.1 a round.
+    """
+    return min(TOOL_BONUS_CEILING, FAILED + TOOL_BONUS_PER_ROUND * rounds)
 
 
 def overlong_penalty(response_tokens: int, max_response_tokens: int, buffer: int) -> float:

@@ -9,7 +9,7 @@ from typing import final
 
 from sod.outcomes import filled, retried
 from sod.records import Episode, Fault, StopReason, Trajectory, Verdict, may_retry
-from sod.rewards.base import Verifier
+from sod.rewards.base import Verifier, explained
 from sod.rewards.shaping import Shaping, reward_parts
 
 
@@ -54,7 +54,7 @@ class VerifierReward:
         for name, mine in by_source.items():
             verifier = self.default if name is None else self.by_source[name]
             outcomes.update(zip(mine, verifier.verify([episodes[at] for at in mine]), strict=True))
-        return [outcomes[at] for at in range(len(episodes))]
+        return [explained(outcomes[at], episode) for at, episode in enumerate(episodes)]
 
     def _rewarded(self, trajectory: Trajectory, outcome: Verdict | Fault) -> Trajectory:
         if isinstance(outcome, Fault):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sod.chat.dialects.hermes import Hermes, read, render_call
+from sod.chat.dialects import hermes
+from sod.chat.dialects.hermes import Hermes, leaves_thought_open, pieces, read, render_call
 from sod.chat.render import Chat
-from sod.records import MalformedCall, Said, StopReason, ToolCall, Trajectory, Turn
-from sod.runlog import RunLog, trajectory_row
+from sod.records import MalformedCall, Message, Said, StopReason, ToolCall, Trajectory, Turn
+from sod.runlog import RunLog, trajectory_of, trajectory_row
 
 GOOD = '<tool_call>\n{"name": "python", "arguments": {"code": "print(1)"}}\n</tool_call>'
 CALL = ToolCall("python", {"code": "print(1)"})
@@ -94,33 +96,132 @@ def test_arguments_keep_their_types() -> None:
     assert parse_calls(render_call(ToolCall("f", arguments))) == (ToolCall("f", arguments),)
 
 
-def test_thinking_about_a_call_is_not_making_it() -> None:
-    """Only what follows the last `</think>` counts, and an unclosed mark in a thought is no failure."""
-    assert parse_calls(f"<think>maybe {GOOD}</think>no") == ()
-    assert parse_calls(f"<think><tool_call></think>{GOOD}") == (CALL,)
-    assert parse_calls(f"<think>a</think>{GOOD}<think>b</think>done") == ()
+MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
+TRICKY = ToolCall("python", {"code": "print('</think> <think> </tool_call> <tool_call>')"})
+JUST_OPENED = '<tool_call>{"name": "python", "arguments": {"code": "</think>'
+
+# text, whether the prompt leaves a thought open, thinking, answer, calls
+RULE: list[tuple[str, bool, str, str, tuple[ToolCall | str, ...]]] = [
+    # no thought
+    ("", False, "", "", ()),
+    ("\\boxed{3}", False, "", "\\boxed{3}", ()),
+    (f"so\n{GOOD}", False, "", "so", (CALL,)),
+    (f"so\n{GOOD}\n{GOOD} end", False, "", "so end", (CALL, CALL)),
+    (f"so\n\n{GOOD}{GOOD}", False, "", "so\n", (CALL, CALL)),
+    (f"{GOOD}<tool_call>{{</tool_call>", False, "", "<tool_call>{</tool_call>", (CALL, "invalid_json")),
+    (f"<tool_call>{GOOD}", False, "", "<tool_call>", ("unclosed_tool_call", CALL)),
+    # a closed thought is thinking, the rest is said
+    ("<think>hm</think>\n\n7", False, "hm", "\n\n7", ()),
+    (f"<think>{GOOD}</think>{GOOD}", False, GOOD, "", (CALL,)),
+    (f"<think>maybe {GOOD}</think>no", False, f"maybe {GOOD}", "no", ()),
+    (f"<think><tool_call></think>{GOOD}", False, "<tool_call>", "", (CALL,)),
+    (f"<think></tool_call></think>{GOOD}", False, "</tool_call>", "", (CALL,)),
+    ("<think>a<think>b</think>c", False, "a<think>b", "c", ()),
+    ("<think></think>7", False, "", "7", ()),
+    ("so <think>hm</think>7", False, "hm", "so 7", ()),
+    # several thoughts
+    ("<think>a</think>b<think>c</think>d", False, "a\nc", "bd", ()),
+    (f"<think>a</think>{GOOD}<think>b</think>done", False, "a\nb", "done", (CALL,)),
+    (f"{GOOD}<think>b</think>", False, "b", "", (CALL,)),
+    # a thought that is never closed
+    ("<think>never closed", False, "never closed", "", ()),
+    (f"<think>never closed {GOOD}", False, f"never closed {GOOD}", "", ()),
+    (f"{GOOD} or <think>{GOOD}", False, GOOD, " or ", (CALL,)),
+    (f"<think>a</think>b<think>{GOOD}", False, f"a\n{GOOD}", "b", ()),
+    # a `</think>` that nothing opened
+    ("hm</think>7", False, "hm", "7", ()),
+    (f"hm {GOOD}</think>7", False, f"hm {GOOD}", "7", ()),
+    (f"hm <tool_call></think>{GOOD}", False, "hm <tool_call>", "", (CALL,)),
+    ("a</think>b</think>c", False, "a\nb", "c", ()),
+    ("<think>a</think>b</think>c", False, "a\nb", "c", ()),
+    (f"a<think>b</think>{GOOD}d</think>e", False, f"a\nb\n{GOOD}d", "e", ()),
+    ("</think>7", False, "", "7", ()),
+    # the prompt leaves a thought open
+    ("", True, "", "", ()),
+    ("hm</think>7", True, "hm", "7", ()),
+    (f"hm</think>{GOOD}", True, "hm", "", (CALL,)),
+    (f"hm {GOOD}", True, f"hm {GOOD}", "", ()),
+    ("\\boxed{3}", True, "\\boxed{3}", "", ()),
+    (f"{GOOD}hm</think>7", True, f"{GOOD}hm", "7", ()),
+    ("<think>hm</think>7", True, "hm", "7", ()),
+    ("<think>hm", True, "hm", "", ()),
+    (f"a</think>b<think>{GOOD}</think>c", True, f"a\n{GOOD}", "bc", ()),
+    # marks in strings of a call are text, wherever it stands
+    (f"so\n{render_call(TRICKY)}", False, "", "so", (TRICKY,)),
+    (f"<think>{render_call(TRICKY)}</think>7", False, render_call(TRICKY), "7", ()),
+    (f"<think>{render_call(TRICKY)}", False, render_call(TRICKY), "", ()),
+    (f"{render_call(TRICKY)}</think>7", True, render_call(TRICKY), "7", ()),
+    (f"{render_call(TRICKY)}</think>7", False, render_call(TRICKY), "7", ()),
+    ('<tool_call>{"name": "</think>"}', False, "", '<tool_call>{"name": "</think>"}', ("unclosed_tool_call",)),
+    (
+        '<tool_call>{"a": "</tool_call>"} x</tool_call>',
+        False,
+        "",
+        '<tool_call>{"a": "</tool_call>"} x</tool_call>',
+        ("invalid_json",),
+    ),
+    # what is no whole call hides no mark
+    (f"<think>{JUST_OPENED}7", False, JUST_OPENED.removesuffix("</think>"), "7", ()),
+    (f"{JUST_OPENED}7", True, JUST_OPENED.removesuffix("</think>"), "7", ()),
+    (f'<think>{JUST_OPENED}"}}}}</think>7', False, JUST_OPENED.removesuffix("</think>") + '\n"}}', "7", ()),
+]
+
+
+def described(calls: tuple[ToolCall | MalformedCall, ...]) -> tuple[ToolCall | str, ...]:
+    return tuple(call if isinstance(call, ToolCall) else call.error for call in calls)
+
+
+@pytest.mark.parametrize(("text", "thought_open", "thinking", "answer", "calls"), RULE)
+def test_every_clause_of_the_rule(
+    text: str, thought_open: bool, thinking: str, answer: str, calls: tuple[ToolCall | str, ...]
+) -> None:
+    said = read(text, thought_open)
+    assert (said.thinking, said.answer, described(said.calls)) == (thinking, answer, calls)
+
+
+@pytest.mark.parametrize(("text", "thought_open", "thinking", "answer", "calls"), RULE)
+def test_pieces_are_the_marks_that_were_read(
+    text: str, thought_open: bool, thinking: str, answer: str, calls: tuple[ToolCall | str, ...]
+) -> None:
+    """Together they are the text; every call has two frames, or one where it is unclosed or unopened."""
+    found = pieces(text, thought_open)
+    assert "".join(piece.text for piece in found) == text
+    frames = [piece.text for piece in found if piece.frame]
+    assert set(frames) <= set(MARKS)
+    assert ("<think>" in frames or "</think>" in frames or thought_open) or not thinking
+    errors = calls.count("unclosed_tool_call") + calls.count("unopened_tool_call")
+    assert frames.count("<tool_call>") + frames.count("</tool_call>") == 2 * len(calls) - errors
 
 
 @pytest.mark.parametrize(
-    ("text", "thinking", "answer"),
+    ("text", "thought_open", "frames"),
     [
-        ("", "", ""),
-        ("\\boxed{3}", "", "\\boxed{3}"),
-        ("<think>hm</think>\n\n7", "hm", "\n\n7"),
-        ("hm</think>7", "hm", "7"),  # the template had opened the thought
-        ("<think>a</think>b<think>c</think>d", "a</think>b<think>c", "d"),
-        ("<think>never closed", "", "<think>never closed"),
-        (f"so\n{GOOD}", "", "so"),
-        (f"so\n{GOOD}\n{GOOD} end", "", "so end"),
-        (f"<think>{GOOD}</think>{GOOD}", GOOD, ""),
-        (f"{GOOD}<tool_call>{{</tool_call>", "", "<tool_call>{</tool_call>"),
-        (f"<tool_call>{GOOD}", "", "<tool_call>"),
+        (render_call(TRICKY), False, ["<tool_call>", "</tool_call>"]),
+        (f"<think>{render_call(TRICKY)}</think>", False, ["<think>", "</think>"]),
+        (f"hm {GOOD}</think>{GOOD}", False, ["</think>", "<tool_call>", "</tool_call>"]),
+        (f"hm {GOOD}", True, []),
+        ("<think>hm", True, ["<think>"]),
+        ("</tool_call> <tool_call>", False, ["</tool_call>", "<tool_call>"]),
+        ("<tool_call>{</tool_call>", False, ["<tool_call>", "</tool_call>"]),
     ],
 )
-def test_thinking_and_answer(text: str, thinking: str, answer: str) -> None:
-    """Up to the last `</think>`, and the rest without the calls that could be read."""
-    said = read(text)
-    assert (said.thinking, said.answer) == (thinking, answer)
+def test_what_is_a_frame(text: str, thought_open: bool, frames: list[str]) -> None:
+    assert [piece.text for piece in pieces(text, thought_open) if piece.frame] == frames
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("<|im_start|>assistant\n<think>\n", True),
+        ("<think>", True),
+        ("<think>\n\n</think>\n\n", False),
+        ("<|im_start|>assistant\n", False),
+        ("<think> 1", False),
+        ("<think>" + "\n" * 500, True),
+    ],
+)
+def test_when_a_prompt_leaves_a_thought_open(prompt: str, expected: bool) -> None:
+    assert leaves_thought_open(prompt) is expected
 
 
 def test_a_turn_that_was_cut_off_makes_no_calls(chat: Chat) -> None:
@@ -133,32 +234,142 @@ def test_a_turn_that_was_cut_off_makes_no_calls(chat: Chat) -> None:
     assert dialect.parse([]) == Said()
 
 
+def test_a_turn_that_was_cut_off_is_read_by_the_same_rule(chat: Chat) -> None:
+    """Its thoughts are thinking, its calls are text of the answer, and in an open thought nothing is said."""
+    cut = {True: Hermes(chat.decode_turn, chat.stop_ids, thought_open=True), False: chat.dialect}
+    for text, thought_open, said in [
+        (f"a<think>b</think>{GOOD}<tool_call>{{", False, Said("b", f"a{GOOD}<tool_call>{{")),
+        (f"<think>{GOOD}", False, Said(GOOD)),
+        (GOOD, True, Said(GOOD)),
+        (f"b</think>{GOOD}", True, Said("b", GOOD)),
+    ]:
+        assert cut[thought_open].parse(chat.tokenizer.encode(text, add_special_tokens=False)) == said
+
+
+TEXT = st.lists(st.text(max_size=5) | st.sampled_from([*MARKS, '"', "\\", "{", "}", "\n"]), max_size=6).map("".join)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
+CALLS = st.builds(ToolCall, TEXT, st.dictionaries(TEXT, JSON, max_size=3))
+PROSE = TEXT.filter(lambda text: not any(mark in text for mark in MARKS))
 
 
-@settings(max_examples=80, deadline=None)
-@given(name=st.text(max_size=9), arguments=st.dictionaries(st.text(max_size=5), JSON, max_size=3))
-def test_rendered_calls_are_read_back(name: str, arguments: dict[str, object]) -> None:
-    """Render, then parse, for any name and arguments without a mark of our own in them."""
-    call = ToolCall(name, arguments)
-    assert parse_calls(f"text {render_call(call)} {GOOD}") == (call, CALL)
+def rendered_calls_are_read_back(calls: list[ToolCall], thought: str, answer: str, prompted: bool) -> None:
+    text = f"{'' if prompted else '<think>'}{thought}</think>{answer}\n" + "".join(map(render_call, calls))
+    assert read(text, prompted) == Said(thought, answer, tuple(calls))
+    assert [piece.text for piece in pieces(text, prompted) if piece.frame] == [
+        *([] if prompted else ["<think>"]),
+        "</think>",
+        *["<tool_call>", "</tool_call>"] * len(calls),
+    ]
+
+
+@pytest.mark.parametrize("examples", [40, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_rendered_calls_are_read_back(examples: int) -> None:
+    """Any name and arguments, marks, quotes and backslashes in their strings included; and nothing else is a frame."""
+    several = st.lists(CALLS, min_size=1, max_size=3)
+    drawn = given(calls=several, thought=PROSE, answer=PROSE, prompted=st.booleans())(rendered_calls_are_read_back)
+    settings(max_examples=examples, deadline=None)(drawn)()
+
+
+@settings(max_examples=30, deadline=None)
+@given(calls=st.lists(CALLS, min_size=1, max_size=2), thought=PROSE, answer=PROSE)
+def test_rendered_calls_are_read_back_from_token_ids(
+    chat: Chat, calls: list[ToolCall], thought: str, answer: str
+) -> None:
+    """The same through `Chat`, whose marks are single tokens in front of and behind a call, and text within it."""
+    message = Message("assistant", f"<think>{thought}</think>{answer}", tuple(calls))
+    ids = chat.tokenizer.encode(chat.assistant_text(message), add_special_tokens=False)
+    assert chat.parse([*ids, chat.end_id]) == Said(thought, answer, tuple(calls))
+
+
+@settings(max_examples=30, deadline=None)
+@given(calls=st.lists(CALLS, min_size=1, max_size=2))
+def test_calls_in_a_thought_are_not_made(calls: list[ToolCall]) -> None:
+    """Whatever stands in their strings: it ends no thought."""
+    thought = "".join(map(render_call, calls))
+    assert read(f"<think>{thought}</think>7") == read(f"{thought}</think>7", True) == Said(thought, "7")
+    assert read(f"<think>{thought}") == read(thought, True) == Said(thought)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(["<tool_call>", "</tool_call>", "</think>", "{", "}", '"name"', ":", "x", GOOD])))
-def test_parsing_never_raises_and_counts_add_up(parts: list[str]) -> None:
-    """Every mark after the last thought belongs to exactly one entry."""
+@given(
+    st.lists(st.sampled_from([*MARKS, "{", "}", '"', "\\", "[", ":", "x", GOOD, render_call(TRICKY)])), st.booleans()
+)
+def test_nothing_is_lost_and_counts_add_up(parts: list[str], thought_open: bool) -> None:
+    """For any text: pieces are the text, frames the marks; each call has two, an unclosed or unopened one has one."""
     text = "".join(parts)
-    spoken = text.rsplit("</think>", 1)[-1]
-    found = parse_calls(text)
-    names = errors(text)
-    paired = len(found) - names.count("unclosed_tool_call") - names.count("unopened_tool_call")
-    assert spoken.count("<tool_call>") == paired + names.count("unclosed_tool_call")
-    assert spoken.count("</tool_call>") == paired + names.count("unopened_tool_call")
+    found, said = pieces(text, thought_open), read(text, thought_open)
+    assert "".join(piece.text for piece in found) == text
+    frames = [piece.text for piece in found if piece.frame]
+    assert set(frames) <= set(MARKS)
+    names = described(said.calls)
+    paired = len(names) - names.count("unclosed_tool_call") - names.count("unopened_tool_call")
+    assert frames.count("<tool_call>") == paired + names.count("unclosed_tool_call")
+    assert frames.count("</tool_call>") == paired + names.count("unopened_tool_call")
+    content = "".join(piece.text for piece in found if not piece.frame)
+    if not said.calls:
+        assert sorted((said.thinking + said.answer).replace("\n", "")) == sorted(content.replace("\n", ""))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<tool_call>{",
+        "<tool_call>",
+        "</tool_call>",
+        '"',
+        '<tool_call>["',
+        '<tool_call>["\\"',
+        '<tool_call>"" ',
+        '<tool_call>[1,"',
+        "<tool_call>[1,2,3,4,5,6,7,8,9,",
+        "<think>",
+        "</think>",
+        "<think></think>",
+        '<think><tool_call>["',
+        "<tool_call>1",
+        f"{GOOD}</think>",
+    ],
+)
+@pytest.mark.parametrize("lead", ["", "<think>", '<tool_call>["'])
+def test_the_work_grows_with_the_length_and_no_faster(lead: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Characters handed to the JSON decoder, which is where a second look at the same text would be taken."""
+    looked_at = []
+    stretch = hermes._STRETCH
+
+    class Counting:
+        def match(self, text: str, at: int) -> re.Match[str] | None:
+            found = stretch.match(text, at)
+            looked_at.append(found.end() - at if found else 0)
+            return found
+
+    monkeypatch.setattr(hermes, "_STRETCH", Counting())
+    text = lead + unit * 500
+    read(text)
+    pieces(text)
+    assert sum(looked_at) <= 2 * (2 * len(text))
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\udfff", "\\ude00\\ud83d", "x\\ud83d", "\\ud83d\\ude00"])
+@pytest.mark.parametrize(
+    "body", ['{"name": "f", "arguments": {"ESCAPE": [{"b": "ESCAPE"}]}}', '{"name": "ESCAPE", "arguments": {}}']
+)
+def test_half_a_character_can_be_recorded(tmp_path: Path, body: str, escape: str) -> None:
+    """JSON can write a lone surrogate, which no encoding has: the call is made, and its record is read back as it was.
+
+    What the Python tool says to it is tested with the tool (`test_real_python_errors_are_read_by_the_model`).
+    """
+    said = read(f"<think>hm</think>{wrapped(body.replace('ESCAPE', escape))}")
+    (call,) = said.calls
+    assert isinstance(call, ToolCall)
+    turn = Turn(1, 1, 2, "", calls=(call,), said=said)
+    trajectory = Trajectory("t", 0, 1, (1, 2), (0, 1), (0.0, -1.0), (turn,), StopReason.ANSWER)
+    log = RunLog.create(tmp_path / "run", {}, 0)
+    log.write_trajectories(1, [trajectory_row(trajectory)])
+    assert [trajectory_of(row) for row in log.trajectories(1)] == [trajectory]
 
 
 @pytest.mark.parametrize("depth", [10, 300, 500, 700, 900])

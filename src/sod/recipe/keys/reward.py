@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sod.recipe.keys.section import Section
 
@@ -21,7 +21,7 @@ class RewardSpec(Section):
         default_factory=dict, description="verifiers of single data_sources, in place of reward.verifier"
     )
     tool_bonus: bool = Field(
-        False, description="the SOD paper's shaping: a wrong answer earns -1 plus 0.1 a tool call, at most -0.6"
+        False, description="the SOD paper's: a wrong answer earns -1 plus 0.1 a round of tool calls, at most -0.6"
     )
     overlong_buffer: int = Field(
         0, ge=0, description="tokens before rollout.max_response_tokens over which a penalty grows to -1; 0: none"
@@ -30,6 +30,15 @@ class RewardSpec(Section):
     code_seconds: float = Field(6.0, gt=0, description="seconds of the code verifier per test")
     code_memory_mb: int = Field(1024, ge=32, description="memory of a program that the code verifier runs (MiB)")
     workers: int = Field(2, ge=1, description="processes of the math verifier")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RewardSpec:
+        if self.tool_bonus and self.wrong != -1.0:
+            raise ValueError(
+                f"reward.wrong: {self.wrong:g} cannot be set with reward.tool_bonus, which starts from -1; "
+                "leave reward.wrong out or switch reward.tool_bonus off"
+            )
+        return self
 
     @property
     def verifiers(self) -> set[VerifierName]:
