@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, final
 
 from sod.records import Said, ToolCall
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a text: `frame` is a mark that a reader goes by, the rest is content."""
+
+    text: str
+    frame: bool
 
 
 class Dialect(Protocol):
@@ -26,4 +36,8 @@ class Dialect(Protocol):
 
     def render_call(self, call: ToolCall) -> str:
         """The text of one call, such that `parse` reads it back."""
+        ...
+
+    def pieces(self, text: str) -> list[Piece]:
+        """A turn's text cut at the marks that `parse` goes by: those are frame, what stands between is content."""
         ...

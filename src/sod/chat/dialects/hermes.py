@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
+from sod.chat.dialects.base import Piece
 from sod.records import MalformedCall, Said, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -32,6 +34,10 @@ class Hermes:
             return read(text)
         thinking, answer = _split(text)
         return Said(thinking, answer)
+
+    def pieces(self, text: str) -> list[Piece]:
+        """See `Dialect.pieces`."""
+        return pieces(text)
 
     def render_call(self, call: ToolCall) -> str:
         """See `Dialect.render_call`."""
@@ -66,6 +72,33 @@ def read(text: str) -> Said:
     if opened_at is not None:
         found.append(MalformedCall("unclosed_tool_call", f"{OPEN} without {CLOSE}"))
     return Said(thinking, "".join(kept) + rest[kept_to:], tuple(found))
+
+
+def pieces(text: str) -> list[Piece]:
+    """The text cut at its marks: a frame for each mark that `read` goes by, content for what stands between them."""
+    found = []
+    content_from = 0
+    for start, stop in _frames(text):
+        found += [Piece(text[content_from:start], frame=False), Piece(text[start:stop], frame=True)]
+        content_from = stop
+    found.append(Piece(text[content_from:], frame=False))
+    return [piece for piece in found if piece.text]
+
+
+def _frames(text: str) -> Iterable[tuple[int, int]]:
+    """Where the marks are. Of a call whose JSON can be read, a mark inside a string is none."""
+    said_from = text.rfind(THOUGHT) + len(THOUGHT) if THOUGHT in text else 0
+    if said_from and text.startswith(THINK):
+        yield 0, len(THINK)
+    if said_from:
+        yield said_from - len(THOUGHT), said_from
+    while mark := _MARK.search(text, said_from):
+        yield mark.span()
+        said_from = mark.end()
+        if mark.group() == OPEN:
+            with suppress(ValueError, RecursionError):
+                begin = len(text) - len(text[said_from:].lstrip())
+                said_from = json.JSONDecoder().raw_decode(text, begin)[1]
 
 
 def render_call(call: ToolCall) -> str:
