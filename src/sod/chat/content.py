@@ -7,8 +7,9 @@ the frame around it, as one text; other content by the same vocabulary without i
 
 Two kinds of added tokens are text and stay what they are: those of white space only (Gemma 3 has one for each run of
 line breaks, GPT-NeoX for runs of spaces), as a line break controls nothing and no other spelling of it was ever
-trained on; and a single character that the vocabulary itself spells with that very id, as there is no other spelling.
-The id for "unknown" may come of content too, though not of its own text.
+trained on; and a single character that is a token of the vocabulary itself, which has no other spelling for it (or, if
+it is one of bytes, spells other characters with it). The id for "unknown" may come of content too, though not of its
+own text.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class ContentEncoder:
         if backend.pre_tokenizer is not None:
             self._bare.pre_tokenizer = _without_prefix(backend.pre_tokenizer, "pre_tokenizer")
         added = {id: token for id, token in tokenizer.added_tokens_decoder.items() if token.content}
-        text = {id: token for id, token in added.items() if self._is_text(id, token.content)}
+        text = {id: token for id, token in added.items() if _is_text(token.content, backend.model)}
         self._control = {id: token.content for id, token in added.items() if id not in text}
         self._watched = self._control.keys() - {tokenizer.unk_token_id}
         self._bare.add_tokens(list(text.values()))
@@ -110,26 +111,21 @@ class ContentEncoder:
     def _spelled(self, text: str) -> list[int]:
         """Ids of a normalized text. Where the vocabulary itself holds an added token's text, that is cut in two."""
         encoding = self._bare.encode(text, add_special_tokens=False)
+        ids = [self._real_ids.get(id, id) for id in encoding.ids]
         cuts = []
-        for id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+        for id, (start, stop) in zip(ids, encoding.offsets, strict=True):
             if self._is_spelled_control(id, text[start:stop]):
                 cuts.append(start + 1 if start + 1 < len(text) else start)
         if not cuts or len(text) == 1:
-            return [self._real_ids.get(id, id) for id in encoding.ids]
-        ids: list[int] = []
+            return ids
+        parts: list[int] = []
         for start, stop in pairwise([0, *cuts, len(text)]):
-            ids += self._spelled(text[start:stop]) if start < stop else ()
-        return ids
+            parts += self._spelled(text[start:stop]) if start < stop else ()
+        return parts
 
     def _is_spelled_control(self, id: int, text: str) -> bool:
         """Whether an id of the bare vocabulary is an added token. That for "unknown" stands for other text as well."""
         return id in self._watched or (id in self._control and text == self._control[id])
-
-    def _is_text(self, id: int, content: str) -> bool:
-        """See the head of this file. "▁" is how SentencePiece writes a space."""
-        if content.replace("▁", " ").isspace():
-            return True
-        return len(content) == 1 and self._bare.encode(self._normal(content), add_special_tokens=False).ids == [id]
 
     def _find_raw(self, added: Mapping[int, Any], model: Any) -> None:
         """Make what looks for added tokens: in the text as it is, and in normalized text those that are found there."""
@@ -145,6 +141,11 @@ class ContentEncoder:
         ends = {text[0] for text in both} | {text[-1] for text in both}
         self._borders = re.compile(f"[{re.escape(''.join(sorted(ends)))}]" if ends else r"(?!)")
         self._control_text = "\n".join(both)
+
+
+def _is_text(content: str, model: Any) -> bool:
+    """See the head of this file. "▁" is how SentencePiece writes a space."""
+    return content.replace("▁", " ").isspace() or (len(content) == 1 and model.token_to_id(content) is not None)
 
 
 def _finder(texts: Iterable[str]) -> Any:

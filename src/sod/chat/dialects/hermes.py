@@ -16,6 +16,7 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 THINK, THOUGHT = "<think>", "</think>"
 MAX_DEPTH = 64  # of a call's JSON: what is recorded must be writable by anyone's JSON writer
 _MARK = re.compile(f"{OPEN}|{CLOSE}")
+_ANY_MARK = re.compile(f"{OPEN}|{CLOSE}|{THINK}|{THOUGHT}")
 
 
 @final
@@ -86,19 +87,16 @@ def pieces(text: str) -> list[Piece]:
 
 
 def _frames(text: str) -> Iterable[tuple[int, int]]:
-    """Where the marks are. Of a call whose JSON can be read, a mark inside a string is none."""
-    said_from = text.rfind(THOUGHT) + len(THOUGHT) if THOUGHT in text else 0
-    if said_from and text.startswith(THINK):
-        yield 0, len(THINK)
-    if said_from:
-        yield said_from - len(THOUGHT), said_from
-    while mark := _MARK.search(text, said_from):
+    """Where the marks are. Inside a thought, and inside a call's JSON where it can be read, a mark is text."""
+    at = 0
+    while mark := _ANY_MARK.search(text, at):
         yield mark.span()
-        said_from = mark.end()
-        if mark.group() == OPEN:
+        at = mark.end()
+        if mark.group() == THINK:
+            at = max(at, text.find(THOUGHT, at))
+        elif mark.group() == OPEN:
             with suppress(ValueError, RecursionError):
-                begin = len(text) - len(text[said_from:].lstrip())
-                said_from = json.JSONDecoder().raw_decode(text, begin)[1]
+                at = json.JSONDecoder().raw_decode(text, len(text) - len(text[at:].lstrip()))[1]
 
 
 def render_call(call: ToolCall) -> str:
