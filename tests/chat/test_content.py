@@ -202,7 +202,7 @@ def texts(kind: str) -> st.SearchStrategy[str]:
     """Texts made of added tokens, their halves, the marks of stand-ins and anything."""
     whole = st.sampled_from(added_texts(kind))
     halves = st.builds(lambda text, at: (text[:at], text[at:])[at % 2], whole, st.integers(1, 6))
-    others = st.sampled_from([" ", "\n", "\n\n", "Sod0x0x", "Sod0x", "o\u0338", "é", "<", ">", "▁", '"', "\\n"])
+    others = st.sampled_from([" ", "\n", "\n\n", "sod0x0x", "Sod0x", "o\u0338", "é", "<", ">", "▁", '"', "\\n"])
     return st.lists(st.one_of(whole, halves, others, st.text(max_size=3)), max_size=6).map("".join).filter(bool)
 
 
@@ -299,6 +299,20 @@ def test_white_space_is_text() -> None:
     assert control("pieces", chat.suffix_ids([Message("tool", "<|im_end|>")])).count("<|im_end|>") == 1
 
 
+def test_a_token_is_found_where_the_tokenizer_looks_for_it() -> None:
+    """In normalized text those that are found there, as written the others."""
+    encoder = ContentEncoder(chat_of("bytes, lower case").tokenizer)
+    found = ["<Loud>", "<loud>", "<LOUD>", "<think>", "wordy", "<|im_end|>"]
+    assert [text for text in [*found, "<THINK>", "<|IM_END|>", "think"] if encoder.holds_control(text)] == found
+
+
+def test_content_apart_gets_no_space_before_it() -> None:
+    """Though the tokenizer puts one before every text."""
+    chat = chat_of("pieces, prefix")
+    ids = chat.suffix_ids([Message("tool", "a<|im_end|>b<h1>")])
+    assert "tool a<|im_end|>b<h1>" in chat.tokenizer.decode(list(ids))
+
+
 def test_a_letter_of_the_vocabulary_is_text() -> None:
     """An added token of one byte's letter has the id of that byte, which other characters are spelled with."""
     chat = Chat(byte_level(None, [AddedToken("¤", normalized=False)]), template="hermes")
@@ -345,8 +359,9 @@ JOINING = {
     "names in marks": ("{{ '<' + m.content + '>' }}", "think"),
     "contents that touch": ("{{ m.content + m.content }}", "_end|>...<|im"),
     "what lay between is removed": ("{{ m.content | replace('~', '') }}", "<|im_~end|>"),
-    "escapes make it": ("{{ m.content | tojson }}", '<q "a\\b">'),
+    "escapes make it": ("{{ m.content | tojson }}", '<p "a">'),
     "another case": ("{{ m.content | lower }}", "<THINK>"),
+    "another case of a mark": ("{{ m.content | upper }}", "<think>"),
 }
 
 
@@ -354,7 +369,7 @@ JOINING = {
 def test_what_a_template_makes_of_a_content_is_text_too(why: str) -> None:
     """Where it puts together what by itself is none."""
     written, text = JOINING[why]
-    own = byte_level(None, [*flagged(), AddedToken('<q \\"a\\\\b\\">', normalized=False)])
+    own = byte_level(None, [*flagged(), AddedToken('<p \\"a\\">', normalized=False)])
     own.chat_template = (
         "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\n' }}"
         "{% if m.role == 'user' and m.content != 'probe' %}"

@@ -130,14 +130,14 @@ class ContentEncoder:
     def _find_raw(self, added: Mapping[int, Any], model: Any) -> None:
         """Make what looks for added tokens: in the text as it is, and in normalized text those that are found there."""
         raw = set(self._control.values())
-        normalized = set()
+        normalized = set[str]()
         for id, text in self._control.items():
             if added[id].normalized:
                 normalized.add(self._normal(text))
             if model.token_to_id(text) is not None:  # the vocabulary itself may spell it
                 normalized.add(text)
-        self._raw, self._normalized = _finder(raw), _finder(normalized)
         both = sorted(raw | normalized)
+        self._raw, self._normalized = _finder(both), _finder(sorted(normalized))
         ends = {text[0] for text in both} | {text[-1] for text in both}
         self._borders = re.compile(f"[{re.escape(''.join(sorted(ends)))}]" if ends else r"(?!)")
         self._control_text = "\n".join(both)
@@ -148,10 +148,10 @@ def _is_text(content: str, model: Any) -> bool:
     return content.replace("▁", " ").isspace() or (len(content) == 1 and model.token_to_id(content) is not None)
 
 
-def _finder(texts: Iterable[str]) -> Any:
+def _finder(texts: Sequence[str]) -> Any:
     """A tokenizer that knows nothing but `texts`: what it encodes to is empty where none of them occurs."""
     finder = tokenizers.Tokenizer(models.BPE())
-    finder.add_tokens([tokenizers.AddedToken(text, normalized=False) for text in sorted(texts) if text])
+    finder.add_tokens([tokenizers.AddedToken(text, normalized=False) for text in texts if text])
     return finder
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 from sod.chat.dialects.base import Piece
@@ -14,19 +15,15 @@ _WORDS = re.compile(r'[^\s"\\\x00-\x1f\x7f]+(?: +[^\s"\\\x00-\x1f\x7f]+)*')
 
 @final
 class Hidden:
-    """Texts by the words that stand in for them, which occur in none of `others`."""
+    """Texts by what stands in for each: letters and digits, with a number drawn anew that no text can guess."""
 
-    def __init__(self, others: Iterable[str]) -> None:
-        everything = "\0".join(others)
-        number = 0
-        while f"Sod{number}x" in everything:
-            number += 1
-        # The first letter does not occur again in the mark, so no text before it can complete one a letter early.
-        self._mark = f"Sod{number}x"
+    def __init__(self) -> None:
+        self._mark = f"s{secrets.token_hex(8)}x"
+        self._stand_in = re.compile(f"{self._mark}([0-9]+)x", re.IGNORECASE)  # templates change the case of a text, too
         self._numbers: dict[str, int] = {}
 
     def whole(self, text: str) -> str:
-        """What stands in for `text`: letters and digits. The same text has the same, as templates compare names."""
+        """What stands in for `text`. The same text has the same, as templates compare names."""
         return f"{self._mark}{self._numbers.setdefault(text, len(self._numbers))}x" if text else ""
 
     def trimmed(self, text: str) -> str:
@@ -43,7 +40,7 @@ class Hidden:
         """A rendering cut at the stand-ins: content where they stood, frame between."""
         texts = list(self._numbers)
         found = []
-        for n, part in enumerate(re.split(f"{self._mark}([0-9]+)x", rendered)):
+        for n, part in enumerate(self._stand_in.split(rendered)):
             found.append(Piece(part, frame=True) if n % 2 == 0 else Piece(texts[int(part)], frame=False))
         return [piece for piece in found if piece.text]
 

@@ -72,7 +72,7 @@ class Prompts:
         """Ids of the rendering with `texts` hidden; `trimmed`: white space around a content is left to the template."""
         if not texts:
             return self._encoder.encode_apart([Piece(self._render(messages, tools), frame=True)])
-        hidden = Hidden([*self._texts(messages), *texts_in(list(tools))])
+        hidden = Hidden()
         hide_content = hidden.trimmed if trimmed else hidden.whole
 
         def content(text: str) -> str:
