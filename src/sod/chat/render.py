@@ -3,38 +3,30 @@
 The ledger is prompt ids, then for each turn the sampled ids and a rendered *suffix* (tool output and the
 next generation prompt). The suffix is cut out of the chat template's own rendering, so any template works
 that does not rewrite what it rendered before; `Chat` proves that when it is made.
+
+What a template or a dialect writes may become control tokens, what it writes *about* may not: see `content`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, final
 
 from jinja2 import TemplateError
 
 from sod.chat.confined import Confined, UnboundedTemplateError
+from sod.chat.content import ContentEncoder, Tokenizer
 from sod.chat.dialects import hermes
-from sod.chat.dialects.base import Dialect
+from sod.chat.dialects.base import Dialect, Piece
+from sod.chat.hidden import texts_in
+from sod.chat.prompts import Prompts
 from sod.records import Message, Said, SodError, ToolCall
 
 _TURN = "\u2402turn{}\u2403"
 _RESULT = '\u2402"result{}\n"\u2403'  # with what a template might escape
 # Jinja lets through what Python raises inside a template, e.g. where one adds a call's arguments to a string.
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)
-
-
-class Tokenizer(Protocol):
-    """What we use of a Hugging Face tokenizer."""
-
-    chat_template: Any
-    eos_token_id: int | None
-    added_tokens_decoder: Mapping[int, Any]
-
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
-    def decode(self, token_ids: Any, **options: Any) -> Any: ...
-    def get_vocab(self) -> dict[str, int]: ...
 
 
 def hermes_template() -> str:
@@ -94,11 +86,16 @@ class Chat:
         template: Literal["auto", "tokenizer", "hermes"] = "auto",
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises SodError when the template is not append-only (see `_check_append_only`)."""
+        """Raises SodError when the template is not append-only (see `_check_append_only`).
+
+        So does a text in `template_kwargs` that holds an added token's: what they put into the frame is text.
+        """
         self.tokenizer = tokenizer
         self.tools = [dict(tool) for tool in tools]
         self.template, self._confined = choose_template(tokenizer, template)
         self._kwargs = dict(template_kwargs or {})
+        self._encoder = ContentEncoder(tokenizer)
+        self._refuse_control_in_kwargs()
         self._parts: dict[int, list[str]] = {}
         self._suffixes: dict[tuple[str, ...], tuple[int, ...]] = {}
         after_turn = self._render(_probe(1, 0), generate=False).rpartition(_TURN.format(1))[2]
@@ -113,19 +110,22 @@ class Chat:
         self.stop_ids: frozenset[int] = frozenset({self.end_id} if eos is None else {self.end_id, eos})
         thought_open = hermes.leaves_thought_open(self._render(_probe(0, 0), generate=True))
         self.dialect: Dialect = hermes.Hermes(self.decode_turn, self.stop_ids, thought_open)
+        self._prompts = Prompts(self._encoder, self.dialect.pieces, self._prompt_text)
         self._check_append_only()
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Token ids of the prompt, up to and including the generation prompt of the assistant's turn.
 
-        `tools` are shown instead of the chat's own; an empty sequence shows none.
+        `tools` are shown instead of the chat's own; an empty sequence shows none. No text in messages or tools becomes
+        an added token, save the marks that the dialect reads in an assistant's content.
         """
-        return self._encode(self._render([_as_dict(m) for m in messages], generate=True, tools=tools))
+        return self._prompts.ids(messages, self.tools if tools is None else [dict(tool) for tool in tools])
 
     def suffix_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids that follow a turn's end token: the messages after it and the next turn's generation prompt.
 
-        Of the messages only the contents are rendered, as a template renders tool messages without a name.
+        Of the messages only the contents are rendered, as a template renders tool messages without a name. None becomes
+        an added token.
         Raises ValueError for other than tool messages: for those alone the template is proven append-only.
         """
         others = [message.role for message in messages if message.role != "tool"]
@@ -164,7 +164,8 @@ class Chat:
     def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """`(token_ids, turn_ids)` of an SFT example: the very ledger a rollout of it would have written.
 
-        Messages after the last assistant turn carry no signal and are left out.
+        Messages after the last assistant turn carry no signal and are left out. Of what the assistant says the marks
+        that the dialect reads become added tokens, nothing else does.
         Raises ValueError when there is no assistant turn, or a message other than a tool result follows one.
         """
         first = next((i for i, m in enumerate(messages) if m.role == "assistant"), None)
@@ -177,7 +178,8 @@ class Chat:
             if messages[at].role != "assistant":
                 raise ValueError(f"message {at}: role {messages[at].role!r} where an assistant turn belongs")
             turn += 1
-            sampled = [*self._encode(self.assistant_text(messages[at])), self.end_id]
+            said = self.dialect.pieces(self.assistant_text(messages[at]))
+            sampled = [*self._encoder.encode(said), self.end_id]
             ids += sampled
             turns += [turn] * len(sampled)
             results = _following_tool_messages(messages, at + 1)
@@ -193,10 +195,21 @@ class Chat:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
+    def _refuse_control_in_kwargs(self) -> None:
+        for key, value in self._kwargs.items():
+            if any(self._encoder.holds_control(text) for text in texts_in(value)):
+                raise SodError(
+                    f"chat.template_kwargs.{key}: {value!r} holds the text of a control token, which only a template "
+                    "may write; take it out"
+                )
+
+    def _prompt_text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+        return self._render([_as_dict(m) for m in messages], generate=True, tools=tools)
+
     def _render(
         self, messages: list[dict[str, Any]], generate: bool, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> str:
-        shown = self.tools if tools is None else [dict(tool) for tool in tools]
+        shown = self.tools if tools is None else list(tools)
         options = {"tools": shown or None, "add_generation_prompt": generate, "tokenize": False, **self._kwargs}
         if self._confined is not None:
             return self._confined.render(messages, **options)
@@ -210,11 +223,21 @@ class Chat:
         if results not in self._suffixes:
             if len(self._suffixes) > 10_000:
                 self._suffixes.clear()
-            self._suffixes[results] = tuple(self._encode(self._suffix_text(results)))
+            self._suffixes[results] = tuple(self._encoder.encode(self._suffix_pieces(results)))
         return self._suffixes[results]
 
+    def _suffix_pieces(self, results: tuple[str, ...]) -> list[Piece]:
+        first, *others = self._suffix_frame(len(results))
+        pieces = [Piece(first, frame=True)]
+        for result, after in zip(results, others, strict=True):
+            pieces += [Piece(result, frame=False), Piece(after, frame=True)]
+        return pieces
+
     def _suffix_text(self, results: tuple[str, ...]) -> str:
-        count = len(results)
+        return "".join(piece.text for piece in self._suffix_pieces(results))
+
+    def _suffix_frame(self, count: int) -> list[str]:
+        """What the template writes before, between and after the contents of `count` tool messages."""
         if count not in self._parts:
             text = self._render(_probe(1, count), generate=True).rpartition(_TURN.format(1))[2]
             text = text.removeprefix(self.end_text)
@@ -225,8 +248,7 @@ class Chat:
                     raise SodError("chat template: a tool message's content is not rendered; use chat.template=hermes")
                 parts.append(before)
             self._parts[count] = [*parts, text]
-        parts = self._parts[count]
-        return "".join(a + b for a, b in zip(parts, results, strict=False)) + parts[-1]
+        return self._parts[count]
 
     def _check_append_only(self) -> None:
         """Prove on a probe conversation that later messages never change earlier text.
