@@ -102,7 +102,7 @@ def test_nested_columns_may_be_json_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("truth", "text"),
-    [("x", "x"), (2, "2"), (2.5, "2.5"), (["a", "é"], '["a", "é"]'), ({"in": [1]}, '{"in": [1]}')],
+    [("x", "x"), (2, "2"), (2.5, "2.5"), ([["a", "é"]], '[["a", "é"]]'), ({"in": [1]}, '{"in": [1]}')],
 )
 def test_ground_truth_is_text(tmp_path: Path, truth: Any, text: str) -> None:
     row = {**GOOD_TASK, "reward_model": {"ground_truth": truth}}
