@@ -52,9 +52,10 @@ def answered(
     extra: Mapping[str, Any] | None = None,
     source: str = "x",
     stop: StopReason = StopReason.ANSWER,
+    truths: tuple[str, ...] = (),
 ) -> Episode:
     """An episode of one turn of two tokens that says `text`."""
-    task = Task("t", (Message("user", "?"),), truth, source, extra or {})
+    task = Task("t", (Message("user", "?"),), truth, source, extra or {}, truths)
     turn = Turn(1, 1, 3, text, said=Said("", text))
     return Episode(task, Trajectory("t", 0, 1, (5, 6, 7), (0, 1, 1), (0.0, -1.0, -1.0), (turn,), stop))
 

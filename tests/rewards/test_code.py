@@ -157,7 +157,7 @@ def test_outputs_are_compared_line_by_line_then_number_by_number(output: str, ex
 def test_values_are_compared_as_json() -> None:
     assert same_value("[1, 2.0]", [1, 2])
     assert not same_value("[2, 1]", [1, 2])
-    assert same_value("[true, 1, {\"a\": [false]}]", [True, 1.0, {"a": [False]}])
+    assert same_value('[true, 1, {"a": [false]}]', [True, 1.0, {"a": [False]}])
     assert not same_value("[" * 100_000, [1])
     assert not same_value("", 0)
 
