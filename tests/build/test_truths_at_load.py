@@ -66,7 +66,7 @@ def test_lists_are_accepted_answers(tmp_path: Path) -> None:
     assert (one.ground_truth, one.truths) == ("3", ("5",))
     assert (two.ground_truth, two.truths) == ("7", ())
     assert "behind '####'" in unwrapped
-    assert "one of several truths is left out, it \"%\" cannot stand in" in note
+    assert 'one of several truths is left out, it "%" cannot stand in' in note
 
 
 @pytest.mark.parametrize("verifier", [{"verifier": "choice"}, {"by_source": {"aqua": "choice"}}])
