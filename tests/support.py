@@ -58,12 +58,13 @@ def answered(
     source: str = "x",
     stop: StopReason = StopReason.ANSWER,
     thought_open: bool = False,
+    truths: tuple[str, ...] = (),
 ) -> Episode:
     """An episode of one turn of two tokens that says `text`, which is read as any turn is.
 
     With `thought_open` the prompt has opened a thought.
     """
-    task = Task("t", (Message("user", "?"),), truth, source, extra or {})
+    task = Task("t", (Message("user", "?"),), truth, source, extra or {}, truths)
     turn = Turn(1, 1, 3, text, said=read(text, thought_open))
     return Episode(task, Trajectory("t", 0, 1, (5, 6, 7), (0, 1, 1), (0.0, -1.0, -1.0), (turn,), stop))
 

@@ -34,6 +34,7 @@ from sod.models.load import load_model, load_tokenizer
 from sod.models.recompute import recompute_layers
 from sod.recipe import Recipe
 from sod.records import Episode, Fault, Message, Task, ToolResult, Trajectory
+from sod.rewards.base import as_answered
 from sod.teachers.local import LocalTeacher
 from sod.tools.base import ToolRequest
 from sod.training.optim import Optimizer
@@ -82,6 +83,10 @@ class Counter:
         self.tokens = sum(t.action_tokens for t in played)
         self.all_tokens = sum(len(t.token_ids) for t in played)
         return [replace(t, answer=None, correct=False, reward=0.0, verdict="") for t in played]
+
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """Nobody has answered."""
+        return as_answered(groups)
 
 
 def make_recipe(settings: Mapping[str, Any]) -> Recipe:

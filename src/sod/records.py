@@ -51,8 +51,8 @@ class Message:
 class Task:
     """A problem: prompt messages and what a verifier needs.
 
-    Tools are declared by the run. `truths` are further answers a verifier may accept and `tools` the function schemas
-    that a row declares; both are carried and not used yet.
+    Tools are declared by the run. `truths` are answers that are accepted beside `ground_truth`. `tools` are the
+    function schemas that a row declares: carried and not used yet.
     """
 
     id: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 from sod.engines.base import Sampling
 from sod.engines.torch_engine import TorchEngine
 from sod.evaluation.runner import episode_figures, evaluate
-from sod.records import Fault, FaultKind, SodError, Task, ToolResult
+from sod.records import Episode, Fault, FaultKind, SodError, Task, ToolResult, Trajectory
 from sod.report.metrics import metric_of
-from sod.rollout.collect import Collector
+from sod.rollout.collect import Collector, RewardFunction
 from sod.rollout.episode import EpisodeLimits
 from sod.tasks import chain
 from sod.tools.base import ToolRequest
@@ -45,13 +45,15 @@ class FaultyFor:
         """The real tool keeps nothing."""
 
 
-def collector(model: Any, chat: Any, tool: Any, max_fault_rate: float = 1.0) -> Collector:
+def collector(
+    model: Any, chat: Any, tool: Any, max_fault_rate: float = 1.0, reward_function: RewardFunction | None = None
+) -> Collector:
     return Collector(
         TorchEngine(model, chat.stop_ids),
         chat,
         {"python": tool},
         EpisodeLimits(4, 24, 160),
-        math_reward(),
+        reward_function or math_reward(),
         seed=0,
         fault_retries=0,
         max_fault_rate=max_fault_rate,
@@ -101,8 +103,6 @@ def test_no_tool_call_is_no_tool_error(result: Any) -> None:
 
 
 def _silenced(trajectory: Any) -> Any:
-    from dataclasses import replace
-
     return replace(trajectory, turns=tuple(replace(turn, calls=(), results=()) for turn in trajectory.turns))
 
 
@@ -115,6 +115,27 @@ def test_seed_and_nothing_else_decides(result: Any, acting_model: Any, chat: Any
     greedy = evaluate(collector(acting_model, chat, python_tool), TASKS, 2, Sampling(0.0, 1.0, 0))
     tokens = [t.token_ids for t in greedy.trajectories]
     assert tokens[::2] == tokens[1::2]
+
+
+class Agreeing:
+    """A reward function to which the first sample of a task is right and the others say the same in two spellings."""
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Trajectory]:
+        return [
+            replace(t, answer=("right", "x+1", "1+x")[t.sample], correct=t.sample == 0, reward=0.0)
+            for t in (episode.trajectory for episode in episodes)
+        ]
+
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        assert [{episode.task.id for episode in group} for group in groups] == [{task.id} for task in TASKS]
+        return [["right" if one.trajectory.correct else "wrong" for one in group] for group in groups]
+
+
+def test_majorities_count_the_verifiers_votes(acting_model: Any, chat: Any, python_tool: Any) -> None:
+    """Two wrong answers that are equal outvote the right one; as spelled they would tie with it."""
+    result = evaluate(collector(acting_model, chat, python_tool, reward_function=Agreeing()), TASKS, 3, WARM, seed=0)
+    assert result.estimates["maj_at_k"].value == 0.0
+    assert {t.answer for t in result.trajectories} == {"right", "x+1", "1+x"}
 
 
 def test_chunks_and_progress(acting_model: Any, chat: Any, python_tool: Any) -> None:

@@ -74,6 +74,17 @@ def test_letters_can_be_more_than_four() -> None:
     assert verdict_of(r"\boxed{J}", truth="J", letters="ABCDEFGHIJ").correct
 
 
+def test_any_of_several_letters_is_right() -> None:
+    episodes = [answered(rf"\boxed{{{letter}}}", "A", truths=("(C)",)) for letter in "ABC"]
+    assert [getattr(verdict, "correct", None) for verdict in ChoiceVerifier().verify(episodes)] == [True, False, True]
+
+
+def test_a_box_without_braces_and_a_framed_letter() -> None:
+    assert verdict_of(r"so \boxed B.").correct
+    assert verdict_of(r"so \fbox{B}").correct
+    assert not verdict_of(r"\boxed Because").correct
+
+
 def test_a_truth_that_is_no_letter_stops_with_a_reason() -> None:
     with pytest.raises(SodError, match="'42'"):
         verdict_of(r"\boxed{A}", truth="42")

@@ -145,6 +145,8 @@ def test_unreadable_tests_stop_with_a_reason(extra: dict[str, object], reason: s
         ("nan 1", "nan  1", False),
         ("sNaN 1", "1 1", False),
         ("1e999999999 ", "1e99999999", False),
+        ("\u0663", "3", False),
+        ("1 \uff12", "1 2", False),
     ],
 )
 def test_outputs_are_compared_line_by_line_then_number_by_number(output: str, expected: str, same: bool) -> None:
@@ -155,8 +157,26 @@ def test_outputs_are_compared_line_by_line_then_number_by_number(output: str, ex
 def test_values_are_compared_as_json() -> None:
     assert same_value("[1, 2.0]", [1, 2])
     assert not same_value("[2, 1]", [1, 2])
+    assert same_value('[true, 1, {"a": [false]}]', [True, 1.0, {"a": [False]}])
     assert not same_value("[" * 100_000, [1])
     assert not same_value("", 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("true", 1),
+        ("1", True),
+        ("false", 0),
+        ("0.0", False),
+        ("[true]", [1]),
+        ("[[1, 2], [1]]", [[1, 2], [True]]),
+        ('{"a": {"b": [0]}}', {"a": {"b": [False]}}),
+        ('{"a": true, "b": 1}', {"a": 1, "b": 1}),
+    ],
+)
+def test_true_is_not_one(output: str, expected: object) -> None:
+    assert not same_value(output, expected)
 
 
 # --- honest candidates ----------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,11 +39,8 @@ JUNK = [
 
 
 @pytest.fixture(scope="module")
-def verifier() -> Iterator[MathVerifier]:
-    # Time limits far above what the cases need: other work on the machine must not fail a test.
-    built = MathVerifier(seconds=30)
-    yield built
-    built.close()
+def verifier(math_verifier: MathVerifier) -> MathVerifier:
+    return math_verifier
 
 
 def verdicts(verifier: MathVerifier, pairs: list[tuple[str, str]]) -> list[Verdict]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -35,8 +35,21 @@ class Flaky:
             for text in self.asked[-1]
         ]
 
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        return [["flaky" for _ in group] for group in groups]
+
     def close(self) -> None:
         """Nothing is open."""
+
+
+def test_every_source_votes_by_its_verifier() -> None:
+    """In the order of the groups, also where one has nobody left."""
+    reward_function = VerifierReward(MathVerifier(), {"odd": Flaky(set(), 0)}, SHAPING)
+    groups = [
+        [replace(one, trajectory=replace(one.trajectory, answer="7"))]
+        for one in (answered("", "1"), answered("", "1", source="odd"), answered("", "2"))
+    ]
+    assert reward_function.votes([*groups, []]) == [["7"], ["flaky"], ["7"], []]
 
 
 def test_each_source_has_its_verifier() -> None:

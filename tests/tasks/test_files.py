@@ -102,12 +102,55 @@ def test_nested_columns_may_be_json_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("truth", "text"),
-    [("x", "x"), (2, "2"), (2.5, "2.5"), (["a", "é"], '["a", "é"]'), ({"in": [1]}, '{"in": [1]}')],
+    [("x", "x"), (2, "2"), (2.5, "2.5"), ([["a", "é"]], '[["a", "é"]]'), ({"in": [1]}, '{"in": [1]}')],
 )
 def test_ground_truth_is_text(tmp_path: Path, truth: Any, text: str) -> None:
     row = {**GOOD_TASK, "reward_model": {"ground_truth": truth}}
     assert load_tasks(jsonl(tmp_path / "a.jsonl", row)).items[0].ground_truth == text
     assert load_tasks(parquet(tmp_path / "a.parquet", [row])).items[0].ground_truth == text
+
+
+@pytest.mark.parametrize(
+    ("truth", "texts"),
+    [
+        (["3", "5"], ["3", "5"]),
+        ([3, 0.5], ["3", "0.5"]),
+        (["3", "3", "5"], ["3", "5"]),
+        (["5"], ["5"]),
+        ('["3", "5"]', ["3", "5"]),
+        ("[1, 2]", ["[1, 2]"]),
+        ("[1, 2)", ["[1, 2)"]),
+        ('["[1, 2]", "x"]', ["[1, 2]", "x"]),
+        ([None, "5"], ["5"]),
+    ],
+)
+def test_a_list_is_several_accepted_answers(tmp_path: Path, truth: Any, texts: list[str]) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {**GOOD_TASK, "reward_model": {"ground_truth": truth}})
+    [task] = load_tasks(path).items
+    assert [task.ground_truth, *task.truths] == texts
+    write_tasks(tmp_path / "b.parquet", [task])
+    assert load_tasks(str(tmp_path / "b.parquet")).items == [task]
+
+
+def test_a_list_in_parquet_is_several_accepted_answers(tmp_path: Path) -> None:
+    rows = [{**GOOD_TASK, "reward_model": {"ground_truth": truths}} for truths in (["3", "5"], ["7"])]
+    loaded = load_tasks(parquet(tmp_path / "a.parquet", rows))
+    assert [(task.ground_truth, task.truths) for task in loaded.items] == [("3", ("5",)), ("7", ())]
+    assert loaded.rows == [0, 1]
+
+
+def test_a_text_that_looks_like_a_list_of_texts_survives_writing(tmp_path: Path) -> None:
+    task = Task("t", (Message("user", "x"),), '["a"]', truths=('["b", "c"]',))
+    write_tasks(tmp_path / "a.parquet", [task])
+    assert load_tasks(str(tmp_path / "a.parquet")).items == [task]
+
+
+@pytest.mark.parametrize("gap", [None, "", [], "[]", [None], ["", None], float("nan")])
+def test_a_gap_is_no_truth(tmp_path: Path, gap: Any) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {**GOOD_TASK, "reward_model": {"ground_truth": gap}}, GOOD_TASK)
+    loaded = load_tasks(path)
+    assert loaded.skipped == [SkippedRow(0, "no reward_model.ground_truth")]
+    assert loaded.rows == [1]
 
 
 def test_ids_are_unique(tmp_path: Path) -> None:

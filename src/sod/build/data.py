@@ -7,6 +7,7 @@ from typing import Any
 
 from sod.build.job import told
 from sod.build.tools import refuse_unreadable, tool_schemas
+from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
@@ -19,10 +20,14 @@ def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
 
 
 def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
-    """The tasks of a data key; skipped rows are told. Raises SodError when the key is not set."""
+    """The tasks of a data key; skipped rows are told.
+
+    Raises SodError when the key is not set, and where verifiers cannot read what they need.
+    """
     if source is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
-    tasks = told(load_tasks(source, recipe.data.split), source, notice)
+    loaded = with_readable_truths(load_tasks(source, recipe.data.split), source, recipe.reward, notice)
+    tasks = told(loaded, source, notice)
     refuse_unreadable(recipe, tasks)
     return tasks
 

@@ -130,7 +130,7 @@ def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack) -> Ver
     if name == "math":
         return MathVerifier(workers=spec.workers, seconds=spec.math_seconds)
     if name == "choice":
-        return ChoiceVerifier()
+        return ChoiceVerifier(spec.choice.letters, spec.choice.answer_line)
     python = recipe.tools.python or PythonSpec()
     sandbox = make_sandbox(python, ProgramLimits(seconds=CODE_SECONDS, memory_mb=spec.code_memory_mb))
     opened.callback(sandbox.close)

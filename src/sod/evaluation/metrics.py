@@ -95,10 +95,11 @@ def maj_per_problem(answers_PN: Answers, correct_PN: Correct, k: int | None = No
 def maj_at_k(answers_PN: Answers, correct_PN: Correct, k: int | None = None) -> float:
     """maj@k: correctness of the most frequent answer among the first k samples, mean over problems.
 
-    Self-consistency (Wang et al. 2022, arXiv 2203.11171). Answers are compared as they stand, so
-    normalise them first. None (no answer) never wins against an answer. A tie counts as the mean
-    over the tied answers, which is what breaking it at random gives in expectation, so the order of
-    the samples does not matter. A row shorter than k votes with what it has; empty rows are left out.
+    Self-consistency (Wang et al. 2022, arXiv 2203.11171). Answers are compared as they stand: equal ones
+    must have one spelling (`Verifier.votes`). None (no answer) never wins against an answer. A tie counts
+    as the mean over the tied answers, which is what breaking it at random gives in expectation, so the
+    order of the samples does not matter. A row shorter than k votes with what it has; empty rows are left
+    out.
     Raises ValueError without a single sample, for k < 1 and for rows that do not match.
     """
     return float(np.mean(maj_per_problem(answers_PN, correct_PN, k)))

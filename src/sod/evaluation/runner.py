@@ -11,7 +11,7 @@ from typing import Any, final
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
 from sod.evaluation.metrics import Estimate, summarise
-from sod.records import SodError, Task, Trajectory
+from sod.records import Episode, SodError, Task, Trajectory
 from sod.rollout.collect import Collector
 
 
@@ -80,12 +80,12 @@ def evaluate(
     trajectories = [t for group in groups for t in group.trajectories]
     if not trajectories:
         raise SodError("evaluation: every episode faulted")
-    whole = [group for group in groups if group.trajectories]
-    if not any(len(group.trajectories) >= k for group in whole):
+    whole = [(task, group) for task, group in zip(tasks, groups, strict=True) if group.trajectories]
+    if not any(len(group.trajectories) >= k for _, group in whole):
         raise SodError(f"evaluation: every task lost an episode to a fault; pass@{k} needs {k} samples of one")
     estimates = summarise(
-        [[t.answer for t in group.trajectories] for group in whole],
-        [[float(t.correct) for t in group.trajectories] for group in whole],
+        collector.votes([[Episode(task, t) for t in group.trajectories] for task, group in whole]),
+        [[float(t.correct) for t in group.trajectories] for _, group in whole],
         k,
     )
     faults = sum(len(group.faulted) for group in groups)

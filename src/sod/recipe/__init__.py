@@ -12,6 +12,7 @@ from sod.recipe.keys.model import ModelSpec as ModelSpec
 from sod.recipe.keys.optim import OptimSpec as OptimSpec
 from sod.recipe.keys.recipe import Recipe as Recipe
 from sod.recipe.keys.recipe import TrackerName as TrackerName
+from sod.recipe.keys.reward import ChoiceSpec as ChoiceSpec
 from sod.recipe.keys.reward import RewardSpec as RewardSpec
 from sod.recipe.keys.reward import VerifierName as VerifierName
 from sod.recipe.keys.rollout import RolloutSpec as RolloutSpec

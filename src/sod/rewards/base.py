@@ -22,9 +22,21 @@ class Verifier(Protocol):
         """
         ...
 
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """The verified episodes' answers for majority votes, group by group (a group is of one task).
+
+        Equal answers get one spelling, right or wrong; None is no answer. What cannot be found out is different.
+        """
+        ...
+
     def close(self) -> None:
         """End what was started. Safe to call twice."""
         ...
+
+
+def as_answered(groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+    """The votes where equal answers are spelled alike already."""
+    return [[episode.trajectory.answer for episode in group] for group in groups]
 
 
 def verified_text(episode: Episode) -> str:

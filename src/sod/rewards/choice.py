@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import final
 
 from sod.records import Episode, Fault, SodError, Verdict
-from sod.rewards.base import verified_text
-from sod.rewards.math import last_boxed
+from sod.rewards.base import as_answered, verified_text
+from sod.rewards.math import WRAPPERS, last_boxed
 
 _LONGEST_BOX = 200  # characters; more is not a letter
-_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\b|[{}$\s*]")
+_WRAPPER = re.compile(rf"(?:{WRAPPERS}|\\(?:rm|bf|tt))\b|[{{}}$\s*]")
 _LETTER = re.compile(r"\(?([A-Za-z])\)?\.?")
 _ANSWER_LINE = re.compile(
     r"[ \t*#>]*(?:the[ ]+)?(?:(?:final|correct)[ ]+)?answer(?:[ ]+is)?[ \t*]*:?[ \t*]*\$?\(?([A-Za-z])\)?\$?[ \t*.]*",
@@ -37,27 +37,32 @@ class ChoiceVerifier:
         """See `Verifier.verify`. Raises SodError where the ground truth is no letter of `letters`."""
         return [self._verdict(episode) for episode in episodes]
 
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """See `Verifier.votes`. A letter has one spelling."""
+        return as_answered(groups)
+
     def close(self) -> None:
         """Nothing is open."""
 
     def _verdict(self, episode: Episode) -> Verdict:
-        ground_truth = episode.task.ground_truth
-        truth = self._letter(ground_truth)
-        if truth is None:
-            raise SodError(f"choice: ground_truth must be one of {self.letters}, not {ground_truth[:40]!r}")
+        truths = [self.letter(truth) for truth in (episode.task.ground_truth, *episode.task.truths)]
+        if None in truths:
+            shown = episode.task.ground_truth[:40]
+            raise SodError(f"choice: ground_truth must be one of {self.letters}, not {shown!r}")
         chosen = self._chosen(verified_text(episode))
-        return Verdict(chosen, float(chosen == truth), "" if chosen else f"no letter of {self.letters} was boxed")
+        return Verdict(chosen, float(chosen in truths), "" if chosen else f"no letter of {self.letters} was boxed")
 
     def _chosen(self, text: str) -> str | None:
         boxed = last_boxed(text)
         if boxed is not None:
-            return self._letter(boxed)
+            return self.letter(boxed)
         last_line = text.rstrip().rpartition("\n")[2]
         if self.answer_line and len(last_line) <= _LONGEST_BOX and (match := _ANSWER_LINE.fullmatch(last_line)):
-            return self._letter(match.group(1))
+            return self.letter(match.group(1))
         return None
 
-    def _letter(self, text: str) -> str | None:
+    def letter(self, text: str) -> str | None:
+        """The letter of `letters` that a box or a ground truth says; None where it says none."""
         if len(text) > _LONGEST_BOX:
             return None
         match = _LETTER.fullmatch(_WRAPPER.sub("", text))

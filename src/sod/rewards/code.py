@@ -28,7 +28,7 @@ from typing import Any, final
 
 from sod.outcomes import filled
 from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
-from sod.rewards.base import verified_text
+from sod.rewards.base import as_answered, verified_text
 from sod.rewards.code_suites import CaseSuite, CheckSuite, read_suite
 
 LONGEST_CODE = 65_536  # characters
@@ -93,6 +93,10 @@ class CodeVerifier:
             Verdict(None, 0.0, "no program in the answer") if code is None else None for code in codes
         ]
         return filled(without, list(zip(suites, codes, strict=True)), self._verdicts)
+
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """See `Verifier.votes`. Programs are the same only where their text is."""
+        return as_answered(groups)
 
     def close(self) -> None:
         """Nothing of its own is open: the sandbox belongs to whoever made it."""
@@ -218,11 +222,21 @@ def first_failure(suite: CaseSuite, results: Sequence[dict[str, str]]) -> str:
 
 
 def same_value(output: str, expected: Any) -> bool:
-    """Whether JSON text is the expected value; tuples are lists, 1.0 is 1."""
+    """Whether JSON text is the expected value; tuples are lists, 1.0 is 1, and true is not 1."""
     try:
-        return bool(json.loads(output) == expected)
+        value = json.loads(output)
+        return bool(value == expected) and _same_truth_values(value, expected)
     except (ValueError, RecursionError):
         return False
+
+
+def _same_truth_values(value: Any, expected: Any) -> bool:
+    """Whether equal values have True and False in the same places: in Python True is 1."""
+    if isinstance(value, list):
+        return all(map(_same_truth_values, value, expected))
+    if isinstance(value, dict):
+        return all(_same_truth_values(value[key], expected[key]) for key in value)
+    return isinstance(value, bool) == isinstance(expected, bool)
 
 
 def same_output(output: str, expected: str) -> bool:
@@ -239,6 +253,8 @@ def _same_numbers(line: str, want: str) -> bool:
 
 
 def _numbers(line: str) -> list[Decimal] | None:
+    if not line.isascii():  # Decimal() would take the digits of every script
+        return None
     try:
         numbers = [Decimal(token) for token in line.split()]
     except InvalidOperation:

@@ -1,8 +1,8 @@
 """Is the boxed answer right? Pure functions over text: nothing is evaluated, so junk cannot hang.
 
 Answers are compared exactly, as rational numbers where both are numbers and as normalised text
-elsewhere. Deliberately strict: "24 clips" is not 24, 0.333 is not 1/3. `sod.rewards.math_verifier`
-adds symbolic equivalence on top.
+elsewhere. Deliberately strict: "24 clips" is not 24, 0.333 is not 1/3, and only 0 to 9 are digits.
+`sod.rewards.math_verifier` adds symbolic equivalence on top.
 """
 
 from __future__ import annotations
@@ -16,23 +16,42 @@ _LONGEST_NUMBER = 400  # characters; a longer "number" stays text (int() alone i
 _LARGEST_EXPONENT = 100  # 1e101 stays text: as a Fraction it would only grow
 
 # `\\boxed{` is what a model writes that escapes its own backslash.
-_BRACES = re.compile(r"\\?\\boxed\s*\{|\\.|[{}]")
+_BOX = r"\\?\\(?:boxed|fbox|framebox)"
+# What follows a box without braces must end where it ends: of `\boxed 5/6`, 5 alone is not the answer.
+_BARE = (
+    r"\s*(?P<bare>[-+\u2212]?(?:[0-9]{1,3}(?:(?:,|\\,)[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\\?%)?"
+    r"|(?<=\s)[A-Za-z]|\\(?:pi|infty|emptyset|varnothing))"
+    r"(?=[\s)\]}$]|\Z|[.,;:!?*](?![0-9A-Za-z(\\])|\\[)\]\\])(?!\s*(?:[-+/=^_<>(]|\\(?:[dt]?frac|cdot|times|sqrt|pm)))"
+)
+_BRACES = re.compile(rf"(?P<open>{_BOX}\s*\{{)|{_BOX}{_BARE}|\\.|[{{}}]")
 # A row break (`\\`) matches first so that `\\ ` is not taken for a space.
 _SPACING = re.compile(r"(\\\\)|\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;:() \[\]]|~")
-_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_POWER_OF_UNIT = re.compile(r"\^(?:\d|\{\d\})$")
+WRAPPERS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|emph|math(?:rm|bf|it|sf|tt)|mbox|operatorname)"
+_WRAPPED = re.compile(rf"{WRAPPERS}\s*\{{([^{{}}]*)\}}")
+_POWER_OF_UNIT = re.compile(r"\^(?:[0-9]|\{[0-9]\})$")
+_PERCENT = re.compile(r"(?<=[0-9}]) ?per ?cent$", re.IGNORECASE)
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|°")
-_BASE = re.compile(r"(?<=\d)_\{(\d{1,2})\}")
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_BASE = re.compile(r"(?<=[0-9])_\{([0-9]{1,2})\}")
+_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
+# Spaces that stand for a thousands comma; a plain one does not.
+_THIN = r"(?:\\[,;: ]|\{\\,\}|[~\u00a0\u2009\u202f])"
+_THIN_THOUSANDS = re.compile(rf"(?<![\w.,^}}])[0-9]{{1,3}}(?:{_THIN}[0-9]{{3}})+(?![0-9])")
 _FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
-_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
-_NUMBER = re.compile(rf"([-+]?)({_DECIMAL})(?:[eE]([-+]?\d{{1,4}}))?")
+_DECIMAL = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"  # `\d` and int() would take the digits of every script
+_NUMBER = re.compile(rf"([-+]?)({_DECIMAL})(?:[eE]([-+]?[0-9]{{1,4}}))?")
 _RATIO = re.compile(rf"([-+]?)({_DECIMAL})/([-+]?{_DECIMAL})")
 _FRAC = re.compile(
-    rf"([-+]?)(\d*)\\frac ?(?:\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}|(\d)(\d)"
-    rf"|(\d)\{{({_DECIMAL})\}}|\{{([-+]?{_DECIMAL})\}}(\d))"
+    rf"([-+]?)([0-9]*)\\frac ?(?:\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}|([0-9])([0-9])"
+    rf"|([0-9])\{{({_DECIMAL})\}}|\{{([-+]?{_DECIMAL})\}}([0-9]))"
 )
-_SCIENTIFIC = re.compile(rf"([-+]?{_DECIMAL})\\(?:times|cdot) ?10\^(?:(\d)|\{{([-+]?\d{{1,4}})\}})")
+_SCIENTIFIC = re.compile(rf"([-+]?{_DECIMAL})\\(?:times|cdot) ?10\^(?:([0-9])|\{{([-+]?[0-9]{{1,4}})\}})")
+# Words that answer questions, in any case; names (`Evelyn`) and letters (`AB`) keep theirs.
+_ANSWER_WORDS = """
+    yes no true false none neither nor both even odd always sometimes never undefined possible impossible
+    does not exist infinite infinitely many solution solutions real converges diverges convergent divergent
+    increasing decreasing rational irrational prime composite positive negative
+"""
+_ANSWERING = frozenset(_ANSWER_WORDS.split())
 
 
 def verify(text: str, ground_truth: str) -> Verdict:
@@ -42,10 +61,10 @@ def verify(text: str, ground_truth: str) -> Verdict:
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last complete `\\boxed{...}` (innermost if nested), or None.
+    """The content of the last complete `\\boxed{...}` or `\\fbox{...}` (innermost if nested), or None.
 
-    A box that is never closed (a cut response) does not hide an earlier complete one. Linear in
-    the length of the text.
+    `\\boxed 5` is a box too, of a number, a letter or a constant that stands alone. A box that is never
+    closed (a cut response) does not hide an earlier complete one. Linear in the length of the text.
     """
     opened: list[int | None] = []  # content start of a box, None for any other brace
     last: tuple[int, int] | None = None
@@ -57,8 +76,10 @@ def last_boxed(text: str) -> str | None:
             start = opened.pop() if opened else None
             if start is not None and (last is None or start > last[0]):
                 last = (start, match.start())
-        elif token.endswith("{") and "boxed" in token:
+        elif match["open"]:
             opened.append(match.end())
+        elif match["bare"]:
+            last = match.span("bare")
     return None if last is None else text[last[0] : last[1]].strip()
 
 
@@ -71,18 +92,21 @@ def equal(answer: str, truth: str) -> bool:
 def normalise(answer: str) -> str:
     """One spelling per value: numbers as exact `n` or `n/d`, anything else as tidied text.
 
-    Dropped: `$`, `%`, degrees, thousands commas, LaTeX spacing, `\\text{}` around the whole (its
-    content stays) or behind a value (a unit, with its power), a final period. Fractions in every
-    spelling are numbers: `1/2`, `0.5`, `\\frac{1}{2}`, `\\dfrac12`; so is `1.5\\times 10^{3}`. Never
+    Dropped: `$`, `%` and `percent`, degrees, thousands commas and thin spaces, LaTeX spacing, `\\text{}`
+    around the whole (its content stays) or behind a value (a unit, with its power), a final period.
+    Fractions in every spelling are numbers: `1/2`, `0.5`, `\\frac{1}{2}`, `\\dfrac12`; so is
+    `1.5\\times 10^{3}`. Words such as `Yes` and `True` are lower case, names and letters are not. Never
     evaluates an expression.
     """
     text = answer.replace("\u2212", "-").replace("{,}", ",").replace("\\dfrac", "\\frac")
     text = text.replace("\\tfrac", "\\frac")
     text = re.sub(r",\\! ?", ",", text).replace("\\$", "")
+    text = _THIN_THOUSANDS.sub(lambda match: re.sub("[^0-9]", "", match.group()), text)
     text = _SPACING.sub(lambda match: match.group(1) or " ", text)
     text = _DEGREES.sub("", text)
     text = text.replace("\\%", "").replace("%", "").replace("$", "").strip()
     text = _without_text(text.rstrip(". ")).rstrip(". ").strip()
+    text = _PERCENT.sub("", text)
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     # Spaces go, but "1 2" must not become 12, nor "New York" one word.
@@ -91,7 +115,9 @@ def normalise(answer: str) -> str:
     if text.startswith("{") and text.endswith("}") and text.count("{") == 1:
         text = text[1:-1]
     value = rational(text)
-    return text if value is None else str(value)
+    if value is not None:
+        return str(value)
+    return text.lower() if _ANSWERING.issuperset(text.lower().split()) else text
 
 
 def _without_text(text: str) -> str:

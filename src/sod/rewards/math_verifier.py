@@ -21,13 +21,14 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
-from sod.records import Episode, Fault, Verdict
+from sod.records import Episode, Fault, Task, Verdict
 from sod.rewards.base import verified_text
-from sod.rewards.math import last_boxed, normalise, rational
+from sod.rewards.math import WRAPPERS, last_boxed, normalise, rational
 from sod.rewards.math_workers import MathWorkers, Pair
+from sod.rewards.votes import Compared, merged
 
 LONGEST_ASKED = 1000  # characters of an answer or truth that math-verify is asked about
 
@@ -35,12 +36,13 @@ _CONNECTIVE = re.compile(r"\s*,?\s*\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)\s*\}
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_WORD_IN_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{[^{}]*[^\W\d_]{2,}[^{}]*\}")
+_WORD_IN_TEXT = re.compile(rf"{WRAPPERS}\s*\{{[^{{}}]*[^\W\d_]{{2,}}[^{{}}]*\}}")
 _MEMBER_OF = re.compile(r"^([a-zA-Z])\s*\\in(?![a-zA-Z])\s*")
-_COEFFICIENT = re.compile(r"(?<=\d) (?=[a-zA-Z])")
+_COEFFICIENT = re.compile(r"(?<=[0-9]) (?=[a-zA-Z])")
 _CLOSED_AT_INFINITY = re.compile(r"\[-\\infty|\\infty\s*\]")
 _NAME = re.compile(r"[a-zA-Z](?:_\w|_\{\w+\})?(?:\([a-zA-Z]\))?")
-_IN_A_BASE = re.compile(r"\d_")
+_IN_A_BASE = re.compile(r"[0-9]_")
+_LIKE_THOUSANDS = re.compile(r"[0-9], ?[0-9]{3}")
 _TO_BE_EVALUATED = re.compile(r"\\(?:int|sum|prod|lim)(?![a-zA-Z])")
 _RELATION = re.compile(r"(?<![<>!:])=(?!=)")
 
@@ -53,8 +55,10 @@ class MathVerifier:
     changes no verdict; `memory_mb` (MiB) its limit of memory; `workers` how many run at a time;
     `remember` how many verdicts on (answer, truth) pairs are kept. A comparison that runs out of
     time or memory or crashes is the answer's own doing: it is wrong. The processes start with the
-    first pair that needs one. `Verdict.answer` is the normalised text: equivalent expressions in
-    different spellings are different answers to a majority vote.
+    first pair that needs one. `Verdict.answer` is the truth that was matched, else the normalised text;
+    `votes` gives equal wrong answers one spelling too.
+
+    Any of a task's truths is right, and so are all of them together as a list.
     """
 
     def __init__(
@@ -74,27 +78,54 @@ class MathVerifier:
     def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Calls from several threads run one after the other."""
         boxes = [last_boxed(verified_text(episode)) for episode in episodes]
-        truths = [episode.task.ground_truth for episode in episodes]
+        truths = [_accepted(episode.task) for episode in episodes]
         with self._lock:
-            pairs = [
-                self._pair(box, truth) if box is not None else None for box, truth in zip(boxes, truths, strict=True)
-            ]
-            statuses = self._statuses([pair for pair in pairs if pair is not None])
+            pairs = [self._pairs(box, accepted) for box, accepted in zip(boxes, truths, strict=True)]
+            statuses = self._statuses([pair for mine in pairs for pair in mine.values()])
             return [
-                _verdict(box, truth, None if pair is None else statuses[pair])
-                for box, truth, pair in zip(boxes, truths, pairs, strict=True)
+                _verdict(box, accepted, {truth: statuses[pair] for truth, pair in mine.items()})
+                for box, accepted, mine in zip(boxes, truths, pairs, strict=True)
             ]
+
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """See `Verifier.votes`. Wrong answers are compared by what makes an answer right, in both directions."""
+        with self._lock:
+            spelled = merged([_wrong_boxes(group) for group in groups], self._compared)
+        return [
+            [_vote(episode, spelling) for episode in group] for group, spelling in zip(groups, spelled, strict=True)
+        ]
 
     def close(self) -> None:
         """End the processes. Safe to call twice."""
         with self._lock:
             self._workers.close()
 
+    def _pairs(self, box: str | None, truths: Sequence[str]) -> dict[str, Pair]:
+        """What to put to math-verify, by truth; nothing where the exact comparison says all."""
+        if box is None or any(_exactly(box, truth) for truth in truths):
+            return {}
+        asked = {truth: self._pair(box, truth) for truth in truths}
+        return {truth: pair for truth, pair in asked.items() if pair is not None}
+
     def _pair(self, box: str, truth: str) -> Pair | None:
-        """What to put to math-verify; None where the exact comparison says all."""
-        if _exactly(box, truth):
-            return None
         return may_ask(_CONNECTIVE.sub(",", box), _CONNECTIVE.sub(",", truth), self._accept_unevaluated)
+
+    def _compared(self, couples: Sequence[tuple[str, str]]) -> list[Compared]:
+        """Whether boxes are equal; `costly` where finding out took all the time or memory there is."""
+        pairs = {}
+        for one, other in couples:
+            pair = self._pair(one, other)
+            if pair is not None and self._pair(other, one) is not None:  # no box is the truth: the rules hold for both
+                pairs[one, other] = pair
+        statuses = self._statuses(list(pairs.values()))
+        found: list[Compared] = []
+        for one, other in couples:
+            status = statuses[pairs[one, other]] if (one, other) in pairs else "different"
+            if _exactly(one, other) or _exactly(other, one) or status == "equal":
+                found.append("equal")
+            else:
+                found.append("costly" if status in ("time-out", "crash") else "different")
+        return found
 
     def _statuses(self, pairs: Sequence[Pair]) -> dict[Pair, str | Fault]:
         """Each distinct pair is asked once, ever, as long as it is remembered."""
@@ -112,17 +143,44 @@ class MathVerifier:
         return statuses
 
 
-def _verdict(box: str | None, truth: str, status: str | Fault | None) -> Verdict | Fault:
-    if isinstance(status, Fault):
-        return status
+def _accepted(task: Task) -> list[str]:
+    """Every truth of the task; where there are several, all of them as a list is the last."""
+    truths = [task.ground_truth, *task.truths]
+    together = ", ".join(truths)
+    # `3, 500` as a list could be taken for 3500.
+    return truths if len(truths) == 1 or _LIKE_THOUSANDS.search(together) else [*truths, together]
+
+
+def _verdict(box: str | None, truths: Sequence[str], statuses: Mapping[str, str | Fault]) -> Verdict | Fault:
+    """`statuses` are math-verify's, by truth, where it was asked."""
     if box is None:
         return Verdict(None, 0.0, "nothing was boxed")
-    given, asked = normalise(box), normalise(truth)
-    if status == "equal" or _exactly(box, truth):
-        # One spelling for everything that was found equal: a vote can count it.
-        return Verdict(asked, 1.0)
-    why = "" if status in (None, "different") else f" (comparison ended by {status})"
-    return Verdict(given, 0.0, f"{given[:80]} is not {asked[:80]}{why}")
+    for truth in truths:
+        if statuses.get(truth) == "equal" or _exactly(box, truth):
+            # One spelling for everything that was found equal: a vote can count it.
+            return Verdict(normalise(truth), 1.0)
+    for status in statuses.values():
+        if isinstance(status, Fault):
+            return status
+    given, asked = normalise(box), normalise(truths[0])
+    ended = [status for status in statuses.values() if status != "different"]
+    why = f" (comparison ended by {ended[0]})" if ended else ""
+    more = " or another truth" if len(truths) > 1 else ""
+    return Verdict(given, 0.0, f"{given[:80]} is not {asked[:80]}{more}{why}")
+
+
+def _wrong_boxes(group: Sequence[Episode]) -> list[tuple[str, str]]:
+    """(answer, its box) of the episodes that answered wrong."""
+    wrong = [episode for episode in group if episode.trajectory.answer is not None and not episode.trajectory.correct]
+    return [(str(one.trajectory.answer), last_boxed(verified_text(one)) or str(one.trajectory.answer)) for one in wrong]
+
+
+def _vote(episode: Episode, spelling: Mapping[str, str]) -> str | None:
+    """All right answers of a task are one: any of its truths is."""
+    answer = episode.trajectory.answer
+    if answer is None:
+        return None
+    return normalise(episode.task.ground_truth) if episode.trajectory.correct else spelling.get(answer, answer)
 
 
 def _exactly(box: str, truth: str) -> bool:
@@ -142,7 +200,7 @@ def may_ask(box: str, truth: str, accept_unevaluated: bool = False) -> Pair | No
         return None
     if _WORD_IN_TEXT.search(box) or _WORD_IN_TEXT.search(truth) or not _letters_agree(given, asked):
         return None
-    if _IN_A_BASE.search(given) or _IN_A_BASE.search(asked):
+    if _IN_A_BASE.search(given) or _IN_A_BASE.search(asked) or _other_digits(given + asked):
         return None
     if _TO_BE_EVALUATED.search(given) and not _TO_BE_EVALUATED.search(asked):
         return None
@@ -152,6 +210,11 @@ def may_ask(box: str, truth: str, accept_unevaluated: bool = False) -> Pair | No
     # `9 i` would be read as the imaginary unit and `9i` as a symbol.
     given, asked = (_COEFFICIENT.sub("", _MEMBER_OF.sub("", text)) for text in (given, asked))
     return Pair(given, asked) if len(members) < 2 and _same_shape(given, asked) else None
+
+
+def _other_digits(text: str) -> bool:
+    """Whether there are digits of another script, which are no numbers here."""
+    return any(character.isdecimal() and not character.isascii() for character in text)
 
 
 def _letters_agree(given: str, asked: str) -> bool:

@@ -8,9 +8,9 @@ persists is set apart from its group before rewards are compared.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Protocol, final
 
 from sod.clock import Clock
 from sod.engines.base import Engine, Sampling
@@ -24,10 +24,19 @@ from sod.rollout.schedulers import AsynchronousScheduler, LockstepScheduler, Sch
 from sod.seeds import derive
 from sod.tools.base import Tool
 
-RewardFunction = Callable[[Sequence[Episode]], list[Trajectory]]
-"""The trajectories with `answer`, `correct`, `reward`, its parts and `verdict`, or `fault` where it cannot tell."""
-
 ASYNCHRONOUS_THREADS = 16  # batches of calls of one tool that run at a time where nothing waits for all of them
+
+
+class RewardFunction(Protocol):
+    """What an episode earned; `sod.rollout.reward.VerifierReward` is the recipes'."""
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Trajectory]:
+        """The trajectories with `answer`, `correct`, `reward`, its parts and `verdict`, or with `fault`."""
+        ...
+
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """The answers of rewarded episodes for majority votes: equal ones of a group in one spelling."""
+        ...
 
 
 @final
@@ -115,6 +124,10 @@ class Collector:
         self._fault_retries = fault_retries
         self._window = FaultWindow(max_fault_rate, fault_window)
         self._schedule = schedule
+
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """The reward function's votes for majorities. Costs comparisons: for evaluations."""
+        return self._reward_function.votes(groups)
 
     def collect(
         self,

@@ -36,6 +36,14 @@ class VerifierReward:
             self._rewarded(episode.trajectory, outcome) for episode, outcome in zip(episodes, outcomes, strict=True)
         ]
 
+    def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
+        """The answers of rewarded episodes for majority votes: equal ones of a group in one spelling."""
+        votes: dict[int, list[str | None]] = {}
+        sources = [group[0].task.data_source if group else "" for group in groups]
+        for verifier, mine in self._by_verifier(sources):
+            votes.update(zip(mine, verifier.votes([groups[at] for at in mine]), strict=True))
+        return [votes[at] for at in range(len(groups))]
+
     def _cut_off(self, trajectory: Trajectory) -> Verdict | Fault | None:
         """The verdict on an episode that did not end in an answer, which no verifier sees."""
         return None if trajectory.stop is StopReason.ANSWER else Verdict(None, 0.0, trajectory.stop.value)
@@ -46,15 +54,17 @@ class VerifierReward:
 
     def _verified(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """One outcome per episode; every verifier is asked once."""
-        by_source: dict[str | None, list[int]] = defaultdict(list)  # None: the sources of the default verifier
-        for at, episode in enumerate(episodes):
-            source = episode.task.data_source
-            by_source[source if source in self.by_source else None].append(at)
         outcomes: dict[int, Verdict | Fault] = {}
-        for name, mine in by_source.items():
-            verifier = self.default if name is None else self.by_source[name]
+        for verifier, mine in self._by_verifier([episode.task.data_source for episode in episodes]):
             outcomes.update(zip(mine, verifier.verify([episodes[at] for at in mine]), strict=True))
         return [explained(outcomes[at], episode) for at, episode in enumerate(episodes)]
+
+    def _by_verifier(self, sources: Sequence[str]) -> list[tuple[Verifier, list[int]]]:
+        """Each verifier with the positions of the sources that are its own."""
+        by_source: dict[str | None, list[int]] = defaultdict(list)  # None: the sources of the default verifier
+        for at, source in enumerate(sources):
+            by_source[source if source in self.by_source else None].append(at)
+        return [(self.default if name is None else self.by_source[name], mine) for name, mine in by_source.items()]
 
     def _rewarded(self, trajectory: Trajectory, outcome: Verdict | Fault) -> Trajectory:
         if isinstance(outcome, Fault):

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, final
 
@@ -22,6 +22,7 @@ from sod.hub import is_cached_dataset, is_hub_id, unreachable, why_unreachable
 from sod.records import ROLES, Message, Role, SodError, Task, ToolCall
 from sod.tasks.base import Conversation
 from sod.tasks.tables import json_or_none, json_values, read_table
+from sod.tasks.truths import ground_truth_column, truths_of
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -42,14 +43,21 @@ class SkippedRow:
 @final
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """The usable rows of a source, in order, and those that were skipped."""
+    """The usable rows of a source, in order, and those that were skipped. `rows` are the numbers of the usable ones."""
 
     items: list[T]
     skipped: list[SkippedRow]
+    rows: list[int] = field(default_factory=list, compare=False)
 
     def summary(self) -> str:
         """One line: "7,400 rows, 3 skipped: row 5: no assistant message; ..."."""
         return f"{len(self.items):,} rows" + (f", {_skips_line(self.skipped)}" if self.skipped else "")
+
+    def refuse_empty(self, source: str) -> Loaded[T]:
+        """Itself. Raises SodError, naming the first skipped rows, where there is no usable one."""
+        if not self.items:
+            raise SodError(f"{source}: no usable row, {_skips_line(self.skipped)}")
+        return self
 
 
 class _BadRowError(Exception):
@@ -59,10 +67,10 @@ class _BadRowError(Exception):
 def load_tasks(source: str, split: str = "train") -> Loaded[Task]:
     """RL tasks from a `.parquet`, `.jsonl` or `.json` file, or from a Hub data set `owner/name`.
 
-    Columns: `prompt` (messages, or one string: the user message), `reward_model` with
-    `ground_truth`, optional `data_source`, `extra_info` and `id`. The task id is `id`, else
-    `extra_info.id`, else `extra_info.index`, else `<file stem>-<row>`; an id seen before gets its
-    row number appended.
+    Columns: `prompt` (messages, or one string: the user message), `reward_model` with `ground_truth`
+    (one answer, or a list of accepted ones), optional `data_source`, `extra_info` and `id`. The task
+    id is `id`, else `extra_info.id`, else `extra_info.index`, else `<file stem>-<row>`; an id seen
+    before gets its row number appended.
     `split` (Hub only) is ignored for files. Raises SodError when the source cannot be used at all.
     """
     return _load(source, split, ("prompt", "reward_model"), ("id", "data_source", "extra_info"), _task)
@@ -85,6 +93,7 @@ def _load(
     path = Path(source)
     stem = path.stem if path.suffix in _FILE_SUFFIXES else path.name  # "owner/model-v1.1" has no suffix
     items: list[T] = []
+    used: list[int] = []
     seen: set[str] = set()
     for number, row in rows:
         try:
@@ -92,15 +101,14 @@ def _load(
             while name in seen:
                 name = f"{name}-{number}"
             items.append(parse(row, name))
+            used.append(number)
             seen.add(name)
         except _BadRowError as error:
             skipped.append(SkippedRow(number, str(error)))
         except RecursionError:
             skipped.append(SkippedRow(number, "nested too deep"))
     skipped.sort(key=lambda skip: skip.row)
-    if not items:
-        raise SodError(f"{source}: no usable row, {_skips_line(skipped)}")
-    return Loaded(items, skipped)
+    return Loaded(items, skipped, used).refuse_empty(source)
 
 
 def _skips_line(skipped: Sequence[SkippedRow]) -> str:
@@ -199,16 +207,14 @@ def _task(row: Row, name: str) -> Task:
     prompt = row.get("prompt")
     if isinstance(prompt, str) and prompt.strip():
         prompt = _chat_or_none(prompt) or [{"role": "user", "content": prompt}]
-    truth = _decoded(row.get("reward_model"), "reward_model", dict).get("ground_truth")
-    if truth is None or truth == "":
+    truths = truths_of(_decoded(row.get("reward_model"), "reward_model", dict).get("ground_truth"))
+    if not truths:
         raise _BadRowError("no reward_model.ground_truth")
-    if not isinstance(truth, str):
-        scalar = isinstance(truth, bool | int | float)
-        truth = str(truth) if scalar else json.dumps(truth, ensure_ascii=False)
     return Task(
         id=name,
         prompt=_messages(prompt, "prompt", declared=None),
-        ground_truth=truth,
+        ground_truth=truths[0],
+        truths=truths[1:],
         data_source=str(row.get("data_source") or "unknown"),
         extra=_decoded(row.get("extra_info"), "extra_info", dict),
     )
@@ -326,11 +332,12 @@ def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
     """
     plain = all(not m.tool_calls and m.name is None for task in tasks for m in task.prompt)
     message = _PLAIN_MESSAGE if plain else _MESSAGE
+    truths = [ground_truth_column([task.ground_truth, *task.truths]) for task in tasks]
     columns = {
         "id": pa.array([task.id for task in tasks], pa.string()),
         "data_source": pa.array([task.data_source for task in tasks], pa.string()),
         "prompt": pa.array([[_raw(m) for m in task.prompt] for task in tasks], pa.list_(message)),
-        "reward_model": pa.array([{"style": "rule", "ground_truth": task.ground_truth} for task in tasks], _REWARD),
+        "reward_model": pa.array([{"style": "rule", "ground_truth": truth} for truth in truths], _REWARD),
     }
     extras = [dict(task.extra) for task in tasks]
     if any(extras):

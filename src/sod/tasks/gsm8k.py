@@ -28,8 +28,8 @@ SYSTEM_PROMPT = r"Use the python tool for each calculation and give the final an
 DATA_SOURCE = "openai/gsm8k"
 
 _ANNOTATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
-_OPERATION = re.compile(r"[\d.)][-+*/%]")  # in a tidied expression
-_NUMBER = re.compile(r"(?:\d[\d,]*)?\.?\d+")
+_OPERATION = re.compile(r"[0-9.)][-+*/%]")  # in a tidied expression
+_NUMBER = re.compile(r"(?:[0-9][0-9,]*)?\.?[0-9]+")
 _STATED = re.compile(rf"[ \t]*(-?)[$€£]?[ \t]*(-?{_NUMBER.pattern})")
 _OPEN_CURRENCY = re.compile(r"[$€£](?=[ \t]*$)")
 
@@ -245,13 +245,13 @@ def _calculation(expression: str, result: str) -> tuple[str, int | float]:
 def _tidied(expression: str) -> str:
     """The expression in Python's spelling: no units, commas, leading zeros or implicit products."""
     text = re.sub(r"[\s$€£¢_]", "", expression)
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text)
     for written, python in (("×", "*"), ("÷", "/"), ("\u2212", "-"), ("–", "-"), ("^", "**")):  # noqa: RUF001
         text = text.replace(written, python)
-    text = re.sub(r"(?<=[\d.)])[xX](?=[\d.(])", "*", text)
-    text = re.sub(r"(\d+\.?\d*|\.\d+)%(?![\d.(])", r"(\1/100)", text)
-    text = re.sub(r"(?<![\d.])0+(?=\d)", "", text)
-    return re.sub(r"(?<=[\d.)])(?=\()|(?<=\))(?=[\d.])", "*", text)
+    text = re.sub(r"(?<=[0-9.)])[xX](?=[0-9.(])", "*", text)
+    text = re.sub(r"([0-9]+\.?[0-9]*|\.[0-9]+)%(?![0-9.(])", r"(\1/100)", text)
+    text = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", text)
+    return re.sub(r"(?<=[0-9.)])(?=\()|(?<=\))(?=[0-9.])", "*", text)
 
 
 def evaluate(code: str) -> int | float:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sod.recipe.keys.section import Section
 
 VerifierName = Literal["math", "choice", "code"]
+
+
+class ChoiceSpec(Section):
+    """What the choice verifier reads."""
+
+    letters: str = Field("ABCD", description="the letters of the choices, A first: ABCDE, ABCDEFGHIJ, ...")
+    answer_line: bool = Field(
+        False, description="without a box, a last line such as `Answer: B` or `The answer is (B).` answers too"
+    )
+
+    @field_validator("letters")
+    @classmethod
+    def _distinct_capitals(cls, letters: str) -> str:
+        if len(letters) < 2 or len(set(letters)) < len(letters) or not re.fullmatch("[A-Z]*", letters):
+            raise ValueError("must be two or more different letters from A to Z, such as ABCDE")
+        return letters
 
 
 class RewardSpec(Section):
@@ -26,6 +43,7 @@ class RewardSpec(Section):
     overlong_buffer: int = Field(
         0, ge=0, description="tokens before rollout.max_response_tokens over which a penalty grows to -1; 0: none"
     )
+    choice: ChoiceSpec = Field(ChoiceSpec(), description="what the choice verifier reads")
     math_seconds: int = Field(3, ge=1, description="CPU seconds of the math verifier per answer")
     code_seconds: float = Field(6.0, gt=0, description="seconds of the code verifier per test")
     code_memory_mb: int = Field(1024, ge=32, description="memory of a program that the code verifier runs (MiB)")

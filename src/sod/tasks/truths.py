@@ -1,0 +1,43 @@
+"""`reward_model.ground_truth` of a data row: one answer, or a list of answers of which any is accepted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sod.tasks.tables import json_or_none
+
+
+def truths_of(value: Any) -> tuple[str, ...]:
+    """The accepted answers as text, the first one first; none where the row has none.
+
+    Several are a list of texts and numbers, or JSON text of a list of texts. The text `[1, 2]` may be an interval, so
+    it stays text; lists and mappings of anything else become JSON text.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        listed = json_or_none(value)
+        value = listed if _several(listed) and all(isinstance(item, str) for item in listed) else value
+    if isinstance(value, list):
+        value = [item for item in value if item is not None]
+    items = value if _several(value) else [value]
+    return tuple(dict.fromkeys(text for text in map(_text, items) if text))
+
+
+def ground_truth_column(truths: Sequence[str]) -> str:
+    """The text from which `truths_of` reads these answers."""
+    single = truths[0]
+    return single if len(truths) == 1 and truths_of(single) == (single,) else json.dumps(truths, ensure_ascii=False)
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str | bool | int | float) for item in value)
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # how tables spell a gap
+        return ""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, bool | int | float) else json.dumps(value, ensure_ascii=False)
