@@ -196,6 +196,20 @@ class TestUpdate:
         assert done["clip_fraction"] == 0.0
         assert abs(done["kl"]) < 1e-6
 
+    def test_dual_clip_bounds_a_token_that_has_become_likelier_than_it_should(
+        self, make_run: Any, random_batch: Any
+    ) -> None:
+        """Old log-probabilities 2 nats below today's: without it every token pushes e^2 times, with it none does."""
+        free, bound = make_run(), make_run(method={"name": "sod", "dual_clip": 3.0})
+        batch = ready(free, random_batch(4, seed=5))
+        assert batch.scores is not None
+        batch = batch.aimed(torch.where(batch.turn_BT > 0, -1.0, 0.0)).scored(batch.scores.old_BT - 2.0)
+        plain, dual = update(free, batch, 1), update(bound, batch, 1)
+        assert plain["loss"] == pytest.approx(math.exp(2.0), rel=1e-4)
+        assert (plain["dual_clip_fraction"], plain["grad_norm"] > 0) == (0.0, True)
+        assert dual["loss"] == pytest.approx(3.0)
+        assert (dual["dual_clip_fraction"], dual["grad_norm"]) == (pytest.approx(1.0), 0.0)
+
     def test_gradient_moves_towards_the_advantage(self, make_run: Any, random_batch: Any) -> None:
         """Tokens with a positive advantage become likelier, those with a negative one less likely."""
         run = make_run({"lr": 3e-4})

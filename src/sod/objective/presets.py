@@ -73,7 +73,7 @@ def gated_opd(*, rho: Rho = 1.0, beta_min: BetaMin = 0.0, beta_max: BetaMax = 0.
     """
 
     if beta_min > beta_max:
-        raise ValueError(f"{beta_min=} is above {beta_max=}")
+        raise ValueError(f"{beta_min=} is above {beta_max=}; raise method.beta_max too")
 
     def gate(advantage_B: Tensor) -> Tensor:
         return beta_min + (beta_max - beta_min) * (-gamma * advantage_B).sigmoid()

@@ -130,6 +130,9 @@ METRICS = (
     Metric("flat_groups", "share", "", "{:.3f}", None, "share of groups whose rewards are all equal: nothing for GRPO"),
     Metric("clip_fraction", "share", "", "{:.3f}", None, "share of the loss whose ratio was clipped"),
     Metric(
+        "dual_clip_fraction", "share", "", "{:.3f}", None, "share of the loss that `method.dual_clip` bounds; else 0"
+    ),
+    Metric(
         "kl", "nats/token", "", "{:.2e}", None, "KL (k3 estimate) of the weights that sampled from those of each update"
     ),
     Metric("grad_norm", "", "grad", "{:.2f}", GRADIENT, "norm of the gradient before clipping, mean over updates"),
