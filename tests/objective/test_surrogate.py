@@ -65,7 +65,7 @@ def test_clip_range_is_decoupled() -> None:
     ],
 )
 def test_dual_clip_by_hand(ratio: float, advantage: float, loss: float, slope: float, struck: bool) -> None:
-    """c = 3: a token of negative advantage costs 3 |A| at most, and beyond that its gradient is 0 (arXiv 1912.09729)."""
+    """c = 3: a token of negative advantage costs 3 |A| at most; beyond that its gradient is 0 (arXiv 1912.09729)."""
     logp_BT = torch.tensor([[0.0, math.log(ratio)]], dtype=torch.float64, requires_grad=True)
     turn_BT, loss_weight_BT = torch.tensor([[0, 1]]), torch.tensor([[0.0, 1.0]])
     advantage_BT = torch.tensor([[-9.0, advantage]], dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_dual_clip_by_hand(ratio: float, advantage: float, loss: float, slope: f
 def test_dual_clip_is_the_published_formula(
     tokens: list[tuple[float, float]], low: float, high: float, bound: float
 ) -> None:
-    """`max(min(r A, clip(r) A), c A)` where A < 0, and nothing else anywhere, in python floats; also for c < 1 + high."""
+    """`max(min(r A, clip(r) A), c A)` where A < 0, nothing new elsewhere, in python floats; also for c < 1 + high."""
     log_ratio, advantage_BT = (torch.tensor([[t[i] for t in tokens]], dtype=torch.float64) for i in (0, 1))
     share = 1 / len(tokens)
     expected = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,44 @@ def data_gsm8k(
             "https://github.com/openai/grade-school-math"
         )
     report = convert(source, to, validation, seed, tool_schema=SCHEMA)
+    out.print(rows_table(f"{source} -> {to}", ("what", "count", "example"), report.table_rows()))
+
+
+@data_app.command(
+    name="hints", epilog="Example: `sod data hints --input data/gsm8k/train.parquet --out data/gsm8k/hinted.parquet`"
+)
+def data_hints(
+    source: Annotated[str, typer.Option("--input", help="Tasks: a parquet or JSONL file, or a hub id.")],
+    to: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    by: Annotated[
+        Literal["rule", "model"],
+        typer.Option(help="Who writes them: a rule takes them from reference solutions, a model is asked (--model)."),
+    ] = "rule",
+    model: Annotated[str | None, typer.Option(metavar="RUN_OR_MODEL", help="The model that is asked.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--from", metavar="KEY", help="Where the solutions are: extra_info.KEY or a column."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest hint of a model (tokens).")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the model; 0: greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Give tasks the hints that `opsd_hint` tells its teacher, in `extra_info.hint`.
+
+    No hint states the answer: rows for which there is none without it are left out, and counted.
+    """
+    from sod.tasks.hints import HintMaker, rule_hints, write_hints
+
+    if (model is None) == (by == "model"):
+        raise SodError("--model: it goes with --by model, and --by model needs it")
+    refuse_unmade({"--input": source, "--model": model})
+    make: HintMaker = rule_hints
+    if model is not None:
+        from sod.build.hints import model_hints
+        from sod.build.job import final_model
+
+        make = model_hints(final_model(model, notice), max_tokens, temperature, seed)
+    report = write_hints(source, to, make, key)
     out.print(rows_table(f"{source} -> {to}", ("what", "count", "example"), report.table_rows()))
 
 
