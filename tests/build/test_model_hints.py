@@ -12,8 +12,8 @@ from sod.build.hints import asked, model_hints, read_hint
 from sod.chat.render import Chat
 from sod.engines.base import Sampled
 from sod.models.load import save_model
-from sod.models.scratch import new_qwen3
 from sod.models.score import action_logps
+from sod.models.scratch import new_qwen3
 from sod.objective.batch import supervised_batch
 from sod.records import Message, Task
 from sod.tasks.hints import NoHint, Posed

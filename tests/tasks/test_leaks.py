@@ -66,7 +66,7 @@ def test_what_announces_an_answer_gives_it_away(text: str) -> None:
     assert gives_away(text, ["unheard of"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     number=st.integers(0, 10**7),
     style=st.sampled_from(["{}", "{:,}", "{}.0", "${}", "x={}", "-{}", "({})", "{}%", "{}$"]),
