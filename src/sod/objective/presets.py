@@ -1,8 +1,15 @@
 """The methods of the field as presets: each names its parts, none has code of its own.
 
 A preset's keyword arguments are its knobs, settable as `method.KNOB` in a recipe; `Knob` gives each its meaning and
-range, here and nowhere else. What any method may set beside them (clip range, loss aggregation, dense divergence) is
-put in by `make`.
+range, here and nowhere else. What any method may set beside them (clip range, dual clip, loss aggregation, dense
+divergence) is put in by `make`.
+
+Deviations from the papers, beside those at the top of `episodes.py` and `weights.py`:
+
+- All: DAPO's clip range 0.2 / 0.28 and no dual clip; the SOD paper trains with verl, whose dual clip at 3 is on.
+- `gated_opd`: the defaults are those of its authors' code; their training script has `beta_max` 0.10.
+- `opsd_gt`, `opsd_hint`: the sampled gap without a clip per token, where the paper has a dense divergence with one; the
+  wording of the privileged prompt and where hints come from (`tasks/hints.py`) are ours.
 """
 
 from __future__ import annotations
