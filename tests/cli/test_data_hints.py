@@ -58,7 +58,7 @@ def test_the_worlds_own_tasks_get_hints(world: Any, sod: Any, tmp_path: Path) ->
 def test_a_model_that_writes_no_hint(world: Any, sod: Any, tmp_path: Path) -> None:
     """The student of this world knows nothing but calls: no hint, one line, no file."""
     out = tmp_path / "hinted.parquet"
-    arguments = ("--input", world.data("test"), "--out", out, "--by", "model", "--model", world.student)
+    arguments = ("--input", world.data("test"), "--out", out, "--model", world.student)
     ended = sod("data", "hints", *arguments, "--max-tokens", "16")
     assert ended.code == 1
     assert "no row gets a hint, row 0: " in ended.err
@@ -69,8 +69,8 @@ def test_a_model_that_writes_no_hint(world: Any, sod: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--by", "model"), "--by model needs it"),
-        (("--model", "runs/a"), "it goes with --by model"),
+        (("--seed", "1"), "--seed: it is for a model that writes hints"),
+        (("--model", "nowhere"), "nowhere: no such model directory"),
         (("--from", "proof"), "no row has a text in proof (--from)"),
     ],
 )

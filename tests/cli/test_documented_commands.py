@@ -91,7 +91,7 @@ PREMISE = (
     "python benchmarks/premise.py recipes/compare-unreliable.yaml --world runs/compare/world-HASH-sSEED --out premise"
 )
 BY_A_TEST = {
-    "sod data hints --by model --model RUN_OR_MODEL": (
+    "sod data hints --model RUN_OR_MODEL": (
         "tests/build/test_model_hints.py::test_a_model_that_learned_two_hints_gives_them"
     ),
     "pip install sod_distill-0.1.0-py3-none-any.whl": "tests/test_wheel.py::test_wheel_alone",

@@ -127,8 +127,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def row(solution: str | None, truth: str, **columns: Any) -> dict[str, Any]:
-    extra = {} if solution is None else {"answer": solution}
+def row(answer: str | None, truth: str, **columns: Any) -> dict[str, Any]:
+    extra = {} if answer is None else {"answer": answer}
     return {"prompt": "How many?", "reward_model": {"ground_truth": truth}, "extra_info": extra, **columns}
 
 
@@ -158,6 +158,12 @@ def test_where_solutions_are_can_be_named(tmp_path: Path) -> None:
         write_hints(source, tmp_path / "out.parquet", rule_hints, key)
         (task,) = load_tasks(str(tmp_path / "out.parquet")).items
         assert task.extra["hint"].startswith(hint)
+    write(tmp_path / "tasks.jsonl", [row("17", "17", solution="Count first. Then sum.")])
+    write_hints(
+        source, tmp_path / "out.parquet", rule_hints
+    )  # a bare answer is no solution: the next place is looked at
+    assert load_tasks(str(tmp_path / "out.parquet")).items[0].extra["hint"] == "Count first."
+    write(tmp_path / "tasks.jsonl", [row(EGGS, "17")])
     with pytest.raises(
         SodError, match=r"tasks\.jsonl: no row has a text in proof \(--from\); row 0 has extra_info\.ans"
     ):

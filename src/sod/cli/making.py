@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -42,34 +42,36 @@ def data_gsm8k(
 def data_hints(
     source: Annotated[str, typer.Option("--input", help="Tasks: a parquet or JSONL file, or a hub id.")],
     to: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
-    by: Annotated[
-        Literal["rule", "model"],
-        typer.Option(help="Who writes them: a rule takes them from reference solutions, a model is asked (--model)."),
-    ] = "rule",
-    model: Annotated[str | None, typer.Option(metavar="RUN_OR_MODEL", help="The model that is asked.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="RUN_OR_MODEL", help="Ask this model instead of the rule.")
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option("--from", metavar="KEY", help="Where the solutions are: extra_info.KEY or a column."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest hint of a model (tokens).")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the model; 0: greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest hint of the model (tokens), 128 by default.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the model, 0 (greedy) by default.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the model's sampling, 0 by default.")] = None,
 ) -> None:
     """Give tasks the hints that `opsd_hint` tells its teacher, in `extra_info.hint`.
 
-    No hint states the answer: rows for which there is none without it are left out, and counted.
+    A rule takes them from reference solutions, or a model writes them. No hint states the answer: rows for which there
+    is none without it are left out, and counted.
     """
     from sod.tasks.hints import HintMaker, rule_hints, write_hints
 
-    if (model is None) == (by == "model"):
-        raise SodError("--model: it goes with --by model, and --by model needs it")
+    for option, value in {"--max-tokens": max_tokens, "--temperature": temperature, "--seed": seed}.items():
+        if model is None and value is not None:
+            raise SodError(f"{option}: it is for a model that writes hints; name one with --model, or leave it out")
     refuse_unmade({"--input": source, "--model": model})
     make: HintMaker = rule_hints
     if model is not None:
         from sod.build.hints import model_hints
         from sod.build.job import final_model
 
-        make = model_hints(final_model(model, notice), max_tokens, temperature, seed)
+        make = model_hints(final_model(model, notice), max_tokens or 128, temperature or 0.0, seed or 0)
     report = write_hints(source, to, make, key)
     out.print(rows_table(f"{source} -> {to}", ("what", "count", "example"), report.table_rows()))
 

@@ -192,7 +192,8 @@ def _reference(task: Task, row: Mapping[str, Any], key: str | None) -> str:
         values = [task.extra.get(name) for name in REFERENCES] + [row.get(name) for name in REFERENCES]
     else:
         values = [task.extra.get(key.removeprefix("extra_info.")), row.get(key)]
-    return next((text for value in values if (text := _as_text(value))), "")
+    texts = [_as_text(value) for value in values]
+    return next((text for text in texts if text and text.strip() != task.ground_truth.strip()), "")
 
 
 def _as_text(value: Any) -> str:
