@@ -43,9 +43,10 @@ class TestKnobs:
         """Clip range, loss_aggregation, dense divergence."""
         dense = {"kind": "jsd", "beta": 0.3, "top_k": 7, "chosen_by": "student"}
         method = make_method(
-            spec(name="opd", clip_low=0.1, clip_high=0.3, loss_aggregation="turn-mean", divergence=dense)
+            spec(name="opd", clip_low=0.1, clip_high=0.3, dual_clip=4, loss_aggregation="turn-mean", divergence=dense)
         )
         assert (method.clip_low, method.clip_high, method.loss_aggregation) == (0.1, 0.3, "turn-mean")
+        assert (method.dual_clip, make_method(spec(name="opd")).dual_clip) == (4.0, None)
         assert method.divergence == Divergence("jsd", 0.3, 7, "student")
 
     @pytest.mark.parametrize("kind", ["jsd", "forward_kl", "reverse_kl"])
@@ -90,7 +91,7 @@ class TestKnobs:
 
     def test_every_knob_is_a_key_of_the_recipe(self) -> None:
         """And a method that does not have it says which ones it has."""
-        values = {"teacher_rule": "ema", "start": 2, "every": 2, "teacher_every": 2}
+        values = {"teacher_rule": "ema", "start": 2, "every": 2, "teacher_every": 2, "beta_min": 0.2}
         every = sorted({knob for name in PRESETS for knob in knobs(name)})
         for name, knob in itertools.product(PRESETS, every):
             given = spec(name=name, **{knob: values.get(knob, 0.5)})
@@ -218,7 +219,7 @@ class TestRefusals:
 
     def test_values_that_contradict_each_other(self) -> None:
         """Each in range by itself."""
-        with pytest.raises(SodError, match=r"^method: beta_min=2\.0 is above beta_max=1\.0"):
+        with pytest.raises(SodError, match=r"^method: beta_min=2\.0 is above beta_max=0\.3"):
             make_method(spec(name="gated_opd", beta_min=2))
 
     @pytest.mark.parametrize(
@@ -230,6 +231,8 @@ class TestRefusals:
             ({"divergence": {"kind": "jsd", "beta": 1.0}}, "divergence.beta"),
             ({"divergence": {"kind": "jsd", "top_k": -1}}, "divergence.top_k"),
             ({"clip_low": 1.0}, "clip_low"),
+            ({"dual_clip": 1.0}, "dual_clip"),
+            ({"dual_clip": float("inf")}, "dual_clip"),
         ],
         ids=str,
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from commands import ROOT
+from sod.build.method import make_method
 from sod.build.recipe import read_recipe
 from sod.records import SodError
 
@@ -47,3 +51,15 @@ def test_what_is_wrong_is_named_with_the_file(file: Path, overrides: list[str], 
 def test_every_wrong_knob_is_told_at_once(file: Path) -> None:
     with pytest.raises(SodError, match=r"method\.epsilon=0: .*; .*method\.decay=2: "):
         read_recipe(file, ["method.epsilon=0", "method.decay=2"], print)
+
+
+def test_the_papers_settings_in_the_documents_are_a_recipe(file: Path) -> None:
+    """The block of `docs/methods.md`: every key is one, its method can be made, four updates make a step."""
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^## The SOD paper's settings.*?^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    file.write_text(SMALL + block)
+    recipe = read_recipe(file, [], print)
+    assert make_method(recipe.method).dual_clip == 3.0
+    assert recipe.rollout.prompts == 4 * (recipe.optim.mini_batch_prompts or 0)
+    assert (recipe.optim.weight_decay, recipe.optim.betas) == (0.01, (0.9, 0.999))
+    assert set(yaml.safe_load(block)) == {"method", "rollout", "optim", "reward"}

@@ -47,6 +47,9 @@ QUICK = {
         "{} --methods start --seeds 0 --jobs 1" + SHORT_COMPARE
     ),
     "sod data gsm8k --input train.jsonl --out DIR": "sod data gsm8k --input GSM8K/train.jsonl --out DIR --validation 4",
+    "sod data hints --input tasks.parquet --out hinted.parquet": (
+        "sod data hints --input DIR/train.parquet --out DIR/hinted.parquet"
+    ),
     "sod sandbox run --code-file F": "{}",
     "sod sft --resume RUN": "sod sft --resume runs/cold-start",
     "sod init": "{}",
@@ -88,6 +91,9 @@ PREMISE = (
     "python benchmarks/premise.py recipes/compare-unreliable.yaml --world runs/compare/world-HASH-sSEED --out premise"
 )
 BY_A_TEST = {
+    "sod data hints --model RUN_OR_MODEL": (
+        "tests/build/test_model_hints.py::test_a_model_that_learned_two_hints_gives_them"
+    ),
     "pip install sod_distill-0.1.0-py3-none-any.whl": "tests/test_wheel.py::test_wheel_alone",
     "pip wheel --no-deps .": "tests/test_wheel.py::test_wheel_alone",
     "sod quickstart": "tests/test_wheel.py::test_wheel_alone",

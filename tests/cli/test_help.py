@@ -20,6 +20,7 @@ COMMANDS = [
     ("compare",),
     ("init",),
     ("data", "gsm8k"),
+    ("data", "hints"),
     ("models", "smollm2"),
     ("models", "prune"),
     ("sandbox", "run"),

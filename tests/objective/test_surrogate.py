@@ -51,6 +51,55 @@ def test_clip_range_is_decoupled() -> None:
     assert float(terms.loss) == pytest.approx(-(1.27 + 1.28 - 0.81 - 0.80))
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope", "struck"),
+    [
+        (2.9, -1.0, 2.9, 2.9, False),
+        (3.1, -1.0, 3.0, 0.0, True),
+        (40.0, -0.5, 1.5, 0.0, True),
+        (40.0, 0.5, -0.64, 0.0, False),  # the ordinary clip holds where the advantage is positive
+        (0.5, -2.0, 1.6, 0.0, False),
+        (1.0, -2.0, 2.0, 2.0, False),
+        (math.inf, -1.0, 3.0, 0.0, True),
+        (40.0, 0.0, 0.0, 0.0, False),
+    ],
+)
+def test_dual_clip_by_hand(ratio: float, advantage: float, loss: float, slope: float, struck: bool) -> None:
+    """c = 3: a token of negative advantage costs 3 |A| at most; beyond that its gradient is 0 (arXiv 1912.09729)."""
+    logp_BT = torch.tensor([[0.0, math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+    turn_BT, loss_weight_BT = torch.tensor([[0, 1]]), torch.tensor([[0.0, 1.0]])
+    advantage_BT = torch.tensor([[-9.0, advantage]], dtype=torch.float64)
+    terms = clipped_surrogate(logp_BT, torch.zeros(1, 2), advantage_BT, turn_BT, loss_weight_BT, dual_clip=3.0)
+    (gradient_BT,) = torch.autograd.grad(terms.loss, logp_BT)
+    assert float(terms.loss.detach()) == pytest.approx(loss)
+    assert gradient_BT[0].tolist() == pytest.approx([0.0, slope])  # d(r |A|) / d(log r) = r |A|
+    assert terms.dual_clipped == float(struck)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.lists(st.tuples(st.floats(-4, 4), st.floats(-3, 3)), min_size=1, max_size=10),
+    low=st.floats(0.01, 0.9),
+    high=st.floats(0.01, 4.0),
+    bound=st.floats(1.01, 20.0),
+)
+def test_dual_clip_is_the_published_formula(
+    tokens: list[tuple[float, float]], low: float, high: float, bound: float
+) -> None:
+    """`max(min(r A, clip(r) A), c A)` where A < 0, nothing new elsewhere, in python floats; also for c < 1 + high."""
+    log_ratio, advantage_BT = (torch.tensor([[t[i] for t in tokens]], dtype=torch.float64) for i in (0, 1))
+    share = 1 / len(tokens)
+    expected = 0.0
+    for x, a in tokens:
+        r = math.exp(x)
+        value = min(r * a, min(max(r, 1 - low), 1 + high) * a)
+        expected -= share * (max(value, bound * a) if a < 0 else value)
+    turn_BT, share_BT = torch.ones(1, len(tokens)).long(), torch.full((1, len(tokens)), share, dtype=torch.float64)
+    old_BT = torch.zeros_like(log_ratio)
+    terms = clipped_surrogate(log_ratio, old_BT, advantage_BT, turn_BT, share_BT, low, high, bound)
+    assert float(terms.loss) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
 def test_context_is_masked_before_arithmetic() -> None:
     """NaN and infinities at context touch neither the value nor the gradient; kl is that of the action token."""
     junk = [math.nan, math.inf, -math.inf]

@@ -139,3 +139,10 @@ def test_each_call_depends_on_the_one_before(chains: list[Chain], chat: Chat) ->
         assert read(chat.assistant_text(messages[1])).calls == messages[1].tool_calls
         assert isinstance(messages[1].tool_calls[0], ToolCall)
         assert json.dumps(dict(messages[1].tool_calls[0].arguments))
+
+
+def test_an_expression_is_read_back(chains: list[Chain]) -> None:
+    for one in chains:
+        assert chain.read(one.expression) == one
+    for text in ("", "47", "How many eggs?", "47+8=", "(47+8", "47+8)", "047+8", "-4+8", "4/2"):
+        assert chain.read(text) is None

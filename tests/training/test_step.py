@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from sod.objective.needs import Need
 from sod.objective.presets import PRESETS
 from sod.objective.scores import ScoreNeed, TeacherScores
 from sod.recipe import Recipe
-from sod.records import Episode, Fault, FaultKind, SodError
+from sod.records import Episode, Fault, FaultKind, SodError, Trajectory
 from sod.report.metrics import metric_of
 from sod.rollout.collect import Collector
 from sod.rollout.episode import EpisodeLimits
@@ -52,6 +52,7 @@ def make_run(acting_model: Any, random_model: Any, chat: Any, python_tool: Any, 
         rollout: Any = None,
         tool: Any = None,
         expert: Any = None,
+        judged: Any = None,
     ) -> Run:
         recipe = Recipe.model_validate(
             {
@@ -88,12 +89,17 @@ def make_run(acting_model: Any, random_model: Any, chat: Any, python_tool: Any, 
                 chat,
                 {"python": python_tool},
                 EpisodeLimits(3, 24, 120),
-                math_reward(),
+                judged or math_reward(),
                 seed=0,
             )
         return run
 
     return make
+
+
+def right(episodes: Sequence[Episode], failed: Collection[str] = ()) -> list[Trajectory]:
+    """A reward function for the teacher's episodes: right but on the tasks that `failed`."""
+    return [replace(e.trajectory, correct=e.task.id not in failed) for e in episodes]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -189,6 +195,20 @@ class TestUpdate:
         assert done["loss"] == pytest.approx(-mean, rel=1e-4)
         assert done["clip_fraction"] == 0.0
         assert abs(done["kl"]) < 1e-6
+
+    def test_dual_clip_bounds_a_token_that_has_become_likelier_than_it_should(
+        self, make_run: Any, random_batch: Any
+    ) -> None:
+        """Old log-probabilities 2 nats below today's: without it every token pushes e^2 times, with it none does."""
+        free, bound = make_run(), make_run(method={"name": "sod", "dual_clip": 3.0})
+        batch = ready(free, random_batch(4, seed=5))
+        assert batch.scores is not None
+        batch = batch.aimed(torch.where(batch.turn_BT > 0, -1.0, 0.0)).scored(batch.scores.old_BT - 2.0)
+        plain, dual = update(free, batch, 1), update(bound, batch, 1)
+        assert plain["loss"] == pytest.approx(math.exp(2.0), rel=1e-4)
+        assert (plain["dual_clip_fraction"], plain["grad_norm"] > 0) == (0.0, True)
+        assert dual["loss"] == pytest.approx(3.0)
+        assert (dual["dual_clip_fraction"], dual["grad_norm"]) == (pytest.approx(1.0), 0.0)
 
     def test_gradient_moves_towards_the_advantage(self, make_run: Any, random_batch: Any) -> None:
         """Tokens with a positive advantage become likelier, those with a negative one less likely."""
@@ -505,21 +525,21 @@ class TestMethods:
         assert losses[True] > 1e-3
 
     def test_front_to_back_grows_by_a_turn(self, make_run: Any) -> None:
-        """One turn at first, then two, then as many as the limits allow."""
-        run = make_run(method={"name": "tcod_f2b", "start": 1, "every": 1})
-        most = [max(len(t["turns"]) for t in train_step(run, step).trajectories) for step in (1, 2, 3, 4)]
-        assert most == [1, 2, 3, 3]
+        """One turn at first, two from step 2 on, then as many as the limits allow."""
+        run = make_run(method="tcod_f2b")
+        most = [max(len(t["turns"]) for t in train_step(run, step).trajectories) for step in (1, 2, 3, 4, 6)]
+        assert most == [1, 2, 2, 3, 3]
 
     def test_back_to_front_starts_after_the_teachers_turns(self, make_run: Any, acting_model: Any) -> None:
         """The student's prompt is the teacher's episode without its last turns; none is left in the end.
 
         Its own turns are numbered from 1 and nothing of the teacher's counts as sampled.
         """
-        run = make_run(method={"name": "tcod_b2f", "start": 1, "every": 1})
+        run = make_run(method="tcod_b2f", judged=right)
         shown = run.expert.collect(TASKS[:3], 1, sampling_of(run.recipe), "probe", 1)
         assert max(len(group.trajectories[0].turns) for group in shown.groups) == 3
         replayed: dict[int, list[int]] = {}  # turns of the teacher's, by step
-        for step in (1, 3):
+        for step, left in ((1, 1), (4, 3)):
             seen: list[Any] = []
             collect = run.rollout.collect
 
@@ -535,7 +555,7 @@ class TestMethods:
             for task, prefix, group, teachers in zip(tasks, prefixes, played.groups, again.groups, strict=True):
                 (theirs,) = teachers.trajectories
                 assert theirs.task_id == task.id
-                assert prefix == prefix_of(theirs, max(0, len(theirs.turns) - step))
+                assert prefix == prefix_of(theirs, max(0, len(theirs.turns) - left))
                 for mine in group.trajectories:
                     start = len(prefix.token_ids)
                     assert mine.token_ids[:start] == prefix.token_ids
@@ -544,7 +564,25 @@ class TestMethods:
                     assert mine.turns[0].index == 1
             replayed[step] = [prefix.turns for prefix in prefixes]
         assert max(replayed[1]) == 2
-        assert replayed[3] == [0] * 3
+        assert replayed[4] == [0] * 3
+
+    def test_back_to_front_replays_successes_only(self, make_run: Any) -> None:
+        """After a failed attempt of the teacher's the student begins at the prompt; both shares are told."""
+        failed = {task.id for task in TASKS[::2]}
+        run = make_run(method="tcod_b2f", judged=lambda episodes: right(episodes, failed))
+        begun: dict[str, int] = {}
+        collect = run.rollout.collect
+
+        def noted(tasks: Any, *given: Any, **more: Any) -> Any:
+            begun.update({task.id: prefix.turns for task, prefix in zip(tasks, more["prefixes"], strict=True)})
+            return collect(tasks, *given, **more)
+
+        run.rollout.collect = noted
+        first, second = train_step(run, 1).metrics, train_step(run, 2).metrics  # all six tasks
+        assert {task for task, turns in begun.items() if turns} == {task.id for task in TASKS} - failed
+        assert first["teacher_accuracy"] + second["teacher_accuracy"] == 1.0
+        assert first["replayed"] + second["replayed"] == 1.0
+        assert "replayed" not in train_step(make_run(method="opd"), 1).metrics
 
     def test_back_to_front_without_an_expert(self, make_run: Any) -> None:
         """Told, not skipped."""

@@ -21,6 +21,8 @@ from sod.recipe.nearest import offered
 from sod.records import SodError
 from sod.teachers.base import Offer
 
+COMMON = ("loss_aggregation", "clip_low", "clip_high", "dual_clip")
+"""Keys that go with every preset and are passed on to `Method` as they are."""
 OF_THE_TEACHER = frozenset({Need.TEACHER, Need.TOP1, Need.ENTROPY, Need.TOP_K, Need.FULL})
 
 
@@ -37,7 +39,7 @@ def make_method(spec: MethodSpec) -> Method:
             raise SodError(_no_such_knob(spec.name, knob, list(declared)))
     values = {knob: _value(declared[knob], given, f"method.{knob}") for knob, given in spec.knobs.items()}
     divergence = Divergence(**spec.divergence.model_dump()) if spec.divergence is not None else None
-    common = {"loss_aggregation": spec.loss_aggregation, "clip_low": spec.clip_low, "clip_high": spec.clip_high}
+    common = {key: getattr(spec, key) for key in COMMON}
     try:
         method = make(spec.name, values, divergence=divergence, **common)
     except ValueError as error:
@@ -79,7 +81,7 @@ def differing_knobs(spec: MethodSpec) -> list[str]:
         if _value(declared[knob], given, f"method.{knob}") != declared[knob].default:
             changed.append(f"{knob}={_shown_given(given)}")
     plain = MethodSpec(name=spec.name)
-    for key in ("loss_aggregation", "clip_low", "clip_high"):
+    for key in COMMON:
         if (value := getattr(spec, key)) != getattr(plain, key):
             changed.append(f"{key}={shown_default(value)}")
     if spec.divergence is not None:

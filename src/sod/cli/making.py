@@ -36,6 +36,46 @@ def data_gsm8k(
     out.print(rows_table(f"{source} -> {to}", ("what", "count", "example"), report.table_rows()))
 
 
+@data_app.command(
+    name="hints", epilog="Example: `sod data hints --input data/gsm8k/train.parquet --out data/gsm8k/hinted.parquet`"
+)
+def data_hints(
+    source: Annotated[str, typer.Option("--input", help="Tasks: a parquet or JSONL file, or a hub id.")],
+    to: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="RUN_OR_MODEL", help="Ask this model instead of the rule.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--from", metavar="KEY", help="Where the solutions are: extra_info.KEY or a column."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest hint of the model (tokens), 128 by default.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the model, 0 (greedy) by default.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the model's sampling, 0 by default.")] = None,
+) -> None:
+    """Give tasks the hints that `opsd_hint` tells its teacher, in `extra_info.hint`.
+
+    A rule takes them from reference solutions, or a model writes them. No hint states the answer: rows for which there
+    is none without it are left out, and counted.
+    """
+    from sod.tasks.hints import HintMaker, rule_hints, write_hints
+
+    for option, value in {"--max-tokens": max_tokens, "--temperature": temperature, "--seed": seed}.items():
+        if model is None and value is not None:
+            raise SodError(f"{option}: it is for a model that writes hints; name one with --model, or leave it out")
+    refuse_unmade({"--input": source, "--model": model})
+    make: HintMaker = rule_hints
+    if model is not None:
+        from sod.build.hints import model_hints
+        from sod.build.job import final_model
+
+        make = model_hints(final_model(model, notice), max_tokens or 128, temperature or 0.0, seed or 0)
+    report = write_hints(source, to, make, key)
+    out.print(rows_table(f"{source} -> {to}", ("what", "count", "example"), report.table_rows()))
+
+
 @models_app.command(name="smollm2", epilog="Example: `sod models smollm2 --out models/smollm2-135m`")
 def models_smollm2(
     to: OutOption = Path("models/smollm2-135m"),

@@ -1,6 +1,10 @@
 """Who plays which turns of a step's episodes: the student all of them, only the first, or those after its teacher.
 
 A strategy says what it needs and asks a `Stage` to play; how episodes are played is the stage's business.
+
+Deviations from TCOD (arXiv 2604.24005), back to front: the teacher's turns come from an episode that it plays in the
+same step, not from a store of its successes. It has one attempt a task; where that fails, the student plays its turns
+from the prompt, while the paper has no such tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ class Stage(Protocol):
         ...
 
     def teacher_prefixes(self, leave: int) -> Sequence[Any]:
-        """For each task an episode of the teacher's without its last `leave` turns; the prompt where it faulted."""
+        """For each task a successful episode of the teacher's without its last `leave` turns; the prompt alone where
+        its attempt failed or faulted.
+        """
         ...
 
 
@@ -67,13 +73,13 @@ WHOLE_EPISODES = WholeEpisodes()
 @final
 @dataclass(frozen=True)
 class FirstTurns:
-    """TCOD front to back (arXiv 2604.24005): only the first turns, `start` at step 1, one more after every `every`.
+    """TCOD front to back (arXiv 2604.24005): only the first turns, as many as `turns_at` says.
 
     Raises ValueError for a `start` or `every` below 1.
     """
 
     start: int = 1
-    every: int = 10
+    every: int = 2
     needs: frozenset[Need] = frozenset()
 
     def __post_init__(self) -> None:
@@ -91,15 +97,16 @@ class FirstTurns:
 @final
 @dataclass(frozen=True)
 class AfterTeacherTurns:
-    """TCOD back to front (arXiv 2604.24005): the last turns of an episode that the teacher has begun.
+    """TCOD back to front (arXiv 2604.24005): the last turns of an episode that the teacher has begun and brought to a
+    right answer.
 
-    The student plays as many turns as under `FirstTurns`: `start` at step 1, one more after every `every` steps.
+    The student plays as many turns as under `FirstTurns`.
 
     Raises ValueError for a `start` or `every` below 1.
     """
 
     start: int = 1
-    every: int = 10
+    every: int = 2
     needs: frozenset[Need] = frozenset({Need.TEACHER_EPISODES})
 
     def __post_init__(self) -> None:
@@ -118,8 +125,11 @@ class AfterTeacherTurns:
 
 
 def turns_at(step: int, start: int, every: int) -> int:
-    """How many turns the student plays at step `step` (from 1)."""
-    return start + (step - 1) // every
+    """How many turns the student plays at step `step` (from 1): TCOD's `k_0 + step // eta`.
+
+    The paper's limit on them is `rollout.max_turns`, which holds for every episode.
+    """
+    return start + step // every
 
 
 def _check(start: int, every: int) -> None:

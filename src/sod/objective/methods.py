@@ -87,6 +87,7 @@ class Method:
     loss_aggregation: LossAggregation = "token-mean"
     clip_low: float = 0.2
     clip_high: float = 0.28
+    dual_clip: float | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -188,6 +189,7 @@ def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTe
         micro.loss_weight_BT,
         method.clip_low,
         method.clip_high,
+        method.dual_clip,
     )
 
 

@@ -1,6 +1,9 @@
 """Turn weights: how much of the teacher's signal each turn gets. Pure, detached, `stats -> weight_BK`.
 
 Turns without tokens always get 0. Legend: B trajectories, K turns.
+
+Deviations from the papers: `sage` takes its label from what can be observed, where the paper asks the teacher in words,
+and its threshold is ours; `atod` counts an infinite turn gap as 1 and the finite ones beside it as 0.
 """
 
 from __future__ import annotations

@@ -240,6 +240,6 @@ def methods_table(rows: Sequence[Sequence[str]]) -> Table:
         table.add_row(name, paper, needs, shown)
     table.caption = (
         "with every method: loss_aggregation=token-mean, divergence=null (the sampled estimator), "
-        "clip_low=0.2, clip_high=0.28"
+        "clip_low=0.2, clip_high=0.28, dual_clip=null (none)"
     )
     return table

@@ -125,8 +125,13 @@ METRICS = (
     ),
     Metric("turn_gap_last", "nats/token", "dK", "{:.3f}", TURN_GAP, "mean turn gap of last turns", "last turn"),
     Metric("action_tokens", "tokens", "", "{:.0f}", None, "mean tokens that the student sampled in an episode"),
+    Metric("teacher_accuracy", "share", "", "{:.3f}", None, "share of the teacher's own episodes that are right (b2f)"),
+    Metric("replayed", "share", "", "{:.3f}", None, "share of tasks that begin after turns of the teacher's (b2f)"),
     Metric("flat_groups", "share", "", "{:.3f}", None, "share of groups whose rewards are all equal: nothing for GRPO"),
     Metric("clip_fraction", "share", "", "{:.3f}", None, "share of the loss whose ratio was clipped"),
+    Metric(
+        "dual_clip_fraction", "share", "", "{:.3f}", None, "share of the loss that `method.dual_clip` bounds; else 0"
+    ),
     Metric(
         "kl", "nats/token", "", "{:.2e}", None, "KL (k3 estimate) of the weights that sampled from those of each update"
     ),

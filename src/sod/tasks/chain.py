@@ -7,6 +7,7 @@ follow. With the code limit of the quickstart recipe an expression does not fit 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -65,6 +66,15 @@ class Chain:
     def value(self) -> int:
         """The value of the whole expression."""
         return [result for _, result in self.steps()][-1]
+
+
+def read(expression: str) -> Chain | None:
+    """The chain whose expression this is; None for any other text."""
+    parts = re.findall(r"([+*-]?)([0-9]{1,9})", expression)
+    if len(parts) < 2:
+        return None
+    chain = Chain(int(parts[0][1]), tuple((operator, int(operand)) for operator, operand in parts[1:]))
+    return chain if chain.expression == expression.strip() else None
 
 
 def random_chain(rng: np.random.Generator, shortest: int, longest: int) -> Chain:

@@ -89,6 +89,11 @@ class _Problem:
     answer: str  # reasoning lines, without the final one
     truth: str
 
+    @property
+    def solution(self) -> str:
+        """The answer as the data set has it, but for how it writes the truth."""
+        return f"{self.answer}#### {self.truth}"
+
 
 def convert(
     input: Path, out: Path, validation: int = 256, seed: int = 0, *, tool_schema: Mapping[str, Any]
@@ -156,7 +161,7 @@ def _problems(rows: Sequence[tuple[int, Mapping[str, Any]]], skipped: dict[str, 
 
 def _task(problem: _Problem, stem: str, split: str) -> Task:
     prompt = (Message("system", SYSTEM_PROMPT), Message("user", problem.question))
-    extra = {"index": problem.row, "split": split}
+    extra = {"index": problem.row, "split": split, "answer": problem.solution}
     return Task(f"{stem}-{problem.row}", prompt, problem.truth, DATA_SOURCE, extra)
 
 

@@ -37,7 +37,8 @@ def _ground_truth(task: Task) -> str:
 def _hint(task: Task) -> str:
     hint = task.extra.get("hint")
     if not isinstance(hint, str) or not hint.strip():
-        raise SodError(f"task {task.id}: no hint; put a non-empty text into extra_info.hint of its row")
+        fix = "put a non-empty text into extra_info.hint of its row, or let `sod data hints` do so"
+        raise SodError(f"task {task.id}: no hint; {fix}")
     return _encodable(task, hint, "extra_info.hint")
 
 

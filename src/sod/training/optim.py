@@ -1,4 +1,9 @@
-"""AdamW over float32 master weights, with a refusal of non-finite gradients before anything moves."""
+"""AdamW over float32 master weights, with a refusal of non-finite gradients before anything moves.
+
+Deviations from verl, with which the SOD paper trains: no weight decay by default (verl: 0.01) and a second decay rate
+of 0.95 (verl: 0.999). `optim.weight_decay` and `optim.betas` set both. Where there is weight decay it is for every
+weight that is trained, norms and embeddings too, as there.
+"""
 
 from __future__ import annotations
 

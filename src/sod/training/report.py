@@ -45,6 +45,7 @@ def describe(
     batch: TokenBatch,
     signal: Signal,
     updates: Mapping[str, float],
+    teacher_episodes: Mapping[str, float],
     teacher_faults: Sequence[Fault],
     clock: Mapping[str, float],
     seconds: float,
@@ -70,6 +71,7 @@ def describe(
     if signal.stats is not None and signal.stats.confidence_BK is not None:
         metrics["teacher_confidence"] = float(signal.stats.confidence_BK[signal.stats.tokens_BK > 0].mean())
     metrics["flat_groups"] = flat_groups(collected)
+    metrics |= teacher_episodes
     metrics |= updates
     metrics["tokens_per_second"] = batch.action_tokens() / seconds
     metrics["seconds"] = seconds

@@ -81,11 +81,15 @@ class Run:
 @final
 @dataclass(frozen=True)
 class Gathered:
-    """A step's episodes as the batch to learn from; and for its report all that was collected, with its tasks."""
+    """A step's episodes as the batch to learn from; and for its report all that was collected, with its tasks.
+
+    `teacher_episodes` are the figures of what the teacher played, where it played.
+    """
 
     batch: TokenBatch
     collected: Collected
     tasks: Sequence[Task]
+    teacher_episodes: Mapping[str, float]
 
 
 @final
@@ -122,6 +126,7 @@ def train_step(run: Run, step: int) -> StepReport:
         batch=learned.batch,
         signal=learned.signal,
         updates=learned.updates,
+        teacher_episodes=gathered.teacher_episodes,
         teacher_faults=learned.faults,
         clock=run.clock.seconds,
         seconds=whole.total,
@@ -145,7 +150,7 @@ def gather(run: Run, step: int) -> Gathered:
         raise SodError(f"step {step}: every episode faulted; nothing to train on")
     # What came before a fault is good for the teacher's signal alone.
     before_fault = rollout.distill_before_fault and Need.TEACHER in run.method.needs
-    return Gathered(pack(collected.groups, before_fault, tasks), collected, tasks)
+    return Gathered(pack(collected.groups, before_fault, tasks), collected, tasks, stage.figures)
 
 
 def learn(run: Run, batch: TokenBatch, step: int) -> Learned:

@@ -34,6 +34,7 @@ class Figures:
 
     loss: float = 0.0
     clip_fraction: float = 0.0
+    dual_clip_fraction: float = 0.0
     kl: float = 0.0
     grad_norm: float = 0.0
     lr: float = 0.0
@@ -42,6 +43,7 @@ class Figures:
         """Count a micro-batch."""
         self.loss += terms.loss
         self.clip_fraction += terms.clip_fraction
+        self.dual_clip_fraction += terms.dual_clip_fraction
         self.kl += terms.kl
 
     def add_update(self, done: Update) -> None:
@@ -61,6 +63,7 @@ class MicroTerms:
 
     loss: float
     clip_fraction: float
+    dual_clip_fraction: float
     kl: float
     gap: float
 
@@ -119,7 +122,7 @@ class Updater:
             loss.backward()
             self.optimizer.accumulate()
         gap = float((logp_BT.detach() - micro.sampled_BT)[micro.turn_BT > 0].abs().sum())
-        return MicroTerms(float(loss.detach()), terms.clipped, terms.kl, gap)
+        return MicroTerms(float(loss.detach()), terms.clipped, terms.dual_clipped, terms.kl, gap)
 
     def objective(self, micro: TokenBatch) -> tuple[Tensor, Tensor, SurrogateTerms]:
         """`(log-probabilities, loss, surrogate terms)` of a micro-batch under the weights as they stand.

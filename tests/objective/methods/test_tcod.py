@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from objective.enumeration import assert_proven, distilled, expected_gradient, make_world, ones
 from sod.objective import PRESETS, AfterTeacherTurns, FirstTurns, Need, WholeEpisodes
 from sod.objective.episodes import EpisodeStrategy, turns_at
+from sod.objective.presets import knobs
 
 
 @pytest.mark.parametrize("name", ["tcod_f2b", "tcod_b2f"])
@@ -55,9 +56,9 @@ class Noted:
     ],
 )
 def test_what_a_strategy_has_played(strategy: EpisodeStrategy, asked: tuple[object, ...]) -> None:
-    """At step 4, when a curriculum of 2 turns and one more every 3 steps has 3; the stage's result comes back."""
+    """At step 3, when a curriculum of 2 turns and one more every 3 steps has 3; the stage's result comes back."""
     stage = Noted()
-    assert strategy.play(stage, 4) == "played"
+    assert strategy.play(stage, 3) == "played"
     assert stage.asked == [asked]
 
 
@@ -67,14 +68,34 @@ def test_only_what_replays_turns_minds_tools_with_state() -> None:
     assert [FirstTurns().refusal(["python"]), WholeEpisodes().refusal(["python"])] == [None, None]
 
 
-def test_a_turn_more_every_so_many_steps() -> None:
-    assert [turns_at(step, 1, 10) for step in (1, 10, 11, 20, 21, 101)] == [1, 1, 2, 2, 3, 11]
+@pytest.mark.parametrize(
+    ("start", "every", "turns"),
+    [
+        (1, 2, [1, 2, 2, 3, 3, 4, 4]),
+        (1, 1, [2, 3, 4, 5, 6, 7, 8]),
+        (2, 3, [2, 2, 3, 3, 3, 4, 4]),
+        (4, 50, [4, 4, 4, 4, 4, 4, 4]),
+    ],
+)
+def test_the_papers_schedule_by_hand(start: int, every: int, turns: list[int]) -> None:
+    """`k_0 + floor(n / eta)` at steps n = 1, 2, ...: the first further turn comes with the step whose number is eta."""
+    assert [turns_at(step, start, every) for step in range(1, 8)] == turns
+
+
+@pytest.mark.parametrize("name", ["tcod_f2b", "tcod_b2f"])
+def test_the_papers_settings_are_the_defaults(name: str) -> None:
+    """k_0 = 1, eta = 2."""
+    assert {knob: declared.default for knob, declared in knobs(name).items() if knob != "kappa"} == {
+        "start": 1,
+        "every": 2,
+    }
+    assert PRESETS[name]().episodes == PRESETS[name](start=1, every=2).episodes
 
 
 @given(start=st.integers(1, 9), every=st.integers(1, 50), step=st.integers(1, 500))
 def test_turns_grow_by_one_at_a_time(start: int, every: int, step: int) -> None:
-    assert turns_at(1, start, every) == start
-    assert turns_at(step + 1, start, every) - turns_at(step, start, every) == (step % every == 0)
+    assert turns_at(1, start, every) == start + (every == 1)
+    assert turns_at(step, start, every) - turns_at(step - 1, start, every) == (step % every == 0)
 
 
 @pytest.mark.parametrize(("start", "every"), [(0, 1), (1, 0), (-1, 5)])

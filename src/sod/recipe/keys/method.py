@@ -71,6 +71,12 @@ class MethodSpec(Section):
     )
     clip_low: float = Field(0.2, gt=0, lt=1, description="the policy ratio is clipped below 1 - clip_low")
     clip_high: float = Field(0.28, gt=0, description="the policy ratio is clipped above 1 + clip_high")
+    dual_clip: float | None = Field(
+        None,
+        gt=1,
+        allow_inf_nan=False,
+        description="policy ratio above which a token of negative advantage no longer counts more; null: no limit",
+    )
 
     @model_validator(mode="before")
     @classmethod
