@@ -22,23 +22,21 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, final
 
 from sod.outcomes import filled
 from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
 from sod.rewards.base import verified_text
-from sod.rewards.code_suites import CaseSuite, CheckSuite, read_suite
+from sod.rewards.code_blocks import last_block
+from sod.rewards.code_cases import CaseSuite, same_output, same_value
+from sod.rewards.code_suites import CheckSuite, Suite, read_suite
 
 LONGEST_CODE = 65_536  # characters
 OVERHEAD_SECONDS = 10.0  # for starting the harness, beyond the time of the tests
 SMALLEST_LIMIT = 65_536  # bytes of output
 REPORT = "report.json"
 SHOWN = 200  # characters of an expected or actual output in a detail
-
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
-_PYTHON = {"python", "py", "python3"}
 
 # Names that LiveCodeBench's and LeetCode's starter code takes for granted.
 PRELUDE = """
@@ -57,7 +55,6 @@ sys.setrecursionlimit(50_000)
 
 Execute = Callable[[Sequence[Program]], list[Execution | Fault]]
 """`Sandbox.execute`."""
-Suite = CaseSuite | CheckSuite
 
 
 @final
@@ -125,25 +122,6 @@ class CodeVerifier:
         return Program(source, json.dumps(job), fetch=tuple(fetch), seconds=limit, memory_mb=self._memory_mb)
 
 
-def last_block(text: str) -> str | None:
-    """The content of the last closed fenced block marked as Python; where none is marked, of the last at all."""
-    found: dict[bool, str] = {}
-    opened: tuple[str, int] | None = None  # the mark of the open block, and its first line
-    lines = text.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        fence = _FENCE.fullmatch(line)
-        if fence is None:
-            continue
-        if opened is None:
-            opened = (fence.group(1).lower(), number + 1)
-        elif line.strip() == "```":
-            mark, start = opened
-            if mark in _PYTHON or not mark:
-                found[bool(mark)] = "".join(lines[start:number])
-            opened = None
-    return found.get(True, found.get(False))
-
-
 def _sources(suite: CheckSuite, code: str) -> list[str]:
     """What the candidate runs: the prompt (its imports and helpers) and the answer, or the prompt continued."""
     name = re.escape(suite.entry_point)
@@ -203,44 +181,20 @@ def _report(execution: Execution, nonce: str) -> dict[str, Any]:
 
 
 def first_failure(suite: CaseSuite, results: Sequence[dict[str, str]]) -> str:
-    """The first test (from 1) that did not do as expected, in words; empty if all did."""
-    for number, case in enumerate(suite.cases, 1):
+    """The first test (from 1) that did not do as expected, in words; empty if all did, in one reading of them."""
+    failures = [_failure(suite, expected, results) for expected in suite.readings]
+    return "" if "" in failures else failures[0]
+
+
+def _failure(suite: CaseSuite, reading: Sequence[Any], results: Sequence[dict[str, str]]) -> str:
+    same = same_value if suite.fn_name is not None else same_output
+    for number, expected in enumerate(reading, 1):
         if number > len(results):
             return f"test {number} was not run"
         result = results[number - 1]
         if result["status"] != "ok":
             return f"test {number}: {result['status']} {result['detail']}".rstrip()[: 2 * SHOWN]
-        same = same_value if suite.fn_name is not None else same_output
-        if not same(result["output"], case.expected):
-            expected = case.expected if isinstance(case.expected, str) else json.dumps(case.expected)
-            return f"test {number}: expected {expected[:SHOWN]!r}, got {result['output'][:SHOWN]!r}"
+        if not same(result["output"], expected):
+            wanted = expected if isinstance(expected, str) else json.dumps(expected)
+            return f"test {number}: expected {wanted[:SHOWN]!r}, got {result['output'][:SHOWN]!r}"
     return ""
-
-
-def same_value(output: str, expected: Any) -> bool:
-    """Whether JSON text is the expected value; tuples are lists, 1.0 is 1."""
-    try:
-        return bool(json.loads(output) == expected)
-    except (ValueError, RecursionError):
-        return False
-
-
-def same_output(output: str, expected: str) -> bool:
-    """LiveCodeBench's comparison: as many lines, each equal without outer spaces, or equal number by number."""
-    lines, wanted = ([line.strip() for line in text.strip().split("\n")] for text in (output, expected))
-    if len(lines) != len(wanted):
-        return False
-    return all(line == want or _same_numbers(line, want) for line, want in zip(lines, wanted, strict=True))
-
-
-def _same_numbers(line: str, want: str) -> bool:
-    numbers, wanted = _numbers(line), _numbers(want)
-    return numbers is not None and numbers == wanted
-
-
-def _numbers(line: str) -> list[Decimal] | None:
-    try:
-        numbers = [Decimal(token) for token in line.split()]
-    except InvalidOperation:
-        return None
-    return numbers if numbers and all(number.is_finite() for number in numbers) else None
