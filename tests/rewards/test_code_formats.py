@@ -26,7 +26,7 @@ CALLS = {"fn_name": "f", "inputs": [[3], [5]], "outputs": [[6], [10]]}
 UNITTEST = (
     "import unittest\nclass TestCases(unittest.TestCase):\n    def setUp(self):\n        self.three = 3\n"
     "    def test_one(self):\n        self.assertEqual(f(self.three), 6)\n    def test_two(self):\n"
-    "        for n in range(3):\n            with self.subTest(n=n):\n                self.assertEqual(f(n + 4), 2 * n + 8)\n"
+    "        for n in range(3):\n            with self.subTest(n=n):\n                self.assertEqual(f(n + 4), 2 * n + 8)\n"  # noqa: E501
 )
 PYTEST = "from solution import f\n\ndef test_one():\n    assert f(3) == 6\n\ndef test_two():\n    assert f(5) == 10\n"
 
@@ -45,14 +45,22 @@ FORMATS: dict[str, tuple[dict[str, Any], str, str]] = {
     "APPS numbers": ({**CALLS, "outputs": [[1], [1]]}, "def f(x): return 1.0", "def f(x): return x > 0"),
     "Eurus, ground_truth": ({"ground_truth": json.dumps(CALLS)}, DOUBLE, DOUBLE_WRONG),
     "Eurus, text in text": ({"ground_truth": json.dumps(json.dumps(STDIN))}, ADD, ADD_WRONG),
-    "columns as JSON": ({"inputs": json.dumps(STDIN["inputs"]), "outputs": json.dumps(STDIN["outputs"])}, ADD, ADD_WRONG),
+    "columns as JSON": (
+        {"inputs": json.dumps(STDIN["inputs"]), "outputs": json.dumps(STDIN["outputs"])},
+        ADD,
+        ADD_WRONG,
+    ),
     "columns as JSON, function": (
         {"fn_name": "f", "inputs": json.dumps([[3], [5]]), "outputs": json.dumps([[6], [10]])},
         DOUBLE,
         DOUBLE_WRONG,
     ),
     "plain text out": ({"fn_name": "f", "inputs": [["abc"], ["12"]], "outputs": ["cba", "21"]}, SPELL, SPELL_WRONG),
-    "wrapped text out": ({"fn_name": "f", "inputs": [["abc"], ["12"]], "outputs": [["cba"], ["21"]]}, SPELL, SPELL_WRONG),
+    "wrapped text out": (
+        {"fn_name": "f", "inputs": [["abc"], ["12"]], "outputs": [["cba"], ["21"]]},
+        SPELL,
+        SPELL_WRONG,
+    ),
     "text that is a number": ({"fn_name": "f", "inputs": [["12"]], "outputs": ["21"]}, SPELL, SPELL_WRONG),
     "a number as text": ({"fn_name": "f", "inputs": [[3], [5]], "outputs": ["6", "10"]}, DOUBLE, DOUBLE_WRONG),
     "quoted text out": (

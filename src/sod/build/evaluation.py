@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
 from sod.build.job import final_model, prepare_torch
+from sod.build.proving import proven_tasks
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
 from sod.engines.base import Sampling
@@ -22,6 +23,13 @@ from sod.seeds import derive
 from sod.tasks.base import draw
 
 
+def chosen_tasks(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
+    """The seeded subset that is evaluated; all of them where `evaluation.tasks` is 0 or beyond their number."""
+    spec = recipe.evaluation
+    count = min(spec.tasks, len(tasks)) if spec.tasks else len(tasks)
+    return [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
+
+
 def run_evaluation(
     recipe: Recipe,
     collector: Collector,
@@ -30,10 +38,8 @@ def run_evaluation(
 ) -> Evaluation:
     """Evaluate as `evaluation` in the recipe says, on a seeded subset of at most `evaluation.tasks` tasks."""
     spec = recipe.evaluation
-    count = min(spec.tasks, len(tasks)) if spec.tasks else len(tasks)
-    chosen = [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
-    return evaluate(collector, chosen, spec.k, sampling, recipe.seed, on_progress=on_progress)
+    return evaluate(collector, chosen_tasks(recipe, tasks), spec.k, sampling, recipe.seed, on_progress=on_progress)
 
 
 def evaluate_model(
@@ -45,6 +51,7 @@ def evaluate_model(
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = make_chat(recipe, load_tokenizer(path))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
+    tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data, recipe, notice)
     with ExitStack() as resources:
         tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
         refuse_unhealthy(tools)

@@ -74,13 +74,14 @@ class CodeVerifier:
         memory_mb: int | None = None,
         whole_text: bool = False,
     ) -> None:
-        self._execute = execute
-        self._seconds = seconds
+        self.execute = execute
+        self.seconds = seconds
         self._total_seconds = total_seconds
-        self._memory_mb = memory_mb
+        self.memory_mb = memory_mb
         self._whole_text = whole_text
         self._cases_source = Path(__file__).with_name("code_harness_cases.py").read_text("utf-8")
         self._check_source = Path(__file__).with_name("code_harness_check.py").read_text("utf-8")
+        self._tests_source = Path(__file__).with_name("code_harness_tests.py").read_text("utf-8")
 
     def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Raises SodError for tests that cannot be read."""
@@ -89,16 +90,19 @@ class CodeVerifier:
         without: list[Verdict | Fault | None] = [
             Verdict(None, 0.0, "no program in the answer") if code is None else None for code in codes
         ]
-        return filled(without, list(zip(suites, codes, strict=True)), self._verdicts)
+        return filled(without, list(zip(suites, codes, strict=True)), self._judged)
 
     def close(self) -> None:
         """Nothing of its own is open: the sandbox belongs to whoever made it."""
 
-    def _verdicts(self, candidates: Sequence[tuple[Suite, str | None]]) -> list[Verdict | Fault]:
-        """Run every candidate, each with its suite."""
+    def _judged(self, candidates: Sequence[tuple[Suite, str | None]]) -> list[Verdict | Fault]:
+        return self.judged([(suite, code or "") for suite, code in candidates])
+
+    def judged(self, candidates: Sequence[tuple[Suite, str]]) -> list[Verdict | Fault]:
+        """Run every program, each with its suite."""
         nonces = [secrets.token_hex(16) for _ in candidates]  # no result depends on it: nothing to reproduce
-        runs = [(suite, code or "", nonce) for (suite, code), nonce in zip(candidates, nonces, strict=True)]
-        executions = self._execute([self._program(*run) for run in runs])
+        runs = [(suite, code, nonce) for (suite, code), nonce in zip(candidates, nonces, strict=True)]
+        executions = self.execute([self._program(*run) for run in runs])
         return [_verdict(*run, execution) for run, execution in zip(runs, executions, strict=True)]
 
     def _code(self, text: str) -> str | None:
@@ -108,8 +112,8 @@ class CodeVerifier:
         return code if code is not None and len(code) <= LONGEST_CODE else None
 
     def _program(self, suite: Suite, code: str, nonce: str) -> Program:
-        total = min(self._total_seconds, self._seconds * (len(suite.cases) if isinstance(suite, CaseSuite) else 1))
-        job: dict[str, Any] = {"seconds": self._seconds, "total_seconds": total, "nonce": nonce}
+        total = min(self._total_seconds, self.seconds * (len(suite.cases) if isinstance(suite, CaseSuite) else 1))
+        job: dict[str, Any] = {"seconds": self.seconds, "total_seconds": total, "nonce": nonce}
         if isinstance(suite, CaseSuite):
             job |= {"code": code, "prelude": PRELUDE, "fn_name": suite.fn_name, "limit": _output_limit(suite)}
             job["tests"] = [case.given for case in suite.cases]
@@ -117,9 +121,10 @@ class CodeVerifier:
         else:
             job |= {"prompt": suite.prompt, "entry_point": suite.entry_point, "test": suite.test}
             job |= {"sources": _sources(suite, code), "harness": self._check_source}
+            job["tests"] = self._tests_source
             source, fetch = self._check_source, []
         limit = total + OVERHEAD_SECONDS
-        return Program(source, json.dumps(job), fetch=tuple(fetch), seconds=limit, memory_mb=self._memory_mb)
+        return Program(source, json.dumps(job), fetch=tuple(fetch), seconds=limit, memory_mb=self.memory_mb)
 
 
 def _sources(suite: CheckSuite, code: str) -> list[str]:
@@ -183,18 +188,20 @@ def _report(execution: Execution, nonce: str) -> dict[str, Any]:
 def first_failure(suite: CaseSuite, results: Sequence[dict[str, str]]) -> str:
     """The first test (from 1) that did not do as expected, in words; empty if all did, in one reading of them."""
     failures = [_failure(suite, expected, results) for expected in suite.readings]
-    return "" if "" in failures else failures[0]
+    passed = any(not words for _, words in failures)
+    return "" if passed else max(failures, key=lambda failure: failure[0])[1]  # the reading that went the furthest
 
 
-def _failure(suite: CaseSuite, reading: Sequence[Any], results: Sequence[dict[str, str]]) -> str:
+def _failure(suite: CaseSuite, reading: Sequence[Any], results: Sequence[dict[str, str]]) -> tuple[int, str]:
+    """The number of the first test that failed, and how; no words if none did."""
     same = same_value if suite.fn_name is not None else same_output
     for number, expected in enumerate(reading, 1):
         if number > len(results):
-            return f"test {number} was not run"
+            return number, f"test {number} was not run"
         result = results[number - 1]
         if result["status"] != "ok":
-            return f"test {number}: {result['status']} {result['detail']}".rstrip()[: 2 * SHOWN]
+            return number, f"test {number}: {result['status']} {result['detail']}".rstrip()[: 2 * SHOWN]
         if not same(result["output"], expected):
             wanted = expected if isinstance(expected, str) else json.dumps(expected)
-            return f"test {number}: expected {wanted[:SHOWN]!r}, got {result['output'][:SHOWN]!r}"
-    return ""
+            return number, f"test {number}: expected {wanted[:SHOWN]!r}, got {result['output'][:SHOWN]!r}"
+    return len(reading), ""

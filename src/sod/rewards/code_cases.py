@@ -179,6 +179,8 @@ def _same_numbers(line: str, want: str) -> bool:
 
 
 def _numbers(line: str) -> list[Decimal] | None:
+    if not line.isascii():  # Decimal would take the digits of every script
+        return None
     try:
         numbers = [Decimal(token) for token in line.split()]
     except InvalidOperation:

@@ -4,9 +4,9 @@ They are looked up in `extra`, and in `ground_truth` where that is a JSON object
 
 Tests in Python, which call the function themselves (`CheckSuite`):
 
-- HumanEval, BigCodeBench: `test` with a `check(candidate)`, a `unittest.TestCase`, pytest's functions (KodCode) or plain
-  assertions; the name of the function in `entry_point`, else the one that the tests import or call; what stands before
-  the answer in `prompt`, `complete_prompt` or `code_prompt`, if there is any;
+- HumanEval, BigCodeBench, KodCode: `test` with a `check(candidate)`, a `unittest.TestCase`, pytest's functions or
+  plain assertions; the name of the function in `entry_point`, else the one that the tests import or call; what stands
+  before the answer in `prompt`, `complete_prompt` or `code_prompt`, if there is any;
 - MBPP, AceCode: a list of assertions in `test_list` or `test_cases`.
 
 Tests with inputs and outputs (`CaseSuite`; `code_cases` says how these are written):
@@ -60,10 +60,7 @@ Suite = CaseSuite | CheckSuite
 
 def read_suite(task: Task) -> Suite:
     """The tests of the task. Raises SodError where there are none or they cannot be read."""
-    fields = _fields(task)
-    for wrapper in WRAPPERS:
-        if wrapper in fields:
-            fields = {**fields, **_object(fields[wrapper], wrapper)}
+    fields = suite_fields(task)
     test = _python_tests(fields)
     if test is not None:
         return CheckSuite(_prompt(fields), _entry_point(fields, test), test)
@@ -79,7 +76,8 @@ def read_suite(task: Task) -> Suite:
     return case_suite(pairs, _function_name([fields, *rows]))
 
 
-def _fields(task: Task) -> dict[str, Any]:
+def suite_fields(task: Task) -> dict[str, Any]:
+    """What a row says about its tests, by name. Raises SodError where that cannot be read."""
     truth = task.ground_truth.strip()
     fields: dict[str, Any] = {}
     if truth.startswith("{"):
@@ -88,7 +86,11 @@ def _fields(task: Task) -> dict[str, Any]:
         fields = _listed(truth)
     elif "assert" in truth:
         fields = {"test": truth}
-    return {**fields, **task.extra}
+    fields = {**fields, **task.extra}
+    for wrapper in WRAPPERS:
+        if wrapper in fields:
+            fields = {**fields, **_object(fields[wrapper], wrapper)}
+    return fields
 
 
 def _listed(truth: str) -> dict[str, Any]:
