@@ -4,8 +4,8 @@ All tests of an answer are one program of the sandbox. What a candidate can and 
 
 - tests with inputs and outputs (`code_harness_cases`): the expected outputs stay in this process,
   which compares; nothing in the sandbox is worth stealing or forging;
-- HumanEval's `check` (`code_harness_check`): tests and candidate run in two interpreters of the same
-  sandbox; what each can reach of the other is written there. The report must repeat a nonce.
+- tests in Python such as HumanEval's `check` (`code_harness_check`): tests and candidate run in two
+  interpreters of the same sandbox; what each can reach of the other is written there. The report must repeat a nonce.
 
 Both write the nonce to stdout when the model's code is about to run. Without it an execution is a fault of
 ours, with it whatever happens is the candidate's doing: no exit code can turn a wrong answer into a fault.
