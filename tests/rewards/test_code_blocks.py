@@ -74,8 +74,8 @@ def test_a_broken_block_does_not_swallow_a_later_one() -> None:
     "text",
     [
         "```python x\n" * 50_000,
-        "```python\n```\n" * 25_000,
-        "```python\n'''\n```\n" * 10_000,
+        "```python\n```\n" * 10_000,
+        "```python\n'''\n```\n" * 5_000,
         "```python\n        ```\n" * 3_000,
         "> " * 100_000 + "```",
         "- " * 100_000 + "```python\n" + "x\n" * 100,
