@@ -30,9 +30,7 @@ class RewardSpec(Section):
     code_seconds: float = Field(6.0, gt=0, description="seconds of the code verifier per test")
     code_memory_mb: int = Field(1024, ge=32, description="memory of a program that the code verifier runs (MiB)")
     code_check: bool = Field(
-        True,
-        description="run the tests and reference solutions of programming tasks before anything else, and leave out "
-        "the tasks that they fault",
+        True, description="first run the tests and reference solutions of programming tasks; leave out those at fault"
     )
     workers: int = Field(2, ge=1, description="processes of the math verifier")
 
