@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -225,6 +226,27 @@ class TestPrepare:
         job.close()
         (note,) = notes
         assert "of 8 conversations are longer than sft.max_tokens" in note
+
+    @pytest.mark.slow
+    def test_programming_tasks_at_fault_are_left_out_of_a_run(self, make_recipe: Any, tmp_path: Path) -> None:
+        """Before weights are loaded, in the run's directory from its start, and again when it is resumed."""
+        test = "def check(candidate):\n    assert candidate(1) == 2\n"
+        sound = {"prompt": "", "entry_point": "f", "test": test}
+        rows = [sound, {**sound, "test": "def checks(candidate): pass"}, {**sound, "solution": "def f(x): return x"}]
+        tasks = [replace(task, extra=extra) for task, extra in zip(TASKS, rows, strict=False)]
+        write_tasks(tmp_path / "train.parquet", tasks)
+        recipe, notes = make_recipe(reward={"verifier": "code"}), []
+        with closing(prepare_train(recipe, tmp_path / "run", False, notes.append)) as job:
+            assert dict(job.facts)["data"].endswith(": 1 tasks")
+            job.start([])
+        (note,) = [note for note in notes if "at fault" in note]
+        assert all(task.id in note for task in tasks[1:])
+        assert list(json.loads((tmp_path / "run" / "left_out.json").read_text())["data.train"]) == [
+            task.id for task in tasks[1:]
+        ]
+        (tmp_path / "run" / "left_out.json").write_text(json.dumps({"data.train": {tasks[0].id: "as it was"}}))
+        with closing(prepare_train(recipe, tmp_path / "run", True, notes.append)) as job:
+            assert dict(job.facts)["data"].endswith(": 2 tasks")
 
     def test_runs_without_tools(self, make_recipe: Any, tmp_path: Path) -> None:
         """A recipe without a tool trains, evaluates on the way and ends with a checkpoint."""

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import pytest
 
 from sod.records import Execution, Fault, FaultKind, Program, SodError, Verdict
-from sod.rewards.code import CodeVerifier, last_block, same_output, same_value
-from sod.rewards.code_suites import Case, CaseSuite, CheckSuite, read_suite
+from sod.rewards.code import CodeVerifier
+from sod.rewards.code_cases import Case, CaseSuite, same_output, same_value
+from sod.rewards.code_suites import CheckSuite, read_suite
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
 from support import answered
@@ -45,33 +46,6 @@ def verdict_of(verifier: CodeVerifier, code: str, extra: dict[str, object]) -> V
     return verdict
 
 
-# --- which code is meant --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("```python\nx = 1\n```", "x = 1\n"),
-        ("```py\nx = 1\n```\n```python\nx = 2\n```", "x = 2\n"),
-        ("```python\nx = 1\n```\nIt prints:\n```\n1\n```", "x = 1\n"),
-        ("```\nx = 1\n```", "x = 1\n"),
-        ("```json\n{}\n```", None),
-        ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
-        ("```python\nx = 1", None),
-        ("x = 1", None),
-        ("", None),
-    ],
-)
-def test_last_block(text: str, code: str | None) -> None:
-    assert last_block(text) == code
-
-
-def test_many_open_fences_take_no_time() -> None:
-    started = time.process_time()
-    assert last_block("```python x\n" * 50_000) is None
-    assert time.process_time() - started < 2.0
-
-
 # --- schemas --------------------------------------------------------------------------------------
 
 
@@ -93,7 +67,7 @@ def test_every_schema_of_livecodebench_is_read() -> None:
     sample = {"inputs": ["1\n[2, 3]"], "outputs": ["[5]"], "fn_name": "f"}
     assert read_suite(answered("", json.dumps(sample)).task) == CaseSuite((Case([1, [2, 3]], [5]),), "f")
     parsed = {"inputs": [[1, [2, 3]]], "outputs": [[5]], "fn_name": "f"}
-    assert read_suite(answered("", "", parsed).task) == CaseSuite((Case([1, [2, 3]], [5]),), "f")
+    assert read_suite(answered("", "", parsed).task) == CaseSuite((Case([1, [2, 3]], [5]),), "f", ((5,),))
 
 
 def test_humaneval_is_read() -> None:
@@ -115,7 +89,10 @@ class _Bomb:
         ({"public_test_cases": []}, "no tests"),
         ({"private_test_cases": "not packed"}, "neither JSON nor zlib"),
         ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(_Bomb()))).decode()}, "is a pickle"),
-        ({"inputs": ["{"], "outputs": ["1"], "fn_name": "f"}, "input is not JSON"),
+        ({"inputs": ["1\n{"], "outputs": ["1"], "fn_name": "f"}, "input is not JSON"),
+        ({"inputs": "1", "outputs": "[1"}, "outputs is not JSON"),
+        ({"test": "def check("}, "no entry_point, and the tests are not Python"),
+        ({"test": "assert 1 == 1"}, "no entry_point, and the tests name no function"),
     ],
 )
 def test_unreadable_tests_stop_with_a_reason(extra: dict[str, object], reason: str) -> None:
@@ -158,6 +135,9 @@ def test_values_are_compared_as_json() -> None:
     assert same_value("[1, 2.0]", [1, 2])
     assert not same_value("[2, 1]", [1, 2])
     assert same_value('[true, 1, {"a": [false]}]', [True, 1.0, {"a": [False]}])
+    assert same_value('{"a": [true, 1.0, null]}', {"a": [True, 1, None]})
+    for output, expected in (("1", True), ("false", 0), ("[1]", [True]), ('{"a": [0]}', {"a": [False]}), ("0", None)):
+        assert not same_value(output, expected)
     assert not same_value("[" * 100_000, [1])
     assert not same_value("", 0)
 

@@ -384,12 +384,17 @@ LENIENT = {
     "goes through": "def check(candidate):\n    for one, two in zip(iter(lambda: candidate(1), 0), [2, 2]):\n"
     "        assert one == two\n    assert candidate(3) == 6",
     "calls at once": "assert twice(1) == 2\ndef check(candidate): pass",
+    "is a TestCase": "import unittest\nclass TestTwice(unittest.TestCase):\n"
+    "    def test_one(self):\n        self.assertEqual(twice(1), 2)\n"
+    "    def test_two(self):\n        with self.subTest():\n            self.assertTrue(twice(3) == 6)\n",
+    "is for pytest": "from solution import twice\ndef test_one():\n    assert twice(1) == 2\n",
+    "asserts alone": "assert twice(1) == 2",
 }
 
 
 # Whatever waits for a limit, or takes long otherwise.
 LONG = ("stops itself", "fills the disk", "uses up all memory", "uses up all files", "never returns")
-LONG += ("returns a huge value", "hands values back", "maps", "goes through", "calls at once")
+LONG += ("returns a huge value", *LENIENT.keys() - {"catches everything"})
 
 
 def tiered(names: Iterable[str], slow: Collection[str] = LONG) -> list[object]:

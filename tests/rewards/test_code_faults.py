@@ -39,7 +39,7 @@ CASES: dict[str, object] = {"inputs": [[1]], "outputs": [2], "fn_name": "twice"}
         ("import no_such_module\n" + PASSES, "", "No module named 'no_such_module'"),
         (PASSES, "from no_such_module import name\n", "No module named 'no_such_module'"),
         ("1 / 0\n" + PASSES, "", "1 / 0: ZeroDivisionError"),
-        ("def checks(candidate): pass", "", "KeyError: 'check'"),
+        ("def checks(candidate): pass", "", "the tests define no check(candidate)"),
         ("def check(candidate):\n    candidate(print)", "", "the tests pass builtin_function_or_method"),
     ],
 )

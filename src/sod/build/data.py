@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sod.build.job import told
-from sod.build.tools import refuse_unreadable, tool_schemas
+from sod.build.proving import readable_tasks
+from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
@@ -28,8 +29,7 @@ def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
     loaded = with_readable_truths(load_tasks(source, recipe.data.split), source, recipe.reward, notice)
     tasks = told(loaded, source, notice)
-    refuse_unreadable(recipe, tasks)
-    return tasks
+    return readable_tasks(tasks, source, recipe, notice)
 
 
 def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.job import final_model, prepare_torch
+from sod.build.proving import proven_tasks
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
 from sod.build.vocabulary import chat_of
@@ -25,6 +26,13 @@ from sod.seeds import derive
 from sod.tasks.base import draw
 
 
+def chosen_tasks(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
+    """The seeded subset that is evaluated; all of them where `evaluation.tasks` is 0 or beyond their number."""
+    spec = recipe.evaluation
+    count = min(spec.tasks, len(tasks)) if spec.tasks else len(tasks)
+    return [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
+
+
 def run_evaluation(
     recipe: Recipe,
     collector: Collector,
@@ -34,10 +42,9 @@ def run_evaluation(
 ) -> Evaluation:
     """Evaluate as `evaluation` in the recipe says, on a seeded subset of at most `evaluation.tasks` tasks."""
     spec = recipe.evaluation
-    count = min(spec.tasks, len(tasks)) if spec.tasks else len(tasks)
-    chosen = [tasks[i] for i in sorted(draw(count, len(tasks), derive(recipe.seed, "evaluation"), 1))]
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
-    return evaluate(collector, chosen, spec.k, sampling, on_progress=on_progress, hints=hints)
+    tasks = chosen_tasks(recipe, tasks)
+    return evaluate(collector, tasks, spec.k, sampling, on_progress=on_progress, hints=hints)
 
 
 def evaluate_model(
@@ -49,6 +56,7 @@ def evaluate_model(
     tasks = loaded_tasks(data, "--data", recipe, notice)
     chat = chat_of(recipe, path, None, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
+    tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data, recipe, notice)
     with ExitStack() as resources:
         tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
         refuse_unhealthy(tools)

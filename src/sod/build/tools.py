@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe import PythonSpec, Recipe, VerifierName
-from sod.records import SodError, Task
 from sod.rewards.base import Verifier
 from sod.rewards.choice import ChoiceVerifier
 from sod.rewards.code import CodeVerifier
-from sod.rewards.code_suites import read_suite
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
 from sod.rollout.reward import VerifierReward
@@ -114,24 +112,18 @@ def make_reward_function(recipe: Recipe, opened: ExitStack) -> VerifierReward:
     return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries)
 
 
-def refuse_unreadable(recipe: Recipe, tasks: Sequence[Task]) -> None:
-    """Read the tests of every task that the code verifier will read. Raises SodError naming the first bad one."""
-    spec = recipe.reward
-    for task in tasks:
-        if spec.by_source.get(task.data_source, spec.verifier) == "code":
-            try:
-                read_suite(task)
-            except SodError as error:
-                raise SodError(f"task {task.id}: {error}") from None
-
-
 def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack) -> Verifier:
     spec = recipe.reward
     if name == "math":
         return MathVerifier(workers=spec.workers, seconds=spec.math_seconds)
     if name == "choice":
         return ChoiceVerifier(spec.choice.letters, spec.choice.answer_line)
-    python = recipe.tools.python or PythonSpec()
+    return make_code_verifier(recipe, opened)
+
+
+def make_code_verifier(recipe: Recipe, opened: ExitStack) -> CodeVerifier:
+    """The verifier of programs with a sandbox of its own, which is closed with `opened`."""
+    spec, python = recipe.reward, recipe.tools.python or PythonSpec()
     sandbox = make_sandbox(python, ProgramLimits(seconds=CODE_SECONDS, memory_mb=spec.code_memory_mb))
     opened.callback(sandbox.close)
     return CodeVerifier(sandbox.execute, spec.code_seconds, CODE_SECONDS)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import final
 
 from sod.build.data import fitting_tasks, loaded_tasks
-from sod.build.evaluation import run_evaluation
+from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
+from sod.build.proving import Proof
 from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
@@ -52,6 +53,7 @@ class Inputs:
     held_out: list[Task]
     chat: Chat
     place: Place
+    proof: Proof
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -77,7 +79,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     )
     return Job(
         log=RunLog(inputs.place.directory),
-        make=partial(inputs.place.make, recipe),
+        make=partial(inputs.proof.make, partial(inputs.place.make, recipe)),
         plan=plan,
         done=inputs.place.done,
         take_step=partial(train_step, run),
@@ -123,7 +125,12 @@ def checked(
     chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
-    return Inputs(recipe, method, tasks, held_out, chat, place)
+    proof = Proof(place.directory, resumed=place.log is not None)
+    tasks = proof.tasks(tasks, "data.train", str(recipe.data.train), recipe, notice)
+    if held_out:
+        chosen = chosen_tasks(recipe, held_out)
+        held_out = proof.tasks(chosen, "data.validation", str(recipe.data.validation), recipe, notice)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof)
 
 
 def opened(inputs: Inputs, resources: ExitStack) -> Run:

@@ -4,8 +4,8 @@ All tests of an answer are one program of the sandbox. What a candidate can and 
 
 - tests with inputs and outputs (`code_harness_cases`): the expected outputs stay in this process,
   which compares; nothing in the sandbox is worth stealing or forging;
-- HumanEval's `check` (`code_harness_check`): tests and candidate run in two interpreters of the same
-  sandbox; what each can reach of the other is written there. The report must repeat a nonce.
+- tests in Python such as HumanEval's `check` (`code_harness_check`): tests and candidate run in two
+  interpreters of the same sandbox; what each can reach of the other is written there. The report must repeat a nonce.
 
 Both write the nonce to stdout when the model's code is about to run. Without it an execution is a fault of
 ours, with it whatever happens is the candidate's doing: no exit code can turn a wrong answer into a fault.
@@ -22,23 +22,21 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, final
 
 from sod.outcomes import filled
 from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
 from sod.rewards.base import as_answered, verified_text
-from sod.rewards.code_suites import CaseSuite, CheckSuite, read_suite
+from sod.rewards.code_blocks import last_block
+from sod.rewards.code_cases import CaseSuite, same_output, same_value
+from sod.rewards.code_suites import CheckSuite, Suite, read_suite
 
 LONGEST_CODE = 65_536  # characters
 OVERHEAD_SECONDS = 10.0  # for starting the harness, beyond the time of the tests
 SMALLEST_LIMIT = 65_536  # bytes of output
 REPORT = "report.json"
 SHOWN = 200  # characters of an expected or actual output in a detail
-
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
-_PYTHON = {"python", "py", "python3"}
 
 # Names that LiveCodeBench's and LeetCode's starter code takes for granted.
 PRELUDE = """
@@ -57,7 +55,6 @@ sys.setrecursionlimit(50_000)
 
 Execute = Callable[[Sequence[Program]], list[Execution | Fault]]
 """`Sandbox.execute`."""
-Suite = CaseSuite | CheckSuite
 
 
 @final
@@ -77,13 +74,14 @@ class CodeVerifier:
         memory_mb: int | None = None,
         whole_text: bool = False,
     ) -> None:
-        self._execute = execute
-        self._seconds = seconds
+        self.execute = execute
+        self.seconds = seconds
         self._total_seconds = total_seconds
-        self._memory_mb = memory_mb
+        self.memory_mb = memory_mb
         self._whole_text = whole_text
         self._cases_source = Path(__file__).with_name("code_harness_cases.py").read_text("utf-8")
         self._check_source = Path(__file__).with_name("code_harness_check.py").read_text("utf-8")
+        self._tests_source = Path(__file__).with_name("code_harness_tests.py").read_text("utf-8")
 
     def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Raises SodError for tests that cannot be read."""
@@ -92,7 +90,7 @@ class CodeVerifier:
         without: list[Verdict | Fault | None] = [
             Verdict(None, 0.0, "no program in the answer") if code is None else None for code in codes
         ]
-        return filled(without, list(zip(suites, codes, strict=True)), self._verdicts)
+        return filled(without, list(zip(suites, codes, strict=True)), self._judged)
 
     def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
         """See `Verifier.votes`. Programs are the same only where their text is."""
@@ -101,11 +99,14 @@ class CodeVerifier:
     def close(self) -> None:
         """Nothing of its own is open: the sandbox belongs to whoever made it."""
 
-    def _verdicts(self, candidates: Sequence[tuple[Suite, str | None]]) -> list[Verdict | Fault]:
-        """Run every candidate, each with its suite."""
+    def _judged(self, candidates: Sequence[tuple[Suite, str | None]]) -> list[Verdict | Fault]:
+        return self.judged([(suite, code or "") for suite, code in candidates])
+
+    def judged(self, candidates: Sequence[tuple[Suite, str]]) -> list[Verdict | Fault]:
+        """Run every program, each with its suite."""
         nonces = [secrets.token_hex(16) for _ in candidates]  # no result depends on it: nothing to reproduce
-        runs = [(suite, code or "", nonce) for (suite, code), nonce in zip(candidates, nonces, strict=True)]
-        executions = self._execute([self._program(*run) for run in runs])
+        runs = [(suite, code, nonce) for (suite, code), nonce in zip(candidates, nonces, strict=True)]
+        executions = self.execute([self._program(*run) for run in runs])
         return [_verdict(*run, execution) for run, execution in zip(runs, executions, strict=True)]
 
     def _code(self, text: str) -> str | None:
@@ -115,8 +116,8 @@ class CodeVerifier:
         return code if code is not None and len(code) <= LONGEST_CODE else None
 
     def _program(self, suite: Suite, code: str, nonce: str) -> Program:
-        total = min(self._total_seconds, self._seconds * (len(suite.cases) if isinstance(suite, CaseSuite) else 1))
-        job: dict[str, Any] = {"seconds": self._seconds, "total_seconds": total, "nonce": nonce}
+        total = min(self._total_seconds, self.seconds * (len(suite.cases) if isinstance(suite, CaseSuite) else 1))
+        job: dict[str, Any] = {"seconds": self.seconds, "total_seconds": total, "nonce": nonce}
         if isinstance(suite, CaseSuite):
             job |= {"code": code, "prelude": PRELUDE, "fn_name": suite.fn_name, "limit": _output_limit(suite)}
             job["tests"] = [case.given for case in suite.cases]
@@ -124,28 +125,10 @@ class CodeVerifier:
         else:
             job |= {"prompt": suite.prompt, "entry_point": suite.entry_point, "test": suite.test}
             job |= {"sources": _sources(suite, code), "harness": self._check_source}
+            job["tests"] = self._tests_source
             source, fetch = self._check_source, []
         limit = total + OVERHEAD_SECONDS
-        return Program(source, json.dumps(job), fetch=tuple(fetch), seconds=limit, memory_mb=self._memory_mb)
-
-
-def last_block(text: str) -> str | None:
-    """The content of the last closed fenced block marked as Python; where none is marked, of the last at all."""
-    found: dict[bool, str] = {}
-    opened: tuple[str, int] | None = None  # the mark of the open block, and its first line
-    lines = text.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        fence = _FENCE.fullmatch(line)
-        if fence is None:
-            continue
-        if opened is None:
-            opened = (fence.group(1).lower(), number + 1)
-        elif line.strip() == "```":
-            mark, start = opened
-            if mark in _PYTHON or not mark:
-                found[bool(mark)] = "".join(lines[start:number])
-            opened = None
-    return found.get(True, found.get(False))
+        return Program(source, json.dumps(job), fetch=tuple(fetch), seconds=limit, memory_mb=self.memory_mb)
 
 
 def _sources(suite: CheckSuite, code: str) -> list[str]:
@@ -207,56 +190,22 @@ def _report(execution: Execution, nonce: str) -> dict[str, Any]:
 
 
 def first_failure(suite: CaseSuite, results: Sequence[dict[str, str]]) -> str:
-    """The first test (from 1) that did not do as expected, in words; empty if all did."""
-    for number, case in enumerate(suite.cases, 1):
+    """The first test (from 1) that did not do as expected, in words; empty if all did, in one reading of them."""
+    failures = [_failure(suite, expected, results) for expected in suite.readings]
+    passed = any(not words for _, words in failures)
+    return "" if passed else max(failures, key=lambda failure: failure[0])[1]  # the reading that went the furthest
+
+
+def _failure(suite: CaseSuite, reading: Sequence[Any], results: Sequence[dict[str, str]]) -> tuple[int, str]:
+    """The number of the first test that failed, and how; no words if none did."""
+    same = same_value if suite.fn_name is not None else same_output
+    for number, expected in enumerate(reading, 1):
         if number > len(results):
-            return f"test {number} was not run"
+            return number, f"test {number} was not run"
         result = results[number - 1]
         if result["status"] != "ok":
-            return f"test {number}: {result['status']} {result['detail']}".rstrip()[: 2 * SHOWN]
-        same = same_value if suite.fn_name is not None else same_output
-        if not same(result["output"], case.expected):
-            expected = case.expected if isinstance(case.expected, str) else json.dumps(case.expected)
-            return f"test {number}: expected {expected[:SHOWN]!r}, got {result['output'][:SHOWN]!r}"
-    return ""
-
-
-def same_value(output: str, expected: Any) -> bool:
-    """Whether JSON text is the expected value; tuples are lists, 1.0 is 1, and true is not 1."""
-    try:
-        value = json.loads(output)
-        return bool(value == expected) and _same_truth_values(value, expected)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _same_truth_values(value: Any, expected: Any) -> bool:
-    """Whether equal values have True and False in the same places: in Python True is 1."""
-    if isinstance(value, list):
-        return all(map(_same_truth_values, value, expected))
-    if isinstance(value, dict):
-        return all(_same_truth_values(value[key], expected[key]) for key in value)
-    return isinstance(value, bool) == isinstance(expected, bool)
-
-
-def same_output(output: str, expected: str) -> bool:
-    """LiveCodeBench's comparison: as many lines, each equal without outer spaces, or equal number by number."""
-    lines, wanted = ([line.strip() for line in text.strip().split("\n")] for text in (output, expected))
-    if len(lines) != len(wanted):
-        return False
-    return all(line == want or _same_numbers(line, want) for line, want in zip(lines, wanted, strict=True))
-
-
-def _same_numbers(line: str, want: str) -> bool:
-    numbers, wanted = _numbers(line), _numbers(want)
-    return numbers is not None and numbers == wanted
-
-
-def _numbers(line: str) -> list[Decimal] | None:
-    if not line.isascii():  # Decimal() would take the digits of every script
-        return None
-    try:
-        numbers = [Decimal(token) for token in line.split()]
-    except InvalidOperation:
-        return None
-    return numbers if numbers and all(number.is_finite() for number in numbers) else None
+            return number, f"test {number}: {result['status']} {result['detail']}".rstrip()[: 2 * SHOWN]
+        if not same(result["output"], expected):
+            wanted = expected if isinstance(expected, str) else json.dumps(expected)
+            return number, f"test {number}: expected {wanted[:SHOWN]!r}, got {result['output'][:SHOWN]!r}"
+    return len(reading), ""

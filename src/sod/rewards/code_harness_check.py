@@ -1,4 +1,4 @@
-"""Runs inside the sandbox: HumanEval's `check(candidate)`, with the candidate in another interpreter.
+"""Runs inside the sandbox: tests in Python such as HumanEval's, with the candidate in another interpreter.
 
 The text of this file is the program, and, with the argument `candidate`, the program of a second
 interpreter that it starts. The first one (the *judge*) holds the tests and calls the candidate by
@@ -13,8 +13,9 @@ What keeps a candidate from the verdict:
   before the candidate's interpreter starts, and what is imported later comes from Python's own
   directories; the candidate works in a directory that is not on the judge's path.
 
-stdin brings the job as JSON. The judge writes the job's nonce to stdout when the model's code is about to run: what
-goes wrong without that line is not the candidate's doing. The last line of stdout is the report, with the nonce.
+stdin brings the job as JSON; its `tests` is the text of `code_harness_tests`, which knows how tests are written. The
+judge writes the job's nonce to stdout when the model's code is about to run: what goes wrong without that line is not
+the candidate's doing. The last line of stdout is the report, with the nonce.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from contextlib import suppress
 from typing import Any
 
 if sys.argv[1:2] != ["candidate"]:  # the judge's alone: a candidate's interpreter starts in half the time without
-    import ast
     import ctypes
     import select
     import signal
@@ -333,26 +333,12 @@ def check(job: dict[str, Any], candidate: Candidate) -> tuple[str, str]:
 
 
 def run_check(job: dict[str, Any], candidate: Candidate) -> None:
-    names: dict[str, Any] = {"__name__": "tests"}
-    tests = compile(job["test"], "<test>", "exec")
-    with suppress(SyntaxError):  # the tests may use helpers of the prompt
-        helpers = compile(job["prompt"], "<prompt>", "exec")
-        import_all(job["prompt"])
-        exec(helpers, names)
-    import_all(job["test"])
-    names[job["entry_point"]] = candidate
-    exec(tests, names)
-    run = names["check"]
+    tests = types.ModuleType("harness_tests")
+    sys.modules["harness_tests"] = tests
+    exec(compile(job["tests"], "<harness>", "exec"), tests.__dict__)
+    run = tests.prepared(job, candidate)
     candidate.start()
-    run(candidate)
-
-
-def import_all(source: str) -> None:
-    """Import whatever the source imports anywhere: its functions may import when the candidate runs already."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            with suppress(Exception):  # if it is ever needed, the tests themselves say so
-                exec(compile(ast.Module([node], []), "<imports>", "exec"), {})
+    run()
 
 
 def reason(error: BaseException, test: str, candidate: Candidate) -> str:

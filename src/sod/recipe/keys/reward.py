@@ -47,6 +47,9 @@ class RewardSpec(Section):
     math_seconds: int = Field(3, ge=1, description="CPU seconds of the math verifier per answer")
     code_seconds: float = Field(6.0, gt=0, description="seconds of the code verifier per test")
     code_memory_mb: int = Field(1024, ge=32, description="memory of a program that the code verifier runs (MiB)")
+    code_check: bool = Field(
+        True, description="first run the tests and reference solutions of programming tasks; leave out those at fault"
+    )
     workers: int = Field(2, ge=1, description="processes of the math verifier")
 
     @model_validator(mode="after")
