@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, final
 
@@ -42,10 +42,11 @@ class SkippedRow:
 @final
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """The usable rows of a source, in order, and those that were skipped."""
+    """The usable rows of a source, in order, and those that were skipped; `rows` are the numbers of the usable ones."""
 
     items: list[T]
     skipped: list[SkippedRow]
+    rows: list[int] = field(default_factory=list, compare=False)
 
     def summary(self) -> str:
         """One line: "7,400 rows, 3 skipped: row 5: no assistant message; ..."."""
@@ -85,6 +86,7 @@ def _load(
     path = Path(source)
     stem = path.stem if path.suffix in _FILE_SUFFIXES else path.name  # "owner/model-v1.1" has no suffix
     items: list[T] = []
+    used: list[int] = []
     seen: set[str] = set()
     for number, row in rows:
         try:
@@ -92,6 +94,7 @@ def _load(
             while name in seen:
                 name = f"{name}-{number}"
             items.append(parse(row, name))
+            used.append(number)
             seen.add(name)
         except _BadRowError as error:
             skipped.append(SkippedRow(number, str(error)))
@@ -100,7 +103,7 @@ def _load(
     skipped.sort(key=lambda skip: skip.row)
     if not items:
         raise SodError(f"{source}: no usable row, {_skips_line(skipped)}")
-    return Loaded(items, skipped)
+    return Loaded(items, skipped, used)
 
 
 def _skips_line(skipped: Sequence[SkippedRow]) -> str:
