@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sod.build.conversations import training_examples
 from sod.build.data import make_chat
+from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
 from sod.build.summary import place_facts, sft_facts
 from sod.models.load import load_tokenizer
@@ -38,12 +39,15 @@ def prepare_supervised(
     if recipe.data.sft is None:
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
     refuse_unmade({"data.sft": recipe.data.sft, "student.path": recipe.student.path})
+    idle = idle_in_sft(recipe) if method is None else idle_keys(recipe, method)
+    refuse_idle(idle, recipe, resume, notice)
     conversations = load_conversations(recipe.data.sft, recipe.data.split)
     told(conversations, recipe.data.sft, notice)
     with ExitStack() as resources:  # the lock does not outlive a failure here
         place = find_place(recipe, directory, resume, kind, resources, notice)
         models = located(recipe.model_copy(update={"teacher": None}), notice)
         chat = make_chat(models, load_tokenizer(models.student.path))
+        refuse_unread(recipe, chat, resume, notice)
         examples = training_examples(conversations, recipe.data.sft, chat, recipe, notice)
         prepare_torch(recipe)
         student, optimizer = trained_model(models, optim, steps, place.resume)

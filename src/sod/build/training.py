@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, final
 
-from sod.build.data import fitting_tasks, loaded_tasks, make_chat
+from sod.build.data import fitting_tasks, loaded_tasks, make_chat, tell_unmet_sources
 from sod.build.evaluation import run_evaluation
+from sod.build.idle import idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.rollout import make_collector
@@ -106,6 +107,7 @@ def checked(
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
     refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
     _refuse_unmade(recipe, method)
+    refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
@@ -114,9 +116,11 @@ def checked(
     if method.context is not None:
         for task in tasks:
             privileged_prompt(task, method.context)
+    tell_unmet_sources(recipe, [*tasks, *held_out], notice)
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
     chat = make_chat(recipe, _common_tokenizer(recipe, method))
+    refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     return Inputs(recipe, method, tasks, held_out, chat, place)
