@@ -128,7 +128,7 @@ class TestOtherTools:
             "tools that the run does not have are declared in 1 row: python (1 row); no tool is shown instead" in line
         )
 
-    @pytest.mark.parametrize("properties", [{}, {"program": {"type": "string"}}, {"code": {"type": "array"}}, "?"])
+    @pytest.mark.parametrize("properties", [{}, {"program": {"type": "string"}}, {"code": {"type": "array"}}])
     def test_other_parameters(self, properties: Any, start: Any) -> None:
         other = {"name": "python", "parameters": {"type": "object", "properties": properties}}
         (line,) = start(GOOD, {"messages": [USER, ASSISTANT], "tools": [other]})

@@ -126,7 +126,7 @@ def _signature(tool: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
         return str(function["name"]), None
     properties = parameters.get("properties")
     if not isinstance(properties, Mapping):
-        return str(function["name"]), {}
+        return str(function["name"]), None
     return str(function["name"]), {name: _type_of(declared) for name, declared in properties.items()}
 
 

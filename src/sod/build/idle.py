@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from sod.build.method import make_method
@@ -31,11 +31,15 @@ OF_EPISODES = ("temperature", "top_p", "top_k")
 @final
 @dataclass(frozen=True)
 class Idle:
-    """A dotted key that is set and does nothing: why, and what to do about it."""
+    """A dotted key that is set and does nothing: why, and what to do about it.
+
+    It is only told where the same recipe is meant to go on with another value of one other key, without more to change.
+    """
 
     key: str
     why: str
     fix: str = "leave it out"
+    told: bool = False
 
 
 def idle_keys(recipe: Recipe, method: Method) -> list[Idle]:
@@ -88,13 +92,12 @@ def refuse_idle(found: Sequence[Idle], recipe: Recipe, resume: bool, notice: Not
 
     A resumed run keeps the recipe that it was started with, so that one is only told.
     """
-    if not found:
-        return
-    lines = [f"{_shown(recipe, idle.key)} does nothing here: {idle.why}; {idle.fix}" for idle in found]
-    text = "; ".join(lines)
-    if not resume:
-        raise SodError(text)
-    notice(text)
+    lines = {idle: f"{_shown(recipe, idle.key)} does nothing here: {idle.why}; {idle.fix}" for idle in found}
+    refused = [line for idle, line in lines.items() if not (idle.told or resume)]
+    if refused:
+        raise SodError("; ".join(refused))
+    for line in lines.values():
+        notice(line)
 
 
 def without_idle(recipe: Recipe, method: Method) -> Recipe:
@@ -215,8 +218,9 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
     if python is None or python.fusion is None:
         return
     for key in ("processes", "workers", "preload", "unsafe"):
-        why = "tools.python.fusion runs the programs, which decides that itself"
-        yield from _set(recipe, f"tools.python.{key}", why)
+        why = "it is about this machine's sandbox, and tools.python.fusion runs the programs"
+        for idle in _set(recipe, f"tools.python.{key}", why):
+            yield replace(idle, told=True)
 
 
 def _split(recipe: Recipe) -> Iterator[Idle]:
