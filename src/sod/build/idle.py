@@ -175,7 +175,8 @@ def _silenced(spec: MethodSpec) -> list[Idle]:
     if not make_method(spec).silent:
         return []
     why = f"nothing is left for {spec.name} to learn from, and no weight would ever change"
-    return [Idle(f"method.{knob}", why, "take another value") for knob, given in spec.knobs.items() if given == 0]
+    factors = [knob for knob, given in spec.knobs.items() if given == 0 or isinstance(given, Mapping)]
+    return [Idle(f"method.{knob}", why, "take another value") for knob in factors]
 
 
 def _way(key: str, given: Mapping[str, Any]) -> Iterator[Idle]:
