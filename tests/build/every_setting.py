@@ -54,7 +54,7 @@ CHANGES: Mapping[str, Example] = {
     "rollout.max_turns": Example(1),
     "rollout.max_prompt_tokens": Example(100, {"data.train": "{long}"}),
     "rollout.max_turn_tokens": Example(4),
-    "rollout.max_response_tokens": Example(26),
+    "rollout.max_response_tokens": Example(72),
     "rollout.temperature": on_all(0.5),
     "rollout.top_p": Example(0.5),
     "rollout.top_k": Example(2),
