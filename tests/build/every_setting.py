@@ -162,4 +162,4 @@ ELSEWHERE: Mapping[str, str] = {
     "compare": "tests/compare/test_order.py",
     "trackers": "tests/report/test_trackers.py",
 }
-"""Keys, each with all that is below it, whose effect another test shows: it takes answers, a service or another command."""
+"""Keys, each with all below it, whose effect another test shows: it takes answers, a service or another command."""
