@@ -22,6 +22,7 @@ from sod.build.supervised import prepare_sft
 from sod.build.tools import make_tools
 from sod.build.training import prepare_train
 from sod.models.load import load_model, save_model
+from sod.objective.needs import SELF_TEACHER, Need
 from sod.objective.presets import PRESETS
 from sod.recipe import Recipe
 from sod.records import SodError, ToolCall
@@ -266,7 +267,9 @@ class TestPrepare:
     @pytest.mark.parametrize("name", PRESETS)
     def test_every_method_runs(self, name: str, make_recipe: Any, tmp_path: Path) -> None:
         """From the recipe's files to two steps and a checkpoint that holds the teacher's state (none here moved)."""
-        job = prepare_train(make_recipe(method=name), tmp_path / "run", False, quiet)
+        needs = PRESETS[name]().needs
+        own = {} if Need.TEACHER in needs and not needs & SELF_TEACHER else {"teacher": None}
+        job = prepare_train(make_recipe(method=name, **own), tmp_path / "run", False, quiet)
         job.start([])
         job.close()
         assert [row["step"] for row in job.log.metrics()] == [1, 2]
@@ -280,9 +283,9 @@ class TestPrepare:
         with pytest.raises(ValueError, match="the engine is closed"):
             job.take_step(1)
 
-    def test_self_distillation_reads_no_teacher(self, make_recipe: Any, tmp_path: Path) -> None:
-        """The recipe's teacher is not loaded, nor its tokenizer: the student's own copy is the teacher."""
-        recipe = make_recipe(method="opsd_gt", teacher={"path": str(tmp_path / "gone")}, train={"steps": 1})
+    def test_self_distillation_needs_no_teacher(self, make_recipe: Any, tmp_path: Path) -> None:
+        """The student's own copy is the teacher."""
+        recipe = make_recipe(method="opsd_gt", teacher=None, train={"steps": 1})
         job = prepare_train(recipe, tmp_path / "run", False, quiet)
         job.start([])
         job.close()
@@ -302,7 +305,7 @@ class TestPrepare:
         self, method: dict[str, Any], make_recipe: Any, tmp_path: Path
     ) -> None:
         """Three steps in one go, and in two jobs: the same weights of student and teacher, bit for bit."""
-        recipe = make_recipe(method=method, train={"steps": 3}, optim={"lr": 1e-2})
+        recipe = make_recipe(method=method, teacher=None, train={"steps": 3}, optim={"lr": 1e-2})
         whole = prepare_train(recipe, tmp_path / "whole", False, quiet)
         whole.start([])
         whole.close()
@@ -347,11 +350,11 @@ class TestPrepare:
         nowhere = {"path": str(tmp_path / "nowhere")}
         for sections, message in (
             (
-                {"method": "opsd_gt", "data": {"train": str(tmp_path / "bare.parquet")}},
+                {"method": "opsd_gt", "teacher": None, "data": {"train": str(tmp_path / "bare.parquet")}},
                 f"task {TASKS[4].id}: the ground truth is empty",
             ),
             (
-                {"method": "opsd_hint", "data": {"train": str(tmp_path / "dull.parquet")}},
+                {"method": "opsd_hint", "teacher": None, "data": {"train": str(tmp_path / "dull.parquet")}},
                 f"task {TASKS[2].id}: no hint",
             ),
             (

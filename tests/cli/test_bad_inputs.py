@@ -216,7 +216,9 @@ class TestNeedsOfTheMethod:
         tasks = hinted(world)
         write_tasks(tmp_path / "some.parquet", [*tasks[:2], replace(tasks[2], **change)])
         data = f"data.train={tmp_path / 'some.parquet'}"
-        assert_one_error(self.refused(sod, tmp_path, recipe, f"method={method}", data), f"task {tasks[2].id}: {said}")
+        assert_one_error(
+            self.refused(sod, tmp_path, recipe, f"method={method}", "teacher=null", data), f"task {tasks[2].id}: {said}"
+        )
 
     def test_replayed_turns_and_a_tool_with_a_memory(self, recipe: Path, sod: Any, tmp_path: Path) -> None:
         """What the teacher's turns left in the tool would be missing."""
@@ -230,7 +232,8 @@ class TestNeedsOfTheMethod:
         """The proof that the checks above come first."""
         write_tasks(tmp_path / "whole.parquet", hinted(world))
         data = f"data.train={tmp_path / 'whole.parquet'}"
-        ended = self.refused(sod, tmp_path, recipe, f"method={method}", data)
+        own = [] if method == "tcod_b2f" else ["teacher=null"]
+        ended = self.refused(sod, tmp_path, recipe, f"method={method}", *own, data)
         assert_one_error(ended, str(tmp_path / "nowhere"), "no such model directory")
 
 

@@ -46,6 +46,7 @@ def train(sod: Any, recipe: Path, tmp_path: Path) -> Callable[..., Any]:
         service = json.dumps({"url": url, **options})
         given = [
             f"tools.python.fusion={service}",
+            "tools.python.preload=[numpy, sympy]",
             "tools.python.timeout_seconds=0.5",
             f"train.steps={STEPS}",
             "rollout.prompts=4",

@@ -32,6 +32,17 @@ def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -
     return readable_tasks(tasks, source, recipe, notice)
 
 
+def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) -> None:
+    """Tell the keys of `reward.by_source` that no task has as its data_source: their verifiers judge nothing."""
+    sources = dict.fromkeys(task.data_source for task in tasks)
+    unmet = [source for source in recipe.reward.by_source if source not in sources]
+    if unmet:
+        notice(
+            f"reward.by_source: no task has the data_source {', '.join(unmet)}, so that does nothing; the tasks have "
+            f"{', '.join(sources)}"
+        )
+
+
 def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
     """The tasks whose prompts fit `rollout.max_prompt_tokens`; the rest is skipped and told, or refused."""
     limit = recipe.rollout.max_prompt_tokens

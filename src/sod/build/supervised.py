@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from sod.build.conversations import training_examples
+from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
 from sod.build.summary import place_facts, sft_facts
 from sod.build.vocabulary import chat_of
-from sod.chat.render import Chat
 from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 from sod.runlog import RunLog
-from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations
 from sod.training.loop import Plan, Trainee
-from sod.training.sft import Ledger, sft_step
+from sod.training.sft import sft_step
 
 
 def prepare_sft(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -40,12 +39,16 @@ def prepare_supervised(
     if recipe.data.sft is None:
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
     refuse_unmade({"data.sft": recipe.data.sft, "student.path": recipe.student.path})
-    conversations = told(load_conversations(recipe.data.sft, recipe.data.split), recipe.data.sft, notice)
+    idle = idle_in_sft(recipe) if method is None else idle_keys(recipe, method)
+    refuse_idle(idle, recipe, resume, notice)
+    conversations = load_conversations(recipe.data.sft, recipe.data.split)
+    told(conversations, recipe.data.sft, notice)
     with ExitStack() as resources:  # the lock does not outlive a failure here
         place = find_place(recipe, directory, resume, kind, resources, notice)
         models = located(recipe.model_copy(update={"teacher": None}), notice)
         chat = chat_of(models, models.student.path, None, notice)
-        examples = _fitting_examples(conversations, chat, recipe, notice)
+        refuse_unread(recipe, chat, resume, notice)
+        examples = training_examples(conversations, recipe.data.sft, chat, recipe, notice)
         prepare_torch(recipe)
         student, optimizer = trained_model(models, optim, steps, Support.of(chat.tokenizer), place.resume)
         kept = resources.pop_all()
@@ -61,16 +64,3 @@ def prepare_supervised(
         resources=kept,
         facts=[*facts, *place_facts(plan, place.done, place.directory)],
     )
-
-
-def _fitting_examples(
-    conversations: Sequence[Conversation], chat: Chat, recipe: Recipe, notice: Notice
-) -> list[Ledger]:
-    """The conversations that fit `sft.max_tokens`, as ledgers; the rest is told. Raises SodError where none fits."""
-    encoded = [chat.encode_conversation(conversation.messages) for conversation in conversations]
-    examples: list[Ledger] = [(ids, turns) for ids, turns in encoded if len(ids) <= recipe.sft.max_tokens]
-    if not examples:
-        raise SodError(f"{recipe.data.sft}: no conversation fits sft.max_tokens={recipe.sft.max_tokens}")
-    if overlong := len(encoded) - len(examples):
-        notice(f"{overlong} of {len(encoded)} conversations are longer than sft.max_tokens; skipped")
-    return examples

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from sod.build.data import fitting_tasks, loaded_tasks
+from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.evaluation import chosen_tasks, run_evaluation
+from sod.build.idle import idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.proving import Proof
@@ -112,6 +113,7 @@ def checked(
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
     refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
     _refuse_unmade(recipe, method)
+    refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
@@ -120,9 +122,11 @@ def checked(
     if method.context is not None:
         for task in tasks:
             privileged_prompt(task, method.context)
+    tell_unmet_sources(recipe, [*tasks, *held_out], notice)
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
     chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
+    refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     proof = Proof(place.directory, resumed=place.log is not None)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sod.cli.options import Overrides
+from sod.cli.unread import refuse_unread
 from sod.records import SodError
 from sod.report.console import notice, out, rows_table
 
@@ -42,6 +43,7 @@ def compare(
     from sod.compare.study import compare as run_all
     from sod.compare.study import parse_methods, parse_seeds, refuse_worldless, report_only
 
+    refuse_unread("compare", overrides or [])
     spec = read_recipe(recipe, overrides or (), notice)
     target = to or Path("runs") / "comparisons" / spec.name
     if not only_report:

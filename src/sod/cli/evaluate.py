@@ -10,6 +10,7 @@ import typer
 
 from sod.cli.options import AllowCodeOption, Overrides, runs_own
 from sod.cli.tracking import trackers
+from sod.cli.unread import refuse_unread
 from sod.recipe import Recipe, apply_overrides, parse_recipe, read_yaml, resolved
 from sod.records import SodError
 from sod.report.console import evaluation_table, notice, out, progress
@@ -54,6 +55,7 @@ def evaluate(
     """
     from sod.build.evaluated import claimed, find_evaluated
 
+    refuse_unread("eval", overrides or [])
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
     about = find_evaluated(model, notice)

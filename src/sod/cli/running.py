@@ -10,6 +10,7 @@ import typer
 
 from sod.cli.options import AllowCodeOption, OutOption, Overrides, runs_own
 from sod.cli.tracking import trackers
+from sod.cli.unread import refuse_unread
 from sod.recipe import Recipe, shipped_file
 from sod.records import SodError
 from sod.report.console import StepLines, evaluation_table, facts, notice, out, profile_table, progress
@@ -96,6 +97,7 @@ def quickstart(
     from sod.build.recipe import read_recipe
     from sod.quickstart.run import quickstart as run_all
 
+    refuse_unread("quickstart", overrides or [])
     spec, lines = read_recipe(recipe, overrides or (), notice), StepLines(verbose)
     summary = run_all(spec, to, lambda title, job: _run_job(spec, title, job, lines), notice)
     results = {label: summary[label] for label in ("vanilla", "sft", "sod", "teacher")}
@@ -119,6 +121,7 @@ def _recipe_and_directory(
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
         given.insert(0, recipe)
         recipe = None
+    refuse_unread("sft" if stage == "sft" else "train", given)
     if resume is None:
         if recipe is None:
             raise SodError("name a recipe file, e.g. recipes/quickstart.yaml, or --resume RUN")

@@ -22,6 +22,8 @@ from statistics import fmean
 from typing import Any, Literal, final
 
 from sod.build.evaluation import evaluate_model
+from sod.build.idle import without_idle
+from sod.build.method import make_method
 from sod.build.training import prepare_train
 from sod.clock import Clock
 from sod.evaluation.runner import Evaluation
@@ -221,7 +223,8 @@ def _cell_recipe(comparison: Comparison, unit: Unit, lr: float | None, steps: in
         "optim": recipe.optim.model_copy(update={"lr": lr}),
         "train": recipe.train.model_copy(update={"steps": steps}),
     }
-    return in_world(recipe.model_copy(update=update), comparison.world(unit.seed))
+    spec = in_world(recipe.model_copy(update=update), comparison.world(unit.seed))
+    return without_idle(spec, make_method(spec.method))
 
 
 def _playing(recipe: Recipe, model: Path) -> Recipe:

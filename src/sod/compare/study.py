@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from sod.build.method import check_knobs, make_method, refuse_unknown
+from sod.build.idle import idle_in_all, refuse_idle
+from sod.build.method import check_knobs, refuse_unknown
 from sod.compare.cells import UNTRAINED, Comparison, Unit, method_spec, read_result, run_unit
 from sod.compare.order import learning_rate, needs, order_of_work
 from sod.compare.table import write_comparison
 from sod.compare.workers import Ended, WorkerPool
 from sod.recipe import Recipe
 from sod.records import SodError
+from sod.report import console
 from sod.runlog import git_state
 from sod.training.loop import InterruptedRunError
 from sod.training.signals import on_stop_request
@@ -122,9 +124,8 @@ def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) 
             "part in the comparison"
         )
     check_knobs(recipe.method, f"recipe {recipe.name}")  # also those that none of the methods here has
-    for name in methods:
-        if name not in UNTRAINED:
-            make_method(method_spec(recipe, name))
+    trained = [name for name in methods if name not in UNTRAINED]
+    refuse_idle(idle_in_all(recipe, [method_spec(recipe, name) for name in trained]), recipe, False, console.notice)
 
 
 def read_results(comparison: Comparison) -> dict[Unit, dict[str, Any]]:

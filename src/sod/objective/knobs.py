@@ -7,7 +7,7 @@ Nothing else needs to know of them: types, ranges and meanings are read off the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal, final, get_args, get_origin, get_type_hints
 
@@ -18,11 +18,17 @@ Coefficient = float | Schedule
 KnobKind = Literal["number", "whole number", "coefficient", "choice"]
 
 
+def always_works(values: Mapping[str, Any]) -> str | None:
+    """The `idle` of a knob that does something whatever the others are."""
+    return None
+
+
 @final
 @dataclass(frozen=True)
 class Knob:
     """What a knob means, in one line with its unit, and the numbers it may be. Bounds are inclusive but for the strict
-    ones (`above`, `below`); a number is finite unless `infinite`.
+    ones (`above`, `below`); a number is finite unless `infinite`. `idle` says of the values of all the preset's
+    knobs why this one does nothing beside them; None where it does something.
     """
 
     meaning: str
@@ -32,6 +38,7 @@ class Knob:
     most: float | None = None
     below: float | None = None
     infinite: bool = False
+    idle: Callable[[Mapping[str, Any]], str | None] = always_works
 
 
 @final

@@ -105,6 +105,14 @@ class Method:
         return frozenset(needs)
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing could ever change a weight: every factor on the teacher's and the reward's part is 0."""
+        if Need.DEMONSTRATIONS in self.asks or not self.rho.never:
+            return False
+        shut = self.gate is not None and not self.gate(torch.tensor([-50.0, 0.0, 50.0])).any()
+        return self.turn_weights is None or self.kappa.never or shut
+
+    @property
     def level(self) -> Level | None:
         """How much of the teacher's distribution is needed at each position; None without a teacher."""
         needs = self.needs

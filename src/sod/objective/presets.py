@@ -14,7 +14,7 @@ Deviations from the papers, beside those at the top of `episodes.py` and `weight
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -32,6 +32,21 @@ SOD = "arXiv 2605.07725"
 OPD = "arXiv 2306.13649"
 ATOD_KAPPA, ATOD_RHO = linear(1.0, 0.1, 80), linear(1.0, 2.0, 80)
 
+
+def _unless_rule(rule: str) -> Callable[[Mapping[str, Any]], str | None]:
+    """The `idle` of a knob of one teacher rule."""
+
+    def idle(values: Mapping[str, Any]) -> str | None:
+        given = values["teacher_rule"]
+        return None if given == rule else f"method.teacher_rule is {given}, not {rule}"
+
+    return idle
+
+
+def _level_gate(values: Mapping[str, Any]) -> str | None:
+    return "method.beta_min and method.beta_max are equal" if values["beta_min"] == values["beta_max"] else None
+
+
 Kappa = Annotated[Coefficient, Knob("factor on the teacher's signal")]
 Rho = Annotated[Coefficient, Knob("factor on the reward's advantage")]
 Delta = Annotated[float, Knob("no turn weighs more than 1 + delta; inf: no limit", least=0.0, infinite=True)]
@@ -42,13 +57,21 @@ Rule = Annotated[
     Literal["frozen", "every", "ema"],
     Knob("how the teacher follows the student: never, as a copy now and then, or as a moving average"),
 ]
-CopyEvery = Annotated[int, Knob("steps between copies, with teacher_rule=every", least=1)]
+CopyEvery = Annotated[int, Knob("steps between copies, with teacher_rule=every", least=1, idle=_unless_rule("every"))]
 EmaDecay = Annotated[
-    float, Knob("share of itself that the teacher keeps in a step, with teacher_rule=ema", least=0.0, below=1.0)
+    float,
+    Knob(
+        "share of itself that the teacher keeps in a step, with teacher_rule=ema",
+        least=0.0,
+        below=1.0,
+        idle=_unless_rule("ema"),
+    ),
 ]
 BetaMin = Annotated[float, Knob("factor on the teacher's signal after great success", least=0.0)]
 BetaMax = Annotated[float, Knob("factor on the teacher's signal after great failure", least=0.0)]
-Gamma = Annotated[float, Knob("how steeply the factor falls from beta_max to beta_min as the advantage rises")]
+Gamma = Annotated[
+    float, Knob("how steeply the factor falls from beta_max to beta_min as the advantage rises", idle=_level_gate)
+]
 Decay = Annotated[float, Knob("factor per turn after the first tool error", least=0.0, most=1.0)]
 Threshold = Annotated[float, Knob("turn gap d_k above which the teacher intervenes by half (nats/token)", least=0.0)]
 

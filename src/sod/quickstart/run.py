@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sod.build.evaluation import evaluate_model
+from sod.build.idle import idle_keys, refuse_idle, without_idle
 from sod.build.job import Job
+from sod.build.method import make_method
 from sod.build.supervised import prepare_sft
 from sod.build.training import prepare_train
 from sod.clock import Clock
+from sod.objective.methods import Method
 from sod.quickstart.world import data_paths, make_data, make_models
 from sod.recipe import ModelSpec, Notice, Recipe
 from sod.records import SodError
@@ -34,16 +37,19 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
         raise SodError(
             f"{recipe.name}: no world section to make data and models from; start from recipes/quickstart.yaml"
         )
+    method = make_method(recipe.method)
+    refuse_idle(idle_keys(recipe.model_copy(update={"teacher": None}), method), recipe, False, notice)
     with locked(out):  # the stages lock their own directories; the data and the summary lie beside them
         if (out / "data").exists():
             raise SodError(f"{out}: holds an earlier quickstart; move it away or choose another directory with --out")
-        return _quickstart(recipe, out, run_job, notice)
+        return _quickstart(recipe, method, out, run_job, notice)
 
 
-def _quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> dict[str, Any]:
+def _quickstart(recipe: Recipe, method: Method, out: Path, run_job: RunJob, notice: Notice) -> dict[str, Any]:
     clock = Clock(make_world(recipe, out, run_job, notice))
+    spec = without_idle(in_world(recipe, out), method)  # the world has a teacher, whether the method asks it or not
     with clock.timed("distillation"):
-        run_job(recipe.method.name.upper(), prepare_train(in_world(recipe, out), out / "sod", False, notice))
+        run_job(recipe.method.name.upper(), prepare_train(spec, out / "sod", False, notice))
     summary: dict[str, Any] = {}
     with clock.timed("evaluation"):
         for label, directory in EVALUATED.items():

@@ -43,7 +43,7 @@ class SkippedRow:
 @final
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """The usable rows of a source, in order, and those that were skipped. `rows` are the numbers of the usable ones."""
+    """The usable rows of a source, in order, and those that were skipped; `rows` are the numbers of the usable ones."""
 
     items: list[T]
     skipped: list[SkippedRow]
@@ -117,6 +117,12 @@ def _skips_line(skipped: Sequence[SkippedRow]) -> str:
     return f"{len(skipped):,} skipped: " + "; ".join(named) + (f"; and {more:,} more" if more else "")
 
 
+def is_file_source(source: str) -> bool:
+    """Whether a data key names a file, there or not, and no data set of the Hub."""
+    path = Path(source)
+    return path.is_file() or path.suffix in _FILE_SUFFIXES or not is_hub_id(source)
+
+
 def read_rows(
     source: str, needed: tuple[str, ...], optional: tuple[str, ...] = (), split: str = "train"
 ) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
@@ -134,7 +140,7 @@ def read_rows(
             columns, rows, skipped = _read_json(path)
         else:
             raise SodError(f"{source}: unknown suffix '{path.suffix}', expected .parquet, .jsonl or .json")
-    elif is_hub_id(source) and path.suffix not in _FILE_SUFFIXES:
+    elif not is_file_source(source):
         columns, rows = _read_hub(source, split, needed + optional)
     else:
         raise SodError(f"{source}: no such data file")

@@ -15,8 +15,18 @@ class ScheduleSpec(Section):
 
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="shape of the way")
     start: float = Field(allow_inf_nan=False, description="value at step 1")
-    end: float = Field(allow_inf_nan=False, description="value after `steps` steps, kept from then on")
+    end: float = Field(
+        allow_inf_nan=False, description="value after `steps` steps, kept from then on; not of a constant"
+    )
     steps: int | None = Field(None, ge=1, description="length of the way (optimizer steps); a constant has none")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _constant_end(cls, given: Any) -> Any:
+        """A constant ends where it starts, without saying so."""
+        if isinstance(given, Mapping) and given.get("schedule") == "constant" and "start" in given:
+            return {"end": given["start"], **given}
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSpec:

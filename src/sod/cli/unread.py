@@ -1,0 +1,49 @@
+"""Overrides on a command line that the command does not read: a mistake there, while a recipe file is shared by all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from sod.recipe.names import key_of
+from sod.records import SodError
+
+Command = Literal["train", "sft", "eval", "quickstart", "compare"]
+
+_WORLD_MAKES = ("student.path", "teacher.path", "data")
+UNREAD: Mapping[Command, Sequence[str]] = {
+    "train": ("sft", "world", "compare"),
+    "sft": ("teacher", "method", "optim", "train", "world", "compare", "data.train", "data.validation"),
+    "eval": (
+        *("teacher", "method", "optim", "train", "sft", "world", "compare"),
+        *("data.train", "data.validation", "data.sft"),
+        *("rollout.prompts", "rollout.samples", "rollout.temperature", "rollout.top_p", "rollout.top_k"),
+        "rollout.distill_before_fault",
+    ),
+    "quickstart": (*_WORLD_MAKES, "compare"),
+    "compare": (*_WORLD_MAKES, "seed", "trackers", "method.name", "optim.lr"),
+}
+"""By command the keys that it never reads, each with all that is below it.
+
+What a run only keeps for its evaluation (`rollout`, `reward`, `tools`, `evaluation`) is read.
+"""
+READ: Mapping[Command, Sequence[str]] = {
+    "train": ("sft.max_tokens",),  # by a method of demonstrations
+    "sft": ("train.keep_checkpoints",),
+    "eval": (),
+    "quickstart": ("data.overlong_prompts",),
+    "compare": ("data.overlong_prompts",),
+}
+"""Keys below those that the command reads all the same."""
+
+
+def refuse_unread(command: Command, overrides: Sequence[str]) -> None:
+    """Raises SodError naming the overrides of keys that `sod COMMAND` does not read."""
+    keys = [key_of(override.partition("=")[0]) for override in overrides]
+    unread = [key for key in keys if _below(key, UNREAD[command]) and not _below(key, READ[command])]
+    if unread:
+        raise SodError(f"{', '.join(unread)}: `sod {command}` does not read that; leave it out")
+
+
+def _below(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
