@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
+from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
@@ -43,6 +44,7 @@ def evaluate_model(
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
+    refuse_unfit_player(path, recipe)
     chat = make_chat(recipe, load_tokenizer(path))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     with ExitStack() as resources:

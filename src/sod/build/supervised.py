@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sod.build.data import make_chat
+from sod.build.fitness import refuse_unfit_learner
 from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
 from sod.build.summary import place_facts, sft_facts
 from sod.chat.render import Chat
@@ -46,6 +47,7 @@ def prepare_supervised(
         models = located(recipe.model_copy(update={"teacher": None}), notice)
         chat = make_chat(models, load_tokenizer(models.student.path))
         examples = _fitting_examples(conversations, chat, recipe, notice)
+        refuse_unfit_learner(models.student.path, max(len(ids) for ids, _ in examples))
         prepare_torch(recipe)
         student, optimizer = trained_model(models, optim, steps, place.resume)
         kept = resources.pop_all()

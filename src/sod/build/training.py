@@ -12,6 +12,7 @@ from typing import Any, final
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
 from sod.build.evaluation import run_evaluation
+from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
 from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.rollout import make_collector
@@ -116,8 +117,10 @@ def checked(
             privileged_prompt(task, method.context)
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
+    refuse_unfit(recipe, method)
     chat = make_chat(recipe, _common_tokenizer(recipe, method))
     tasks = fitting_tasks(tasks, chat, recipe, notice)
+    refuse_unfit_self_teacher(recipe, method, tasks, chat)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     return Inputs(recipe, method, tasks, held_out, chat, place)
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from sod.models.architecture import read_config, refuse_unscored
 from sod.models.score import check_projection
 from sod.models.source import find_model, first_line
 from sod.records import SodError
@@ -35,10 +36,11 @@ def load_tokenizer(path: str) -> Any:
 def load_model(path: str, dtype: Dtype) -> Any:
     """The causal language model of a local directory or hub id, in eval mode.
 
-    Raises SodError naming `path` when it is missing, cut short, or does something to its logits that
-    chunked scoring does not know.
+    Raises SodError naming `path` when it is missing, cut short, or of an architecture that chunked scoring does not
+    know: before its weights are read where its configuration tells.
     """
     source = find_model(path, "config.json")
+    refuse_unscored(read_config(source), path)
     with one_line(f"{path}: cannot load a model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch_dtype(dtype), output_loading_info=True, **source.options
