@@ -59,5 +59,5 @@ def _refuse_unfit_scorer(path: str, asked: Asked) -> Any:
 
 def _episodes(recipe: Recipe) -> Asked:
     spec = recipe.rollout
-    keys = f"rollout.max_prompt_tokens ({spec.max_prompt_tokens}) + max_response_tokens ({spec.max_response_tokens})"
+    keys = f"rollout.max_prompt_tokens ({spec.max_prompt_tokens}) + rollout.max_response_tokens ({spec.max_response_tokens})"
     return Asked(spec.max_prompt_tokens + spec.max_response_tokens, keys)

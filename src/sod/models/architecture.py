@@ -39,22 +39,22 @@ def read_config(source: Source) -> Any:
 
 
 def refuse_unscored(config: Any, where: str) -> None:
-    """Raises SodError for a configuration whose models cannot be scored: no decoder alone, or logits changed after it."""
+    """Raises SodError for a configuration whose models cannot be scored: no decoder, or logits changed after it."""
     name = named(config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise SodError(f"{where}: {name} is not a decoder-only language model; {USE_ANOTHER}")
-    nested = [key for key in _SIZES if not isinstance(getattr(config, key, None), int)]
-    if nested:
+    missing = [key for key in _SIZES if not isinstance(getattr(config, key, None), int)]
+    if missing:
         raise SodError(
-            f"{where}: {name} has no {nested[0]} in its config.json, as models of several parts (text and images) have "
-            f"not; save its language model alone, or {USE_ANOTHER}"
+            f"{where}: {name} has no {missing[0]} in its config.json: it is without attention, or of several parts (text "
+            f"and images); save its language model alone, or {USE_ANOTHER}"
         )
     for key, harmless in _LOGITS.items():
         value = getattr(config, key, None)
         if value is not None and value != harmless:
             raise SodError(
-                f"{where}: {name} changes its logits after the output projection ({key} {value}), which chunked scoring "
-                f"does not support; {USE_ANOTHER}"
+                f"{where}: {name} changes its logits after the output projection ({key} {value}), which chunked "
+                f"scoring does not support; {USE_ANOTHER}"
             )
 
 
@@ -64,7 +64,7 @@ def refuse_unsampled(config: Any, where: str) -> None:
     kinds = set(getattr(config, "layer_types", None) or []) - _WINDOWED
     reasons = [f"layers of kind {', '.join(sorted(kinds))}"] if kinds else []
     reasons += [what for key, what in _ATTENTION.items() if getattr(config, key, None)]
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is not None and not model_class._supports_attention_backend:
         reasons.append("attention of its own, not transformers' attention interface")
     if reasons:

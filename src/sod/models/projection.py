@@ -1,8 +1,8 @@
 """Whether a model is what scoring takes it for: a causal decoder, then the output embedding, and nothing else.
 
-The model's own forward is watched. What goes into the output embedding must be, bit for bit, what the decoder gave. What
-comes out is replaced by logits of every size, which must leave the forward as they are: a scale of 1.001 is seen, and
-so is a soft cap far above the logits that the weights at hand would make.
+The model's own forward is watched. What goes into the output embedding must be, bit for bit, what the decoder gave.
+What comes out is replaced by logits of every size, which must leave the forward as they are: a scale of 1.001 is seen,
+and so is a soft cap far above the logits that the weights at hand would make.
 
 Legend: B rows, T tokens, D hidden size, V vocabulary.
 """
