@@ -1,4 +1,4 @@
-"""Every architecture is either sampled exactly, at lengths past whatever its configuration marks, or refused by name."""
+"""Every architecture is either sampled exactly, at lengths past what its configuration marks, or refused by name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import LATENT, LINEAR, LLAMA3, LONGROPE, MOE, rope, tiny_config, tiny_model, worst_gap
 
+from architectures import LATENT, LINEAR, LLAMA3, LONGROPE, MOE, rope, tiny_config, tiny_model, worst_gap
 from sod.engines.base import SampleRequest, Sampling
 from sod.engines.proof import prove
 from sod.engines.torch_engine import TorchEngine
@@ -93,7 +93,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gptj": ({"rotary_dim": 4}, "attention of its own"),
     "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 256}, "attention of its own"),
     "diffllama": ({}, "differs by"),
-    "gpt_oss": ({"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}, "GptOssAttention has attention sinks"),
+    "gpt_oss": (
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+        "GptOssAttention has attention sinks",
+    ),
     "jetmoe": ({}, "engine's cache"),
     "mamba2": ({"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}, "linear_attention"),
     "qwen3_next": ({**LINEAR, **MOE, "shared_expert_intermediate_size": 16}, "linear_attention"),
@@ -107,7 +110,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ("stablelm", "diffllama") else slow) for n in REFUSED])
+QUICK_REFUSED = ("stablelm", "diffllama")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK_REFUSED else slow) for n in REFUSED])
 def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
     """By loading a model, or by an engine of it: the line names the architecture, why, and what to use."""
     kind = name.split()[0]

@@ -59,5 +59,5 @@ def _refuse_unfit_scorer(path: str, asked: Asked) -> Any:
 
 def _episodes(recipe: Recipe) -> Asked:
     spec = recipe.rollout
-    keys = f"rollout.max_prompt_tokens ({spec.max_prompt_tokens}) + rollout.max_response_tokens ({spec.max_response_tokens})"
-    return Asked(spec.max_prompt_tokens + spec.max_response_tokens, keys)
+    prompt, response = spec.max_prompt_tokens, spec.max_response_tokens
+    return Asked(prompt + response, f"rollout.max_prompt_tokens ({prompt}) + rollout.max_response_tokens ({response})")

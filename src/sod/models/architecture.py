@@ -46,8 +46,8 @@ def refuse_unscored(config: Any, where: str) -> None:
     missing = [key for key in _SIZES if not isinstance(getattr(config, key, None), int)]
     if missing:
         raise SodError(
-            f"{where}: {name} has no {missing[0]} in its config.json: it is without attention, or of several parts (text "
-            f"and images); save its language model alone, or {USE_ANOTHER}"
+            f"{where}: {name} has no {missing[0]} in its config.json: it is without attention, or of several parts "
+            f"(text and images); save its language model alone, or {USE_ANOTHER}"
         )
     for key, harmless in _LOGITS.items():
         value = getattr(config, key, None)
