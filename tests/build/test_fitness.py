@@ -115,7 +115,7 @@ def test_architectures(kind: str, changes: dict[str, Any], why: str, config_at: 
 def test_a_model_of_text_and_images(tmp_path: Path) -> None:
     """Its sizes are in a part of its configuration."""
     AutoConfig.for_model("gemma3").save_pretrained(tmp_path)
-    with pytest.raises(SodError, match="'gemma3' has no vocab_size in its config.json.* save its language model alone"):
+    with pytest.raises(SodError, match=r"'gemma3' has no vocab_size in its .* save its language model alone"):
         refuse_unfit_learner(str(tmp_path), 100)
 
 

@@ -124,8 +124,11 @@ class ScaledLogits(torch.nn.Module):
         return out
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scale", [0.125, 0.5, 0.999, 1.001, 2.0])
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(scale, torch.float32) for scale in (0.125, 0.5, 0.99999, 1.00001, 1.001, 2.0)]
+    + [(scale, torch.bfloat16) for scale in (0.125, 0.99, 1.005, 2.0)],  # 1.001 rounds away, in the model itself
+)
 def test_scaled_logits_are_refused(random_model: Make, scale: float, dtype: torch.dtype) -> None:
     """Of any size, in both precisions, and whatever the weights: with these the logits are all but 0."""
     faint = random_model(seed=0, sharpness=1e-6).to(dtype)
