@@ -261,7 +261,8 @@ def test_bad_override(override: str, weightless: Any, sod: Any, tmp_path: Path) 
 def test_old_keys_are_told_and_work(weightless: Any, sod: Any, tmp_path: Path) -> None:
     """A note with the file and both names stands before whatever comes then; accepted names need none."""
     path = weightless(rollout={"batch_size": 2, "round_tokens": 4})
-    ended = sod("train", path, "method.normaliser=turn", "--run", tmp_path / "run")
+    fitting = ("rollout.max_prompt_tokens=128", "rollout.max_response_tokens=160", "rollout.max_turn_tokens=60")
+    ended = sod("train", path, "method.normaliser=turn", *fitting, "--run", tmp_path / "run")
     assert_one_error(ended, str(tmp_path / "student"), "load a model")
     first, second, _ = ended.err.strip().splitlines()
     assert first.startswith(f"note: {path}: rollout.round_tokens is now called rollout.decode_chunk;")

@@ -188,7 +188,7 @@ def test_model_without_a_recipe(world: Any, data: str, sod: Any, tmp_path: Path)
     """A bare model directory is evaluated with the defaults and the template that came with it."""
     # Inside its run it would take the run's recipe.
     bare = shutil.copytree(final_model(world.student), tmp_path / "bare")
-    changes = ("rollout.max_turn_tokens=24", "rollout.max_response_tokens=160")
+    changes = ("rollout.max_turn_tokens=24", "rollout.max_response_tokens=160", "rollout.max_prompt_tokens=128")
     ended = evaluate(sod, bare, data, tmp_path / "out", "--tasks", "3", *changes)
     assert ended.code == 0, ended.err
     assert figures(tmp_path / "out")["tasks"] == 3

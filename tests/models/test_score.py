@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,16 +124,57 @@ class ScaledLogits(torch.nn.Module):
         return out
 
 
-@pytest.mark.parametrize("scale", [0.125, 0.5, 2.0])
-def test_scaled_logits_are_refused(model: Any, scale: float) -> None:
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(scale, torch.float32) for scale in (0.125, 0.5, 0.99999, 1.00001, 1.001, 2.0)]
+    + [(scale, torch.bfloat16) for scale in (0.125, 0.99, 1.005, 2.0)],  # 1.001 rounds away, in the model itself
+)
+def test_scaled_logits_are_refused(random_model: Make, scale: float, dtype: torch.dtype) -> None:
+    """Of any size, in both precisions, and whatever the weights: with these the logits are all but 0."""
+    faint = random_model(seed=0, sharpness=1e-6).to(dtype)
     with pytest.raises(SodError, match=r"some/model: architecture 'qwen3' changes its logits"):
-        check_projection(ScaledLogits(model, lambda logits: logits * scale), "some/model")
+        check_projection(ScaledLogits(faint, lambda logits: logits * scale), "some/model")
+
+
+def test_scaled_hidden_states_are_refused(clone: Make, model: Any) -> None:
+    """As MiniCPM does it: before the projection, which the decoder's last hidden state is not."""
+
+    class ScaledHidden(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: Tensor, **_: Any) -> Any:
+            hidden_BTD = self.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+            return SimpleNamespace(logits=self.lm_head(hidden_BTD * 1.001))
+
+    scaled = clone(model)
+    scaled.__class__ = ScaledHidden
+    with pytest.raises(SodError, match="changes its hidden states before the output projection"):
+        check_projection(scaled, "some/model")
+
+
+def test_a_model_that_sees_what_follows_is_refused(model: Any, clone: Make) -> None:
+    """Its attention is no longer causal: every token is a function of the last one as well."""
+    seeing = clone(model)
+    seeing.get_decoder().norm.register_forward_hook(lambda _module, _inputs, output: output + output[:, -1:])
+    with pytest.raises(SodError, match="lets tokens see those after them"):
+        check_projection(seeing, "some/model")
+
+
+def fails(*_: Any) -> None:
+    raise ZeroDivisionError("first line\nsecond line")
+
+
+def test_a_forward_that_fails_is_one_line(model: Any, clone: Make) -> None:
+    broken = clone(model)
+    broken.get_decoder().register_forward_pre_hook(fails)
+    said = r"^some/model: architecture 'qwen3' cannot be scored \(ZeroDivisionError: first line\); use a"
+    with pytest.raises(SodError, match=said):
+        check_projection(broken, "some/model")
 
 
 def test_capped_and_broken_logits_are_refused(model: Any) -> None:
     """A soft cap, and NaN (which no comparison may let through), each called what it is."""
-    with pytest.raises(SodError, match="changes its logits"):
-        check_projection(ScaledLogits(model, lambda logits: 2 * torch.tanh(logits / 2)), "some/model")
+    for cap in (2.0, 30.0, 1000.0):
+        with pytest.raises(SodError, match="changes its logits"):
+            check_projection(ScaledLogits(model, lambda logits, cap=cap: cap * torch.tanh(logits / cap)), "some/model")
     with pytest.raises(SodError, match="not finite"):
         check_projection(ScaledLogits(model, lambda logits: logits * torch.nan), "some/model")
 

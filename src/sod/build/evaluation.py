@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks
+from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
 from sod.build.proving import proven_tasks
 from sod.build.rollout import make_collector
@@ -54,6 +55,7 @@ def evaluate_model(
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
+    refuse_unfit_player(path, recipe)
     chat = chat_of(recipe, path, None, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data, recipe, notice)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from sod.build.conversations import training_examples
+from sod.build.fitness import refuse_unfit_learner
 from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
 from sod.build.summary import place_facts, sft_facts
@@ -49,6 +50,7 @@ def prepare_supervised(
         chat = chat_of(models, models.student.path, None, notice)
         refuse_unread(recipe, chat, resume, notice)
         examples = training_examples(conversations, recipe.data.sft, chat, recipe, notice)
+        refuse_unfit_learner(models.student.path, max(len(ids) for ids, _ in examples))
         prepare_torch(recipe)
         student, optimizer = trained_model(models, optim, steps, Support.of(chat.tokenizer), place.resume)
         kept = resources.pop_all()

@@ -12,6 +12,7 @@ from typing import final
 
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.evaluation import chosen_tasks, run_evaluation
+from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
@@ -125,9 +126,11 @@ def checked(
     tell_unmet_sources(recipe, [*tasks, *held_out], notice)
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
+    refuse_unfit(recipe, method)
     chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
+    refuse_unfit_self_teacher(recipe, method, tasks, chat)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     proof = Proof(place.directory, resumed=place.log is not None)
     tasks = proof.tasks(tasks, "data.train", str(recipe.data.train), recipe, notice)

@@ -40,7 +40,8 @@ class Shape:
         config = model.config
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(config.num_hidden_layers, config.num_key_value_heads or heads, head_dim, model.dtype, model.device)
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        return cls(config.num_hidden_layers, key_heads, head_dim, model.dtype, model.device)
 
 
 @final

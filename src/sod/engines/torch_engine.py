@@ -22,9 +22,12 @@ from torch import Tensor
 
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.cache import Shape
+from sod.engines.proof import prove
 from sod.engines.sampler import draw_tokens
 from sod.engines.slots import Row, Slots
+from sod.models.architecture import in_one_line, refuse_unsampled
 from sod.models.attention import NAME as ATTENTION
+from sod.models.length import Asked, refuse_longer, rope_bounds, window_bounds
 from sod.models.meter import Cost, Meter
 from sod.records import SodError
 
@@ -39,7 +42,7 @@ class TorchEngine:
     `max_rows` episodes decode together. Of those that wait for a tool, so many keep their keys and values as fit
     `offload_bytes`; the longest waiting are dropped first and prefilled again. No turn ends in a fault: what fails
     here fails the run. Raises SodError for a model whose attention is not plain causal attention over the whole
-    context.
+    context, and for a turn that may become longer than the model samples exactly.
     """
 
     def __init__(
@@ -50,22 +53,22 @@ class TorchEngine:
         offload_bytes: int = 2 << 30,
         meter: Meter | None = None,
     ) -> None:
-        kinds = set(getattr(model.config, "layer_types", None) or []) - {"full_attention"}
-        if kinds:
-            raise SodError(f"student: layers of kind {', '.join(sorted(kinds))} are not supported by the torch engine")
-        model.set_attn_implementation(ATTENTION)
+        refuse_unsampled(model.config, "student")
         self.model = model
         self.stop_ids = stop_ids
         self.max_rows = max_rows
         self._offload_bytes = offload_bytes
         self._meter = meter or Meter()
-        self._cost = Cost.of(model)
         self._waiting: deque[Row] = deque()
-        self._slots = Slots(Shape.of(model), offload_bytes)
         self._sampling = Sampling()
         self._version = 0
         self._closed = False
-        self._check_cached_forward()
+        with in_one_line(model.config, "student", "cannot run on the torch engine's cache"), torch.inference_mode():
+            model.set_attn_implementation(ATTENTION)
+            self._cost = Cost.of(model)
+            self._slots = Slots(Shape.of(model), offload_bytes)
+            prove(model, self._last_hidden, self._cost.layer_weights)
+            self._slots.clear()
 
     @property
     def exact(self) -> bool:
@@ -83,6 +86,9 @@ class TorchEngine:
         under_way = self._under_way()
         if under_way and sampling != self._sampling:
             raise ValueError("turns with other sampling settings are still under way")
+        longest = max((len(request.token_ids) + request.max_new_tokens for request in requests), default=0)
+        exact = [*rope_bounds(self.model.config), *window_bounds(self.model.config)]
+        refuse_longer(Asked(longest, "context and max_new_tokens"), exact, "student")
         sessions = [row.session for row in under_way] + [request.session for request in requests]
         if len(set(sessions)) < len(sessions):
             raise ValueError("a session has two turns under way")
@@ -238,20 +244,6 @@ class TorchEngine:
 
     # --- before the first turn --------------------------------------------------------------------
 
-    def _check_cached_forward(self) -> None:
-        """Compare a prefill, and one on top of cached tokens, with the plain forward. Raises SodError."""
-        ids = [token * 7919 % int(self.model.config.vocab_size) for token in range(3, 27)]
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.25  # rounding alone makes 0.02 in bfloat16
-        token_BT = torch.tensor([ids], device=self.model.device)
-        with torch.inference_mode():
-            plain_TD = self.model.get_decoder()(input_ids=token_BT, use_cache=False).last_hidden_state[0]
-            for cached, end in ((0, 16), (16, 24)):
-                row = Row(SampleRequest("", ids[:end], 1, 0), cached=cached)
-                wanted_D = plain_TD[end - 1]
-                gap = float((self._forward(0, [row])[0] - wanted_D).norm() / wanted_D.norm())
-                if gap > tolerance:
-                    raise SodError(
-                        f"student: the attention of architecture {self.model.config.model_type!r} is not supported by "
-                        f"the torch engine (its cached forward differs by {gap:.1%})"
-                    )
-        self._slots.clear()
+    def _last_hidden(self, ids: list[int], cached: int) -> Tensor:
+        """The hidden state of the last of `ids`, of which `cached` are in the first slot. Shape D."""
+        return self._forward(0, [Row(SampleRequest("", ids, 1, 0), cached=cached)])[0]

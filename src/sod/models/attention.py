@@ -16,13 +16,21 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from sod.models.architecture import USE_ANOTHER
 from sod.records import SodError
 
 NAME = "sod"
+UNKNOWN = {"softcap": "soft caps", "s_aux": "attention sinks"}
+"""Arguments of attention functions that the engine's cache does not know, and what they stand for."""
 
 
 class Window(Protocol):
     """One forward of an engine: new tokens of some rows, and the cached tokens that they see."""
+
+    @property
+    def columns(self) -> int:
+        """Tokens of the longest row, the new ones included."""
+        ...
 
     def attend(self, layer: int, query_BHND: Tensor, key_BGND: Tensor, value_BGND: Tensor, scale: float) -> Tensor:
         """Store the new keys and values, and attend with the queries to all that each row has. Shape B x N x H x D."""
@@ -41,15 +49,21 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention function as transformers wants it: the engine's with a `window`, else PyTorch's. B x N x H x D.
 
-    Raises SodError for what a window does not know (soft caps, sinks, sliding windows).
+    Raises SodError for what a window does not know: soft caps, sinks, and a sliding window that hides tokens.
     """
     if window is None:
         return sdpa_attention_forward(
             module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs
         )
-    unknown = [name for name in ("softcap", "s_aux", "sliding_window") if kwargs.get(name) is not None]
+    unknown = [what for name, what in UNKNOWN.items() if kwargs.get(name) is not None]
+    sliding = kwargs.get("sliding_window")
+    if sliding is not None and window.columns > sliding:
+        unknown.append(f"a sliding window of {sliding} tokens")
     if unknown:
-        raise SodError(f"student: attention with {', '.join(unknown)} is not supported by the torch engine")
+        raise SodError(
+            f"student: {type(module).__name__} has {', '.join(unknown)}, which the torch engine does not support; "
+            f"{USE_ANOTHER}"
+        )
     return window.attend(module.layer_idx, query_BHND, key_BGND, value_BGND, scaling), None
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from sod.models.architecture import read_config, refuse_unscored
 from sod.models.score import check_projection
 from sod.models.source import find_model, first_line
 from sod.models.support import Support, limit_to
@@ -38,10 +39,7 @@ def vocabulary_rows(path: str) -> int | None:
 
     Raises SodError naming `path`.
     """
-    source = find_model(path, "config.json")
-    with one_line(f"{path}: cannot load a model"):
-        config = AutoConfig.from_pretrained(path, **source.options).get_text_config()
-    rows = getattr(config, "vocab_size", None)
+    rows = getattr(read_config(find_model(path, "config.json")).get_text_config(), "vocab_size", None)
     return rows if isinstance(rows, int) else None
 
 
@@ -49,10 +47,11 @@ def load_model(path: str, dtype: Dtype, support: Support | None = None) -> Any:
     """The causal language model of a local directory or hub id, in eval mode.
 
     Its distributions are over the `support`, that of its tokenizer; without one, over all rows of its output embedding.
-    Raises SodError naming `path` when it is missing, cut short, or does something to its logits that
-    chunked scoring does not know, and where it has fewer rows than the support.
+    Raises SodError naming `path` when it is missing, cut short, or of an architecture that chunked scoring does not
+    know (before its weights are read where its configuration tells), and where it has fewer rows than the support.
     """
     source = find_model(path, "config.json")
+    refuse_unscored(read_config(source), path)
     with one_line(f"{path}: cannot load a model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch_dtype(dtype), output_loading_info=True, **source.options

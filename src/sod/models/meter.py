@@ -36,10 +36,11 @@ class Cost:
         config = model.config
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        key_heads = config.num_key_value_heads or heads
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
         size = model.dtype.itemsize
+        embeddings = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
         return cls(
-            layer_weights=sum(p.numel() for p in model.get_decoder().layers.parameters() if p.dim() > 1),
+            layer_weights=sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in embeddings),
             head_weights=model.get_output_embeddings().weight.numel(),
             pair=4 * heads * head_dim * config.num_hidden_layers,
             token_bytes=2 * key_heads * head_dim * config.num_hidden_layers * size,

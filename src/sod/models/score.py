@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sod.models.architecture import USE_ANOTHER, in_one_line, named
+from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.support import columns_of, tokens_of
-from sod.objective.batch import TokenBatch, supervised_batch
+from sod.objective.batch import TokenBatch
 from sod.objective.columns import action_numbers
 from sod.objective.scores import SAMPLED_ONLY, ScoreNeed, TeacherScores
 from sod.records import SodError
@@ -147,22 +149,23 @@ def _columns(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float,
 
 
 def check_projection(model: Any, where: str) -> None:
-    """Prove on a few tokens that decoder plus output embedding is the model's whole forward.
+    """Prove on a few tokens that a causal decoder plus the output embedding is the model's whole forward.
 
-    Some architectures scale or cap their logits after the projection; scoring them in chunks this way
-    would be silently wrong. Raises SodError naming `where`.
+    Some architectures scale or cap their logits after the projection, or let a token see what follows it; scoring
+    them in chunks this way would be silently wrong. Raises SodError naming `where`, also where the forward fails.
     """
-    token_BT = torch.arange(4)[None] % int(model.config.vocab_size)
-    batch = supervised_batch([(token_BT[0].tolist(), [0, 1, 1, 1])])
-    with torch.inference_mode():
-        ours_BT = action_logps(model, batch)
-        full_BTV = model(input_ids=token_BT, use_cache=False).logits.float().log_softmax(-1)
-    theirs_BT = full_BTV[:, :-1].gather(2, token_BT[:, 1:, None]).squeeze(2)
-    if not bool(torch.isfinite(full_BTV).all()):
-        raise SodError(f"{where}: the model's output is not finite (NaN or infinite weights?)")
-    worst = float((ours_BT[:, 1:] - theirs_BT).abs().max())
-    if not worst < 0.05:
+    with in_one_line(model.config, where, "cannot be scored"), torch.inference_mode():
+        device = model.get_output_embeddings().weight.device
+        token_BT = (torch.arange(16, device=device) * 7919 % int(model.config.vocab_size))[None]
+        whole_TD, half_TD = (
+            model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
+            for ids in (token_BT, token_BT[:, :8])
+        )
+        changed = change_of_logits(model, token_BT, where)
+    gap = apart(whole_TD[:8], half_TD)
+    if changed is None and not gap <= rounding(half_TD.dtype):
+        changed = f"lets tokens see those after them (which changes them by {gap:.1%})"
+    if changed is not None:
         raise SodError(
-            f"{where}: architecture {model.config.model_type!r} changes its logits after the output projection "
-            f"(off by {worst:.3f} nats), which chunked scoring does not support"
+            f"{where}: {named(model.config)} {changed}, which chunked scoring does not support; {USE_ANOTHER}"
         )

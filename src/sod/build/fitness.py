@@ -1,0 +1,63 @@
+"""Whether a recipe's models fit what the run does with them, asked of their configurations before weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sod.chat.render import Chat
+from sod.models.architecture import read_config, refuse_unsampled, refuse_unscored
+from sod.models.length import Asked, context_bounds, refuse_longer, rope_bounds, window_bounds
+from sod.models.source import find_model
+from sod.objective.methods import Method
+from sod.objective.needs import SELF_TEACHER, Need
+from sod.recipe import Recipe
+from sod.records import Task
+from sod.tasks.privileged import privileged_prompt
+
+
+def refuse_unfit(recipe: Recipe, method: Method) -> None:
+    """Raises SodError where student or teacher cannot do their part in episodes of the recipe's lengths."""
+    refuse_unfit_player(recipe.student.path, recipe)
+    if recipe.teacher is None or method.needs & SELF_TEACHER:
+        return
+    if Need.TEACHER_EPISODES in method.needs:
+        refuse_unfit_player(recipe.teacher.path, recipe)
+    elif Need.TEACHER in method.needs:
+        _refuse_unfit_scorer(recipe.teacher.path, _episodes(recipe))
+
+
+def refuse_unfit_player(path: str, recipe: Recipe) -> None:
+    """Raises SodError where the model at `path` cannot sample and score episodes of the recipe's lengths."""
+    config = _refuse_unfit_scorer(path, _episodes(recipe))
+    refuse_unsampled(config, path)
+    refuse_longer(_episodes(recipe), window_bounds(config), path)
+
+
+def refuse_unfit_self_teacher(recipe: Recipe, method: Method, tasks: Iterable[Task], chat: Chat) -> None:
+    """Raises SodError where a teacher that is told more than the student cannot score its longest episodes."""
+    context = method.context
+    if context is None:
+        return
+    longest = max(len(chat.prompt_ids(privileged_prompt(task, context))) for task in tasks)
+    response = recipe.rollout.max_response_tokens
+    asked = Asked(longest + response, f"the self-teacher's longest prompt ({longest}) + rollout.max_response_tokens")
+    _refuse_unfit_scorer(recipe.student.path, asked)
+
+
+def refuse_unfit_learner(path: str, longest: int) -> None:
+    """Raises SodError where the model at `path` cannot be trained on conversations of up to `longest` tokens."""
+    _refuse_unfit_scorer(path, Asked(longest, "sft.max_tokens"))
+
+
+def _refuse_unfit_scorer(path: str, asked: Asked) -> Any:
+    config = read_config(find_model(path, "config.json"))
+    refuse_unscored(config, path)
+    refuse_longer(asked, [*context_bounds(config), *rope_bounds(config)], path)
+    return config
+
+
+def _episodes(recipe: Recipe) -> Asked:
+    spec = recipe.rollout
+    prompt, response = spec.max_prompt_tokens, spec.max_response_tokens
+    return Asked(prompt + response, f"rollout.max_prompt_tokens ({prompt}) + rollout.max_response_tokens ({response})")
