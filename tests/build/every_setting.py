@@ -74,6 +74,7 @@ CHANGES: Mapping[str, Example] = {
     "method.divergence.chosen_by": on_all("student", **DENSE),
     "method.clip_low": Example(1e-6, UPDATES, every_method=True),
     "method.clip_high": Example(1e-6, UPDATES, method="grpo"),
+    "method.dual_clip": Example(1.0001, UPDATES),
     "optim.lr": on_all(1e-4),
     "optim.betas": Example([0.1, 0.2]),
     "optim.weight_decay": Example(0.5),
@@ -156,6 +157,9 @@ ELSEWHERE: Mapping[str, str] = {
     "data.validation": "tests/cli/test_terminal.py",
     "evaluation": "tests/evaluation/test_runner.py",  # right answers take a student that gives some
     "reward.correct": "tests/rewards/test_shaping.py",
+    "reward.choice.letters": "tests/rewards/test_choice.py",
+    "reward.choice.answer_line": "tests/rewards/test_choice.py",
+    "reward.code_check": "tests/build/test_proving.py",
     "reward.verifier": "tests/rollout/test_reward.py",
     "reward.by_source": "tests/rollout/test_reward.py",
     "world": "tests/quickstart/test_world.py",

@@ -125,6 +125,9 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
     "workers of no math": ("sod", {"reward": {"verifier": "choice", "workers": 1}}, "reward.workers=1 does nothing"),
     "seconds of no code": ("sod", {"reward": {"code_seconds": 9.0}}, "no answer goes to the code verifier"),
     "memory of no code": ("sod", {"reward": {"code_memory_mb": 64}}, "reward.code_memory_mb=64 does nothing"),
+    "letters of no choice": ("sod", {"reward": {"choice": {"letters": "ABCDE"}}}, "reward.choice.letters=ABCDE does"),
+    "a check of no code": ("sod", {"reward": {"code_check": False}}, "reward.code_check=false does nothing here"),
+    "dual clip of one update": ({"name": "sod", "dual_clip": 3.0}, {}, "method.dual_clip=3 does nothing here"),
     "split of a file": ("sod", {"data": {"train": "a.jsonl", "split": "test"}}, "data.split=test does nothing here"),
 }
 

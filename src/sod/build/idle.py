@@ -22,7 +22,7 @@ from sod.recipe.describe import shown_default
 from sod.records import SodError
 from sod.tasks.files import is_file_source
 
-CLIPS = ("clip_low", "clip_high")
+CLIPS = ("clip_low", "clip_high", "dual_clip")
 """Keys of `method` that bound the policy ratio."""
 OF_EPISODES = ("temperature", "top_p", "top_k")
 """Keys of `rollout` that training episodes alone have: evaluations sample as `evaluation` says."""
@@ -205,7 +205,11 @@ def _divergence(recipe: Recipe) -> Iterator[Idle]:
 
 
 def _verifiers(recipe: Recipe) -> Iterator[Idle]:
-    of_verifiers = {"math": ("math_seconds", "workers"), "code": ("code_seconds", "code_memory_mb")}
+    of_verifiers = {
+        "math": ("math_seconds", "workers"),
+        "choice": ("choice.letters", "choice.answer_line"),
+        "code": ("code_seconds", "code_memory_mb", "code_check"),
+    }
     used = {str(name) for name in recipe.reward.verifiers}
     for verifier, keys in of_verifiers.items():
         if verifier not in used:
