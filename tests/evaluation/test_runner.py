@@ -133,7 +133,7 @@ class Agreeing:
 
 def test_majorities_count_the_verifiers_votes(acting_model: Any, chat: Any, python_tool: Any) -> None:
     """Two wrong answers that are equal outvote the right one; as spelled they would tie with it."""
-    result = evaluate(collector(acting_model, chat, python_tool, reward_function=Agreeing()), TASKS, 3, WARM, seed=0)
+    result = evaluate(collector(acting_model, chat, python_tool, reward_function=Agreeing()), TASKS, 3, WARM)
     assert result.estimates["maj_at_k"].value == 0.0
     assert {t.answer for t in result.trajectories} == {"right", "x+1", "1+x"}
 
