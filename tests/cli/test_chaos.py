@@ -241,7 +241,7 @@ def test_attacking_programs_are_tool_errors(sod: Any, world: Any, bomber: Path, 
         f"student.path={bomber}/sft",
         f"data.train={bomber}/train.jsonl",
         "rollout={prompts: 5, samples: 2, max_turns: 3, max_prompt_tokens: 128, max_turn_tokens: 90, temperature: 0.3, "
-        "max_response_tokens: 400}",
+        "max_response_tokens: 384}",
         "tools.python={timeout_seconds: 5.0, memory_mb: 64, max_code_chars: 200, max_output_chars: 64, preload: []}",
         "train.steps=2",
     )

@@ -1,7 +1,7 @@
 """The proof, before the first turn, that an engine's cached forward is the model's own.
 
 Two things are proven, on the loaded model. With the cache: a prefill, more tokens on top of cached ones, and a decoded
-token give what one plain forward gives, over up to 1,025 tokens, as far as these cost no more than about a second. And
+token give what one plain forward gives, over up to 1,025 tokens, as far as these cost no more than seconds. And
 without: at the far end of the lengths that the configuration allows, a token's hidden state does not depend on how
 long the text goes on. The second needs no long forward, as positions can be given: its last token stands far away.
 
@@ -22,7 +22,7 @@ from sod.models.projection import apart, rounding
 from sod.records import SodError
 
 LEAST, MOST = 24, 1025  # tokens; what is local is often so within 1,024
-FLOP = 2e11  # a second of two CPU cores: all of it at 0.1B weights, 59 tokens at 1.7B
+FLOP = 2e10  # a second or two of a slow CPU: all of it at 10M weights, 74 tokens at 135M, the least from 0.4B on
 
 LastHidden = Callable[[list[int], int], Tensor]
 """The engine's hidden state (D) of the last of these tokens, of which so many are cached by earlier calls."""
