@@ -22,16 +22,16 @@ def episode(
     return Trajectory("t", 0, 1, (1, 2), (0, 1), (0.0, -1.0), (turn,), stop, answer, correct, reward)
 
 
-def task(prompt: str = "Box it.", source: str = "unknown") -> Task:
-    return Task("t", (Message("user", prompt),), "5", source)
+def task() -> Task:
+    return Task("t", (Message("user", "?"),), "5")
 
 
-def told(*groups: list[Trajectory], reward: RewardSpec | None = None, prompt: str = "Box it.") -> list[str]:
+def told(*groups: list[Trajectory], reward: RewardSpec | None = None) -> list[str]:
     """What is said of these groups, looked at twice, as two steps would be."""
     heard: list[str] = []
     hints = Hints(reward or RewardSpec(), heard.append)
     for _ in range(2):
-        hints.look([task(prompt)] * len(groups), [Group("t", tuple(group)) for group in groups])
+        hints.look([task()] * len(groups), [Group("t", tuple(group)) for group in groups])
     return heard
 
 
@@ -52,13 +52,6 @@ def test_no_readable_answer(verifier: str, reads: str) -> None:
     assert line.startswith("0 of 16 episodes gave a readable answer")
     assert reads in line
     assert "reward.verifier" in line
-
-
-def test_a_prompt_that_asks_for_something_else_is_named() -> None:
-    """GSM8K's and DAPO's usual prompts, with the verifier that reads a box."""
-    groups = [[episode(None), episode(None, reward=1.0)]] * 8
-    assert "prompts ask for '####'" in told(*groups, prompt="End with #### and the number.")[0]
-    assert "prompts ask for 'Answer:'" in told(*groups, prompt="The last line: Answer: $X")[0]
 
 
 @pytest.mark.parametrize(("right", "advice"), [(True, "harder tasks"), (False, "easier tasks")])

@@ -21,7 +21,6 @@ READS = {
     "choice": "the verifier reads a letter in \\boxed{}",
     "code": "the verifier reads the last fenced Python block",
 }
-OTHER_ENDINGS = ("####", "Answer:")  # what prompts of well-known data ask for in place of a box
 
 
 @final
@@ -58,17 +57,11 @@ class Hints:
             return
         verifiers = {self.reward.by_source.get(task.data_source, self.reward.verifier) for task in tasks}
         reads = "; ".join(READS[name] for name in sorted(verifiers))
-        text = f"0 of {len(trajectories)} episodes gave a readable answer ({reads})"
-        asked = [ending for ending in OTHER_ENDINGS if any(_asks_for(task, ending) for task in tasks)]
-        if asked:
-            text += f", while prompts ask for {asked[0]!r}: have them ask for what is read, or change reward.verifier"
-        else:
-            text += "; have the prompts ask for it, teach it with `sod sft`, or change reward.verifier"
-        yield "unanswered", text
-
-
-def _asks_for(task: Task, ending: str) -> bool:
-    return any(ending in message.content for message in task.prompt)
+        yield (
+            "unanswered",
+            f"0 of {len(trajectories)} episodes gave a readable answer ({reads}); have the prompts ask for it, "
+            "teach it with `sod sft`, or change reward.verifier",
+        )
 
 
 def _cut_off(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
