@@ -38,7 +38,13 @@ def test_from_gsm8k_to_two_steps_of_opsd_hint(recipe: Path, sod: Any, tmp_path: 
     tasks = load_tasks(str(hinted)).items
     assert [task.extra["hint"].split()[1:3] for task in tasks] == [["boxes", "hold"]] * 6
     run = tmp_path / "run"
-    changes = ("method=opsd_hint", f"data.train={hinted}", "train.steps=2", "rollout.max_prompt_tokens=400")
+    changes = (
+        "method=opsd_hint",
+        "teacher=null",
+        f"data.train={hinted}",
+        "train.steps=2",
+        "rollout.max_prompt_tokens=400",
+    )
     changes += ("rollout.max_turns=1", "rollout.max_turn_tokens=8", "rollout.max_response_tokens=16")
     trained = sod("train", recipe, *changes, "--run", run)
     assert trained.code == 0, trained.err
