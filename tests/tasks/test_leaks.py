@@ -76,3 +76,8 @@ def test_a_number_is_found_in_every_spelling(number: int, style: str, before: st
     assert states(f"{before} {style.format(number)} of them", str(number))
     assert states(style.format(number), f"{number:,}")
     assert not states(f"{before} {number + 1} of them", str(number))
+
+
+def test_a_number_after_a_full_stop_is_no_decimal() -> None:
+    assert states("so. 12", "12")
+    assert not states("so. 12", ".12")

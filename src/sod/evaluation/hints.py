@@ -21,6 +21,10 @@ READS = {
     "choice": "the verifier reads a letter in \\boxed{}",
     "code": "the verifier reads the last fenced Python block",
 }
+LIMITS = {
+    StopReason.LENGTH: "cut off at a token limit; raise rollout.max_turn_tokens and rollout.max_response_tokens",
+    StopReason.MAX_TURNS: "still calling tools at their last turn; raise rollout.max_turns",
+}
 
 
 @final
@@ -66,20 +70,10 @@ class Hints:
 
 def _cut_off(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
     """Episodes that ended at a limit: they have not answered, whatever they had in mind."""
-    share = _share([trajectory.stop is StopReason.LENGTH for trajectory in trajectories])
-    if share >= MOSTLY:
-        yield (
-            "length",
-            f"{share:.0%} of {len(trajectories)} episodes were cut off at a token limit; "
-            "raise rollout.max_turn_tokens and rollout.max_response_tokens",
-        )
-    share = _share([trajectory.stop is StopReason.MAX_TURNS for trajectory in trajectories])
-    if share >= MOSTLY:
-        yield (
-            "turns",
-            f"{share:.0%} of {len(trajectories)} episodes were still calling tools at their last turn; "
-            "raise rollout.max_turns",
-        )
+    for stop, happened in LIMITS.items():
+        share = _share([trajectory.stop is stop for trajectory in trajectories])
+        if share >= MOSTLY:
+            yield stop.value, f"{share:.0%} of {len(trajectories)} episodes were {happened}"
 
 
 def _failed_calls(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,7 @@ def _end_of_program(
 ) -> int:
     """The first of `ends` that makes the block a program; the first of all where none does."""
     for number in ends:
-        if _is_program(_content(begin, lines[fences[at] + 1 : fences[number]])):
+        if is_program(_content(begin, lines[fences[at] + 1 : fences[number]])):
             return number
     return ends[0]
 
@@ -98,7 +98,8 @@ def _breaks_off(content: str) -> bool:
     return any(content.count(quotes) % 2 for quotes in _TRIPLE_QUOTES)
 
 
-def _is_program(content: str) -> bool:
+def is_program(content: str) -> bool:
+    """Whether Python can parse it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

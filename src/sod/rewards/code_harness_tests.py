@@ -85,7 +85,10 @@ def import_all(source: str) -> list[str]:
     What cannot be imported, in words, but for what the source itself tries.
     """
     tree = ast.parse(source)
-    tried = {inner for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    tried: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            tried.update(ast.walk(node))
     failed = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):

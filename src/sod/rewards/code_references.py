@@ -10,17 +10,15 @@ columns the first few programs in Python 3 are tried until one passes.
 
 from __future__ import annotations
 
-import ast
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sod.records import Execution, Fault, FaultKind, Program, SodError, Task, Verdict
 from sod.rewards.code import OVERHEAD_SECONDS, CodeVerifier
-from sod.rewards.code_blocks import last_block
+from sod.rewards.code_blocks import is_program, last_block
 from sod.rewards.code_suites import CheckSuite, Suite, read_suite, suite_fields
 
 SURE = ("canonical_solution", "reference_solution")  # never the start of a program, nor prose
@@ -150,10 +148,4 @@ def _may_solve(text: str, suite: Suite) -> bool:
     """Whether it can be a program for the task: columns of these names hold prose and other languages too."""
     name = suite.entry_point if isinstance(suite, CheckSuite) else suite.fn_name
     about = name in text if name is not None else "print" in text or "write" in text
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(text)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
-    return about
+    return about and is_program(text)

@@ -50,11 +50,14 @@ class Posed:
     def truths(self) -> tuple[str, ...]:
         """What a hint must not state: every accepted answer, and for the letter of a choice its option's text too."""
         truths = [self.task.ground_truth, *self.task.truths]
-        letters = [match[1] for truth in truths if (match := _CHOICE.fullmatch(truth.strip()))]
         prompt = "\n".join(message.content for message in self.task.prompt)
-        for letter in letters:
-            truths += re.findall(rf"^\s*\(?{letter}[).:]\s*(\S.*)$", prompt, re.MULTILINE | re.IGNORECASE)
-        return tuple(truths)
+        options: list[str] = []
+        for truth in truths:
+            choice = _CHOICE.fullmatch(truth.strip())
+            if choice is not None:
+                option = rf"^\s*\(?{choice[1]}[).:]\s*(\S.*)$"
+                options += re.findall(option, prompt, re.MULTILINE | re.IGNORECASE)
+        return (*truths, *options)
 
 
 @final

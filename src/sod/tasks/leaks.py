@@ -19,7 +19,7 @@ _GROUPED = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 _IN_WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)")
-_AROUND_SIGNS = re.compile(r"\s*([^\w\s])\s*")
+_AROUND_SIGNS = re.compile(r"\s*([^\w\s.])\s*")  # a full stop before a number is no decimal point
 
 _DIGITS = r"(?:\d+(?:\.\d+)?|\.\d+)"
 _NUMBER = re.compile(rf"({_DIGITS})(?:\s*/\s*({_DIGITS}))?(\s*%)?")
