@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python from 3.11 on (tried python3.11 to python3.13, python3): install one," \
 		"or name it: make install PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,server,wandb,trackio,tensorboard]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,lora,server,wandb,trackio,tensorboard]'
 	touch $(STAMP)
 
 quickstart: $(STAMP)
