@@ -13,6 +13,7 @@ import torch
 
 from sod.build.allocation import warn_of_slow_allocation
 from sod.chat.render import Chat
+from sod.models.compiled import compile_model, wants_compiling, why_not
 from sod.models.load import load_model, save_model
 from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
@@ -159,17 +160,29 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
 
 
 def trained_model(
-    recipe: Recipe, spec: OptimSpec, steps: int, support: Support, resume: ResumePoint | None
+    recipe: Recipe, spec: OptimSpec, steps: int, support: Support, resume: ResumePoint | None, notice: Notice
 ) -> tuple[Any, Optimizer]:
     """`(model over the support, its optimizer)`, from the student of a `located` recipe, or from a checkpoint."""
     path = recipe.student.path if resume is None else str(resume.model)
     student = load_model(path, recipe.student.dtype, support)
+    compile_where_wanted(student, spec, notice)
     if spec.recompute:
         recompute_layers(student)
     optimizer = Optimizer(student, spec, steps)
     if resume is not None:
         restore(resume, "optimizer", optimizer.load)
     return student, optimizer
+
+
+def compile_where_wanted(model: Any, spec: OptimSpec, notice: Notice) -> None:
+    """Compile the model's layers and projection where `optim.compile` says so and the machine can."""
+    if not wants_compiling(spec.compile, model):
+        return
+    reason = why_not(model.device)
+    if reason is None:
+        compile_model(model)
+    else:
+        notice(f"optim.compile: torch.compile does not work here ({reason}); going on without, which is slower")
 
 
 def saver(model: Any, chat: Chat) -> Callable[[Path], None]:

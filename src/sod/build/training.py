@@ -14,7 +14,7 @@ from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
-from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
+from sod.build.job import Job, Place, compile_where_wanted, find_place, located, prepare_torch, saver, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
@@ -68,7 +68,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         return prepare_supervised(recipe, directory, resume, notice, method)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
         inputs = checked(recipe, method, directory, resume, notice, resources)
-        run = opened(inputs, resources)
+        run = opened(inputs, resources, notice)
         run.hints = Hints(recipe.reward, notice, compares=Need.GROUP in method.needs)
         kept = resources.pop_all()
     plan = Plan(
@@ -140,7 +140,7 @@ def checked(
     return Inputs(recipe, method, tasks, held_out, chat, place, proof)
 
 
-def opened(inputs: Inputs, resources: ExitStack) -> Run:
+def opened(inputs: Inputs, resources: ExitStack, notice: Notice) -> Run:
     """The live objects of a run; what must be closed after it is left to `resources`.
 
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
@@ -150,9 +150,9 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     refuse_unhealthy(tools)
     prepare_torch(recipe)
     support = Support.of(chat.tokenizer)
-    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume)
+    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume, notice)
     meter = Meter(recipe.train.profile)
-    teacher = _make_teacher(recipe, method, support, meter)
+    teacher = _make_teacher(recipe, method, support, meter, notice)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
     run = Run(
@@ -220,10 +220,13 @@ def _teacher_path(recipe: Recipe, method: Method) -> str | None:
     return None if recipe.teacher is None or method.needs & SELF_TEACHER else recipe.teacher.path
 
 
-def _make_teacher(recipe: Recipe, method: Method, support: Support, meter: Meter) -> LocalTeacher | None:
+def _make_teacher(
+    recipe: Recipe, method: Method, support: Support, meter: Meter, notice: Notice
+) -> LocalTeacher | None:
     """The recipe's teacher; a copy of the student as it was at the start for a self-teacher."""
     spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
     weights = load_model(spec.path, spec.dtype, support)
+    compile_where_wanted(weights, recipe.optim, notice)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)

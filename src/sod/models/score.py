@@ -10,7 +10,6 @@ Legend: B trajectories, T tokens, N action tokens, D hidden size, V vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sod.models.architecture import USE_ANOTHER, in_one_line, named
+from sod.models.compiled import fused
 from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
@@ -43,14 +43,14 @@ def chunk_rows(model: Any) -> int:
     return max(64, CHUNK_LOGITS // columns_of(model))
 
 
-def over_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., Tensor], *more_N: Tensor) -> Tensor:
+def over_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
     """`project` at every action token, from one forward. Shape C x B x T, float32; 0 at context. See `at_actions`."""
     value_CN = at_actions(model, batch, rows, project, *more_N)
     action_BT = batch.turn_BT > 0
     return torch.zeros(len(value_CN), *action_BT.shape).masked_scatter(action_BT, value_CN)
 
 
-def at_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., Tensor], *more_N: Tensor) -> Tensor:
+def at_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
     """`project` at every action token in row-major order, from one forward. Shape C x N, float32.
 
     `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
@@ -63,12 +63,13 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., 
     hidden_ND = hidden_BTD[:, :-1][action_BT[:, 1:]]
     target_N = batch.token_BT[action_BT]
     head = model.get_output_embeddings()
+    projected = fused(project, head)
     parts: list[Tensor] = []
     for chunk in zip(*(column.split(rows) for column in (hidden_ND, target_N, *more_N)), strict=True):
         if torch.is_grad_enabled():
-            parts.append(checkpoint(project, head, *chunk, use_reentrant=False))
+            parts.append(checkpoint(projected, head, *chunk, use_reentrant=False))
         else:
-            parts.append(project(head, *chunk))
+            parts.append(projected(head, *chunk))
     return torch.cat(parts, dim=1)
 
 
