@@ -31,5 +31,5 @@ class OptimSpec(Section):
     )
     compile: bool | None = Field(
         None,
-        description="fuse layers and projection by torch.compile, some seconds at the start; null: on CUDA, from 50M",
+        description="fuse layers and projection by torch.compile (seconds at the start); null: on CUDA, from 50M",
     )
