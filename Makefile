@@ -29,8 +29,8 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks examples docs/extending
-	$(BIN)/ruff format --check src tests benchmarks examples docs/extending
+	$(BIN)/ruff check src tests benchmarks scripts examples docs/extending
+	$(BIN)/ruff format --check src tests benchmarks scripts examples docs/extending
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
