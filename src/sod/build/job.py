@@ -159,11 +159,11 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
 
 
 def trained_model(
-    recipe: Recipe, spec: OptimSpec, steps: int, support: Support, resume: ResumePoint | None
+    recipe: Recipe, spec: OptimSpec, steps: int, support: Support, resume: ResumePoint | None, device: torch.device
 ) -> tuple[Any, Optimizer]:
-    """`(model over the support, its optimizer)`, from the student of a `located` recipe, or from a checkpoint."""
+    """`(model over the support, its optimizer)` on a device, from the student of a `located` recipe or a checkpoint."""
     path = recipe.student.path if resume is None else str(resume.model)
-    student = load_model(path, recipe.student.dtype, support)
+    student = load_model(path, recipe.student.dtype, support, device)
     if spec.recompute:
         recompute_layers(student)
     optimizer = Optimizer(student, spec, steps)

@@ -12,6 +12,7 @@ from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
 from sod.build.summary import place_facts, sft_facts
 from sod.build.vocabulary import chat_of
+from sod.models.device import find_device
 from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.recipe import Notice, Recipe
@@ -42,6 +43,7 @@ def prepare_supervised(
     refuse_unmade({"data.sft": recipe.data.sft, "student.path": recipe.student.path})
     idle = idle_in_sft(recipe) if method is None else idle_keys(recipe, method)
     refuse_idle(idle, recipe, resume, notice)
+    device = find_device(recipe.student.device, "student.device")
     conversations = load_conversations(recipe.data.sft, recipe.data.split)
     told(conversations, recipe.data.sft, notice)
     with ExitStack() as resources:  # the lock does not outlive a failure here
@@ -52,7 +54,7 @@ def prepare_supervised(
         examples = training_examples(conversations, recipe.data.sft, chat, recipe, notice)
         refuse_unfit_learner(models.student.path, max(len(ids) for ids, _ in examples))
         prepare_torch(recipe)
-        student, optimizer = trained_model(models, optim, steps, Support.of(chat.tokenizer), place.resume)
+        student, optimizer = trained_model(models, optim, steps, Support.of(chat.tokenizer), place.resume, device)
         kept = resources.pop_all()
     plan = Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind)
     facts = sft_facts(recipe, chat, student, optim, len(examples), batch)

@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
+import torch
+
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
+from sod.build.devices import Devices, find_devices
 from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
@@ -56,6 +59,7 @@ class Inputs:
     chat: Chat
     place: Place
     proof: Proof
+    devices: Devices
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -116,6 +120,7 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
+    devices = find_devices(recipe)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -137,7 +142,7 @@ def checked(
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", str(recipe.data.validation), recipe, notice)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices)
 
 
 def opened(inputs: Inputs, resources: ExitStack) -> Run:
@@ -150,9 +155,10 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     refuse_unhealthy(tools)
     prepare_torch(recipe)
     support = Support.of(chat.tokenizer)
-    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume)
+    devices = inputs.devices
+    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student)
     meter = Meter(recipe.train.profile)
-    teacher = _make_teacher(recipe, method, support, meter)
+    teacher = _make_teacher(recipe, method, support, devices.teacher, meter)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
     run = Run(
@@ -220,10 +226,12 @@ def _teacher_path(recipe: Recipe, method: Method) -> str | None:
     return None if recipe.teacher is None or method.needs & SELF_TEACHER else recipe.teacher.path
 
 
-def _make_teacher(recipe: Recipe, method: Method, support: Support, meter: Meter) -> LocalTeacher | None:
-    """The recipe's teacher; a copy of the student as it was at the start for a self-teacher."""
+def _make_teacher(
+    recipe: Recipe, method: Method, support: Support, device: torch.device, meter: Meter
+) -> LocalTeacher | None:
+    """The recipe's teacher on its device; a copy of the student as it was at the start for a self-teacher."""
     spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
-    weights = load_model(spec.path, spec.dtype, support)
+    weights = load_model(spec.path, spec.dtype, support, device)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)

@@ -107,4 +107,4 @@ def _told_of(label: str, notice: Notice, text: str) -> None:
 
 
 def _at(spec: ModelSpec, path: Path) -> ModelSpec:
-    return ModelSpec(path=str(path), dtype=spec.dtype)
+    return spec.model_copy(update={"path": str(path)})
