@@ -17,7 +17,7 @@ from sod.build.devices import Devices, find_devices
 from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
-from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
+from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, tell_other_device, trained_model
 from sod.build.method import make_method, refuse_unmet
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
@@ -120,7 +120,7 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
-    devices = find_devices(recipe)
+    devices = find_devices(recipe, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -132,6 +132,7 @@ def checked(
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
     refuse_unfit(recipe, method)
+    tell_other_device(place.resume, devices.student, notice)
     chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -153,7 +154,7 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
     refuse_unhealthy(tools)
-    prepare_torch(recipe)
+    prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)
     devices = inputs.devices
     student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student)

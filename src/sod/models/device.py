@@ -6,8 +6,10 @@ score with it (`models.score`, `models.dense`), and what they return is on the b
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,6 +45,33 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     written to later. Back to the CPU it is waited for, as the numbers are read at once.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def repeat_exactly() -> None:
+    """From now on what this process computes on CUDA repeats bit for bit, as on a CPU it does anyway.
+
+    Costs 7 to 11% of an update (docs/results/2026-11-26-gpu-probe.md). Before anything runs on CUDA: cuBLAS reads its
+    workspace's size once.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # Nothing of ours reads memory that it has not written, so that need not be filled first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def without_bfloat16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """What a device lacks to be fast in bfloat16; None where it lacks nothing, or where that cannot be told."""
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return None
+        return f"{torch.cuda.get_device_name(device)} has no arithmetic for it (cards have it from Ampere on)"
+    try:
+        flags = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return None
+    if flags & {"avx512_bf16", "amx_bf16", "bf16"} or not flags & {"flags", "Features"}:
+        return None
+    return "this CPU has no arithmetic for it (x86: avx512_bf16 or amx_bf16, ARM: bf16)"
 
 
 def listed(names: Sequence[str]) -> str:
