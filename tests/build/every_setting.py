@@ -128,6 +128,9 @@ KNOBS: Mapping[str, Example] = {
 EQUAL: Mapping[str, tuple[Example, str]] = {
     "name": (Example("other"), "a label: of the run's default directory and of its figures"),
     "threads": (Example(1), "belongs to the machine; one thread is what the tests have"),
+    "deterministic": (Example(False), "acts on CUDA alone: tests/build/test_devices.py"),
+    "student.device": (Example("cpu"), "belongs to the machine; the CPU is what the tests have"),
+    "teacher.device": (Example("cpu", {"teacher.path": "{other}"}), "as student.device"),
     "rollout.max_rows": (Example(1), "bounds memory"),
     "rollout.decode_chunk": (Example(3), "when finished turns are looked at"),
     "rollout.fault_retries": (Example(0), "acts on faults of ours alone: tests/cli/test_chaos.py has some"),

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks
+from sod.build.devices import find_devices
 from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
 from sod.build.proving import proven_tasks
@@ -53,6 +54,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Load the recipe's student and evaluate it on the tasks in `data`."""
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
+    devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
     refuse_unfit_player(path, recipe)
@@ -62,8 +64,8 @@ def evaluate_model(
     with ExitStack() as resources:
         tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
         refuse_unhealthy(tools)
-        prepare_torch(recipe)
-        model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer))
+        prepare_torch(recipe, devices)
+        model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer), devices.student)
         collector = make_collector(recipe, chat, tools, reward_function, model)
         resources.callback(collector.engine.close)
         hints = Hints(recipe.reward, notice, compares=False)

@@ -12,8 +12,10 @@ from typing import Any, final
 import torch
 
 from sod.build.allocation import warn_of_slow_allocation
+from sod.build.devices import Devices
 from sod.chat.render import Chat
 from sod.models.compiled import compile_model, wants_compiling, why_not
+from sod.models.device import repeat_exactly
 from sod.models.load import load_model, save_model
 from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
@@ -160,11 +162,17 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
 
 
 def trained_model(
-    recipe: Recipe, spec: OptimSpec, steps: int, support: Support, resume: ResumePoint | None, notice: Notice
+    recipe: Recipe,
+    spec: OptimSpec,
+    steps: int,
+    support: Support,
+    resume: ResumePoint | None,
+    device: torch.device,
+    notice: Notice,
 ) -> tuple[Any, Optimizer]:
-    """`(model over the support, its optimizer)`, from the student of a `located` recipe, or from a checkpoint."""
+    """`(model over the support, its optimizer)` on a device, from the student of a `located` recipe or a checkpoint."""
     path = recipe.student.path if resume is None else str(resume.model)
-    student = load_model(path, recipe.student.dtype, support)
+    student = load_model(path, recipe.student.dtype, support, device)
     compile_where_wanted(student, spec, notice)
     if spec.recompute:
         recompute_layers(student)
@@ -185,15 +193,33 @@ def compile_where_wanted(model: Any, spec: OptimSpec, notice: Notice) -> None:
         notice(f"optim.compile: torch.compile does not work here ({reason}); going on without, which is slower")
 
 
+def tell_other_device(resume: ResumePoint | None, device: torch.device, notice: Notice) -> None:
+    """Tell of a run that goes on where it was not: there its numbers round in another way."""
+    if resume is not None and resume.device != device.type:
+        notice(
+            f"{resume.directory}: written on {resume.device}, and the run goes on on {device.type}, where numbers round "
+            f"in another way; with student.device={resume.device} it would go on bit for bit"
+        )
+
+
 def saver(model: Any, chat: Chat) -> Callable[[Path], None]:
     """Writes the model and its tokenizer into a directory."""
     return lambda directory: save_model(model, chat.tokenizer, chat.template, chat.end_id, directory)
 
 
-def prepare_torch(recipe: Recipe) -> None:
-    """Seed torch's global generator and set the number of threads."""
-    warn_of_slow_allocation()
-    # Nothing of ours draws from the generator; a model with dropout would.
-    torch.manual_seed(derive(recipe.seed, "torch"))
+def prepare_torch(recipe: Recipe, devices: Devices, resumed: bool = False) -> None:
+    """Seed torch's global generators, set the number of threads, and see to it that what runs on CUDA repeats.
+
+    A `resumed` run keeps the random state that its checkpoint has restored.
+    """
+    if "cpu" in devices.kinds:
+        warn_of_slow_allocation()
+    if "cuda" in devices.kinds:
+        torch.set_float32_matmul_precision("highest")  # no TF32: float32 is what the engine's proof takes it for
+        if recipe.deterministic:
+            repeat_exactly()
+    if not resumed:
+        # Nothing of ours draws from the generators; a model with dropout would.
+        torch.manual_seed(derive(recipe.seed, "torch"))
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

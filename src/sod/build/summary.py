@@ -71,10 +71,10 @@ def method_text(spec: MethodSpec) -> str:
 
 
 def model_text(path: str, model: Any) -> str:
-    """Where a model comes from, its size, precision and architecture."""
+    """Where a model comes from, its size, precision, device and architecture."""
     count = sum(parameter.numel() for parameter in model.parameters())
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return f"{path}: {size_text(count)} parameters, {dtype}, {type(model).__name__}"
+    return f"{path}: {size_text(count)} parameters, {dtype} on {model.device}, {type(model).__name__}"
 
 
 def size_text(count: int) -> str:

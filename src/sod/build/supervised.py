@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from sod.build.conversations import training_examples
+from sod.build.devices import find_devices
 from sod.build.fitness import refuse_unfit_learner
 from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
-from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
+from sod.build.job import Job, find_place, located, prepare_torch, saver, tell_other_device, told, trained_model
 from sod.build.summary import place_facts, sft_facts
 from sod.build.vocabulary import chat_of
 from sod.models.support import Support
@@ -42,6 +43,7 @@ def prepare_supervised(
     refuse_unmade({"data.sft": recipe.data.sft, "student.path": recipe.student.path})
     idle = idle_in_sft(recipe) if method is None else idle_keys(recipe, method)
     refuse_idle(idle, recipe, resume, notice)
+    devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     conversations = load_conversations(recipe.data.sft, recipe.data.split)
     told(conversations, recipe.data.sft, notice)
     with ExitStack() as resources:  # the lock does not outlive a failure here
@@ -51,9 +53,10 @@ def prepare_supervised(
         refuse_unread(recipe, chat, resume, notice)
         examples = training_examples(conversations, recipe.data.sft, chat, recipe, notice)
         refuse_unfit_learner(models.student.path, max(len(ids) for ids, _ in examples))
-        prepare_torch(recipe)
+        tell_other_device(place.resume, devices.student, notice)
+        prepare_torch(recipe, devices, resumed=place.resume is not None)
         support = Support.of(chat.tokenizer)
-        student, optimizer = trained_model(models, optim, steps, support, place.resume, notice)
+        student, optimizer = trained_model(models, optim, steps, support, place.resume, devices.student, notice)
         kept = resources.pop_all()
     plan = Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind)
     facts = sft_facts(recipe, chat, student, optim, len(examples), batch)

@@ -10,11 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
+import torch
+
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
+from sod.build.devices import Devices, find_devices
 from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
-from sod.build.job import Job, Place, compile_where_wanted, find_place, located, prepare_torch, saver, trained_model
+from sod.build.job import (
+    Job,
+    Place,
+    compile_where_wanted,
+    find_place,
+    located,
+    prepare_torch,
+    saver,
+    tell_other_device,
+    trained_model,
+)
 from sod.build.method import make_method, refuse_unmet
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
@@ -56,6 +69,7 @@ class Inputs:
     chat: Chat
     place: Place
     proof: Proof
+    devices: Devices
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -116,6 +130,7 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
+    devices = find_devices(recipe, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -127,6 +142,7 @@ def checked(
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
     refuse_unfit(recipe, method)
+    tell_other_device(place.resume, devices.student, notice)
     chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -137,7 +153,7 @@ def checked(
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", str(recipe.data.validation), recipe, notice)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices)
 
 
 def opened(inputs: Inputs, resources: ExitStack, notice: Notice) -> Run:
@@ -148,11 +164,14 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice) -> Run:
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
     refuse_unhealthy(tools)
-    prepare_torch(recipe)
+    prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)
-    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume, notice)
+    devices = inputs.devices
+    student, optimizer = trained_model(
+        recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice
+    )
     meter = Meter(recipe.train.profile)
-    teacher = _make_teacher(recipe, method, support, meter, notice)
+    teacher = _make_teacher(recipe, method, support, devices.teacher, meter, notice)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
     run = Run(
@@ -221,12 +240,12 @@ def _teacher_path(recipe: Recipe, method: Method) -> str | None:
 
 
 def _make_teacher(
-    recipe: Recipe, method: Method, support: Support, meter: Meter, notice: Notice
+    recipe: Recipe, method: Method, support: Support, device: torch.device, meter: Meter, notice: Notice
 ) -> LocalTeacher | None:
-    """The recipe's teacher; a copy of the student as it was at the start for a self-teacher."""
+    """The recipe's teacher on its device; a copy of the student as it was at the start for a self-teacher."""
     spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
-    weights = load_model(spec.path, spec.dtype, support)
+    weights = load_model(spec.path, spec.dtype, support, device)
     compile_where_wanted(weights, recipe.optim, notice)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)

@@ -36,6 +36,9 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", help="RL tasks: parquet, JSONL or hub id.")] = "",
     k: Annotated[int, typer.Option("-k", min=1, help="Samples per task.")] = 4,
     tasks: Annotated[int, typer.Option("--tasks", min=0, help="A seeded subset of so many tasks; 0: all.")] = 0,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N; short for student.device=...")
+    ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe for a model that is not of a run.")] = None,
     to: Annotated[
         Path | None,
@@ -54,12 +57,16 @@ def evaluate(
     checkpoint. The recipe's trackers get the figures too, at the checkpoint's step.
     """
     from sod.build.evaluated import claimed, find_evaluated
+    from sod.models.device import find_device
 
     refuse_unread("eval", overrides or [])
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
     about = find_evaluated(model, notice)
     changes = [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])]
+    if device is not None:
+        find_device(device, "--device")
+        changes.append(f"student.device={device}")
     spec = _recipe_of(about, recipe, changes, allow_code)
     with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
         result = _evaluated(spec, about, data, target)

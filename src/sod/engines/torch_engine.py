@@ -208,7 +208,7 @@ class TorchEngine:
             ).last_hidden_state
         for row in rows:
             row.cached = row.length
-        last_BD: Tensor = hidden_BND[torch.arange(len(rows)), last_B]
+        last_BD: Tensor = hidden_BND[torch.arange(len(rows), device=last_B.device), last_B]
         return last_BD
 
     def _measured(self, phase: str, rows: Sequence[Row], new: Sequence[Sequence[int]]) -> AbstractContextManager[None]:

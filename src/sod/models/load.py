@@ -43,8 +43,13 @@ def vocabulary_rows(path: str) -> int | None:
     return rows if isinstance(rows, int) else None
 
 
-def load_model(path: str, dtype: Dtype, support: Support | None = None) -> Any:
-    """The causal language model of a local directory or hub id, in eval mode.
+def load_model(
+    path: str,
+    dtype: Dtype,
+    support: Support | None = None,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> Any:
+    """The causal language model of a local directory or hub id, in eval mode, on a device.
 
     Its distributions are over the `support`, that of its tokenizer; without one, over all rows of its output embedding.
     Raises SodError naming `path` when it is missing, cut short, or of an architecture that chunked scoring does not
@@ -60,7 +65,7 @@ def load_model(path: str, dtype: Dtype, support: Support | None = None) -> Any:
     if report["missing_keys"]:  # transformers would leave them random
         missing = sorted(report["missing_keys"])
         raise SodError(f"{path}: {len(missing)} weights are missing, e.g. {missing[0]}; the file is not whole")
-    model.eval()
+    model.to(device).eval()
     check_projection(model, path)
     if support is not None:
         limit_to(model, support, path)

@@ -77,7 +77,7 @@ def make_world(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
     base = in_world(recipe, out, "student-init")
     with clock.timed("teacher sft"):
         traces = base.data.model_copy(update={"sft": str(out / "data" / "sft-teacher.parquet")})
-        teacher = _at(recipe.teacher or recipe.student, out / "teacher-init")
+        teacher = _at(_teacher(recipe), out / "teacher-init")
         spec = base.model_copy(update={"student": teacher, "sft": world.teacher_sft, "data": traces})
         run_job("teacher SFT", prepare_sft(spec, out / "teacher-sft", False, notice))
     with clock.timed("student sft"):
@@ -90,7 +90,7 @@ def in_world(recipe: Recipe, out: Path, student: str = "student-sft") -> Recipe:
     return recipe.model_copy(
         update={
             "student": _at(recipe.student, out / student),
-            "teacher": _at(recipe.teacher or recipe.student, out / "teacher-sft"),
+            "teacher": _at(_teacher(recipe), out / "teacher-sft"),
             "data": recipe.data.model_copy(update=data_paths(out / "data")),
         }
     )
@@ -106,5 +106,11 @@ def _told_of(label: str, notice: Notice, text: str) -> None:
     notice(f"{label}: {text}")
 
 
+def _teacher(recipe: Recipe) -> ModelSpec:
+    """The world's teacher as a model of its own, which is trained where it will teach."""
+    spec = recipe.teacher or recipe.student
+    return spec.model_copy(update={"device": recipe.student.device}) if spec.device == "auto" else spec
+
+
 def _at(spec: ModelSpec, path: Path) -> ModelSpec:
-    return ModelSpec(path=str(path), dtype=spec.dtype)
+    return spec.model_copy(update={"path": str(path)})

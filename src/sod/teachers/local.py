@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from sod.models.device import moved
 from sod.models.meter import Cost, Meter
 from sod.models.score import teacher_scores
 from sod.objective.batch import TokenBatch
@@ -56,7 +57,7 @@ class LocalTeacher:
             if self._average is None:
                 self._average = [p.detach().float().clone() for p in mine]
             for average, weight, target in zip(self._average, mine, theirs, strict=True):
-                average.lerp_(target.float(), fraction)
+                average.lerp_(moved(target, average.device).float(), fraction)
                 weight.copy_(average)
 
     def state(self) -> list[Tensor] | None:
@@ -73,6 +74,7 @@ class LocalTeacher:
         if [saved.shape for saved in state] != shapes:
             raise ValueError("the averaged weights are of another model")
         with torch.no_grad():
-            self._average = [saved.clone() for saved in state]
-            for weight, average in zip(self.model.parameters(), self._average, strict=True):
-                weight.copy_(average)
+            self._average = []
+            for weight, saved in zip(self.model.parameters(), state, strict=True):
+                self._average.append(torch.empty_like(weight, dtype=torch.float32).copy_(saved))
+                weight.copy_(self._average[-1])

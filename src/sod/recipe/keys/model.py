@@ -16,3 +16,8 @@ class ModelSpec(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision of weights and forward passes; the optimizer always works in float32"
     )
+    device: str = Field(
+        "auto",
+        description="where the model is: cpu, cuda or cuda:N; auto: the first CUDA device where there is one, else the "
+        "CPU, and for the teacher where the student is",
+    )

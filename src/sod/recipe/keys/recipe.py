@@ -37,6 +37,11 @@ class Recipe(Section):
         ge=1,
         description="torch's CPU threads; null: torch's choice (`sod compare`: cores / jobs)",
     )
+    deterministic: bool = Field(
+        True,
+        description="on CUDA: compute so that a run repeats bit for bit, and resumes so (updates take 7 to 11% longer); "
+        "a CPU always does",
+    )
     student: ModelSpec = Field(description="the model that acts and is trained")
     teacher: ModelSpec | None = Field(
         None, description="the model that scores the student's tokens; null where the method needs none"
