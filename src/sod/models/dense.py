@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sod.models.forward import hidden_before_actions
 from sod.models.score import logits, over_actions, picked
 from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch
@@ -50,8 +51,7 @@ def dense_terms(
         raise ValueError(f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}")
     check_same_actions(batch, teacher_batch)
     with torch.no_grad():
-        hidden_BTD = teacher.get_decoder()(input_ids=teacher_batch.token_BT, use_cache=False).last_hidden_state
-        hidden_ND = hidden_BTD[:, :-1][teacher_batch.turn_BT[:, 1:] > 0]
+        hidden_ND = hidden_before_actions(teacher, teacher_batch)
     rows = max(LEAST_ROWS, CHUNK_LOGITS // sizes[0])
     project = partial(_project, teacher.get_output_embeddings(), measure, temperature)
     logp_BT, value_BT = over_actions(student, batch, rows, project, hidden_ND)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sod.models.architecture import USE_ANOTHER, in_one_line, named
+from sod.models.forward import hidden_before_actions
 from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
@@ -32,7 +33,6 @@ CHUNK_LOGITS = 2**23  # logits per projection: 32 MB of float32, several times o
 def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (nats, float32, B x T) of the batch's action tokens; 0 at context.
 
-    Right padding needs no attention mask: under causal attention no real token sees what follows it.
     Differentiable when gradients are enabled.
     """
     return over_actions(model, batch, chunk_rows(model), partial(_logp, temperature=temperature))[0]
@@ -57,11 +57,8 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., 
     decoder says before the token, the token, further columns) and returns C x N. With gradients, what it makes is not
     kept but made again in the backward pass.
     """
-    hidden_BTD = model.get_decoder()(input_ids=batch.token_BT, use_cache=False).last_hidden_state
-    action_BT = batch.turn_BT > 0
-    # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
-    hidden_ND = hidden_BTD[:, :-1][action_BT[:, 1:]]
-    target_N = batch.token_BT[action_BT]
+    hidden_ND = hidden_before_actions(model, batch)
+    target_N = batch.token_BT[batch.turn_BT > 0]
     head = model.get_output_embeddings()
     parts: list[Tensor] = []
     for chunk in zip(*(column.split(rows) for column in (hidden_ND, target_N, *more_N)), strict=True):
