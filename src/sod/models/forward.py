@@ -20,7 +20,7 @@ def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
     token sees what follows it.
     """
     device = model.get_output_embeddings().weight.device
-    hidden_BTD = model.get_decoder()(input_ids=batch.token_BT.to(device), use_cache=False).last_hidden_state
+    hidden_BTD: Tensor = model.get_decoder()(input_ids=batch.token_BT.to(device), use_cache=False).last_hidden_state
     # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
     before_N = torch.nonzero((batch.turn_BT > 0).flatten()).flatten() - 1
     return hidden_BTD.flatten(0, 1)[before_N.to(device)]
