@@ -238,7 +238,10 @@ class TorchEngine:
             # The longest comes first. Several run together as far as padded tokens and attention scores allow.
             longest = len(rows[done].uncached())
             columns = max(row.length for row in rows[done:])
-            several = min(PREFILL_TOKENS[self.model.device.type] // longest, SCORES // (config.num_attention_heads * longest * columns))
+            several = min(
+                PREFILL_TOKENS[self.model.device.type] // longest,
+                SCORES // (config.num_attention_heads * longest * columns),
+            )
             batch = rows[done : done + max(1, several)]
             parts.append(self._forward(first + done, batch))
             done += len(batch)

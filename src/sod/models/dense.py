@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from sod.models.device import moved
-from sod.models.score import hidden_before_actions, logits, over_actions, picked
+from sod.models.forward import hidden_before_actions
+from sod.models.score import logits, over_actions, picked
 from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from sod.models.architecture import USE_ANOTHER, in_one_line, named
 from sod.models.compiled import fused
 from sod.models.device import moved
+from sod.models.forward import hidden_before_actions
 from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
@@ -34,7 +35,6 @@ CUDA_ROWS = 2048  # at least, on CUDA: fewer would mostly read the output embedd
 def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (nats, float32, B x T) of the batch's action tokens; 0 at context.
 
-    Right padding needs no attention mask: under causal attention no real token sees what follows it.
     Differentiable when gradients are enabled.
     """
     return over_actions(model, batch, chunk_rows(model), partial(_logp, temperature=temperature))[0]
@@ -71,17 +71,6 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor
         else:
             parts.append(projected(head, *chunk))
     return moved(torch.cat(parts, dim=1), batch.token_BT.device)
-
-
-def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
-    """What the decoder says before every action token, in row-major order. Shape N x D, on the model's device."""
-    # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first). Where they are is
-    # looked up before anything crosses: on the device it would have to be waited for.
-    row_N, before_N = (batch.turn_BT[:, 1:] > 0).nonzero(as_tuple=True)
-    hidden_BTD: Tensor = model.get_decoder()(
-        input_ids=moved(batch.token_BT, model.device), use_cache=False
-    ).last_hidden_state
-    return hidden_BTD[moved(row_N, model.device), moved(before_N, model.device)]
 
 
 def score(model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0) -> Tensor:

@@ -39,8 +39,7 @@ class Recipe(Section):
     )
     deterministic: bool = Field(
         True,
-        description="on CUDA: compute so that a run repeats bit for bit, and resumes so (updates take 7 to 11% longer); "
-        "a CPU always does",
+        description="on CUDA: a run repeats, and resumes, bit for bit (updates take 7 to 11% longer)",
     )
     student: ModelSpec = Field(description="the model that acts and is trained")
     teacher: ModelSpec | None = Field(
