@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from sod.models.lora import own_weights
 from sod.models.meter import Cost, Meter
 from sod.models.score import teacher_scores
 from sod.objective.batch import TokenBatch
@@ -21,7 +22,8 @@ class LocalTeacher:
     """Scores with a Hugging Face causal LM, chunked over the vocabulary projection.
 
     Offers its whole distribution at any temperature. The model is frozen, put into evaluation mode and changed in place
-    by `follow`: nobody else may train it.
+    by `follow`: nobody else may train it. Of one with an adapter that alone is its own, and follows the student's: the
+    average is that of the adapter's two factors, not of their product (our choice: no paper says which).
     """
 
     offers: ClassVar[Offer] = Offer("full")
@@ -49,7 +51,7 @@ class LocalTeacher:
         """
         if not 0.0 < fraction <= 1.0:
             raise ValueError(f"a teacher follows by a fraction in (0, 1], got {fraction}")
-        mine, theirs = list(self.model.parameters()), list(student.parameters())
+        mine, theirs = own_weights(self.model), own_weights(student)
         if [p.shape for p in mine] != [p.shape for p in theirs]:
             raise ValueError("a teacher can only follow a student of its own shape")
         with torch.no_grad():
@@ -67,12 +69,12 @@ class LocalTeacher:
         """Restore `state`, bit for bit. Raises ValueError, with nothing changed, where it is of another model."""
         if state is None:
             return
-        shapes = [weight.shape for weight in self.model.parameters()]
+        shapes = [weight.shape for weight in own_weights(self.model)]
         if not all(isinstance(saved, Tensor) and saved.dtype == torch.float32 for saved in state):
             raise ValueError("the averaged weights are no float32 tensors")
         if [saved.shape for saved in state] != shapes:
             raise ValueError("the averaged weights are of another model")
         with torch.no_grad():
             self._average = [saved.clone() for saved in state]
-            for weight, average in zip(self.model.parameters(), self._average, strict=True):
+            for weight, average in zip(own_weights(self.model), self._average, strict=True):
                 weight.copy_(average)

@@ -17,6 +17,7 @@ from torch import Tensor
 from sod.clock import Clock
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
+from sod.models.lora import dropping
 from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
@@ -164,7 +165,7 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     except ValueError as error:  # a log-probability that is not finite
         raise dump(run.dumps, batch, step, NonFiniteError(f"step {step}: {error}")) from None
     batch = batch.aimed(signal.advantage_BT, signal.distil_BT)
-    with run.clock.timed("update"):
+    with run.clock.timed("update"), dropping(run.student, run.recipe.seed, step):
         updates = updater(run).update(batch, step)
     run.rollout.engine.sync(run.student)
     if run.model_teacher is not None and (fraction := run.method.teacher_rule.pull(step)):
@@ -218,11 +219,12 @@ def old_logps_source(run: Run) -> OldSource:
     """Whose log-probabilities of the sampled tokens count as the old ones.
 
     The engine's own where those are the trainer's up to rounding: an exact engine, and nothing truncated. The update
-    checks them against its first forward. Else a forward of the trainer's.
+    checks them against its first forward, which must have no dropout then. Else a forward of the trainer's.
     """
-    rollout = run.recipe.rollout
+    rollout, lora = run.recipe.rollout, run.recipe.student.lora
     truncated = rollout.top_p < 1.0 or rollout.top_k > 0
-    return "engine" if run.rollout.engine.exact and not truncated else "trainer"
+    dropped = lora is not None and lora.dropout > 0.0
+    return "engine" if run.rollout.engine.exact and not truncated and not dropped else "trainer"
 
 
 def trainer_logps(run: Run, batch: TokenBatch) -> Tensor:
