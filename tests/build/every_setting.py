@@ -14,6 +14,7 @@ PYTHON = {"workers": 1, "preload": [], "memory_mb": 256, "timeout_seconds": 10.0
 WITH_TOOL: Mapping[str, Any] = {"tools.python": PYTHON}
 DENSE: Mapping[str, Any] = {"method.divergence": {"kind": "jsd", "top_k": 4}}
 UPDATES: Mapping[str, Any] = {"optim.mini_batch_prompts": 1, "optim.lr": 0.1}
+LORA: Mapping[str, Any] = {"student.lora": {"rank": 4}}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ CHANGES: Mapping[str, Example] = {
     "seed": Example(1),
     "student.path": Example("{other}"),
     "student.dtype": Example("bfloat16"),
+    "student.lora.rank": on_all(2, **LORA),
+    "student.lora.alpha": Example(1, LORA),
+    "student.lora.targets": Example(["q_proj"], LORA),
+    "student.lora.dropout": on_all(0.5, **LORA),
     "teacher.path": on_all("{model}"),
     "teacher.dtype": on_all("bfloat16", teacher__path="{other}"),
     "chat.template": Example("tokenizer", {"student.path": "{templated}", "teacher.path": "{templated}"}),

@@ -45,7 +45,7 @@ def find_devices(recipe: Recipe, notice: Notice) -> Devices:
     if refusals:
         raise SodError("; ".join(refusals))
     devices = Devices(found["student.device"], found.get("teacher.device", found["student.device"]))
-    placed = {"student": (recipe.student, devices.student)}
+    placed: dict[str, tuple[ModelSpec, torch.device]] = {"student": (recipe.student, devices.student)}
     if recipe.teacher is not None:
         placed["teacher"] = (recipe.teacher, devices.teacher)
     _tell_slow_bfloat16(placed, notice)

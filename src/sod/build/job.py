@@ -14,9 +14,11 @@ import torch
 from sod.build.allocation import warn_of_slow_allocation
 from sod.build.devices import Devices
 from sod.chat.render import Chat
+from sod.models.adapters import base_source, is_adapter
 from sod.models.compiled import compile_model, wants_compiling, why_not
 from sod.models.device import repeat_exactly
 from sod.models.load import load_model, save_model
+from sod.models.lora import load_adapter, merged, new_adapter, set_adapter, shared_copy
 from sod.models.meter import Meter
 from sod.models.recompute import recompute_layers
 from sod.models.support import Support
@@ -161,7 +163,20 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
     return Place(directory, hashed, log, resume_point(log, hashed, notice))
 
 
-def trained_model(
+@final
+@dataclass(frozen=True)
+class Learner:
+    """The model that a run trains, and its optimizer.
+
+    With an adapter `start` is the model as the run began, over the same weights; None where all weights are trained.
+    """
+
+    model: Any
+    optimizer: Optimizer
+    start: Any | None = None
+
+
+def make_learner(
     recipe: Recipe,
     spec: OptimSpec,
     steps: int,
@@ -169,17 +184,50 @@ def trained_model(
     resume: ResumePoint | None,
     device: torch.device,
     notice: Notice,
-) -> tuple[Any, Optimizer]:
-    """`(model over the support, its optimizer)` on a device, from the student of a `located` recipe or a checkpoint."""
-    path = recipe.student.path if resume is None else str(resume.model)
-    student = load_model(path, recipe.student.dtype, support, device)
-    compile_where_wanted(student, spec, notice)
+) -> Learner:
+    """The student of a `located` recipe over the support, or where it stands in a checkpoint, and its optimizer.
+
+    Raises SodError for weights that cannot be loaded.
+    """
+    student = _whole_student if recipe.student.lora is None else _adapted_student
+    model, start = student(recipe, support, resume, device)
+    compile_where_wanted(model, spec, notice)
     if spec.recompute:
-        recompute_layers(student)
-    optimizer = Optimizer(student, spec, steps)
+        recompute_layers(model)
+    optimizer = Optimizer(model, spec, steps)
     if resume is not None:
         restore(resume, "optimizer", optimizer.load)
-    return student, optimizer
+    return Learner(model, optimizer, start)
+
+
+def _whole_student(
+    recipe: Recipe, support: Support, resume: ResumePoint | None, device: torch.device
+) -> tuple[Any, None]:
+    """The student with all of its weights to be trained; an adapter that it comes with becomes part of them."""
+    path = recipe.student.path if resume is None else str(resume.model)
+    model = load_model(path, recipe.student.dtype, support, device)
+    return (merged(model) if is_adapter(path) else model), None
+
+
+def _adapted_student(
+    recipe: Recipe, support: Support, resume: ResumePoint | None, device: torch.device
+) -> tuple[Any, Any]:
+    """The student with an adapter to be trained, a new one or the one that it comes with; and it as it began."""
+    spec, path = recipe.student, recipe.student.path
+    lora = spec.lora
+    if lora is None:
+        raise ValueError("the recipe's student has no adapter")
+    # A run keeps to the weights that it began with, also where its student's path means others by now.
+    base = base_source(path if resume is None else str(resume.model)).path
+    model = load_model(base, spec.dtype, support, device)
+    if is_adapter(path):
+        load_adapter(model, path, lora.dropout)
+    else:
+        new_adapter(model, lora, recipe.seed, path)
+    start = shared_copy(model)
+    if resume is not None:
+        set_adapter(model, str(resume.model))
+    return model, start
 
 
 def compile_where_wanted(model: Any, spec: OptimSpec, notice: Notice) -> None:

@@ -8,25 +8,26 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.devices import Devices, find_devices
 from sod.build.evaluation import chosen_tasks, run_evaluation
-from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
+from sod.build.fitness import refuse_missing_adapters, refuse_unfit, refuse_unfit_adapter, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
 from sod.build.job import (
     Job,
+    Learner,
     Place,
     compile_where_wanted,
     find_place,
     located,
+    make_learner,
     prepare_torch,
     saver,
     tell_other_device,
-    trained_model,
 )
 from sod.build.method import make_method, refuse_unmet
 from sod.build.proving import Proof
@@ -37,12 +38,14 @@ from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.build.vocabulary import chat_of
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
+from sod.models.adapters import is_adapter, same_place
 from sod.models.load import load_model
+from sod.models.lora import without_adapter
 from sod.models.meter import Meter
 from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
-from sod.recipe import Notice, Recipe
+from sod.recipe import ModelSpec, Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
@@ -127,6 +130,7 @@ def checked(
     if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
     refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+    refuse_missing_adapters(recipe)
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
@@ -143,6 +147,7 @@ def checked(
     recipe = located(recipe, notice)
     refuse_unfit(recipe, method)
     tell_other_device(place.resume, devices.student, notice)
+    refuse_unfit_adapter(recipe)
     chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -167,21 +172,19 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice) -> Run:
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)
     devices = inputs.devices
-    student, optimizer = trained_model(
-        recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice
-    )
+    learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
     meter = Meter(recipe.train.profile)
-    teacher = _make_teacher(recipe, method, support, devices.teacher, meter, notice)
+    teacher = make_teacher(recipe, method, support, learner, devices.teacher, meter, notice)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
-        student=student,
+        student=learner.model,
         teacher=teacher,
-        rollout=make_collector(recipe, chat, tools, reward_function, student, meter),
+        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter),
         method=method,
-        optimizer=optimizer,
+        optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
         model_teacher=teacher if method.needs & WHOLE_MODEL else None,
         privileged=_privileged(method, chat),
@@ -239,13 +242,38 @@ def _teacher_path(recipe: Recipe, method: Method) -> str | None:
     return None if recipe.teacher is None or method.needs & SELF_TEACHER else recipe.teacher.path
 
 
-def _make_teacher(
-    recipe: Recipe, method: Method, support: Support, device: torch.device, meter: Meter, notice: Notice
+def make_teacher(
+    recipe: Recipe,
+    method: Method,
+    support: Support,
+    learner: Learner,
+    device: torch.device,
+    meter: Meter,
+    notice: Notice,
 ) -> LocalTeacher | None:
-    """The recipe's teacher on its device; a copy of the student as it was at the start for a self-teacher."""
-    spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
+    """The recipe's teacher on its device; for a self-teacher, the student as it was at the start.
+
+    A student with an adapter and a teacher that is its base model, or it itself, are over the same weights in memory.
+    """
+    spec = recipe.student.whole if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
-    weights = load_model(spec.path, spec.dtype, support, device)
+    weights = _shared(recipe, spec, method, learner, device)
+    if weights is None:
+        weights = load_model(spec.path, spec.dtype, support, device)
     compile_where_wanted(weights, recipe.optim, notice)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
+
+
+def _shared(recipe: Recipe, spec: ModelSpec, method: Method, learner: Learner, device: torch.device) -> Any | None:
+    """The teacher that `spec` means over the weights of the learner's base model; None where they are not the same.
+
+    A new adapter changes nothing, so it is left out of a teacher that never follows the student.
+    """
+    student = recipe.student
+    if learner.start is None or spec.dtype != student.dtype or learner.model.device != device:
+        return None
+    if same_place(spec.path, student.path):
+        plain = method.teacher_rule.kind == "frozen" and not is_adapter(student.path)
+        return without_adapter(learner.start) if plain else learner.start
+    return without_adapter(learner.start) if same_place(spec.path, learner.model.name_or_path) else None

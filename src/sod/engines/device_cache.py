@@ -81,7 +81,7 @@ class FixedStorage:
         return row_bucket(rows) * column_bucket(columns) <= self.tokens
 
     def reserve(self, rows: int, columns: int) -> None:
-        """Make room for so many rows of so many tokens; what is there stays. Raises ValueError where it does not fit."""
+        """Make room for so many rows of so many tokens; what is there stays. Raises ValueError where there is none."""
         self._lay_out(max(self.columns, column_bucket(columns)))
         self.rows = max(self.rows, rows)
         if self.rows > self.room:

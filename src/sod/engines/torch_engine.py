@@ -152,7 +152,7 @@ class TorchEngine:
         self._fixed = self._bursts = None
 
     def _take(self, model: Any) -> None:
-        """Sample with this model, with nothing cached. Buffers and graphs stay where its weights are where they were."""
+        """Sample with this model, with nothing cached. Buffers and graphs stay as long as its weights stay in place."""
         model.set_attn_implementation(ATTENTION)
         self.model = model
         self._cost = Cost.of(model)
@@ -178,8 +178,8 @@ class TorchEngine:
     def _refuse_beyond_cache(self, tokens: int) -> None:
         if self._fixed is not None and not self._fixed.fits(1, tokens):
             raise SodError(
-                f"rollout.cache_share: the cache on {self.model.device} holds {self._fixed.tokens} tokens, too few for a "
-                f"row of {tokens}; raise it or lower rollout.max_response_tokens and rollout.max_prompt_tokens"
+                f"rollout.cache_share: the cache on {self.model.device} holds {self._fixed.tokens} tokens, too few for "
+                f"a row of {tokens}; raise it or lower rollout.max_response_tokens and rollout.max_prompt_tokens"
             )
 
     # --- turns coming in --------------------------------------------------------------------------

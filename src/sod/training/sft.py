@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sod.clock import Clock
+from sod.models.lora import dropping
 from sod.models.score import action_logps
 from sod.objective.batch import supervised_batch
 from sod.recipe import OptimSpec
@@ -26,7 +27,7 @@ def sft_step(
     gradient could move a weight.
     """
     clock = Clock()
-    with clock.timed("step"):
+    with clock.timed("step"), dropping(model, seed, step):
         metrics, tokens = _updated(model, optimizer, examples, batch_size, spec, seed, step)
     seconds = clock.total
     return StepReport(step, metrics | {"tokens_per_second": tokens / seconds, "seconds": seconds})

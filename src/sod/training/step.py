@@ -18,6 +18,7 @@ from torch import Tensor
 from sod.clock import Clock
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
+from sod.models.lora import dropping
 from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
@@ -164,7 +165,7 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     updates, signal = updater(run), None
     if batch.scores is not None and batch.scores.old_BT is not None:
         batch, signal = updates.weighed(batch, step)
-    with run.clock.timed("update"):
+    with run.clock.timed("update"), dropping(run.student, run.recipe.seed, step):
         updated = updates.update(batch, step)
     if signal is None:  # only now are the old log-probabilities known
         batch, signal = updates.weighed(updated.batch, step)
@@ -220,16 +221,18 @@ def old_logps_source(run: Run, batch: TokenBatch) -> OldSource:
     """Whose log-probabilities of the sampled tokens count as the old ones.
 
     The engine's own where those are the trainer's up to rounding: an exact engine, and nothing truncated. The update
-    checks them against its first forward. Else the trainer's under the weights that sampled: from the update's own
-    forward, where the batch is one update and its turn weights need one trajectory at a time; or from one before it.
+    checks them against its first forward, which must have no dropout then. Else the trainer's under the weights that
+    sampled: from the update's own forward, where that has no dropout, the batch is one update, and turn weights need
+    one trajectory at a time; or from one before it.
     """
-    rollout = run.recipe.rollout
+    rollout, lora = run.recipe.rollout, run.recipe.student.lora
     truncated = rollout.top_p < 1.0 or rollout.top_k > 0
-    if run.rollout.engine.exact and not truncated:
+    dropped = lora is not None and lora.dropout > 0.0
+    if run.rollout.engine.exact and not truncated and not dropped:
         return "engine"
     groups = len(torch.unique(batch.group_B))
     updates_once = groups <= (run.recipe.optim.mini_batch_prompts or groups)
-    return "update" if updates_once and run.method.scope == "trajectory" else "trainer"
+    return "update" if updates_once and not dropped and run.method.scope == "trajectory" else "trainer"
 
 
 def old_logps(run: Run, batch: TokenBatch, source: OldSource) -> Tensor | None:
