@@ -474,11 +474,17 @@ def test_profile(sod: Any, recipe: Path, tmp_path: Path) -> None:
     rows = {row["phase"]: row for row in RunLog.open(tmp_path / "run").profile()}
     assert rows.keys() == {"prefill", "decode", "sample", "tools", "teacher", "forward", "backward", "optimizer"}
     assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
+    peaks = json.loads((tmp_path / "run" / "profile.json").read_text())["peaks"]
+    assert peaks.keys() == {"student", "teacher"}
+    total = sum(metrics["seconds"] for metrics in RunLog.open(tmp_path / "run").metrics())
+    assert sum(row["seconds"] for row in rows.values()) <= total
     sampled = sum(metrics["action_tokens"] * 4 for metrics in RunLog.open(tmp_path / "run").metrics())
     assert rows["sample"]["tokens"] == pytest.approx(sampled)
     assert rows["forward"]["tokens"] == rows["backward"]["tokens"] == rows["teacher"]["tokens"] > sampled
     for phase in ("prefill", "decode", "sample", "teacher", "forward", "backward"):
         assert rows[phase]["gflop_per_second"] > 0
+        assert 0 < rows[phase]["share_of_product_peak"] <= 1.2
+        assert 0 <= rows[phase]["share_of_copy_peak"] <= 1.2
         assert phase in ended.out
     assert sod("train", recipe, "train.steps=1", "--run", tmp_path / "plain").code == 0
     assert not (tmp_path / "plain" / "profile.json").exists()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +20,7 @@ from sod.models.device import repeat_exactly
 from sod.models.load import load_model, save_model
 from sod.models.lora import load_adapter, merged, new_adapter, set_adapter, shared_copy
 from sod.models.meter import Meter
+from sod.models.peaks import peaks_by_role
 from sod.models.recompute import recompute_layers
 from sod.models.support import Support
 from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
@@ -64,7 +65,8 @@ class Place:
 class Job:
     """A run that is ready to go; `make` writes its directory as it starts.
 
-    `evaluate` gives the figures of an evaluation after a step, None for no evaluations.
+    `evaluate` gives the figures of an evaluation after a step, None for no evaluations. `meter` counts what `models`,
+    the student and a teacher in this process, do.
     `facts` say what it is made of, a name and a text each. What was opened for it is in `resources`; close it when it
     is over.
     """
@@ -77,6 +79,7 @@ class Job:
     trainee: Trainee
     evaluate: Callable[[int], dict[str, float]] | None = None
     meter: Meter = field(default_factory=Meter)
+    models: Mapping[str, Any] = field(default_factory=dict)
     resources: ExitStack = field(default_factory=ExitStack)
     facts: Sequence[tuple[str, str]] = ()
 
@@ -92,7 +95,8 @@ class Job:
             self.log.forget_unbegun()
             raise
         if self.meter.on:
-            self.log.write_profile(self.meter.rows())
+            peaks = peaks_by_role(self.models)
+            self.log.write_profile(self.meter.rows(peaks), {role: asdict(peak) for role, peak in peaks.items()})
 
     def close(self) -> None:
         """Close what was opened for it. Safe to call twice."""

@@ -8,6 +8,7 @@ from typing import Any
 from sod.chat.render import Chat
 from sod.engines.torch_engine import TorchEngine
 from sod.models.meter import Meter
+from sod.models.settle import settle_of
 from sod.recipe import Recipe
 from sod.rollout.collect import Collector, RewardFunction, RolloutSchedule
 from sod.rollout.episode import EpisodeLimits
@@ -35,4 +36,5 @@ def make_collector(
         max_fault_rate=spec.max_fault_rate,
         fault_window=spec.fault_window,
         schedule=RolloutSchedule(spec.decode_chunk, spec.asynchronous),
+        settle=settle_of([model]),
     )

@@ -42,6 +42,7 @@ from sod.models.adapters import is_adapter, same_place
 from sod.models.load import load_model
 from sod.models.lora import without_adapter
 from sod.models.meter import Meter
+from sod.models.settle import settle_of
 from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
@@ -105,6 +106,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         trainee=Trainee(partial(run_state, run), saver(run.student, inputs.chat)),
         evaluate=partial(held_out_figures, run, inputs.held_out),
         meter=run.meter,
+        models=_models(run),
         resources=kept,
         facts=facts_of(inputs, run, plan),
     )
@@ -112,12 +114,18 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
 
 def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
     """What the run is made of, in words."""
-    recipe, teacher = inputs.recipe, run.teacher.model if isinstance(run.teacher, LocalTeacher) else None
+    recipe, models = inputs.recipe, _models(run)
     return [
-        *train_facts(recipe, inputs.method, inputs.chat, run.student, teacher, run.rollout.tools),
+        *train_facts(recipe, inputs.method, inputs.chat, run.student, models.get("teacher"), run.rollout.tools),
         *data_facts(len(inputs.tasks), recipe.data.train, len(inputs.held_out), recipe),
         *place_facts(plan, inputs.place.done, inputs.place.directory),
     ]
+
+
+def _models(run: Run) -> dict[str, Any]:
+    """The models in this process, by role."""
+    teacher = {"teacher": run.teacher.model} if isinstance(run.teacher, LocalTeacher) else {}
+    return {"student": run.student, **teacher}
 
 
 def checked(
@@ -191,6 +199,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice) -> Run:
         meter=meter,
         tools=chat.tools,
     )
+    meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model)

@@ -1,17 +1,22 @@
 """Where the time goes: seconds, tokens, and estimates of arithmetic and of memory traffic, phase by phase.
 
 The estimates count what cannot be left out: two FLOP per weight and token, the products of attention, and each weight
-read once per forward. Norms, activations and copies are not in them, so a share of a measured ceiling is a lower bound.
+read once per forward. Norms, activations and copies are not in them, so a share of a measured ceiling
+(`sod.models.peaks`) is a lower bound. Only where weights are so few that they stay in the processor's cache can reading
+them beat the copy.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
 
+from sod.clock import nothing_to_wait_for
+from sod.models.peaks import Peaks
 from sod.objective.batch import TokenBatch
 
 
@@ -103,14 +108,33 @@ class Phase:
     flop: float = 0.0
     bytes: float = 0.0
 
+    def figures(self, peaks: Peaks) -> dict[str, float]:
+        """Sums, rates, and the shares that the rates are of the peaks."""
+        seconds = self.seconds or math.inf  # nothing was done in no time
+        return {
+            "calls": self.calls,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "tokens_per_second": self.tokens / seconds,
+            "gflop_per_second": self.flop / seconds / 1e9,
+            "share_of_product_peak": self.flop / seconds / peaks.product,
+            "gbyte_per_second": self.bytes / seconds / 1e9,
+            "share_of_copy_peak": self.bytes / seconds / peaks.copy,
+        }
+
 
 @final
 @dataclass
 class Meter:
-    """Counts by phase; when it is off, nothing."""
+    """Counts by phase; when it is off, nothing, and nobody is waited for.
+
+    `settle` returns when all work under way is done (`sod.models.settle`); it is called at both ends of a phase, so
+    that a phase holds its own work and all of it. That is what a profile costs on a CUDA device.
+    """
 
     on: bool = False
     phases: dict[str, Phase] = field(default_factory=dict)
+    settle: Callable[[], None] = nothing_to_wait_for
 
     @contextmanager
     def phase(self, name: str, tokens: int = 0, flop: float = 0.0, moved: float = 0.0) -> Iterator[None]:
@@ -118,8 +142,10 @@ class Meter:
         if not self.on:
             yield
             return
+        self.settle()
         began = time.perf_counter()
         yield
+        self.settle()
         self.add(name, time.perf_counter() - began, tokens, flop, moved)
 
     def add(self, name: str, seconds: float, tokens: int = 0, flop: float = 0.0, moved: float = 0.0) -> None:
@@ -132,20 +158,18 @@ class Meter:
             phase.flop += flop
             phase.bytes += moved
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per phase, the longest first: sums, and the rates that they amount to."""
+    def rows(self, peaks: Mapping[str, Peaks]) -> list[dict[str, Any]]:
+        """One row per phase, the longest first: sums, the rates that they amount to, and their shares of the peaks.
+
+        The phase `teacher` is held against the teacher's peaks, every other against the student's.
+        """
         total = sum(phase.seconds for phase in self.phases.values()) or 1.0
         ordered = sorted(self.phases.items(), key=lambda item: -item[1].seconds)
         return [
             {
                 "phase": name,
-                "calls": phase.calls,
-                "seconds": phase.seconds,
                 "share": phase.seconds / total,
-                "tokens": phase.tokens,
-                "tokens_per_second": phase.tokens / phase.seconds if phase.seconds else 0.0,
-                "gflop_per_second": phase.flop / phase.seconds / 1e9 if phase.seconds else 0.0,
-                "gbyte_per_second": phase.bytes / phase.seconds / 1e9 if phase.seconds else 0.0,
+                **phase.figures(peaks["teacher" if name == "teacher" else "student"]),
             }
             for name, phase in ordered
         ]

@@ -213,8 +213,8 @@ def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Where the time went, a row per phase; rates are estimates (`models.meter`)."""
-    columns = ("phase", "seconds", "share", "calls", "tokens", "tokens/s", "GFLOP/s", "GB/s")
+    """Where the time went, a row per phase; rates are estimates (`models.meter`), shares are of the measured peaks."""
+    columns = ("phase", "seconds", "share", "calls", "tokens", "tokens/s", "GFLOP/s", "of peak", "GB/s", "of peak")
     cells = [
         (
             row["phase"],
@@ -224,7 +224,9 @@ def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             row["tokens"] or "",
             f"{row['tokens_per_second']:.0f}" if row["tokens"] else "",
             f"{row['gflop_per_second']:.0f}" if row["gflop_per_second"] else "",
+            f"{row['share_of_product_peak']:.1%}" if row["gflop_per_second"] else "",
             f"{row['gbyte_per_second']:.1f}" if row["gbyte_per_second"] else "",
+            f"{row['share_of_copy_peak']:.1%}" if row["gbyte_per_second"] else "",
         )
         for row in rows
     ]

@@ -8,11 +8,11 @@ persists is set apart from its group before rewards are compared.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, final
 
-from sod.clock import Clock
+from sod.clock import Clock, nothing_to_wait_for
 from sod.engines.base import Engine, Sampling
 from sod.outcomes import filled
 from sod.records import Episode, Fault, Group, Task, Trajectory
@@ -114,7 +114,9 @@ class Collector:
         max_fault_rate: float = 0.1,
         fault_window: int = 64,
         schedule: RolloutSchedule = RolloutSchedule(),
+        settle: Callable[[], None] = nothing_to_wait_for,
     ) -> None:
+        """`settle` waits for the engine's device, so that what is timed as sampling is all of it."""
         self.engine = engine
         self._chat = chat
         self.tools = tools
@@ -124,6 +126,7 @@ class Collector:
         self._fault_retries = fault_retries
         self._window = FaultWindow(max_fault_rate, fault_window)
         self._schedule = schedule
+        self._settle = settle
 
     def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
         """The reward function's votes for majorities. Costs comparisons: for evaluations."""
@@ -153,7 +156,7 @@ class Collector:
         for tool in self.tools.values():
             tool.start([(episode, tasks[one.group]) for episode, one in live.items()])
         done: list[list[Trajectory]] = [[] for _ in tasks]
-        clock = Clock(dict.fromkeys(("sample", "tools", "reward"), 0.0))
+        clock = Clock(dict.fromkeys(("sample", "tools", "reward"), 0.0), self._settle)
         sampler = TurnSampler(self.engine, sampling, self._schedule.decode_chunk, self._fault_retries)
         with ToolExecutor(self.tools, self._fault_retries, self._schedule.tool_threads) as executor:
             scheduler = self._schedule.scheduler(sampler, executor, clock)

@@ -96,9 +96,12 @@ class RunLog:
         """Where the time went, if the run was asked to tell."""
         return self.path / "profile.json"
 
-    def write_profile(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `profile.json`: a row per phase, see `models.meter.Meter.rows`. Raises SodError."""
-        write_json_atomic(self.profile_path, {"phases": list(rows)})
+    def write_profile(self, rows: Sequence[Mapping[str, Any]], peaks: Mapping[str, Mapping[str, float]]) -> None:
+        """Write `profile.json`: a row per phase, see `models.meter.Meter.rows`, and the peaks that their shares are of.
+
+        Raises SodError.
+        """
+        write_json_atomic(self.profile_path, {"phases": list(rows), "peaks": peaks})
 
     def profile(self) -> list[dict[str, Any]]:
         """The rows of `profile.json`; [] where there is none."""

@@ -8,6 +8,7 @@ from typing import Any
 from sod.clock import Clock
 from sod.models.lora import dropping
 from sod.models.score import action_logps
+from sod.models.settle import settle_of
 from sod.objective.batch import supervised_batch
 from sod.recipe import OptimSpec
 from sod.tasks.base import draw
@@ -26,7 +27,7 @@ def sft_step(
     The examples of a step are a pure function of (seed, step). Raises NonFiniteError before a non-finite
     gradient could move a weight.
     """
-    clock = Clock()
+    clock = Clock(settle=settle_of([model]))
     with clock.timed("step"), dropping(model, seed, step):
         metrics, tokens = _updated(model, optimizer, examples, batch_size, spec, seed, step)
     seconds = clock.total

@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from sod.clock import Clock
+from sod.clock import Clock, nothing_to_wait_for
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
 from sod.models.lora import dropping
@@ -50,7 +50,7 @@ class Run:
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
-    score.
+    score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
 
     recipe: Recipe
@@ -68,6 +68,7 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     tools: Sequence[Mapping[str, Any]] | None = None
     hints: Hints | None = None
+    settle: Callable[[], None] = nothing_to_wait_for
     teacher_health: FaultWindow = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,8 +115,7 @@ def train_step(run: Run, step: int) -> StepReport:
     Raises SodError when every episode faulted, and NonFiniteError (with the batch dumped) before a
     non-finite gradient could move a weight.
     """
-    run.clock = Clock()
-    whole = Clock()
+    run.clock, whole = Clock(settle=run.settle), Clock(settle=run.settle)
     with whole.timed("step"):
         gathered = gather(run, step)
         if run.hints is not None:
