@@ -42,17 +42,16 @@ def run_evaluation(
     on_progress: Callable[[int, int], None] | None = None,
     hints: Hints | None = None,
 ) -> Evaluation:
-    """Evaluate as `evaluation` in the recipe says, on a seeded subset of at most `evaluation.tasks` tasks."""
+    """Sample as `evaluation` in the recipe says, on all of these tasks: `chosen_tasks` are those that it asks for."""
     spec = recipe.evaluation
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
-    tasks = chosen_tasks(recipe, tasks)
     return evaluate(collector, tasks, spec.k, sampling, on_progress=on_progress, hints=hints)
 
 
 def evaluate_model(
     recipe: Recipe, data: str, notice: Notice, on_progress: Callable[[int, int], None] | None = None
 ) -> Evaluation:
-    """Load the recipe's student and evaluate it on the tasks in `data`."""
+    """Load the recipe's student and evaluate it on the tasks in `data`, `evaluation.tasks` of them."""
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
     devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     path = final_model(recipe.student.path, notice)
