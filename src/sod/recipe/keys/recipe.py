@@ -38,9 +38,7 @@ class Recipe(Section):
         description="torch's CPU threads; null: torch's choice (`sod compare`: cores / jobs)",
     )
     deterministic: bool = Field(
-        True,
-        description="on CUDA: compute so that a run repeats bit for bit, and resumes so (updates take 7 to 11% longer); "
-        "a CPU always does",
+        True, description="on CUDA: runs repeat bit for bit, and updates take 7 to 11% longer; on a CPU they always do"
     )
     student: ModelSpec = Field(description="the model that acts and is trained")
     teacher: ModelSpec | None = Field(
