@@ -249,8 +249,8 @@ def tell_other_device(resume: ResumePoint | None, device: torch.device, notice: 
     """Tell of a run that goes on where it was not: there its numbers round in another way."""
     if resume is not None and resume.device != device.type:
         notice(
-            f"{resume.directory}: written on {resume.device}, and the run goes on on {device.type}, where numbers "
-            f"round in another way; with student.device={resume.device} it would go on bit for bit"
+            f"{resume.directory}: written on {resume.device}, and the run goes on on {device.type}, where sums "
+            f"round in another way; with student.device={resume.device} it goes on bit for bit"
         )
 
 

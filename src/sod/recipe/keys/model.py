@@ -18,8 +18,7 @@ class ModelSpec(Section):
     )
     device: str = Field(
         "auto",
-        description="where the model is: cpu, cuda or cuda:N; auto: the first CUDA device where there is one, else the "
-        "CPU, and for the teacher where the student is",
+        description="cpu, cuda or cuda:N; auto: cuda where there is one, else cpu; the teacher's: where the student is",
     )
 
 

@@ -38,8 +38,7 @@ class Recipe(Section):
         description="torch's CPU threads; null: torch's choice (`sod compare`: cores / jobs)",
     )
     deterministic: bool = Field(
-        True,
-        description="on CUDA: a run repeats, and resumes, bit for bit (updates take 7 to 11% longer)",
+        True, description="on CUDA: runs repeat bit for bit, and updates take 7 to 11% longer; on a CPU they always do"
     )
     student: StudentSpec = Field(description="the model that acts and is trained")
     teacher: ModelSpec | None = Field(
