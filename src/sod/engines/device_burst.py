@@ -145,7 +145,7 @@ class Bursts:
         columns = max(row.length + min(row.left, tokens) for row in rows)
         self._storage.settle(len(rows), columns)
         bucket = Bucket(row_bucket(len(rows)), self._storage.columns, sampling)
-        with torch.inference_mode(False), torch.no_grad(), _on(self._device), _plain_index_writes():
+        with torch.inference_mode(False), torch.no_grad(), _on(self._device):
             self._fill(rows, bucket)
             step = self._step_for(bucket)
             for _ in range(tokens):
@@ -199,11 +199,11 @@ class Bursts:
         noise_B = all_rows.noise_KB[:, rows].index_select(0, all_rows.number_1)[0]
         new_B, logp_B = way.draw(logits_BV, noise_B, row_B, bucket.sampling)
         live_B = left_B > 0
-        all_rows.drawn_KB[:, rows].index_copy_(0, all_rows.number_1, torch.where(live_B, new_B, -1)[None])
+        all_rows.drawn_KB[:, rows].index_copy_(0, all_rows.number_1, new_B.masked_fill(~live_B, -1)[None])
         all_rows.logp_KB[:, rows].index_copy_(0, all_rows.number_1, logp_B[None])
         token_B.copy_(torch.where(live_B, new_B, token_B))
         position_B.add_(live_B)
-        left_B.copy_(torch.where(live_B & ~all_rows.stop_V[new_B], left_B - 1, 0))
+        left_B.copy_((left_B - 1).masked_fill(~live_B | all_rows.stop_V[new_B], 0))
         all_rows.number_1.add_(1)
 
     def _step_for(self, bucket: Bucket) -> Step:
@@ -253,7 +253,7 @@ def _on(device: torch.device) -> Any:
 
 
 @contextmanager
-def _plain_index_writes() -> Iterator[None]:
+def plain_index_writes() -> Iterator[None]:
     """Without PyTorch's deterministic algorithms: they would sort every index that the cache is written at.
 
     Every row writes its own column, and all else in a step repeats by itself, so the results repeat anyway.

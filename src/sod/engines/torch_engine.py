@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.cache import GrowingStorage, Shape
-from sod.engines.device_burst import BURST, Bursts
+from sod.engines.device_burst import BURST, Bursts, plain_index_writes
 from sod.engines.device_cache import FixedStorage, share_of_memory
 from sod.engines.device_draw import draw
 from sod.engines.device_noise import signed, uniforms
@@ -107,7 +107,7 @@ class TorchEngine:
     def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
         """Sample up to so many tokens of every turn in the batch; see `Engine.advance`."""
         finished: list[tuple[str, Sampled]] = []
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_index_writes():
             while tokens > 0:
                 finished += self._admit()
                 if not self._slots.rows:
