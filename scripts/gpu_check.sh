@@ -3,8 +3,8 @@
 #
 #   scripts/gpu_check.sh [--tiny] [PART...]        parts: ceilings tests decode update (default: all, in this order)
 #
-# Each part ends at its own time limit (below), one part's failure does not stop the next, and what each measured is a
-# JSON file in $OUT (default: ./gpu-check). `--tiny` runs the same code at toy size, on a CPU too: CI does.
+# Each part ends at its own time limit (below), one part's failure does not stop the next, and what each said is a
+# file in $OUT (default: ./gpu-check). `--tiny` runs the same code at toy size, on a CPU too: CI does.
 #
 # It needs a Python (PYTHON=..., default python3) with torch from 2.11, transformers from 5.17, numpy, safetensors,
 # pyarrow, PyYAML, typer, rich, pytest and hypothesis, and no network. What else is missing is installed from wheels in
@@ -51,7 +51,7 @@ part() { # NAME SECONDS COMMAND...: runs it under its limit; its last lines are 
     local name=$1 limit=$2 began=$SECONDS status=0
     shift 2
     printf '\n== %s\n' "$name"
-    timeout "$limit" "$@" || status=$?
+    timeout "$limit" "$@" 2>&1 | tee "$OUT/$name.log" || status=$?
     printf '== %s: exit %d after %d of %d s\n' "$name" "$status" $((SECONDS - began)) "$limit"
     [ "$status" -eq 0 ] || failed+=("$name")
 }
@@ -59,10 +59,10 @@ part() { # NAME SECONDS COMMAND...: runs it under its limit; its last lines are 
 failed=()
 for name in "${PARTS[@]}"; do
     case "$name" in
-    ceilings) part ceilings 60 "$PYTHON" scripts/gpu_check/ceilings.py "${TINY[@]}" --json "$OUT/ceilings.json" ;;
+    ceilings) part ceilings 60 "$PYTHON" scripts/gpu_check/ceilings.py "${TINY[@]}" ;;
     tests) part tests 200 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider --durations=5 tests/models tests/engines tests/training tests/teachers ;;
-    decode) part decode 150 "$PYTHON" scripts/gpu_check/decode.py "${TINY[@]}" --json "$OUT/decode.json" ;;
-    update) part update 150 "$PYTHON" scripts/gpu_check/update.py "${TINY[@]}" --json "$OUT/update.json" ;;
+    decode) part decode 150 "$PYTHON" scripts/gpu_check/decode.py "${TINY[@]}" ;;
+    update) part update 150 "$PYTHON" scripts/gpu_check/update.py "${TINY[@]}" ;;
     esac
 done
 echo

@@ -217,7 +217,7 @@ class TestPrepare:
     def test_evaluation_during_training_needs_its_data(self, make_recipe: Any, tmp_path: Path) -> None:
         """Found before the first step, not at the first evaluation."""
         with pytest.raises(SodError, match=r"data\.validation is not set"):
-            prepare_train(make_recipe(train={"evaluate_every": 5}), tmp_path / "run", False, quiet)
+            prepare_train(make_recipe(train={"evaluate_every": 2}), tmp_path / "run", False, quiet)
 
     def test_overlong_conversations(self, make_recipe: Any, tmp_path: Path) -> None:
         """Counted when some are too long for `sft.max_tokens`, refused when all are."""
