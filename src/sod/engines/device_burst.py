@@ -25,7 +25,7 @@ from sod.engines.base import Sampling
 from sod.engines.device_cache import FixedStorage, row_bucket
 from sod.engines.device_draw import draw
 from sod.engines.device_graphs import Step, captured
-from sod.engines.device_layers import Layer, Run, compiled_layers, decoder_layers, running
+from sod.engines.device_layers import Run, compiled_layers, decoder_layers, running
 from sod.engines.device_noise import signed, uniforms
 from sod.engines.device_window import StaticWindow
 from sod.engines.slots import Row
