@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python scripts/gpu_check/decode.py [--tiny]
 
-Qwen3-0.6B's shape with random weights in bfloat16; prints one JSON line. `--tiny` runs the same on a CPU at toy size, in
-float32: for syntax, not for numbers. Needs torch, transformers and what `sod.engines` imports (pydantic is not among it).
+Qwen3-0.6B's shape with random weights in bfloat16; prints one JSON line. `--tiny` runs the same on a CPU at toy size,
+in float32: for syntax, not for numbers. Needs nothing but torch, transformers and the project.
 
 The ceiling is 75% of the bandwidth that a copy reaches; the floor of a step is the time in which the weights and all
 cached columns are read at the copy's bandwidth.
@@ -65,6 +65,7 @@ class Work:
 
 FULL = (Work(128, 64, 448), Work(128, 1792, 256), Work(256, 64, 448))
 SMALL = (Work(4, 8, 24), Work(2, 100, 40), Work(6, 8, 24))
+FIXED = (Work(128, 432, 64), Work(4, 40, 12))  # alone at its size: compiled for that size and no other
 
 
 def main() -> None:
@@ -78,6 +79,9 @@ def main() -> None:
     told: dict[str, Any] = {"torch": torch.__version__, "device": name_of(device), "copy GB/s": copied(device)}
     for work in SMALL if tiny else FULL:
         told[work.name] = attempted(lambda work=work: measured(model, work, told["copy GB/s"]))
+    torch._dynamo.reset()
+    fixed = FIXED[1] if tiny else FIXED[0]
+    told[f"{fixed.name}, of one size"] = attempted(lambda: measured(model, fixed, told["copy GB/s"]))
     print(json.dumps(told), flush=True)
 
 
@@ -99,7 +103,6 @@ def built(tiny: bool, device: torch.device) -> Any:
 
 def measured(model: Any, work: Work, bandwidth: float) -> dict[str, Any]:
     """One engine: its first run, which compiles and captures, then two that are timed."""
-    torch._dynamo.reset()
     engine = TorchEngine(model, frozenset({1}), work.rows, cache_bytes=cache_bytes(model, work))
     asked = requests(work, model.config.vocab_size)
     _, first, _ = timed(engine, asked)

@@ -137,6 +137,7 @@ EQUAL: Mapping[str, tuple[Example, str]] = {
     "student.device": (Example("cpu"), "belongs to the machine; the CPU is what the tests have"),
     "teacher.device": (Example("cpu", {"teacher.path": "{other}"}), "as student.device"),
     "rollout.max_rows": (Example(1), "bounds memory"),
+    "rollout.cache_share": (Example(0.5), "bounds the memory of a CUDA device; nothing on a CPU"),
     "rollout.decode_chunk": (Example(3), "when finished turns are looked at"),
     "rollout.fault_retries": (Example(0), "acts on faults of ours alone: tests/cli/test_chaos.py has some"),
     "rollout.max_fault_rate": (Example(0.5), "as rollout.fault_retries"),

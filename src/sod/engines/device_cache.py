@@ -20,6 +20,7 @@ from sod.engines.cache import Shape
 
 FINE, COARSE = 128, 256  # columns are added in steps of these: up to `FINE_UP_TO`, and beyond
 FINE_UP_TO = 1024
+WAITING = 4  # a quarter of the memory is for episodes between two turns
 SHRINK = 0.75  # columns are given up when the rows need at most this share of them
 ROW_SIZES = (2, 4, 8)  # not 1, which compiled code treats as another kind of tensor; then in steps of ROW_STEP
 ROW_STEP = 16
@@ -119,6 +120,10 @@ def token_bytes(shape: Shape) -> int:
     return 2 * shape.layers * shape.key_heads * shape.head_dim * shape.dtype.itemsize
 
 
-def share_of_memory(device: torch.device, share: float) -> int:
-    """So much of a CUDA device's memory, in bytes. Of all of it, not of what is free: the same in every run."""
-    return int(torch.cuda.get_device_properties(device).total_memory * share)
+def shares_of_memory(device: torch.device, share: float) -> tuple[int, int]:
+    """So much of a CUDA device's memory, in bytes: for the rows that decode, and for episodes that wait.
+
+    Of all its memory, not of what is free, so that a repeated run has the same.
+    """
+    size = int(torch.cuda.get_device_properties(device).total_memory * share)
+    return size - size // WAITING, size // WAITING

@@ -50,7 +50,7 @@ def _indices(layer: Any) -> set[int]:
 
 
 def run_layer(module: Any, *args: Any, **kwargs: Any) -> Any:
-    """The forward of a layer's class. A function of its own: no other compiled code counts against its variants."""
+    """The forward of a layer's class. A function of its own, so that no other code counts against its variants."""
     return type(module).forward(module, *args, **kwargs)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.cache import GrowingStorage, Shape
 from sod.engines.device_burst import BURST, Bursts, plain_index_writes
-from sod.engines.device_cache import FixedStorage, share_of_memory
+from sod.engines.device_cache import FixedStorage, shares_of_memory
 from sod.engines.device_draw import draw
 from sod.engines.device_noise import signed, uniforms
 from sod.engines.proof import MOST, prove
@@ -38,7 +38,8 @@ from sod.models.meter import Cost, Meter
 from sod.records import SodError
 
 PREFILL_TOKENS = {"cpu": 4096, "cuda": 16384}  # in one forward, padding counted
-CACHE_SHARE = 0.25  # of a CUDA device's memory, where nobody says how large the cache may be
+CACHE_SHARE = 0.25  # of a CUDA device's memory
+OFFLOAD_BYTES = 2 << 30  # on a CPU
 SCORES = 2**26  # attention scores of one forward and layer: 256 MB of float32
 
 
@@ -50,6 +51,11 @@ class TorchEngine:
     `offload_bytes`; the longest waiting are dropped first and prefilled again. No turn ends in a fault: what fails
     here fails the run. Raises SodError for a model whose attention is not plain causal attention over the whole
     context, and for a turn that may become longer than the model samples exactly.
+
+    On a CUDA device the cache has a fixed size, `cache_share` of the device's memory: three quarters for the rows that
+    decode, a quarter for `offload_bytes`. Fewer rows than `max_rows` decode together where these do not fit, and a turn
+    that does not fit alone is refused with a SodError. Tokens are then sampled in bursts: a turn that ends makes room
+    at the end of its burst. `cache_bytes` asks for such a cache, of this size, on any device.
     """
 
     def __init__(
@@ -57,15 +63,20 @@ class TorchEngine:
         model: Any,
         stop_ids: frozenset[int],
         max_rows: int = 128,
-        offload_bytes: int = 2 << 30,
+        offload_bytes: int | None = None,
         meter: Meter | None = None,
+        cache_share: float = CACHE_SHARE,
         cache_bytes: int | None = None,
     ) -> None:
         refuse_unsampled(model.config, "student")
         self.stop_ids = stop_ids
         self.max_rows = max_rows
-        self._offload_bytes = offload_bytes
+        self._offload_bytes = OFFLOAD_BYTES if offload_bytes is None else offload_bytes
         self._cache_bytes = cache_bytes
+        if model.device.type == "cuda":
+            rows, waiting = shares_of_memory(model.device, cache_share)
+            self._cache_bytes = cache_bytes or rows
+            self._offload_bytes = waiting if offload_bytes is None else offload_bytes
         self._fixed: FixedStorage | None = None
         self._bursts: Bursts | None = None
         self._meter = meter or Meter()
@@ -152,7 +163,7 @@ class TorchEngine:
         self._fixed = self._bursts = None
 
     def _take(self, model: Any) -> None:
-        """Sample with this model, with nothing cached. Buffers and graphs stay as long as its weights stay in place."""
+        """Sample with this model, with nothing cached. Buffers and graphs stay where its weights stayed."""
         model.set_attn_implementation(ATTENTION)
         self.model = model
         self._cost = Cost.of(model)
@@ -160,10 +171,9 @@ class TorchEngine:
             self._slots.clear()
             return
         self._drop()
-        if self._cache_bytes is None and model.device.type != "cuda":
+        if self._cache_bytes is None:
             return
-        size = self._cache_bytes or share_of_memory(model.device, CACHE_SHARE)
-        self._fixed = FixedStorage.of_bytes(Shape.of(model), size)
+        self._fixed = FixedStorage.of_bytes(Shape.of(model), self._cache_bytes)
         self._refuse_beyond_cache(MOST)
         self._slots = Slots(self._fixed, self._offload_bytes)
         self._bursts = Bursts(model, self.stop_ids, self.max_rows, self._fixed)
@@ -178,8 +188,9 @@ class TorchEngine:
     def _refuse_beyond_cache(self, tokens: int) -> None:
         if self._fixed is not None and not self._fixed.fits(1, tokens):
             raise SodError(
-                f"rollout.cache_share: the cache on {self.model.device} holds {self._fixed.tokens} tokens, too few for "
-                f"a row of {tokens}; raise it or lower rollout.max_response_tokens and rollout.max_prompt_tokens"
+                f"rollout.cache_share: the cache on {self.model.device} holds {self._fixed.tokens} tokens, too few to "
+                f"decode {tokens} (context and max_new_tokens); raise it, or lower rollout.max_prompt_tokens and "
+                "rollout.max_response_tokens"
             )
 
     # --- turns coming in --------------------------------------------------------------------------
