@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -36,7 +35,7 @@ from sod.seeds import derive
 NAME = "default"  # of the adapter inside a model; files do not have it
 MARK = ".lora_"  # in the names of an adapter's weights
 PREFIX = "base_model.model."  # of their names in peft's files
-BASE = "sod_base"  # in the metadata of its file: which weights it was trained on
+BASE = "base_model.sha256"  # the file beside them that says which weights they were trained on
 SAMPLED = 64  # numbers of each weight that `fingerprint` looks at
 HARMLESS = frozenset(
     {"auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_lora_weights"}
@@ -168,8 +167,8 @@ def set_adapter(model: Any, path: str) -> None:
 
     Raises SodError naming it where they are not those of such an adapter, or were trained on another base model.
     """
-    saved, base = _read_weights(path)
-    if base is not None and base != fingerprint(model):
+    saved, base = _read_weights(path), Path(path) / BASE
+    if base.is_file() and base.read_text(encoding="utf-8", errors="replace").strip() != fingerprint(model):
         raise SodError(
             f"{path}: was trained on other weights than {model.name_or_path} has now; put those back, or set "
             f"base_model_name_or_path in {CONFIG} to where they are"
@@ -188,14 +187,15 @@ def set_adapter(model: Any, path: str) -> None:
 
 def adapter_dtype(path: str) -> torch.dtype:
     """The precision of the adapter saved in `path`. Raises SodError naming it where it cannot be read."""
-    return next(iter(_read_weights(path)[0].values())).dtype
+    return next(iter(_read_weights(path).values())).dtype
 
 
 def save_adapter(model: Any, directory: Path) -> None:
     """Write a model's adapter as peft reads it, with the name of its base model. May raise OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.detach().cpu().contiguous() for name, weight in _saved_names(model).items()}
-    save_file(weights, directory / WEIGHTS, metadata={"format": "pt", BASE: fingerprint(model)})
+    save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / BASE).write_text(f"{fingerprint(model)}\n", encoding="utf-8")
     config = model.peft_config[NAME].to_dict() | {"inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     (directory / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True), encoding="utf-8")
@@ -214,25 +214,22 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _read_weights(path: str) -> tuple[dict[str, Tensor], str | None]:
-    """The weights in an adapter directory, and the fingerprint of what they were trained on where it is known."""
+def _read_weights(path: str) -> dict[str, Tensor]:
+    """The weights in an adapter directory by their names there."""
     try:
         with safe_open(Path(path) / WEIGHTS, "pt") as file:
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-            base = (file.metadata() or {}).get(BASE)
     except (OSError, SafetensorError) as error:
         raise SodError(f"{path}/{WEIGHTS}: cannot be read ({first_line(error)}); restore the file") from error
     if not saved:
         raise SodError(f"{path}/{WEIGHTS}: holds no weights; restore the file")
-    return saved, base
+    return saved
 
 
 def _inject(model: Any, config: Any) -> None:
     from peft import inject_adapter_in_model
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about how peft asks it something
-        inject_adapter_in_model(config, model, NAME)
+    inject_adapter_in_model(config, model, NAME)
     for name, weight in model.named_parameters():
         weight.requires_grad_(MARK in name)
         if MARK in name:
