@@ -45,7 +45,7 @@ class FixedStorage:
 
     def __init__(self, shape: Shape, tokens: int) -> None:
         self.shape, self.tokens = shape, tokens
-        self.rows = self.columns = 0
+        self.rows = self.columns = self._needed = 0  # `_needed`: columns, of those that there are
         size = (shape.layers, tokens * shape.key_heads * shape.head_dim)
         # Not inference tensors, wherever the engine is made: compiled code and graphs write to them.
         with torch.inference_mode(False):
@@ -83,21 +83,23 @@ class FixedStorage:
 
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for so many rows of so many tokens; what is there stays. Raises ValueError where there is none."""
-        self._lay_out(max(self.columns, column_bucket(columns)))
-        self.rows = max(self.rows, rows)
-        if self.rows > self.room:
-            raise ValueError(f"{self.rows} rows of {self.columns} columns in a cache of {self.tokens} tokens")
+        rows, needed = max(self.rows, rows), max(self._needed, column_bucket(columns))
+        if rows * needed > self.tokens:
+            raise ValueError(f"{rows} rows of {needed} columns in a cache of {self.tokens} tokens")
+        if needed > self.columns or rows > self.room:
+            self._lay_out(needed)
+        self.rows, self._needed = rows, needed
 
     def settle(self, rows: int, columns: int) -> None:
         """Only the first rows are left, and of these at most so many tokens are needed: read no more than that."""
-        self.rows = rows
-        needed = column_bucket(columns)
-        if needed > self.columns or needed <= SHRINK * self.columns:
-            self._lay_out(needed)
+        self.rows, self._needed = rows, column_bucket(columns)
+        narrow, crowded = self._needed <= SHRINK * self.columns, row_bucket(rows) > self.room
+        if self._needed > self.columns or narrow or crowded:
+            self._lay_out(self._needed)
 
     def clear(self) -> None:
         """Forget what is there. The memory stays: graphs are bound to it."""
-        self.rows = self.columns = 0
+        self.rows = self.columns = self._needed = 0
 
     def _lay_out(self, columns: int) -> None:
         if columns == self.columns:
