@@ -30,7 +30,6 @@ def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
     for the model (`packs`); in float32 the two differ by rounding.
     """
     action_BT = batch.turn_BT > 0
-    device = _device(model)
     if _to_pack(model, batch.length_B):
         hidden_SD = packed_hidden(model, packed_rows(batch.token_BT, batch.length_B))
         first_B = batch.length_B.cumsum(0) - batch.length_B
@@ -39,7 +38,7 @@ def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
         first_B = torch.arange(len(batch)) * batch.token_BT.shape[1]
     # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
     row_N, at_N = torch.nonzero(action_BT, as_tuple=True)
-    return hidden_SD[(first_B[row_N] + at_N - 1).to(device)]
+    return hidden_SD[(first_B[row_N] + at_N - 1).to(model.device)]
 
 
 def padded_hidden(model: Any, token_BT: Tensor) -> Tensor:
@@ -47,7 +46,7 @@ def padded_hidden(model: Any, token_BT: Tensor) -> Tensor:
 
     Right padding needs no attention mask: under causal attention no real token sees what follows it.
     """
-    hidden_BTD: Tensor = model.get_decoder()(input_ids=token_BT.to(_device(model)), use_cache=False).last_hidden_state
+    hidden_BTD: Tensor = model.get_decoder()(input_ids=token_BT.to(model.device), use_cache=False).last_hidden_state
     return hidden_BTD
 
 
@@ -56,7 +55,7 @@ def packed_hidden(model: Any, rows: PackedRows) -> Tensor:
 
     The model must be one that `packs`.
     """
-    device = _device(model)
+    device = model.device
     token_1S = rows.token_1S.to(device)
     said = model.get_decoder()(
         input_ids=token_1S,
@@ -93,7 +92,7 @@ _proven: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def _to_pack(model: Any, length_B: Tensor) -> bool:
-    if not worth_packing(length_B, _device(model), model.dtype):
+    if not worth_packing(length_B, model.device, model.dtype):
         return False
     longest = int(length_B.max())
     return all(longest <= bound.tokens for bound in window_bounds(model.config)) and packs(model)
@@ -107,14 +106,9 @@ def _proves(model: Any) -> bool:
     )
     other_BT = token_BT.roll(1, 1).index_copy(0, torch.tensor([1, 2]), token_BT[1:])
     real_BT = torch.arange(max(PROBED)) < length_B[:, None]
-    padded_SD = padded_hidden(model, token_BT)[real_BT.to(_device(model))]
+    padded_SD = padded_hidden(model, token_BT)[real_BT.to(model.device)]
     packed_SD, other_SD = (packed_hidden(model, packed_rows(ids_BT, length_B)) for ids_BT in (token_BT, other_BT))
     same = apart(packed_SD, padded_SD) <= rounding(model.dtype)
     # Both have one shape, so that they round alike.
     alone = apart(other_SD[PROBED[0] :], packed_SD[PROBED[0] :]) <= rounding(model.dtype) / 25
     return same and alone
-
-
-def _device(model: Any) -> torch.device:
-    device: torch.device = model.get_output_embeddings().weight.device
-    return device

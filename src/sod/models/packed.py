@@ -9,7 +9,7 @@ Legend: B rows, T tokens (padded), S tokens of all rows together, H query heads,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
@@ -73,10 +73,8 @@ def attend_packed(
     """Causal attention within each of the packed rows; B is 1. Shape B x S x H x D."""
     if query_BHSD.is_cuda and varlen_attn is not None:
         query, key, value = (x_BHSD[0].transpose(0, 1) for x_BHSD in (query_BHSD, key_BGSD, value_BGSD))
-        mixed: Tensor = varlen_attn(
-            query, key, value, cu_seq, cu_seq, longest, longest, scale=scale, window_size=(-1, 0)
-        )
-        return mixed[None]
+        mixed = varlen_attn(query, key, value, cu_seq, cu_seq, longest, longest, scale=scale, window_size=(-1, 0))
+        return cast(Tensor, mixed)[None]
     # `split`, not slices: the gradient of a split is one concatenation.
     lengths = cu_seq.diff().tolist()
     parts = (x_BHSD.split(lengths, dim=2) for x_BHSD in (query_BHSD, key_BGSD, value_BGSD))
