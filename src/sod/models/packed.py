@@ -9,7 +9,8 @@ Legend: B rows, T tokens (padded), S tokens of all rows together, H query heads,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, final
+from inspect import signature
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ try:
 except ImportError:  # torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 
+_KNOWN = frozenset() if varlen_attn is None else frozenset(signature(varlen_attn).parameters)
+VARLEN = "window_size" in _KNOWN  # from torch 2.11 on
+_GROUPS: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _KNOWN else {}
+"""What the kernel wants to hear of fewer key heads than query heads: torch 2.11 took them without a word."""
 HALF = (torch.bfloat16, torch.float16)  # what the variable-length kernel computes in
 LEAST_PADDING = 0.05
 """On a CPU, the share of padding from which packing pays: without any it cost up to 5% in bfloat16, and else it took as
@@ -64,21 +69,25 @@ def worth_packing(length_B: Tensor, device: torch.device, dtype: torch.dtype) ->
     if device.type != "cuda":
         return padding > LEAST_PADDING * (tokens + padding)
     pairs = int((length_B * (length_B + 1) // 2).sum())
-    return varlen_attn is not None and dtype in HALF and padding * PAIRS_OF_A_TOKEN > pairs
+    return VARLEN and dtype in HALF and padding * PAIRS_OF_A_TOKEN > pairs
 
 
 def attend_packed(
     query_BHSD: Tensor, key_BGSD: Tensor, value_BGSD: Tensor, scale: float, cu_seq: Tensor, longest: int
 ) -> Tensor:
     """Causal attention within each of the packed rows; B is 1. Shape B x S x H x D."""
-    if query_BHSD.is_cuda and varlen_attn is not None:
+    grouped = query_BHSD.shape[1] != key_BGSD.shape[1]
+    if query_BHSD.is_cuda:
         query, key, value = (x_BHSD[0].transpose(0, 1) for x_BHSD in (query_BHSD, key_BGSD, value_BGSD))
-        mixed = varlen_attn(query, key, value, cu_seq, cu_seq, longest, longest, scale=scale, window_size=(-1, 0))
-        return cast(Tensor, mixed)[None]
+        groups = _GROUPS if grouped else {}
+        # Everything before a token in its row and nothing after it.
+        mixed_SHD: Any = varlen_attn(
+            query, key, value, cu_seq, cu_seq, longest, longest, scale=scale, window_size=(-1, 0), **groups
+        )
+        return cast(Tensor, mixed_SHD)[None]
     # `split`, not slices: the gradient of a split is one concatenation.
     lengths = cu_seq.diff().tolist()
     parts = (x_BHSD.split(lengths, dim=2) for x_BHSD in (query_BHSD, key_BGSD, value_BGSD))
-    grouped = query_BHSD.shape[1] != key_BGSD.shape[1]
     mixed_BHSD = [
         scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
         for q, k, v in zip(*parts, strict=True)
