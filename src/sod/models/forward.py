@@ -76,13 +76,16 @@ def packs(model: Any) -> bool:
     """
     if model not in _proven:
         before = model.config._attn_implementation
+        dropping = [module for module in model.modules() if module.training]
+        model.eval()
         try:
             refuse_unsampled(model.config, "packing")
-            with in_one_line(model.config, "packing", "cannot be packed"), torch.inference_mode():
-                model.set_attn_implementation(NAME)
+            with in_one_line(model.config, "packing", "cannot be packed"):
                 _proven[model] = _proves(model)
         except SodError:
             _proven[model] = False
+        for module in dropping:
+            module.training = True
         if not _proven[model] and model.config._attn_implementation != before:
             model.set_attn_implementation(before)
     return _proven[model]
@@ -101,13 +104,17 @@ def _to_pack(model: Any, length_B: Tensor) -> bool:
 def _proves(model: Any) -> bool:
     """Packed rows give what padded ones do, and other tokens in the first row leave the others as they are."""
     length_B = torch.tensor(PROBED)
-    token_BT = (
-        torch.arange(3, 3 + len(PROBED) * max(PROBED)).view(len(PROBED), -1) * 7919 % int(model.config.vocab_size)
-    )
-    other_BT = token_BT.roll(1, 1).index_copy(0, torch.tensor([1, 2]), token_BT[1:])
+    number_BT = torch.arange(3, 3 + len(PROBED) * max(PROBED)).view(len(PROBED), -1)
+    token_BT = number_BT * 7919 % int(model.config.vocab_size)
+    other_BT = token_BT.clone()
+    other_BT[0] = token_BT[1]
     real_BT = torch.arange(max(PROBED)) < length_B[:, None]
-    padded_SD = padded_hidden(model, token_BT)[real_BT.to(model.device)]
-    packed_SD, other_SD = (packed_hidden(model, packed_rows(ids_BT, length_B)) for ids_BT in (token_BT, other_BT))
+    # Before attention is changed: what the model made of padded rows so far is what is to be met.
+    padded_SD = padded_hidden(model, token_BT)[real_BT.to(model.device)].detach()
+    model.set_attn_implementation(NAME)
+    packed_SD, other_SD = (
+        packed_hidden(model, packed_rows(ids_BT, length_B)).detach() for ids_BT in (token_BT, other_BT)
+    )
     same = apart(packed_SD, padded_SD) <= rounding(model.dtype)
     # Both have one shape, so that they round alike.
     alone = apart(other_SD[PROBED[0] :], packed_SD[PROBED[0] :]) <= rounding(model.dtype) / 25
