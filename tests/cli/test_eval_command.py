@@ -249,3 +249,16 @@ def test_needs_data_and_a_model(world: Any, data: str, sod: Any, tmp_path: Path)
     ended = evaluate(sod, tmp_path / "gone", data, tmp_path / "out")
     assert (ended.code, ended.err.strip()) == (1, f"error: {tmp_path / 'gone'}: no such model directory")
     assert not (tmp_path / "out").exists()
+
+
+def test_device_says_where_the_model_is(world: Any, data: str, sod: Any, tmp_path: Path) -> None:
+    """It is the recipe's `student.device`, whatever that was, and one that is not there is refused by its option."""
+    ended = evaluate(sod, world.student, data, tmp_path / "here", "student.device=cuda:63", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert figures(tmp_path / "here")["recipe"]["student"]["device"] == "cpu"
+    for device, said in (("cuda:63", "--device: there is no cuda:63: "), ("gpu", "--device: 'gpu' is no device; ")):
+        ended = evaluate(sod, world.student, data, tmp_path / "out", "--device", device)
+        assert ended.code == 1
+        assert ended.err.strip().startswith(f"error: {said}")
+        assert "\n" not in ended.err.strip()
+        assert not (tmp_path / "out").exists()
