@@ -14,6 +14,7 @@ import torch
 from sod.build.allocation import warn_of_slow_allocation
 from sod.chat.render import Chat
 from sod.models.load import load_model, save_model
+from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.peaks import peaks_by_role
 from sod.models.recompute import recompute_layers
@@ -167,12 +168,13 @@ def trained_model(
 ) -> tuple[Any, Optimizer]:
     """`(model over the support, its optimizer)`, from the student of a `located` recipe, or from a checkpoint."""
     path = recipe.student.path if resume is None else str(resume.model)
-    student = load_model(path, recipe.student.dtype, support)
-    if spec.recompute:
-        recompute_layers(student)
-    optimizer = Optimizer(student, spec, steps)
-    if resume is not None:
-        restore(resume, "optimizer", optimizer.load)
+    with naming_phase("loading the student"):
+        student = load_model(path, recipe.student.dtype, support)
+        if spec.recompute:
+            recompute_layers(student)
+        optimizer = Optimizer(student, spec, steps)
+        if resume is not None:
+            restore(resume, "optimizer", optimizer.load)
     return student, optimizer
 
 

@@ -25,6 +25,7 @@ from sod.build.vocabulary import chat_of
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
 from sod.models.load import load_model
+from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.settle import settle_of
 from sod.models.support import Support
@@ -195,7 +196,8 @@ def run_state(run: Run) -> State:
 
 def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, float]:
     """The figures of an evaluation after step `step`, as metrics."""
-    result = run_evaluation(run.recipe, run.rollout, held_out)
+    with naming_phase("an evaluation"):
+        result = run_evaluation(run.recipe, run.rollout, held_out)
     return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
 
 
@@ -234,5 +236,6 @@ def _make_teacher(recipe: Recipe, method: Method, support: Support, meter: Meter
     spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
-    weights = load_model(spec.path, spec.dtype, support)
+    with naming_phase("loading the teacher"):
+        weights = load_model(spec.path, spec.dtype, support)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)

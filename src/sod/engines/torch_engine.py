@@ -33,6 +33,7 @@ from sod.records import SodError
 
 PREFILL_TOKENS = 4096  # in one forward, padding counted
 SCORES = 2**26  # attention scores of one forward and layer: 256 MB of float32
+OFFLOAD_BYTES = 2 << 30  # keys and values of episodes that wait for a tool
 
 
 @final
@@ -50,7 +51,7 @@ class TorchEngine:
         model: Any,
         stop_ids: frozenset[int],
         max_rows: int = 128,
-        offload_bytes: int = 2 << 30,
+        offload_bytes: int = OFFLOAD_BYTES,
         meter: Meter | None = None,
     ) -> None:
         refuse_unsampled(model.config, "student")

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from sod.models.architecture import read_config, refuse_unscored
+from sod.models.memory import short_of_memory
 from sod.models.score import check_projection
 from sod.models.source import find_model, first_line
 from sod.models.support import Support, limit_to
@@ -106,4 +107,6 @@ def one_line(what: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # tokenizers' and safetensors' own panics are no Exception
+        if short_of_memory(error):
+            raise
         raise SodError(f"{what}: {first_line(error)}") from error

@@ -17,6 +17,7 @@ from torch import Tensor
 from sod.clock import Clock, nothing_to_wait_for
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
+from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
@@ -115,7 +116,8 @@ def train_step(run: Run, step: int) -> StepReport:
     """
     run.clock, whole = Clock(settle=run.settle), Clock(settle=run.settle)
     with whole.timed("step"):
-        gathered = gather(run, step)
+        with naming_phase("sampling"):
+            gathered = gather(run, step)
         if run.hints is not None:
             run.hints.look(gathered.tasks, gathered.collected.groups)
         learned = learn(run, gathered.batch, step)
@@ -164,7 +166,7 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     except ValueError as error:  # a log-probability that is not finite
         raise dump(run.dumps, batch, step, NonFiniteError(f"step {step}: {error}")) from None
     batch = batch.aimed(signal.advantage_BT, signal.distil_BT)
-    with run.clock.timed("update"):
+    with run.clock.timed("update"), naming_phase("the update"):
         updates = updater(run).update(batch, step)
     run.rollout.engine.sync(run.student)
     if run.model_teacher is not None and (fraction := run.method.teacher_rule.pull(step)):
@@ -180,11 +182,11 @@ def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
     of the latest episodes, or all of the batch.
     """
     source = old_logps_source(run)
-    with run.clock.timed("old"):
+    with run.clock.timed("old"), naming_phase("scoring by the student"):
         old_BT = batch.sampled_BT if source == "engine" else trainer_logps(run, batch)
     if run.teacher is None:
         return batch.scored(old_BT, old_source=source), ()
-    with run.clock.timed("teacher"):
+    with run.clock.timed("teacher"), naming_phase("scoring by the teacher"):
         view = batch if run.privileged is None else privileged_view(batch, run.privileged)
         scores = taught(run.teacher, run.method, batch, view)
     batch = batch.scored(old_BT, scores, source)
