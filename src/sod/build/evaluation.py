@@ -18,6 +18,7 @@ from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
 from sod.evaluation.runner import Evaluation, evaluate
 from sod.models.load import load_model
+from sod.models.memory import naming_phase
 from sod.models.support import Support
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
@@ -64,8 +65,10 @@ def evaluate_model(
         tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
         refuse_unhealthy(tools)
         prepare_torch(recipe, devices)
-        model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer), devices.student)
+        with naming_phase("loading the student"):
+            model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer), devices.student)
         collector = make_collector(recipe, chat, tools, reward_function, model)
         resources.callback(collector.engine.close)
         hints = Hints(recipe.reward, notice, compares=False)
-        return replace(run_evaluation(recipe, collector, tasks, on_progress, hints), tools=chat.tools)
+        with naming_phase("sampling"):
+            return replace(run_evaluation(recipe, collector, tasks, on_progress, hints), tools=chat.tools)

@@ -19,6 +19,7 @@ from sod.models.compiled import compile_model, wants_compiling, why_not
 from sod.models.device import repeat_exactly
 from sod.models.load import load_model, save_model
 from sod.models.lora import load_adapter, merged, new_adapter, set_adapter, shared_copy
+from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.peaks import peaks_by_role
 from sod.models.recompute import recompute_layers
@@ -194,13 +195,14 @@ def make_learner(
     Raises SodError for weights that cannot be loaded.
     """
     student = _whole_student if recipe.student.lora is None else _adapted_student
-    model, start = student(recipe, support, resume, device)
-    compile_where_wanted(model, spec, notice)
-    if spec.recompute:
-        recompute_layers(model)
-    optimizer = Optimizer(model, spec, steps)
-    if resume is not None:
-        restore(resume, "optimizer", optimizer.load)
+    with naming_phase("loading the student"):
+        model, start = student(recipe, support, resume, device)
+        compile_where_wanted(model, spec, notice)
+        if spec.recompute:
+            recompute_layers(model)
+        optimizer = Optimizer(model, spec, steps)
+        if resume is not None:
+            restore(resume, "optimizer", optimizer.load)
     return Learner(model, optimizer, start)
 
 

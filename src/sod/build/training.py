@@ -41,6 +41,7 @@ from sod.evaluation.hints import Hints
 from sod.models.adapters import is_adapter, same_place
 from sod.models.load import load_model
 from sod.models.lora import without_adapter
+from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.settle import settle_of
 from sod.models.support import Support
@@ -217,7 +218,8 @@ def run_state(run: Run) -> State:
 
 def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, float]:
     """The figures of an evaluation after step `step`, as metrics."""
-    result = run_evaluation(run.recipe, run.rollout, held_out)
+    with naming_phase("an evaluation"):
+        result = run_evaluation(run.recipe, run.rollout, held_out)
     return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
 
 
@@ -268,9 +270,10 @@ def make_teacher(
     if spec is None:
         return None
     weights = _shared(recipe, spec, method, learner, device)
-    if weights is None:
-        weights = load_model(spec.path, spec.dtype, support, device)
-    compile_where_wanted(weights, recipe.optim, notice)
+    with naming_phase("loading the teacher"):
+        if weights is None:
+            weights = load_model(spec.path, spec.dtype, support, device)
+        compile_where_wanted(weights, recipe.optim, notice)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
 
 

@@ -16,6 +16,8 @@ from sod.cli.evaluate import evaluate
 from sod.cli.init import EXAMPLES as INIT_EXAMPLES
 from sod.cli.init import init
 from sod.cli.making import data_app, models_app
+from sod.cli.plan import EXAMPLES as PLAN_EXAMPLES
+from sod.cli.plan import plan
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
 from sod.records import SodError
@@ -54,6 +56,7 @@ app = typer.Typer(
 app.command(rich_help_panel=FIRST, epilog=QUICKSTART_EXAMPLES)(quickstart)
 app.command(rich_help_panel=FIRST, epilog=TRAIN_EXAMPLES)(train)
 app.command(name="eval", rich_help_panel=FIRST, epilog=EVAL_EXAMPLES)(evaluate)
+app.command(rich_help_panel=LATER, epilog=PLAN_EXAMPLES)(plan)
 app.command(rich_help_panel=LATER, epilog=SFT_EXAMPLES)(sft)
 app.command(rich_help_panel=LATER, epilog=COMPARE_EXAMPLES)(compare)
 app.command(rich_help_panel=LATER, epilog=INIT_EXAMPLES)(init)

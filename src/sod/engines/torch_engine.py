@@ -39,7 +39,7 @@ from sod.records import SodError
 
 PREFILL_TOKENS = {"cpu": 4096, "cuda": 16384}  # in one forward, padding counted
 CACHE_SHARE = 0.25  # of a CUDA device's memory
-OFFLOAD_BYTES = 2 << 30  # on a CPU
+OFFLOAD_BYTES = 2 << 30  # on a CPU, of episodes that wait for a tool
 SCORES = 2**26  # attention scores of one forward and layer: 256 MB of float32
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
+from sod.models.memory import short_of_memory
 from sod.models.source import Source, first_line
 from sod.records import SodError
 
@@ -79,9 +79,11 @@ def in_one_line(config: Any, where: str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SodError, MemoryError, torch.OutOfMemoryError):
+    except SodError:
         raise
     except Exception as error:
+        if short_of_memory(error):
+            raise
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise SodError(f"{where}: {named(config)} {what} ({reason}); {USE_ANOTHER}") from error
 

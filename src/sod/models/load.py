@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from sod.models.adapters import base_source, is_adapter, tokenizer_home
 from sod.models.architecture import read_config, refuse_unscored
 from sod.models.lora import has_adapter, load_adapter, save_adapter
+from sod.models.memory import short_of_memory
 from sod.models.score import check_projection
 from sod.models.source import find_model, first_line
 from sod.models.support import Support, limit_to
@@ -120,4 +121,6 @@ def one_line(what: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # tokenizers' and safetensors' own panics are no Exception
+        if short_of_memory(error):
+            raise
         raise SodError(f"{what}: {first_line(error)}") from error

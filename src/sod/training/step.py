@@ -19,6 +19,7 @@ from sod.clock import Clock, nothing_to_wait_for
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
 from sod.models.lora import dropping
+from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
@@ -117,7 +118,8 @@ def train_step(run: Run, step: int) -> StepReport:
     """
     run.clock, whole = Clock(settle=run.settle), Clock(settle=run.settle)
     with whole.timed("step"):
-        gathered = gather(run, step)
+        with naming_phase("sampling"):
+            gathered = gather(run, step)
         if run.hints is not None:
             run.hints.look(gathered.tasks, gathered.collected.groups)
         learned = learn(run, gathered.batch, step)
@@ -165,7 +167,7 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     updates, signal = updater(run), None
     if batch.scores is not None and batch.scores.old_BT is not None:
         batch, signal = updates.weighed(batch, step)
-    with run.clock.timed("update"), dropping(run.student, run.recipe.seed, step):
+    with run.clock.timed("update"), dropping(run.student, run.recipe.seed, step), naming_phase("the update"):
         updated = updates.update(batch, step)
     if signal is None:  # only now are the old log-probabilities known
         batch, signal = updates.weighed(updated.batch, step)
@@ -183,11 +185,11 @@ def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
     of the latest episodes, or all of the batch.
     """
     source = old_logps_source(run, batch)
-    with run.clock.timed("old"):
+    with run.clock.timed("old"), naming_phase("scoring by the student"):
         old_BT = old_logps(run, batch, source)
     if run.teacher is None:
         return batch.scored(old_BT, old_source=source), ()
-    with run.clock.timed("teacher"):
+    with run.clock.timed("teacher"), naming_phase("scoring by the teacher"):
         view = batch if run.privileged is None else privileged_view(batch, run.privileged)
         scores = taught(run.teacher, run.method, batch, view)
     batch = batch.scored(old_BT, scores, source)

@@ -1,0 +1,190 @@
+"""The memory of a run before anything of it is loaded: what takes how much, on which device, in which phase.
+
+It is that of the longest rows that the recipe allows and of as many of them as it allows at a time; a run whose
+episodes end earlier takes less. Bytes throughout. The memory of Python, of PyTorch itself and of tools is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from sod.build.job import located
+from sod.build.method import make_method
+from sod.engines.torch_engine import OFFLOAD_BYTES
+from sod.objective.methods import Method
+from sod.objective.needs import SELF_TEACHER, Need
+from sod.preflight.devices import devices_of
+from sod.preflight.models import FLOAT, Micro, Planned, decoding_of, scoring_of, update_of
+from sod.recipe import Notice, OptimSpec, Recipe
+from sod.recipe.makers import refuse_unmade
+from sod.records import SodError
+
+SAMPLING, SCORING, UPDATE = "sampling", "scoring by the teacher", "the update"
+PHASES = (SAMPLING, SCORING, UPDATE)
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """Something that takes memory on a device, in some phases of a step."""
+
+    name: str
+    device: str
+    bytes: int
+    phases: tuple[str, ...] = PHASES
+
+
+@final
+@dataclass(frozen=True)
+class Peak:
+    """The most that is taken on a device, and the phase in which it is."""
+
+    device: str
+    phase: str
+    bytes: int
+
+
+@final
+@dataclass(frozen=True)
+class Estimate:
+    """All parts of a run."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that are used, the student's first."""
+        return list(dict.fromkeys(part.device for part in self.parts))
+
+    @property
+    def phases(self) -> list[str]:
+        """The phases that take anything of their own, in the order of a step."""
+        own = {phase for part in self.parts if part.phases != PHASES for phase in part.phases}
+        return [phase for phase in PHASES if phase in own]
+
+    def taken(self, device: str, phase: str) -> int:
+        """Bytes on a device in a phase."""
+        return sum(part.bytes for part in self.parts if part.device == device and phase in part.phases)
+
+    def peak(self, device: str) -> Peak:
+        """When most is taken on a device, and how much."""
+        phase = max(self.phases, key=lambda phase: self.taken(device, phase))
+        return Peak(device, phase, self.taken(device, phase))
+
+
+def readable(recipe: Recipe, sft: bool, notice: Notice) -> Recipe:
+    """The recipe with the directories of its models, as `sod train`, or `sod sft`, would find them.
+
+    Raises SodError where they are not there.
+    """
+    method = make_method(recipe.method)
+    needed = not sft and _teacher_needed(method)
+    if needed and recipe.teacher is None and not method.needs & SELF_TEACHER:
+        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
+    paths = {"student.path": recipe.student.path}
+    if needed and recipe.teacher is not None and not method.needs & SELF_TEACHER:
+        paths["teacher.path"] = recipe.teacher.path
+    refuse_unmade(paths)
+    return located(recipe if "teacher.path" in paths else recipe.model_copy(update={"teacher": None}), notice)
+
+
+def estimated(recipe: Recipe, sft: bool = False) -> Estimate:
+    """What a run of a `readable` recipe takes. Raises SodError naming a model that cannot be planned."""
+    method = make_method(recipe.method)
+    if sft:
+        return Estimate(tuple(_supervised(recipe, recipe.sft.optim, recipe.sft.batch_size)))
+    if Need.DEMONSTRATIONS in method.needs:
+        rows = recipe.rollout.prompts * recipe.rollout.samples
+        return Estimate(tuple(_supervised(recipe, recipe.optim, rows)))
+    return Estimate(tuple(_distilled(recipe, method)))
+
+
+def _supervised(recipe: Recipe, optim: OptimSpec, rows: int) -> Sequence[Part]:
+    student, (device, _) = Planned(recipe.student, optim.recompute), devices_of(recipe)
+    micro = Micro.of(optim.micro_batch_tokens, recipe.sft.max_tokens, rows)
+    return [*_trained(student, device), *_updated(student, device, micro, several=rows > micro.rows)]
+
+
+def _distilled(recipe: Recipe, method: Method) -> list[Part]:
+    rollout, student = recipe.rollout, Planned(recipe.student, recipe.optim.recompute)
+    device, teachers = devices_of(recipe)
+    rows, longest = rollout.prompts * rollout.samples, rollout.max_prompt_tokens + rollout.max_response_tokens
+    of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
+    micro = Micro.of(recipe.optim.micro_batch_tokens, longest, min(of_update, rows))
+    teacher = _teacher(recipe, method)
+    parts = [*_trained(student, device), *_playing("student", student, device, recipe)]
+    if teacher is not None:
+        parts += _teaching(teacher, teachers, method, Micro.of(recipe.optim.micro_batch_tokens, longest, rows))
+        if Need.TEACHER_EPISODES in method.needs:
+            parts += _playing("teacher", teacher, teachers, recipe)
+    dense = None if method.divergence is None else teacher
+    return [*parts, *_updated(student, device, micro, of_update > micro.rows, dense, method)]
+
+
+def _teacher_needed(method: Method) -> bool:
+    return Need.TEACHER in method.needs or bool(method.needs & SELF_TEACHER)
+
+
+def _teacher(recipe: Recipe, method: Method) -> Planned | None:
+    if method.needs & SELF_TEACHER:
+        return Planned(recipe.student)
+    return None if recipe.teacher is None else Planned(recipe.teacher)
+
+
+def _trained(student: Planned, device: str) -> list[Part]:
+    """Weights and what the optimizer keeps of them, see `training.optim.Optimizer`."""
+    counts = student.counts
+    parts = [Part("student: weights", device, counts.all * student.size)]
+    if student.size != FLOAT:
+        parts.append(Part("student: float32 masters", device, counts.trained * FLOAT))
+    return [*parts, Part("student: moments", device, 2 * counts.trained * FLOAT)]
+
+
+def _updated(
+    student: Planned,
+    device: str,
+    micro: Micro,
+    several: bool,
+    dense: Planned | None = None,
+    method: Method | None = None,
+) -> list[Part]:
+    """Gradients and activations; `several` micro-batches add up their gradients."""
+    counts = student.counts
+    sizes = update_of(student, micro, several, dense, None if method is None else method.divergence)
+    gradients = counts.trained * FLOAT if several or student.size != FLOAT else 0
+    # A bfloat16 gradient is made float32 matrix by matrix before it is added up.
+    copied = 0 if student.size == FLOAT else counts.largest * FLOAT
+    shape = f"{micro.rows} x {micro.length:,} tokens"
+    parts = [
+        Part("gradients", device, gradients, (UPDATE,)),
+        Part(f"activations of {shape}", device, sizes.kept, (UPDATE,)),
+        Part("backward pass and projection chunk", device, max(0, sizes.most - sizes.kept) + copied, (UPDATE,)),
+    ]
+    return [part for part in parts if part.bytes]
+
+
+def _teaching(teacher: Planned, device: str, method: Method, micro: Micro) -> list[Part]:
+    parts = [Part("teacher: weights", device, teacher.counts.all * teacher.size)]
+    if method.teacher_rule.kind != "frozen":
+        parts.append(Part("teacher: float32 average", device, teacher.counts.all * FLOAT))
+    shape = f"{micro.rows} x {micro.length:,} tokens"
+    scoring = scoring_of(teacher, micro, method.score_need)
+    return [*parts, Part(f"teacher: activations of {shape}", device, scoring, (SCORING,))]
+
+
+def _playing(who: str, model: Planned, device: str, recipe: Recipe) -> list[Part]:
+    rollout = recipe.rollout
+    episodes = rollout.prompts * (rollout.samples if who == "student" else 1)
+    columns = rollout.max_prompt_tokens + rollout.max_response_tokens
+    rows = min(rollout.max_rows, episodes)
+    decoding = decoding_of(model, rows, episodes, rollout.max_prompt_tokens, columns, OFFLOAD_BYTES)
+    # Episodes are set aside when their rows have ended, by when the cache grows no more.
+    name = f"{who}: engine's cache of {rows} x {columns:,} tokens"
+    beside = max(decoding.growing, decoding.aside)
+    return [
+        Part(name, device, decoding.cache, (SAMPLING,)),
+        Part(f"{who}: cache while it grows, episodes set aside", device, beside, (SAMPLING,)),
+        Part(f"{who}: forwards of the engine", device, decoding.forward, (SAMPLING,)),
+    ]

@@ -1,0 +1,207 @@
+"""What a recipe's models take, from their configurations: no weights are read. Everything is in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from sod.engines.cache import COLUMN_STEP, ROW_STEP
+from sod.engines.sampler import CACHED_LOGITS
+from sod.engines.torch_engine import PREFILL_TOKENS, SCORES
+from sod.models.architecture import read_config, refuse_unscored
+from sod.models.dense import dense_terms
+from sod.models.load import torch_dtype
+from sod.models.score import action_logps, chunk_rows, teacher_scores
+from sod.models.source import find_model
+from sod.models.support import columns_of
+from sod.objective.batch import TokenBatch, supervised_batch
+from sod.objective.divergence import Divergence, divergence
+from sod.objective.scores import ScoreNeed
+from sod.preflight.rehearsal import Counts, Sizes, counted, fake_model, forward_size, update_sizes
+from sod.recipe.keys.model import ModelSpec
+
+CHUNKS = 3  # of the projection in a rehearsal: what one leaves behind, two more leave no more of
+FLOAT = 4  # bytes
+
+
+@final
+@dataclass(frozen=True)
+class Micro:
+    """A micro-batch: so many rows of so many tokens each, of which all but the first may be the model's own."""
+
+    rows: int
+    length: int
+
+    @classmethod
+    def of(cls, budget: int, longest: int, rows: int) -> Micro:
+        """The largest of a batch of so many rows up to `longest`; a row beyond the budget comes alone."""
+        together = min(rows, max(1, budget // longest))
+        tokens = min(max(budget, longest), rows * longest)
+        return cls(together, -(-tokens // together))
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.rows * self.length
+
+    def batch(self, actions: int) -> TokenBatch:
+        """As a batch with about so many action tokens, spread over the rows."""
+        each = min(self.length - 1, -(-actions // self.rows))
+        turns = [0] + [1] * each + [0] * (self.length - 1 - each)
+        return supervised_batch([([0] * self.length, turns)] * self.rows)
+
+
+@final
+@dataclass(frozen=True)
+class Planned:
+    """A model of a recipe, without its weights."""
+
+    spec: ModelSpec
+    recompute: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its precision."""
+        return torch_dtype(self.spec.dtype)
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number in its precision."""
+        return self.dtype.itemsize
+
+    @property
+    def config(self) -> Any:
+        """Its configuration. Raises SodError naming its path."""
+        return _config(self.spec.path)
+
+    @property
+    def layers(self) -> int:
+        """How many layers it has."""
+        return int(self.config.num_hidden_layers)
+
+    def fake(self, layers: int) -> Any:
+        """The model with so many layers, over fake weights."""
+        return fake_model(self.config, self.dtype, layers, self.spec.path, self.recompute)
+
+    @property
+    def counts(self) -> Counts:
+        """Its parameters."""
+        return _counts(self)
+
+
+@cache
+def _config(path: str) -> Any:
+    config = read_config(find_model(path, "config.json"))
+    refuse_unscored(config, path)
+    return config
+
+
+@cache
+def _counts(model: Planned) -> Counts:
+    return counted(model.fake, model.layers)
+
+
+@cache
+def update_of(
+    student: Planned, micro: Micro, accumulated: bool, teacher: Planned | None = None, dense: Divergence | None = None
+) -> Sizes:
+    """What a forward and backward of a micro-batch take, with a dense divergence from a teacher where there is one."""
+
+    def loss(model: Any) -> Tensor:
+        batch = micro.batch(CHUNKS * chunk_rows(model))
+        if dense is None or teacher is None:
+            return action_logps(model, batch).sum()
+        measure = partial(divergence, spec=dense, temperature=1.0)
+        logp_BT, value_BT = dense_terms(model, teacher.fake(1), batch, batch, measure)
+        return logp_BT.sum() + value_BT.sum()
+
+    sizes = update_sizes(student.fake, student.layers, loss, accumulated)
+    return _with_all_actions(sizes, student, micro, 1 if dense is None else 2)
+
+
+def _with_all_actions(sizes: Sizes, student: Planned, micro: Micro, models: int) -> Sizes:
+    """With the hidden states of the action tokens that the rehearsal left out: as many more, and a gradient of each."""
+    left_out = max(0, micro.tokens - CHUNKS * chunk_rows(student.fake(1)))
+    more = left_out * student.config.hidden_size * student.size
+    return Sizes(sizes.kept + models * more, sizes.most + (models + 1) * more)
+
+
+@cache
+def scoring_of(teacher: Planned, micro: Micro, need: ScoreNeed) -> int:
+    """What the scores of a micro-batch take beside the teacher's weights, without gradients."""
+
+    def forward(model: Any) -> object:
+        batch = micro.batch(CHUNKS * chunk_rows(model))
+        return teacher_scores(model, batch, micro.tokens, 1.0, need)
+
+    kept = micro.tokens * (2 + need.k * 2) * FLOAT
+    return forward_size(teacher.fake(1), forward) + kept
+
+
+@final
+@dataclass(frozen=True)
+class Decoding:
+    """What an engine takes: its cache when all rows are full, what that takes while it grows, rows set aside, forwards.
+
+    All in bytes.
+    """
+
+    cache: int
+    growing: int
+    aside: int
+    forward: int
+
+
+def decoding_of(model: Planned, rows: int, episodes: int, prompt: int, columns: int, offload: int) -> Decoding:
+    """Sampling with `rows` of `episodes` together, prompts and whole texts of at most so many tokens.
+
+    At most `offload` bytes are set aside for episodes between their turns.
+    """
+    token = _token_bytes(model)
+    wide, high = _stepped(columns, COLUMN_STEP), _stepped(min(rows, episodes), ROW_STEP)
+    cache_bytes = wide * high * token
+    before = max(0, wide - COLUMN_STEP) * high * token  # the cache that the last, larger one is copied from
+    return Decoding(
+        cache=cache_bytes,
+        growing=before,
+        aside=min(offload, episodes * columns * token),
+        forward=max(_prefill(model, min(rows, episodes), prompt), _decode(model, min(rows, episodes), columns)),
+    )
+
+
+def _token_bytes(model: Planned) -> int:
+    config = model.config
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * key_heads * head_dim * config.num_hidden_layers * model.size)
+
+
+@cache
+def _prefill(model: Planned, rows: int, prompt: int) -> int:
+    """Of the first turn's prompts, as many as go together."""
+    together = max(1, min(rows, PREFILL_TOKENS // prompt))
+
+    def forward(fake: Any) -> object:
+        token_BT = torch.zeros(together, prompt, dtype=torch.int64)
+        return fake.get_decoder()(input_ids=token_BT, use_cache=False).last_hidden_state
+
+    return forward_size(model.fake(1), forward)
+
+
+@cache
+def _decode(model: Planned, rows: int, columns: int) -> int:
+    """A token of every row: logits and what a draw of them takes, or attention over all columns."""
+    vocabulary = columns_of(model.fake(1))
+    passes = min(rows * vocabulary, CACHED_LOGITS)
+    drawing = rows * vocabulary * model.size + 4 * passes * FLOAT
+    scores = min(SCORES, rows * model.config.num_attention_heads * columns)
+    return max(drawing, scores * (2 * FLOAT + 2 * model.size))
+
+
+def _stepped(value: int, step: int) -> int:
+    return -(-value // step) * step

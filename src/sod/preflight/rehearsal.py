@@ -1,0 +1,201 @@
+"""A rehearsal: the run's own forward and backward over tensors that have shapes and no contents, every byte counted.
+
+What autograd keeps, what a backward pass holds for a moment, what a chunk of the projection takes: all of it is in the
+code that trains, so that code is run, not described a second time. PyTorch's fake tensors know how every operation
+shapes its result, and take neither memory nor arithmetic. Weights and what follows from them are fake; the batch, token
+ids and turn ids, is real, as the code looks into it.
+
+Two layers and three stand for all: the layers of a decoder are alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM
+
+from sod.models.architecture import in_one_line
+from sod.models.attention import NAME as ATTENTION
+from sod.models.recompute import recompute_layers
+
+FEW, MORE = 2, 3  # layers
+
+
+@final
+class Tally(TorchDispatchMode):
+    """Counts the bytes of tensors that are made inside and still alive: now, and at most since `lap`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.most = 0
+        self._sizes: dict[int, int] = {}
+
+    def lap(self) -> int:
+        """The most since the last lap; from now on counted anew."""
+        most, self.most = self.most, self.now
+        return most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], _as_numbers(args[1]))
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: Any) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def _as_numbers(indices: Any) -> list[Tensor | None]:
+    """Masks as the places that they mark: how many these are, a fake tensor could not tell from a mask."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        found += index.nonzero(as_tuple=True) if index is not None and index.dtype == torch.bool else [index]
+    return found
+
+
+@final
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes and counts of a whole model's rehearsal.
+
+    `kept` is what autograd holds when the loss is known, `most` all that a forward and backward take at their peak,
+    beside weights and gradients that were there before.
+    """
+
+    kept: int
+    most: int
+
+
+@final
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of a model: all, those of its largest matrix, and those that are trained."""
+
+    all: int
+    largest: int
+    trained: int
+
+
+def fake_model(config: Any, dtype: torch.dtype, layers: int, where: str, recompute: bool = False) -> Any:
+    """A model of the configuration with so many layers, in eval mode, its weights fake.
+
+    Raises SodError naming `where` for an architecture that cannot be made this way.
+    """
+    with in_one_line(config, where, "cannot be planned"):
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(_cut(config, layers), dtype=dtype)
+        model.eval()
+        model.set_attn_implementation(ATTENTION)
+        faking = FakeTensorMode(allow_non_fake_inputs=True)
+        made: dict[int, Any] = {}  # tied weights stay one
+        for module in model.modules():
+            for kind in (module._parameters, module._buffers):
+                for name, value in kind.items():
+                    if value is not None:
+                        kind[name] = made.setdefault(id(value), _fake(value, faking))
+    if recompute:
+        recompute_layers(model)
+    return model
+
+
+def _fake(value: Tensor, faking: FakeTensorMode) -> Tensor:
+    with faking:
+        blank = torch.empty(value.shape, dtype=value.dtype, device="cpu")
+    return torch.nn.Parameter(blank) if isinstance(value, torch.nn.Parameter) else blank
+
+
+def _cut(config: Any, layers: int) -> Any:
+    """The configuration with fewer layers; what it lists layer by layer is cut too."""
+    short, whole = copy.deepcopy(config), config.num_hidden_layers
+    for name, value in vars(short).items():
+        if isinstance(value, list) and len(value) == whole:
+            setattr(short, name, value[:layers])
+    short.num_hidden_layers = layers
+    return short
+
+
+def counted(make: Callable[[int], Any], layers: int) -> Counts:
+    """The parameters of a model of so many layers; `make` gives one of fewer."""
+    few, more = (_counts(make(number)) for number in (FEW, MORE))
+    grown = {name: few[name] + (layers - FEW) * (more[name] - few[name]) for name in ("all", "trained")}
+    return Counts(largest=more["largest"], **grown)
+
+
+def _counts(model: Any) -> dict[str, int]:
+    parameters = list(model.parameters())
+    return {
+        "all": sum(p.numel() for p in parameters),
+        "largest": max(p.numel() for p in parameters if p.requires_grad),
+        "trained": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def update_sizes(make: Callable[[int], Any], layers: int, loss: Callable[[Any], Tensor], accumulated: bool) -> Sizes:
+    """What a forward and backward of `loss(model)` take. `accumulated`: gradients of a micro-batch before are there.
+
+    A backward pass is at its peak where its last layer's begins (activations of all) or where its first one's ends
+    (gradients of all), so that both are followed over the number of layers by themselves.
+    """
+    few, more = (_update(make(number), loss, accumulated) for number in (FEW, MORE))
+    whole = {name: value + (layers - FEW) * (more[name] - value) for name, value in few.items()}
+    return Sizes(whole["kept"], max(whole["above"], whole["below"]))
+
+
+def _update(model: Any, loss: Callable[[Any], Tensor], accumulated: bool) -> Mapping[str, int]:
+    if accumulated and model.dtype == torch.float32:
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.grad = torch.empty_like(weight)
+    laps: list[int] = []
+    with Tally() as tally:
+        with _at_input_of_last_layer(model, lambda: laps.append(tally.lap())):
+            value = loss(model)
+            kept = tally.now
+            value.backward()
+        laps.append(tally.lap())
+    return {"kept": kept, "above": laps[0], "below": laps[-1]}
+
+
+@contextmanager
+def _at_input_of_last_layer(model: Any, call: Callable[[], object]) -> Iterator[None]:
+    """Calls when the backward pass has left the last layer of the decoder."""
+
+    def watch(_module: Any, args: Any, kwargs: Any) -> None:
+        hidden_BTD = args[0] if args else kwargs["hidden_states"]
+        if hidden_BTD.requires_grad:
+            hidden_BTD.register_hook(lambda _grad: call())
+
+    handle = model.get_decoder().layers[-1].register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def forward_size(model: Any, forward: Callable[[Any], object]) -> int:
+    """What `forward(model)` takes at its peak without gradients: as much with one layer as with many."""
+    with Tally() as tally, torch.no_grad():
+        forward(model)
+    return tally.lap()

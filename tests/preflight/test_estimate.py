@@ -1,0 +1,65 @@
+"""Estimates against what real runs take."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sod.build.recipe import read_recipe
+from sod.preflight.estimate import SAMPLING, UPDATE, estimated, readable
+
+WITHIN = 0.15
+QWEN = {"family": "qwen3", "layers": 6, "hidden": 256, "ffn": 768}
+LLAMA = {"family": "llama", "layers": 4, "hidden": 512, "ffn": 1408, "tied": False}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "float32, the update": (
+        UPDATE,
+        {"student": QWEN, "teacher": LLAMA, "response": 400, "optim": {"micro_batch_tokens": 4096}},
+    ),
+    "bfloat16, recomputed, dense": (
+        UPDATE,
+        {
+            "student": LLAMA | {"dtype": "bfloat16"},
+            "teacher": QWEN,
+            "response": 300,
+            "method": {"name": "opd", "divergence": "jsd"},
+            "optim": {"micro_batch_tokens": 2048, "recompute": True},
+        },
+    ),
+    "float32, sampling": (
+        SAMPLING,
+        {
+            "student": QWEN,
+            "teacher": None,
+            "response": 400,
+            "method": "grpo",
+            "rollout": {"samples": 32},
+            "optim": {"micro_batch_tokens": 512},
+        },
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_peak_of_a_run(
+    shape: str,
+    make_recipe: Callable[..., Path],
+    job_in_a_process: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """Two real steps, so that moments and a second rollout are in it; what counts is what glibc has given out."""
+    phase, asked = SHAPES[shape]
+    file = make_recipe(**asked)
+    estimate = estimated(readable(read_recipe(file, (), print), False, print))
+    peak = estimate.peak("cpu")
+    ended = job_in_a_process(file, "train")
+    assert ended.returncode == 0, ended.stderr
+    measured, resident = map(int, ended.stdout.splitlines()[-1].split())
+    print(f"{shape}: {peak.bytes >> 20} MiB in {peak.phase}, measured {measured >> 20}, resident {resident >> 20}")
+    assert peak.phase == phase
+    assert measured > 2**29, "too small to tell"
+    assert abs(peak.bytes - measured) <= WITHIN * measured
