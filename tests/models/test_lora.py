@@ -160,14 +160,20 @@ class TestDropout:
         model, batch = trained(adapted(base, dropout=0.5), random_batch(seed=3)), random_batch()
         still, generator = logps(model, batch), torch.get_rng_state()
 
-        def noisy(seed: int, step: int) -> list[torch.Tensor]:
+        def noisy(seed: int, step: int, between: int = 0) -> list[torch.Tensor]:
+            """Two forwards with gradients; those without, before and between them, neither have noise nor take any."""
             with dropping(model, seed, step):
-                return [logps(model, batch) for _ in range(2)]
+                found = []
+                for _ in range(2):
+                    assert all(torch.equal(logps(model, batch), still) for _ in range(between))
+                    found.append(action_logps(model, batch).detach())
+                return found
 
         first, second = noisy(1, 1)
         assert not torch.equal(first, second)  # micro-batches do not share their noise
         assert not torch.equal(first, still)
-        assert all(torch.equal(a, b) for a, b in zip(noisy(1, 1), (first, second), strict=True))
+        for between in (0, 2):
+            assert all(torch.equal(a, b) for a, b in zip(noisy(1, 1, between), (first, second), strict=True))
         assert not torch.equal(noisy(1, 2)[0], first)
         assert not torch.equal(noisy(2, 1)[0], first)
         assert torch.equal(logps(model, batch), still)

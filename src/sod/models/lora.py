@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -230,6 +230,9 @@ def _inject(model: Any, config: Any) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(config, model, NAME)
+    for _, layer in _adapted_layers(model):
+        if config.lora_dropout > 0.0:
+            layer.lora_dropout[NAME] = UpdateDropout(config.lora_dropout)
     for name, weight in model.named_parameters():
         weight.requires_grad_(MARK in name)
         if MARK in name:
@@ -286,13 +289,25 @@ def merged(model: Any) -> Any:
     return without_adapter(model).requires_grad_(True)
 
 
+@final
+class UpdateDropout(torch.nn.Dropout):
+    """Dropout of forwards that a gradient is taken from, and of no others: what is sampled, scored or proven has none.
+
+    Nor does such a forward draw from the generator, so that those of an update have the noise that they would have
+    without it.
+    """
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value) if torch.is_grad_enabled() else value
+
+
 @contextmanager
 def dropping(model: Any, seed: int, step: int) -> Iterator[None]:
-    """Inside, a training forward and backward have the adapter's dropout; nothing happens for a model without.
+    """Inside, forwards and backwards of an update have the adapter's dropout; nothing happens for a model without.
 
     The noise is drawn by (seed, step) and by the order of the forwards. Torch's own generators are as they were after.
     """
-    layers = [m for n, m in model.named_modules() if ".lora_dropout." in n and isinstance(m, torch.nn.Dropout)]
+    layers = [module for module in model.modules() if isinstance(module, UpdateDropout)]
     if not layers:
         yield
         return
