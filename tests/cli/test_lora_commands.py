@@ -50,6 +50,9 @@ def test_a_run_with_an_adapter_is_evaluated_merged_and_gone_on_with(
         said.append([json.loads(row)["token_ids"] for row in rows])
     assert said[0] == said[1]
     assert len(said[0]) == 12
+    pruned = sod("models", "prune", run, "--layers", "1", "--out", tmp_path / "pruned")
+    assert pruned.code == 0, pruned.err
+    assert not is_adapter(str(tmp_path / "pruned"))
     again = sod("train", recipe, f"student.path={run}", "student.lora.rank=4", *SHORT, "--run", tmp_path / "again")
     assert again.code == 0, again.err
     kept = json.loads((RunLog.open(tmp_path / "again").checkpoints()[-1][1] / "model/adapter_config.json").read_text())
