@@ -133,7 +133,7 @@ def new_adapter(model: Any, spec: LoraSpec, seed: int, where: str) -> None:
         task_type="CAUSAL_LM",
         base_model_name_or_path=model.name_or_path,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(_cuda_devices()):
         torch.manual_seed(derive(seed, "lora"))
         _inject(model, config)
 
@@ -237,7 +237,7 @@ def _inject(model: Any, config: Any) -> None:
         weight.requires_grad_(MARK in name)
         if MARK in name:
             weight.data = weight.data.to(model.dtype)  # peft makes them float32
-    model.eval()  # new dropout is off, but for `dropping`
+    model.eval()
 
 
 def _saved_names(model: Any) -> dict[str, Tensor]:
@@ -311,7 +311,7 @@ def dropping(model: Any, seed: int, step: int) -> Iterator[None]:
     if not layers:
         yield
         return
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with torch.random.fork_rng(_cuda_devices()):
         torch.manual_seed(derive(seed, "dropout", step))
         for layer in layers:
             layer.train()
@@ -320,6 +320,11 @@ def dropping(model: Any, seed: int, step: int) -> Iterator[None]:
         finally:
             for layer in layers:
                 layer.eval()
+
+
+def _cuda_devices() -> list[int]:
+    """The CUDA devices whose generators `torch.manual_seed` sets too."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
 def _adapted_layers(model: Any) -> list[tuple[str, Any]]:
