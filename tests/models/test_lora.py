@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from sod import hub
 from sod.chat.render import Chat
 from sod.models.adapters import base_source, same_place
 from sod.models.load import load_model, load_tokenizer, save_model, vocabulary_rows
@@ -160,14 +161,20 @@ class TestDropout:
         model, batch = trained(adapted(base, dropout=0.5), random_batch(seed=3)), random_batch()
         still, generator = logps(model, batch), torch.get_rng_state()
 
-        def noisy(seed: int, step: int) -> list[torch.Tensor]:
+        def noisy(seed: int, step: int, between: int = 0) -> list[torch.Tensor]:
+            """Two forwards with gradients; those without, before and between them, neither have noise nor take any."""
             with dropping(model, seed, step):
-                return [logps(model, batch) for _ in range(2)]
+                found = []
+                for _ in range(2):
+                    assert all(torch.equal(logps(model, batch), still) for _ in range(between))
+                    found.append(action_logps(model, batch).detach())
+                return found
 
         first, second = noisy(1, 1)
         assert not torch.equal(first, second)  # micro-batches do not share their noise
         assert not torch.equal(first, still)
-        assert all(torch.equal(a, b) for a, b in zip(noisy(1, 1), (first, second), strict=True))
+        for between in (0, 2):
+            assert all(torch.equal(a, b) for a, b in zip(noisy(1, 1, between), (first, second), strict=True))
         assert not torch.equal(noisy(1, 2)[0], first)
         assert not torch.equal(noisy(2, 1)[0], first)
         assert torch.equal(logps(model, batch), still)
@@ -447,6 +454,20 @@ class TestRefused:
         assert_equal(bits(load_model(str(directory), "float32")), bits(load_model(str(base), "float32")))
         with pytest.raises(SodError, match="its base model /gone is not there"):
             load_model(rewritten(directory, base_model_name_or_path="/gone"), "float32")
+
+    def test_an_adapter_on_the_hub(
+        self, directory: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fetched before, asked for by its id: transformers would load what its config names."""
+        snapshot = tmp_path / "cache" / "models--owner--name" / "snapshots" / ("0" * 40)
+        shutil.copytree(directory, snapshot)
+        shutil.copy(base / "config.json", snapshot)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+        monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(SodError, match=r"owner/name: an adapter on the hub; fetch it \(hf download owner/name\)"):
+            load_model("owner/name", "float32")
 
     def test_without_peft(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sod.models.adapters.find_spec", lambda name: None)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -133,7 +133,7 @@ def new_adapter(model: Any, spec: LoraSpec, seed: int, where: str) -> None:
         task_type="CAUSAL_LM",
         base_model_name_or_path=model.name_or_path,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(_cuda_devices()):
         torch.manual_seed(derive(seed, "lora"))
         _inject(model, config)
 
@@ -230,11 +230,14 @@ def _inject(model: Any, config: Any) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(config, model, NAME)
+    for _, layer in _adapted_layers(model):
+        if config.lora_dropout > 0.0:
+            layer.lora_dropout[NAME] = UpdateDropout(config.lora_dropout)
     for name, weight in model.named_parameters():
         weight.requires_grad_(MARK in name)
         if MARK in name:
             weight.data = weight.data.to(model.dtype)  # peft makes them float32
-    model.eval()  # new dropout is off, but for `dropping`
+    model.eval()
 
 
 def _saved_names(model: Any) -> dict[str, Tensor]:
@@ -286,17 +289,29 @@ def merged(model: Any) -> Any:
     return without_adapter(model).requires_grad_(True)
 
 
+@final
+class UpdateDropout(torch.nn.Dropout):
+    """Dropout of forwards that a gradient is taken from, and of no others: what is sampled, scored or proven has none.
+
+    Nor does such a forward draw from the generator, so that those of an update have the noise that they would have
+    without it.
+    """
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value) if torch.is_grad_enabled() else value
+
+
 @contextmanager
 def dropping(model: Any, seed: int, step: int) -> Iterator[None]:
-    """Inside, a training forward and backward have the adapter's dropout; nothing happens for a model without.
+    """Inside, forwards and backwards of an update have the adapter's dropout; nothing happens for a model without.
 
     The noise is drawn by (seed, step) and by the order of the forwards. Torch's own generators are as they were after.
     """
-    layers = [m for n, m in model.named_modules() if ".lora_dropout." in n and isinstance(m, torch.nn.Dropout)]
+    layers = [module for module in model.modules() if isinstance(module, UpdateDropout)]
     if not layers:
         yield
         return
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with torch.random.fork_rng(_cuda_devices()):
         torch.manual_seed(derive(seed, "dropout", step))
         for layer in layers:
             layer.train()
@@ -305,6 +320,11 @@ def dropping(model: Any, seed: int, step: int) -> Iterator[None]:
         finally:
             for layer in layers:
                 layer.eval()
+
+
+def _cuda_devices() -> list[int]:
+    """The CUDA devices whose generators `torch.manual_seed` sets too."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
 def _adapted_layers(model: Any) -> list[tuple[str, Any]]:
