@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from sod.models.architecture import read_config, refuse_unscored
 from sod.models.score import check_projection
+from sod.models.shared import let_share
 from sod.models.source import find_model, first_line
 from sod.models.support import Support, limit_to
 from sod.records import SodError
@@ -62,6 +63,7 @@ def load_model(path: str, dtype: Dtype, support: Support | None = None) -> Any:
         raise SodError(f"{path}: {len(missing)} weights are missing, e.g. {missing[0]}; the file is not whole")
     model.eval()
     check_projection(model, path)
+    let_share(model)
     if support is not None:
         limit_to(model, support, path)
     return model

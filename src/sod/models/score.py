@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sod.models.architecture import USE_ANOTHER, in_one_line, named
+from sod.models.fused import logp_of_targets
 from sod.models.projection import apart, change_of_logits, rounding
+from sod.models.shared import shared_before_actions
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
 from sod.objective.columns import action_numbers
@@ -54,18 +56,22 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., 
     """`project` at every action token in row-major order, from one forward. Shape C x N, float32.
 
     `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
-    decoder says before the token, the token, further columns) and returns C x N. With gradients, what it makes is not
-    kept but made again in the backward pass.
+    decoder says before the token, the token, further columns) and returns C x N. With gradients, what it makes of
+    several chunks is not kept but made again in the backward pass.
     """
-    hidden_BTD = model.get_decoder()(input_ids=batch.token_BT, use_cache=False).last_hidden_state
     action_BT = batch.turn_BT > 0
-    # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
-    hidden_ND = hidden_BTD[:, :-1][action_BT[:, 1:]]
+    hidden_ND = shared_before_actions(model, batch)
+    if hidden_ND is None:
+        hidden_BTD = model.get_decoder()(input_ids=batch.token_BT, use_cache=False).last_hidden_state
+        # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
+        hidden_ND = hidden_BTD[:, :-1][action_BT[:, 1:]]
     target_N = batch.token_BT[action_BT]
     head = model.get_output_embeddings()
     parts: list[Tensor] = []
+    # A single chunk is no more to keep than to make again.
+    again = torch.is_grad_enabled() and len(hidden_ND) > rows
     for chunk in zip(*(column.split(rows) for column in (hidden_ND, target_N, *more_N)), strict=True):
-        if torch.is_grad_enabled():
+        if again:
             parts.append(checkpoint(project, head, *chunk, use_reentrant=False))
         else:
             parts.append(project(head, *chunk))
@@ -125,7 +131,7 @@ def picked(logits_NV: Tensor, *targets_N: Tensor) -> Tensor:
 
 
 def _logp(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> Tensor:
-    return picked(logits(head, hidden_ND, temperature), target_N)
+    return logp_of_targets(head(hidden_ND), target_N, temperature)[None]
 
 
 def _columns(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float, need: ScoreNeed) -> Tensor:
