@@ -107,7 +107,7 @@ def test_torch_before_us_is_told_once(first: str, setting: dict[str, str], warne
     assert run(WARNED.format(first=first), **setting).stdout.split() == [warned]
 
 
-# What a run does: the command's second start, torch, then a sandbox, a tool server (the `sod` command again) and a child.
+# What a run does: the command's second start, torch, then a sandbox, a tool server (`sod` again) and a child.
 PARENT = """
 import json, os, re, subprocess, sys
 from contextlib import closing
