@@ -111,7 +111,8 @@ def assert_gone(workers: list[int], expected: bool) -> None:
     ("command", "changes", "kills"),
     [
         pytest.param("train", TRAIN, 3, marks=pytest.mark.slow, id="train"),
-        pytest.param("sft", SFT, 2, id="sft"),
+        pytest.param("sft", SFT, 1, id="sft"),
+        pytest.param("sft", SFT, 2, marks=pytest.mark.slow, id="sft-twice"),
         pytest.param("train", (*TRAIN, *BFLOAT16), 1, marks=pytest.mark.slow, id="train-bfloat16"),
         pytest.param("train", (*TRAIN, *ADAPTER), 2, marks=pytest.mark.slow, id="train-adapter"),
     ],
