@@ -18,6 +18,7 @@ from sod.models.device import moved
 from sod.models.length import window_bounds
 from sod.models.packed import PackedRows, packed_rows, worth_packing
 from sod.models.projection import apart, rounding
+from sod.models.shared import shared_before_actions
 from sod.objective.batch import TokenBatch
 from sod.records import SodError
 
@@ -30,6 +31,10 @@ def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
     Differentiable where gradients are enabled. Rows are packed (`sod.models.packed`) where that is worth it and proven
     for the model (`packs`); in float32 the two differ by rounding.
     """
+    if model.device.type == "cpu":
+        hidden_ND = shared_before_actions(model, batch)
+        if hidden_ND is not None:
+            return hidden_ND
     action_BT = batch.turn_BT > 0
     if _to_pack(model, batch.length_B):
         hidden_SD = packed_hidden(model, packed_rows(batch.token_BT, batch.length_B))

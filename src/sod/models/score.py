@@ -1,0 +1,177 @@
+"""Log-probabilities of given tokens, chunked over the vocabulary projection.
+
+No tensor of `tokens x vocabulary` floats ever covers more than one chunk, forward or backward: with
+gradients each chunk is recomputed in the backward pass.
+
+Distributions are over the columns that a model's output embedding gives: the tokenizer's ids, see `sod.models.support`.
+
+Legend: B trajectories, T tokens, N action tokens, D hidden size, V vocabulary, C values of each action token.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sod.models.architecture import USE_ANOTHER, in_one_line, named
+from sod.models.compiled import fused
+from sod.models.device import moved
+from sod.models.forward import hidden_before_actions
+from sod.models.fused import logp_of_targets
+from sod.models.projection import apart, change_of_logits, rounding
+from sod.models.support import columns_of, tokens_of
+from sod.objective.batch import TokenBatch
+from sod.objective.columns import action_numbers
+from sod.objective.scores import SAMPLED_ONLY, ScoreNeed, TeacherScores
+from sod.records import SodError
+
+CHUNK_LOGITS = 2**23  # logits per projection: 32 MB of float32, several times over in the backward pass
+CUDA_ROWS = 2048  # at least, on CUDA: fewer would mostly read the output embedding (measured with 152k tokens)
+
+
+def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (nats, float32, B x T) of the batch's action tokens; 0 at context.
+
+    Differentiable when gradients are enabled.
+    """
+    return over_actions(model, batch, chunk_rows(model), partial(_logp, temperature=temperature))[0]
+
+
+def chunk_rows(model: Any) -> int:
+    """Positions whose logits a chunk may hold."""
+    return max(CUDA_ROWS if model.device.type == "cuda" else 64, CHUNK_LOGITS // columns_of(model))
+
+
+def over_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
+    """`project` at every action token, from one forward. Shape C x B x T, float32; 0 at context. See `at_actions`."""
+    value_CN = at_actions(model, batch, rows, project, *more_N)
+    action_BT = batch.turn_BT > 0
+    return torch.zeros(len(value_CN), *action_BT.shape).masked_scatter(action_BT, value_CN)
+
+
+def at_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
+    """`project` at every action token in row-major order, from one forward. Shape C x N, float32.
+
+    `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
+    decoder says before the token, the token, further columns) and returns C x N, all on the model's device but for the
+    further columns, which are where the caller left them. With gradients, what it makes of several chunks is not kept
+    but made again in the backward pass. The values returned are on the batch's device.
+    """
+    hidden_ND = hidden_before_actions(model, batch)
+    target_N = moved(batch.token_BT[batch.turn_BT > 0], hidden_ND.device)
+    head = model.get_output_embeddings()
+    projected = fused(project, head)
+    parts: list[Tensor] = []
+    # A single chunk is no more to keep than to make again.
+    again = torch.is_grad_enabled() and len(hidden_ND) > rows
+    for chunk in zip(*(column.split(rows) for column in (hidden_ND, target_N, *more_N)), strict=True):
+        if again:
+            parts.append(checkpoint(projected, head, *chunk, use_reentrant=False))
+        else:
+            parts.append(projected(head, *chunk))
+    return moved(torch.cat(parts, dim=1), batch.token_BT.device)
+
+
+def score(model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0) -> Tensor:
+    """`action_logps` without gradients, micro-batch by micro-batch. Shape B x T."""
+    return teacher_scores(model, batch, micro_batch_tokens, temperature).logp_BT
+
+
+def teacher_scores(
+    model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0, need: ScoreNeed = SAMPLED_ONLY
+) -> TeacherScores:
+    """What `need` asks for beside the log-probabilities, from one forward per micro-batch and without gradients.
+
+    All of it at `temperature`. Raises ValueError where more tokens are wanted than the vocabulary has.
+    """
+    if need.k > tokens_of(model):
+        raise ValueError(f"the {need.k} most probable of {tokens_of(model)} tokens were asked for")
+    action_BT = batch.turn_BT > 0
+    number_BT = action_numbers(action_BT)
+    project = partial(_columns, temperature=temperature, need=need)
+    # Rows of what `_columns` returns, by what they hold.
+    rows = {"logp": 1, "top1": int(need.top1), "entropy": int(need.entropy), "logps": need.k, "ids": need.k}
+    value_CN = torch.zeros(sum(rows.values()), int(action_BT.sum()))
+    with torch.inference_mode():
+        for index in batch.micro_indices(micro_batch_tokens):
+            micro = batch.rows(index)
+            # The numbers of the micro-batch's own action tokens: its rows are in another order, its tokens fewer.
+            micro_BT = number_BT[torch.tensor(index)][:, : micro.token_BT.shape[1]]
+            value_CN[:, micro_BT[micro_BT >= 0]] = at_actions(model, micro, chunk_rows(model), project)
+    part_CN = dict(zip(rows, value_CN.split(list(rows.values())), strict=True))
+
+    def at_tokens(value_1N: Tensor) -> Tensor:
+        """One value of each action token in its place. Shape B x T."""
+        return torch.zeros(action_BT.shape).masked_scatter(action_BT, value_1N)
+
+    return TeacherScores(
+        logp_BT=at_tokens(part_CN["logp"]),
+        top1_BT=at_tokens(part_CN["top1"]) if need.top1 else None,
+        entropy_BT=at_tokens(part_CN["entropy"]) if need.entropy else None,
+        ids_NK=part_CN["ids"].T.to(torch.int64) if need.k else None,
+        logps_NK=part_CN["logps"].T.contiguous() if need.k else None,
+    )
+
+
+def logits(head: Any, hidden_ND: Tensor, temperature: float) -> Tensor:
+    """The projection in float32, divided by the temperature. Shape N x V."""
+    logits_NV: Tensor = head(hidden_ND).float()
+    return logits_NV if temperature == 1.0 else logits_NV / temperature
+
+
+def picked(logits_NV: Tensor, *targets_N: Tensor) -> Tensor:
+    """Log-probabilities of each row's targets. Shape C x N."""
+    return (logits_NV.gather(1, torch.stack(targets_N, dim=1)) - logits_NV.logsumexp(1, keepdim=True)).T
+
+
+def _logp(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> Tensor:
+    if hidden_ND.is_cuda:  # there the compiler makes few passes of it by itself
+        return picked(logits(head, hidden_ND, temperature), target_N)
+    return logp_of_targets(head(hidden_ND), target_N, temperature)[None]
+
+
+def _columns(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float, need: ScoreNeed) -> Tensor:
+    """The log-probability of the target, then what `need` asks for, a row each. Shape C x N, float32.
+
+    Token ids travel as float32 too, which holds every whole number up to 2^24 exactly.
+    """
+    logits_NV = logits(head, hidden_ND, temperature)
+    targets = [target_N, logits_NV.argmax(1)] if need.top1 else [target_N]
+    logp_CN = picked(logits_NV, *targets)
+    rows = [logp_CN[:1]]
+    if need.top1:
+        rows.append(logp_CN[1:].exp())
+    if need.entropy:
+        logp_NV = logits_NV.log_softmax(1)
+        rows.append(-(logp_NV.exp() * logp_NV).nan_to_num(0.0).sum(1)[None])  # 0 log 0 counts as 0
+    if need.k:
+        best_NK, id_NK = logits_NV.topk(need.k, dim=1)
+        rows += [(best_NK - logits_NV.logsumexp(1, keepdim=True)).T, id_NK.T.float()]
+    return torch.cat(rows)
+
+
+def check_projection(model: Any, where: str) -> None:
+    """Prove on a few tokens that a causal decoder plus the output embedding is the model's whole forward.
+
+    Some architectures scale or cap their logits after the projection, or let a token see what follows it; scoring
+    them in chunks this way would be silently wrong. Raises SodError naming `where`, also where the forward fails.
+    """
+    with in_one_line(model.config, where, "cannot be scored"), torch.inference_mode():
+        device = model.get_output_embeddings().weight.device
+        token_BT = (torch.arange(16, device=device) * 7919 % int(model.config.vocab_size))[None]
+        whole_TD, half_TD = (
+            model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
+            for ids in (token_BT, token_BT[:, :8])
+        )
+        changed = change_of_logits(model, token_BT, where)
+    gap = apart(whole_TD[:8], half_TD)
+    if changed is None and not gap <= rounding(half_TD.dtype):
+        changed = f"lets tokens see those after them (which changes them by {gap:.1%})"
+    if changed is not None:
+        raise SodError(
+            f"{where}: {named(model.config)} {changed}, which chunked scoring does not support; {USE_ANOTHER}"
+        )

@@ -184,7 +184,7 @@ def _token_bytes(model: Planned) -> int:
 @cache
 def _prefill(model: Planned, rows: int, prompt: int) -> int:
     """Of the first turn's prompts, as many as go together."""
-    together = max(1, min(rows, PREFILL_TOKENS // prompt))
+    together = max(1, min(rows, PREFILL_TOKENS["cpu"] // prompt))
 
     def forward(fake: Any) -> object:
         token_BT = torch.zeros(together, prompt, dtype=torch.int64)
