@@ -61,7 +61,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
             figure.text(0.5, 0.45, "no metrics yet", ha="center")
         picture = io.BytesIO()
         # No display, no pyplot state. `savefig` would draw the same picture twice.
-        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})  # type: ignore[no-untyped-call]
     write_bytes_atomic(path, picture.getvalue())
 
 
