@@ -47,6 +47,8 @@ figures: dict[str, Any] = {}
 
 def main() -> None:
     """All figures, then one line of JSON."""
+    if TINY:
+        torch.set_num_threads(1)
     figures["torch"] = torch.__version__
     figures["device"] = torch.cuda.get_device_name() if CUDA else "cpu"
     figures["product TFLOP/s"] = rate = product_rate()
