@@ -4,8 +4,8 @@
 
 `quickstart`: the student's and the teacher's shape in float32, with the lengths of a run's episodes (128 rows a step,
 steps 10 and 60, `quickstart-lengths.json` beside this file), micro-batches of 4,096 tokens. `smollm2`: six layers of
-SmolLM2-135M's shape with random weights in bfloat16, 16 rows of 178 to 238 tokens, as in `benchmarks/step.py`, and 16
-of 96 to 576.
+SmolLM2-135M's shape with random weights in bfloat16, 8 rows of 178 to 234 tokens, as in `benchmarks/step.py`, and 8
+of 96 to 544.
 Milliseconds by the wall and by the process's own CPU time, least and median of the turns.
 """
 
@@ -101,8 +101,8 @@ def smollm2(lengths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
 
 CASES = {
     "quickstart": quickstart,
-    "smollm2 even": smollm2([178 + 4 * row for row in range(16)]),
-    "smollm2 ragged": smollm2([96 + 32 * row for row in range(16)]),
+    "smollm2 even": smollm2([178 + 8 * row for row in range(8)]),
+    "smollm2 ragged": smollm2([96 + 64 * row for row in range(8)]),
 }
 
 
