@@ -86,7 +86,7 @@ class Planned:
 
     def fake(self, layers: int) -> Any:
         """The model with so many layers, over fake weights."""
-        return fake_model(self.config, self.dtype, layers, self.spec.path, self.recompute)
+        return _faked(self, layers)
 
     @property
     def counts(self) -> Counts:
@@ -99,6 +99,11 @@ def _config(path: str) -> Any:
     config = read_config(find_model(path, "config.json"))
     refuse_unscored(config, path)
     return config
+
+
+@cache
+def _faked(model: Planned, layers: int) -> Any:
+    return fake_model(model.config, model.dtype, layers, model.spec.path, model.recompute)
 
 
 @cache
@@ -206,5 +211,3 @@ def _decode(model: Planned, rows: int, columns: int) -> int:
 
 def _stepped(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
