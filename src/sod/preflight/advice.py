@@ -1,4 +1,4 @@
-"""What to change where a run does not fit: keys, each with the largest value that fits, tried on the estimate itself."""
+"""What to change where a run does not fit: keys, each with the largest value that fits, tried on the estimate."""
 
 from __future__ import annotations
 

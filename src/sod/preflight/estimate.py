@@ -23,8 +23,8 @@ from sod.records import SodError
 
 SAMPLING, SCORING, UPDATE = "sampling", "scoring by the teacher", "the update"
 PHASES = (SAMPLING, SCORING, UPDATE)
-# PyTorch computes bfloat16 on a CPU with oneDNN, which keeps up to a thousand compiled kernels and their scratch memory.
-# Two runs of different models took 500 and 532 MiB more than their tensors; one with 16 kernels at most, 246.
+# PyTorch computes bfloat16 on a CPU with oneDNN, which keeps up to a thousand compiled kernels and their memory. Two
+# runs of different models took 500 and 532 MiB more than their tensors; one with 16 kernels at most, 246.
 BFLOAT16_KERNELS = 512 * 2**20
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, final
@@ -206,7 +205,7 @@ def _decode(model: Planned, rows: int, columns: int) -> int:
     passes = min(rows * vocabulary, CACHED_LOGITS)
     drawing = rows * vocabulary * model.size + 4 * passes * FLOAT
     scores = min(SCORES, rows * model.config.num_attention_heads * columns)
-    return max(drawing, scores * (2 * FLOAT + 2 * model.size))
+    return int(max(drawing, scores * (2 * FLOAT + 2 * model.size)))
 
 
 def _stepped(value: int, step: int) -> int:

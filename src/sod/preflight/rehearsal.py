@@ -37,7 +37,7 @@ class Tally(TorchDispatchMode):
     """Counts the bytes of tensors that are made inside and still alive: now, and at most since `lap`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.most = 0
         self._sizes: dict[int, int] = {}
@@ -203,4 +203,4 @@ def forward_size(model: Any, forward: Callable[[Any], object]) -> int:
     """What `forward(model)` takes at its peak without gradients: as much with one layer as with many."""
     with Tally() as tally, torch.no_grad():
         forward(model)
-    return tally.lap()
+    return int(tally.lap())
