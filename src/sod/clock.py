@@ -1,7 +1,7 @@
 """Seconds by phase: what all parts of a run measure their time with.
 
-A device works on after the calls that gave it work have returned. `settle` waits for it: a phase then holds its work,
-all of it. This room knows no device, so whoever has one hands `settle` in (`sod.models.settle`).
+A device works on after the calls that gave it work have returned. `settle` waits for it: a phase then holds its own
+work, all of it. This room knows no device, so whoever has one hands `settle` in (`sod.models.settle`).
 """
 
 from __future__ import annotations

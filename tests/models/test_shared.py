@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from sod.models import score as score_module
+from sod.models import forward as forward_module
 from sod.models import shared as shared_module
 from sod.models.recompute import recompute_layers
 from sod.models.score import action_logps, score
@@ -67,7 +67,7 @@ def batch(random_batch: Make) -> TokenBatch:
 
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on every row is run by itself."""
-    monkeypatch.setattr(score_module, "shared_before_actions", lambda model, batch: None)
+    monkeypatch.setattr(forward_module, "shared_before_actions", lambda model, batch: None)
 
 
 def gradients(model: Any, logp_BT: Tensor) -> list[Tensor]:

@@ -3,8 +3,9 @@
     python measured_job.py RECIPE DIRECTORY train|sft [MIB]
 
 Prints two growths in bytes, from after all imports: of what is allocated, which glibc is asked for every millisecond
-(weights that are mapped from their files beside it), and of what the kernel has given, which is more by what lies between. With MIB, at most so many may be mapped beyond what is mapped when
-the run is ready; an error is printed as the `sod` command does.
+(weights that are mapped from their files beside it), and of what the kernel has given, which is more by what lies
+between. With MIB, at most so many may be mapped beyond what is mapped when the run is ready; an error is printed as the
+`sod` command does.
 """
 
 from __future__ import annotations
@@ -35,18 +36,10 @@ class Mallinfo2(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
     ]
 
 

@@ -37,7 +37,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "teacher": None,
             "response": 400,
             "method": "grpo",
-            "rollout": {"samples": 32},
+            "rollout": {"samples": 48},
             "optim": {"micro_batch_tokens": 512},
         },
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,9 +62,12 @@ def train(
     trajectories turn by turn, and curves; Ctrl-C or a kill loses nothing before the newest checkpoint.
     """
     from sod.build.training import prepare_train
+    from sod.preflight.before import memory_facts
 
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code)
-    _run_job(spec, spec.method.name, prepare_train(spec, directory, resume is not None, notice), StepLines(verbose))
+    memory = memory_facts(spec, sft=False, notice=notice)
+    job = prepare_train(spec, directory, resume is not None, notice)
+    _run_job(spec, spec.method.name, job, StepLines(verbose), memory)
 
 
 def sft(
@@ -76,9 +80,12 @@ def sft(
 ) -> None:
     """Fine-tune the recipe's student on the conversations of `data.sft`: the cold start of a distillation."""
     from sod.build.supervised import prepare_sft
+    from sod.preflight.before import memory_facts
 
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code, stage="sft")
-    _run_job(spec, "sft", prepare_sft(spec, directory, resume is not None, notice), StepLines(verbose))
+    memory = memory_facts(spec, sft=True, notice=notice)
+    job = prepare_sft(spec, directory, resume is not None, notice)
+    _run_job(spec, "sft", job, StepLines(verbose), memory)
 
 
 def quickstart(
@@ -137,14 +144,14 @@ def _recipe_and_directory(
     return runs_own(kept, given, where, allow_code), resume
 
 
-def _run_job(spec: Recipe, title: str, job: Job, lines: StepLines) -> None:
+def _run_job(spec: Recipe, title: str, job: Job, lines: StepLines, more: Sequence[tuple[str, str]] = ()) -> None:
     """Run a job: what it is made of, a progress bar, a line per step, its trackers, and curves at the end."""
     from sod.report.curves import draw_curves
     from sod.training.report import StepReport
 
     every = max(1, job.plan.steps // 200)
     run = job.log.path
-    facts(f"{title} starts", job.facts)
+    facts(f"{title} starts", [*job.facts, *more])
     with (
         closing(job),
         trackers(spec, run.absolute().name, run, run.absolute().parent) as opened,

@@ -1,7 +1,8 @@
-"""What to change where a run does not fit: keys, each with the largest value that fits, tried on the estimate itself."""
+"""What to change where a run does not fit: keys, each with the largest value that fits, tried on the estimate."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -65,16 +66,18 @@ def _together(recipe: Recipe, changes: list[Change], sft: bool, free: Free) -> l
 
 
 def _tried(recipe: Recipe, change: Change, sft: bool, free: Free) -> Advice | None:
-    """The first of the values that fits, else the one that helps most; None where none helps."""
-    least = beyond(estimated(recipe, sft), free)
-    best: Advice | None = None
-    for value in change.values:
-        left = beyond(estimated(_changed(recipe, {change.key: value}), sft), free)
-        if left < least:
-            least, best = left, Advice({change.key: value}, left, change.price)
-        if left == 0:
-            break
-    return best
+    """The first of the values that fits, else the last; None where that does not help either."""
+    now = beyond(estimated(recipe, sft), free)
+
+    def left(value: Any) -> int:
+        return beyond(estimated(_changed(recipe, {change.key: value}), sft), free)
+
+    values = change.values
+    if not values or left(values[-1]) >= now:
+        return None
+    # The further along, the less is taken: the first that fits is found by halving.
+    at = min(bisect_left(values, True, key=lambda value: left(value) == 0), len(values) - 1)
+    return Advice({change.key: values[at]}, left(values[at]), change.price)
 
 
 def _changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

@@ -85,7 +85,7 @@ class Planned:
 
     def fake(self, layers: int) -> Any:
         """The model with so many layers, over fake weights."""
-        return fake_model(self.config, self.dtype, layers, self.spec.path, self.recompute)
+        return _faked(self, layers)
 
     @property
     def counts(self) -> Counts:
@@ -98,6 +98,11 @@ def _config(path: str) -> Any:
     config = read_config(find_model(path, "config.json"))
     refuse_unscored(config, path)
     return config
+
+
+@cache
+def _faked(model: Planned, layers: int) -> Any:
+    return fake_model(model.config, model.dtype, layers, model.spec.path, model.recompute)
 
 
 @cache
@@ -200,7 +205,7 @@ def _decode(model: Planned, rows: int, columns: int) -> int:
     passes = min(rows * vocabulary, CACHED_LOGITS)
     drawing = rows * vocabulary * model.size + 4 * passes * FLOAT
     scores = min(SCORES, rows * model.config.num_attention_heads * columns)
-    return max(drawing, scores * (2 * FLOAT + 2 * model.size))
+    return int(max(drawing, scores * (2 * FLOAT + 2 * model.size)))
 
 
 def _stepped(value: int, step: int) -> int:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, final
 
 import torch
@@ -36,7 +37,7 @@ class Tally(TorchDispatchMode):
     """Counts the bytes of tensors that are made inside and still alive: now, and at most since `lap`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.most = 0
         self._sizes: dict[int, int] = {}
@@ -108,20 +109,25 @@ def fake_model(config: Any, dtype: torch.dtype, layers: int, where: str, recompu
             model: Any = AutoModelForCausalLM.from_config(_cut(config, layers), dtype=dtype)
         model.eval()
         model.set_attn_implementation(ATTENTION)
-        faking = FakeTensorMode(allow_non_fake_inputs=True)
         made: dict[int, Any] = {}  # tied weights stay one
         for module in model.modules():
             for kind in (module._parameters, module._buffers):
                 for name, value in kind.items():
                     if value is not None:
-                        kind[name] = made.setdefault(id(value), _fake(value, faking))
+                        kind[name] = made.setdefault(id(value), _fake(value))
     if recompute:
         recompute_layers(model)
     return model
 
 
-def _fake(value: Tensor, faking: FakeTensorMode) -> Tensor:
-    with faking:
+@cache
+def _faking() -> FakeTensorMode:
+    """One for all models: tensors of two do not mix."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _fake(value: Tensor) -> Tensor:
+    with _faking():
         blank = torch.empty(value.shape, dtype=value.dtype, device="cpu")
     return torch.nn.Parameter(blank) if isinstance(value, torch.nn.Parameter) else blank
 
@@ -164,10 +170,9 @@ def update_sizes(make: Callable[[int], Any], layers: int, loss: Callable[[Any], 
 
 
 def _update(model: Any, loss: Callable[[Any], Tensor], accumulated: bool) -> Mapping[str, int]:
-    if accumulated and model.dtype == torch.float32:
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.grad = torch.empty_like(weight)
+    there = accumulated and model.dtype == torch.float32
+    for weight in model.parameters():
+        weight.grad = torch.empty_like(weight) if there and weight.requires_grad else None
     laps: list[int] = []
     with Tally() as tally:
         with _at_input_of_last_layer(model, lambda: laps.append(tally.lap())):
@@ -198,4 +203,4 @@ def forward_size(model: Any, forward: Callable[[Any], object]) -> int:
     """What `forward(model)` takes at its peak without gradients: as much with one layer as with many."""
     with Tally() as tally, torch.no_grad():
         forward(model)
-    return tally.lap()
+    return int(tally.lap())
