@@ -35,7 +35,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     def make(packed: bool) -> None:
         monkeypatch.setattr(forward, "worth_packing", lambda *_: packed)
         # Where rows that begin alike are run once on a CPU, that comes before; it is not what is tested here.
-        monkeypatch.setattr(forward, "shared_before_actions", lambda *_: None, raising=False)
+        monkeypatch.setattr(forward, "shared_rows_of", lambda *_: None)
 
     return make
 

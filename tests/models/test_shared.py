@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from sod.models import forward as forward_module
-from sod.models import shared as shared_module
+from sod.models.forward import packs
 from sod.models.recompute import recompute_layers
 from sod.models.score import action_logps, score
-from sod.models.shared import let_share, shared_rows, shares
+from sod.models.shared import shared_rows, shared_rows_of
 from sod.objective.batch import TokenBatch, supervised_batch
 
 Make = Callable[..., Any]
@@ -67,7 +67,8 @@ def batch(random_batch: Make) -> TokenBatch:
 
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on every row is run by itself."""
-    monkeypatch.setattr(forward_module, "shared_before_actions", lambda model, batch: None)
+    monkeypatch.setattr(forward_module, "shared_rows_of", lambda model, batch: None)
+    monkeypatch.setattr(forward_module, "worth_packing", lambda *_: False)
 
 
 def gradients(model: Any, logp_BT: Tensor) -> list[Tensor]:
@@ -91,8 +92,7 @@ def test_scores_and_gradients_are_those_of_the_rows(
         model = GPT2LMHeadModel(config).eval()
     if recompute:
         recompute_layers(model)
-    let_share(model)
-    assert shares(model, batch.token_BT.shape[1])
+    assert packs(model)
     looked_up: list[int] = []
     embeddings = model.get_input_embeddings()
     handle = embeddings.register_forward_hook(lambda _m, inputs, _o: looked_up.append(inputs[0].numel()))
@@ -111,7 +111,7 @@ def test_scores_and_gradients_are_those_of_the_rows(
 def test_scoring_splits_as_before(batch: TokenBatch, random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Micro-batches share within themselves; the scores are those without sharing."""
     model = random_model(seed=0, sharpness=2.0)
-    let_share(model)
+    packs(model)
     shared = [score(model, batch, budget) for budget in (10**6, 3 * batch.token_BT.shape[1])]
     plainly(monkeypatch)
     for logp_BT in shared:
@@ -122,29 +122,32 @@ def test_rows_with_nothing_in_common_are_run_as_they_are(random_model: Make) -> 
     """No row is longer than another and none begins like another: there is nothing to save."""
     ids = torch.arange(40).view(4, 10).tolist()
     batch = supervised_batch([(row, [0] + [1] * 9) for row in ids])
-    model = random_model(seed=0)
-    let_share(model)
-    assert shares(model, 10)
-    assert shared_module.shared_before_actions(model, batch) is None
+    assert shared_rows_of(random_model(seed=0), batch) is None
 
 
-def test_a_model_of_another_kind_is_left_alone(tokenizer: Any) -> None:
-    """A sliding window that hides tokens; positions that are counted by the model itself; attention of its own."""
+def test_a_model_of_another_kind_is_left_alone(tokenizer: Any, batch: TokenBatch) -> None:
+    """A sliding window that hides tokens; positions that are counted by the model itself."""
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = MistralConfig(vocab_size=len(tokenizer), sliding_window=16, **sizes, **heads)
-    windowed = MistralForCausalLM(config).eval()
-    let_share(windowed)
-    assert shares(windowed, 16)
-    assert not shares(windowed, 17)
+    for window, share in ((64, True), (8, False)):
+        config = MistralConfig(vocab_size=len(tokenizer), sliding_window=window, **sizes, **heads)
+        windowed = MistralForCausalLM(config).eval()
+        assert (looked_up(windowed, batch) < batch.token_BT.numel()) == share
     counting = llama(len(tokenizer))
     rotary = counting.model.rotary_emb
     given = rotary.forward
     rotary.forward = lambda x, position_ids: given(x, torch.arange(position_ids.shape[1])[None])
-    let_share(counting)
-    assert not shares(counting, 8)
+    assert not packs(counting)
+    assert looked_up(counting, batch) == batch.token_BT.numel()
     assert counting.config._attn_implementation == "sdpa"
-    eager = llama(len(tokenizer))
-    eager.set_attn_implementation("eager")
-    let_share(eager)
-    assert not shares(eager, 8)
+
+
+def looked_up(model: Any, batch: TokenBatch) -> int:
+    """How many tokens a forward of the batch runs, the proof before it not counted."""
+    packs(model)
+    counts: list[int] = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: counts.append(inputs[0].numel()))
+    with torch.no_grad():
+        action_logps(model, batch)
+    handle.remove()
+    return counts[0]

@@ -16,7 +16,6 @@ from sod.models.architecture import read_config, refuse_unscored
 from sod.models.lora import has_adapter, load_adapter, save_adapter
 from sod.models.memory import short_of_memory
 from sod.models.score import check_projection
-from sod.models.shared import let_share
 from sod.models.source import find_model, first_line
 from sod.models.support import Support, limit_to
 from sod.records import SodError
@@ -72,7 +71,6 @@ def load_model(
         raise SodError(f"{path}: {len(missing)} weights are missing, e.g. {missing[0]}; the file is not whole")
     model.to(device).eval()
     check_projection(model, path)
-    let_share(model)
     if support is not None:
         limit_to(model, support, path)
     if is_adapter(path):

@@ -15,15 +15,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from sod.models.architecture import in_one_line, refuse_unsampled
-from sod.models.attention import NAME
 from sod.models.fused import causal_attention
-from sod.models.length import rope_bounds, window_bounds
-from sod.models.projection import apart, rounding
 from sod.objective.batch import TokenBatch
-from sod.records import SodError
 
-WORTHWHILE = 0.95  # of the padded tokens: what is spread over the rows again costs time as well
+WORTHWHILE = 0.95  # of the real tokens: what is spread over the rows again costs time as well
 
 
 @final
@@ -87,8 +82,7 @@ def shared_rows(token_BT: Tensor, length_B: Tensor) -> SharedRows:
 
 def shared_hidden(model: Any, rows: SharedRows) -> Tensor:
     """What the decoder says at every token by number. Shape S x D, on the model's device; differentiable."""
-    device = model.get_output_embeddings().weight.device
-    rows = rows.to(device)
+    rows = rows.to(model.device)
     said = model.get_decoder()(
         input_ids=rows.token_1S,
         position_ids=rows.position_1S,
@@ -100,56 +94,9 @@ def shared_hidden(model: Any, rows: SharedRows) -> Tensor:
     return hidden_SD
 
 
-def shared_before_actions(model: Any, batch: TokenBatch) -> Tensor | None:
-    """What the decoder says before each action token, in row-major order, every different token run once.
-
-    Shape N x D, on the model's device; differentiable. None where sharing saves little or the model cannot.
-    """
-    if not shares(model, batch.token_BT.shape[1]):
+def shared_rows_of(model: Any, batch: TokenBatch) -> SharedRows | None:
+    """The batch's tokens by number, where a model on a CPU saves time by them; else None."""
+    if model.device.type != "cpu":
         return None
     rows = shared_rows(batch.token_BT, batch.length_B)
-    if rows.tokens > WORTHWHILE * batch.token_BT.numel():
-        return None
-    hidden_SD = shared_hidden(model, rows)
-    # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
-    before_N = rows.at_BT[:, :-1][batch.turn_BT[:, 1:] > 0]
-    return hidden_SD.index_select(0, before_N.to(hidden_SD.device))
-
-
-def shares(model: Any, tokens: int) -> bool:
-    """Whether a model's decoder can run rows of up to so many tokens this way.
-
-    Its attention is then ours: an engine that samples with it has proven more than is needed here, or `let_share` this.
-    """
-    bounds = [*rope_bounds(model.config), *window_bounds(model.config)]
-    return model.config._attn_implementation == NAME and all(tokens <= bound.tokens for bound in bounds)
-
-
-def let_share(model: Any) -> None:
-    """From now on tokens are shared wherever the model is scored or trained, if that is the same: tried on a few.
-
-    It is where attention is plain causal attention over the whole row and positions enter by number alone; any other
-    model stays as it is.
-    """
-    kind = model.config._attn_implementation
-    if kind != "sdpa":
-        return
-    try:
-        refuse_unsampled(model.config, "model")
-        with in_one_line(model.config, "model", "cannot share tokens"), torch.inference_mode():
-            model.set_attn_implementation(NAME)
-            same = _gap(model) <= rounding(model.dtype)
-    except SodError:  # a forward of another kind
-        same = False
-    if not same:
-        model.set_attn_implementation(kind)
-
-
-def _gap(model: Any) -> float:
-    """How far the hidden states of three short rows are from those of the plain forward, as a share of them."""
-    ids = torch.arange(12) * 7919 % int(model.config.vocab_size)
-    token_BT = torch.stack([ids, torch.cat([ids[:5], ids[:7]]), torch.cat([ids[:9], ids[:3]])])
-    rows = shared_rows(token_BT, torch.tensor([12, 12, 10]))
-    shared_BTD = shared_hidden(model, rows)[rows.at_BT.to(model.device)]
-    plain_BTD = model.get_decoder()(input_ids=token_BT.to(model.device), use_cache=False).last_hidden_state
-    return apart(shared_BTD[:, :10], plain_BTD[:, :10])
+    return None if rows.tokens > WORTHWHILE * int(batch.length_B.sum()) else rows
