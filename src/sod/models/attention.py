@@ -22,6 +22,8 @@ from sod.models.packed import attend_packed
 from sod.records import SodError
 
 NAME = "sod"
+PACKED = "sod-packed"
+"""The same function under another name, for models that have proven to pack and nothing else."""
 UNKNOWN = {"softcap": "soft caps", "s_aux": "attention sinks"}
 """Arguments of attention functions that the engine's cache does not know, and what they stand for."""
 
@@ -74,5 +76,6 @@ def attend(
     return window.attend(module.layer_idx, query_BHND, key_BGND, value_BGND, scaling), None
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+for name in (NAME, PACKED):
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sod.models.architecture import in_one_line, refuse_unsampled
-from sod.models.attention import NAME
+from sod.models.attention import NAME, PACKED
 from sod.models.length import window_bounds
 from sod.models.packed import PackedRows, packed_rows, worth_packing
 from sod.models.projection import apart, rounding
@@ -111,7 +111,8 @@ def _proves(model: Any) -> bool:
     real_BT = torch.arange(max(PROBED)) < length_B[:, None]
     # Before attention is changed: what the model made of padded rows so far is what is to be met.
     padded_SD = padded_hidden(model, token_BT)[real_BT.to(model.device)].detach()
-    model.set_attn_implementation(NAME)
+    if model.config._attn_implementation != NAME:
+        model.set_attn_implementation(PACKED)
     packed_SD, other_SD = (
         packed_hidden(model, packed_rows(ids_BT, length_B)).detach() for ids_BT in (token_BT, other_BT)
     )
