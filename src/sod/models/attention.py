@@ -18,12 +18,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sod.models.architecture import USE_ANOTHER
-from sod.models.packed import attend_packed
+from sod.models.packed import PACKED, attend_packed
 from sod.records import SodError
 
 NAME = "sod"
-PACKED = "sod-packed"
-"""The same function under another name, for models that have proven to pack and nothing else."""
 UNKNOWN = {"softcap": "soft caps", "s_aux": "attention sinks"}
 """Arguments of attention functions that the engine's cache does not know, and what they stand for."""
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sod.models.architecture import in_one_line, refuse_unsampled
-from sod.models.attention import NAME, PACKED
+from sod.models.attention import NAME
 from sod.models.length import window_bounds
-from sod.models.packed import PackedRows, packed_rows, worth_packing
+from sod.models.packed import PACKED, PackedRows, packed_rows, worth_packing
 from sod.models.projection import apart, rounding
 from sod.objective.batch import TokenBatch
 from sod.records import SodError
@@ -86,8 +86,8 @@ def packs(model: Any) -> bool:
             _proven[model] = False
         for module in dropping:
             module.training = True
-        if not _proven[model] and model.config._attn_implementation != before:
-            model.set_attn_implementation(before)
+        if before != NAME:
+            model.set_attn_implementation(PACKED if _proven[model] else before)
     return _proven[model]
 
 
@@ -111,8 +111,7 @@ def _proves(model: Any) -> bool:
     real_BT = torch.arange(max(PROBED)) < length_B[:, None]
     # Before attention is changed: what the model made of padded rows so far is what is to be met.
     padded_SD = padded_hidden(model, token_BT)[real_BT.to(model.device)].detach()
-    if model.config._attn_implementation != NAME:
-        model.set_attn_implementation(PACKED)
+    model.set_attn_implementation(NAME)
     packed_SD, other_SD = (
         packed_hidden(model, packed_rows(ids_BT, length_B)).detach() for ids_BT in (token_BT, other_BT)
     )
