@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sod.models.architecture import USE_ANOTHER
-from sod.models.packed import attend_packed
+from sod.models.packed import PACKED, attend_packed
 from sod.records import SodError
 
 NAME = "sod"
@@ -87,5 +87,6 @@ def attend(
     return window.attend(module.layer_idx, query_BHND, key_BGND, value_BGND, scaling), None
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+for name in (NAME, PACKED):
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)

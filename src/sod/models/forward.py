@@ -16,7 +16,7 @@ from sod.models.architecture import in_one_line, refuse_unsampled
 from sod.models.attention import NAME
 from sod.models.device import moved
 from sod.models.length import rope_bounds, window_bounds
-from sod.models.packed import PackedRows, packed_rows, worth_packing
+from sod.models.packed import PACKED, PackedRows, packed_rows, worth_packing
 from sod.models.projection import apart, rounding
 from sod.models.shared import shared_hidden, shared_rows, shared_rows_of
 from sod.objective.batch import TokenBatch
@@ -93,8 +93,8 @@ def packs(model: Any) -> bool:
             _proven[model] = False
         for module in dropping:
             module.training = True
-        if not _proven[model] and model.config._attn_implementation != before:
-            model.set_attn_implementation(before)
+        if before != NAME:
+            model.set_attn_implementation(PACKED if _proven[model] else before)
     return _proven[model]
 
 
