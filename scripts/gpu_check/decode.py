@@ -171,7 +171,7 @@ def steps(engine: TorchEngine, model: Any, bandwidth: float) -> dict[str, Any]:
         return {}
     told = {}
     for bucket, step in bursts._ready.items():
-        ms = graph_ms(bursts, step)
+        ms = graph_ms(bursts, step, bucket.columns)
         floor = (cost.bytes + cost.token_bytes * bucket.rows * bucket.columns) / bandwidth / 1e6
         told[f"{bucket.rows}x{bucket.columns}"] = {
             "ms": round(ms, 3),
@@ -182,10 +182,11 @@ def steps(engine: TorchEngine, model: Any, bandwidth: float) -> dict[str, Any]:
     return told
 
 
-def graph_ms(bursts: Any, step: Callable[[], None]) -> float:
+def graph_ms(bursts: Any, step: Callable[[], None], columns: int) -> float:
     """Median of five bursts of a step, whose rows are all over: they run, but stay where they are."""
     buffers = bursts._buffers
     buffers.left_B.zero_()
+    buffers.position_B.fill_(columns - 1)  # as the last burst left them they may be beyond a smaller step's columns
     spent = []
     for _ in range(5):
         buffers.number_1.zero_()
