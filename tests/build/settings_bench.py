@@ -49,7 +49,7 @@ from sod.training.report import StepReport
 
 NO_CONTENT = ("trainer.pt", "COMPLETE.json", "profile.json", "recipe.yaml", "manifest.json", ".lock")
 """Files that count by being there: they hold times, or the recipe itself."""
-SCORES = ("turn_gap", "weight", "teacher_logps", "advantages")
+SCORES = ("d_k", "w_k", "teacher_logps", "advantages")
 WEIGHTS = "model.safetensors"
 
 

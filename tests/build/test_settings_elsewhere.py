@@ -81,7 +81,7 @@ SMALL_WORLD: dict[str, Any] = {
     "validation": 3,
     "test": 3,
     "vocab_size": 330,
-    "context": 512,
+    "context": 4096,
     "teacher": SHAPE,
     "student": SHAPE,
     "teacher_sft": SMALL_SFT,
@@ -97,7 +97,7 @@ OF_THE_WORLD: Mapping[str, Any] = {
     "validation": 2,
     "test": 4,
     "vocab_size": 340,
-    "context": 600,
+    "context": 4000,
     **{f"{role}.{key}": value for role in ("teacher", "student") for key, value in OTHER_SHAPE.items()},
     **{f"teacher_{key}": example.value for key, example in SFT.items()},
 }
