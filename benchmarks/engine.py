@@ -8,7 +8,7 @@ new tokens for each, never stopping; temperature 1 without truncation; the log-p
 
 What differs, and which way it cuts:
 - `hf` and `vllm` run as installed, in environments of their own; `hf_tuned` is the former in the environment that the
-  `sod` command makes for itself (glibc tunables, sleeping OpenMP threads).
+  `sod` command makes for itself (glibc tunables, OpenMP threads that spin briefly).
 - `generate` is asked for no log-probabilities (it would keep all logits, 49,152 numbers per token); it does less.
 - vLLM is asked for the log-probability of the sampled token, in batches of at most `--prompts` sequences.
 """

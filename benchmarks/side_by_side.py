@@ -37,7 +37,7 @@ TORCH = "torch==2.13.0"  # pinned so that an environment takes the very wheel (t
 OURS = "sod"
 DEFAULT_ROOT = Path.home() / ".cache" / "sod-benchmarks"
 SAME_TOKENS = 0.02  # sides whose token counts differ by more are compared per token
-_NOT_INHERITED = ("GLIBC_TUNABLES", "LD_PRELOAD", "SOD_ALLOCATOR", "PYTHONPATH", "OMP_WAIT_POLICY")
+_NOT_INHERITED = ("GLIBC_TUNABLES", "LD_PRELOAD", "SOD_ALLOCATOR", "PYTHONPATH", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 

@@ -13,7 +13,7 @@ What differs, and which way it cuts:
 - We train float32 master weights next to the bfloat16 model; TRL moves bfloat16 weights. Ours is more work.
 - `trl` is TRL as installed: recomputation of activations (gradient checkpointing) on, 8 prompts per forward (the
   default of transformers), no environment variables. `trl_tuned` is the same in the environment that the `sod`
-  command makes for itself (glibc tunables, sleeping OpenMP threads). `trl_lean` has checkpointing off, too.
+  command makes for itself (glibc tunables, OpenMP threads that spin briefly). `trl_lean` has checkpointing off, too.
 - `sod_recompute`, only on demand (`--sides`), is our own step with `optim.recompute=true`; `--recompute` sets that for
   our side beside all others.
 """
@@ -31,11 +31,12 @@ from typing import Any
 
 from side_by_side import OURS, Side, add_options, peer_python, run
 from sod.build.allocation import TUNABLES
+from sod.build.openmp import POLICY
 
 HERE = Path(__file__).parent
 RECOMPUTE = "sod_recompute"
 TRL = ("trl==1.16.0", "transformers==5.23.0")
-TUNED = {"GLIBC_TUNABLES": TUNABLES, "OMP_WAIT_POLICY": "passive"}
+TUNED = {"GLIBC_TUNABLES": TUNABLES, **POLICY}
 PEERS = {
     "trl": (False, "as installed"),
     "trl_tuned": (False, "as installed, in the environment that the sod command makes for itself"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -39,6 +43,24 @@ rules.load()
 `tools` is the directory that `sandbox` lies in. Python must be readable by all before, as root cannot open the way to
 it after.
 """
+
+
+def made_once(directories: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The directory `name` that `make` has filled: once for all workers of a run, in the first to ask for it.
+
+    The others wait. What is shared so must not be changed.
+    """
+    own = directories.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    directory, mark = common / name, common / f"{name}.made"
+    with (common / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mark.exists():
+            shutil.rmtree(directory, ignore_errors=True)  # of a worker that failed half-way
+            directory.mkdir()
+            make(directory)
+            mark.touch()
+    return directory
 
 
 def math_reward(correct: float = 1.0, wrong: float = -1.0) -> VerifierReward:

@@ -14,6 +14,7 @@ PYTHON = {"workers": 1, "preload": [], "memory_mb": 256, "timeout_seconds": 10.0
 WITH_TOOL: Mapping[str, Any] = {"tools.python": PYTHON}
 DENSE: Mapping[str, Any] = {"method.divergence": {"kind": "jsd", "top_k": 4}}
 UPDATES: Mapping[str, Any] = {"optim.mini_batch_prompts": 1, "optim.lr": 0.1}
+LORA: Mapping[str, Any] = {"student.lora": {"rank": 4}}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ CHANGES: Mapping[str, Example] = {
     "seed": Example(1),
     "student.path": Example("{other}"),
     "student.dtype": Example("bfloat16"),
+    "student.lora.rank": on_all(2, **LORA),
+    "student.lora.alpha": Example(1, LORA),
+    "student.lora.targets": Example(["q_proj"], LORA),
+    "student.lora.dropout": on_all(0.5, **LORA),
     "teacher.path": on_all("{model}"),
     "teacher.dtype": on_all("bfloat16", teacher__path="{other}"),
     "chat.template": Example("tokenizer", {"student.path": "{templated}", "teacher.path": "{templated}"}),
@@ -128,7 +133,11 @@ KNOBS: Mapping[str, Example] = {
 EQUAL: Mapping[str, tuple[Example, str]] = {
     "name": (Example("other"), "a label: of the run's default directory and of its figures"),
     "threads": (Example(1), "belongs to the machine; one thread is what the tests have"),
+    "deterministic": (Example(False), "acts on CUDA alone: tests/build/test_devices.py"),
+    "student.device": (Example("cpu"), "belongs to the machine; the CPU is what the tests have"),
+    "teacher.device": (Example("cpu", {"teacher.path": "{other}"}), "as student.device"),
     "rollout.max_rows": (Example(1), "bounds memory"),
+    "rollout.cache_share": (Example(0.5), "bounds the memory of a CUDA device; nothing on a CPU"),
     "rollout.decode_chunk": (Example(3), "when finished turns are looked at"),
     "rollout.fault_retries": (Example(0), "acts on faults of ours alone: tests/cli/test_chaos.py has some"),
     "rollout.max_fault_rate": (Example(0.5), "as rollout.fault_retries"),
@@ -162,6 +171,8 @@ ELSEWHERE: Mapping[str, str] = {
     "reward.code_check": "tests/build/test_proving.py",
     "reward.verifier": "tests/rollout/test_reward.py",
     "reward.by_source": "tests/rollout/test_reward.py",
+    "optim.compile": "tests/models/test_compiled.py",  # equal up to rounding
+    "sft.optim.compile": "tests/models/test_compiled.py",
     "world": "tests/quickstart/test_world.py",
     "compare": "tests/compare/test_order.py",
     "trackers": "tests/report/test_trackers.py",

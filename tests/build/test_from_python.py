@@ -92,13 +92,16 @@ def test_a_failure_after_a_step_keeps_the_run(recipe: Recipe, tmp_path: Path) ->
 # Prepares nothing: what starts training or evaluation asks twice, as two runs of a process would.
 CHILD = """
 import warnings
+from sod.build.devices import find_devices
 from sod.build.job import prepare_torch
 from sod.recipe import parse_recipe
-recipe = parse_recipe({"student": {"path": "x"}}, "a test")
+recipe = parse_recipe({"student": {"path": "x", "device": "cpu"}}, "a test")
+devices = find_devices(recipe, warnings.warn)
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
-    prepare_torch(recipe)
-    prepare_torch(recipe)
+    devices = find_devices(recipe, warnings.warn)
+    prepare_torch(recipe, devices)
+    prepare_torch(recipe, devices)
 said = [str(one.message) for one in seen if "GLIBC_TUNABLES" in str(one.message)]
 print(len(said), *said)
 """

@@ -128,6 +128,26 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
     "letters of no choice": ("sod", {"reward": {"choice": {"letters": "ABCDE"}}}, "reward.choice.letters=ABCDE does"),
     "a check of no code": ("sod", {"reward": {"code_check": False}}, "reward.code_check=false does nothing here"),
     "dual clip of one update": ({"name": "sod", "dual_clip": 3.0}, {}, "method.dual_clip=3 does nothing here"),
+    "a start beyond the last turn": (
+        {"name": "tcod_f2b", "start": 4},
+        {"rollout": {"max_turns": 4}},
+        "method.start=4 does nothing here: the student plays all turns of an episode (rollout.max_turns=4) from the",
+    ),
+    "a teacher whose turns are never replayed": (
+        {"name": "tcod_b2f", "start": 9},
+        {"rollout": {"max_turns": 4}},
+        "method.start=9 does nothing here: the student plays all turns",
+    ),
+    "a turn more in the first step already": (
+        {"name": "tcod_f2b", "every": 1},
+        {"rollout": {"max_turns": 2}},
+        "method.every=1 does nothing here: the student plays all turns",
+    ),
+    "a curriculum of one turn": (
+        "tcod_b2f",
+        {"rollout": {"max_turns": 1}},
+        "method.name=tcod_b2f does nothing here: tcod_b2f is a curriculum of turns, and the student plays all turns",
+    ),
     "split of a file": ("sod", {"data": {"train": "a.jsonl", "split": "test"}}, "data.split=test does nothing here"),
 }
 
@@ -157,6 +177,12 @@ IN_USE: dict[str, tuple[Any, dict[str, Any]]] = {
     "what it says anyway": ({"name": "opsd_gt", "teacher_every": 10}, {"data": {"split": "train"}}),
     "split": ("sod", {"data": {"train": "owner/name", "split": "test"}}),
     "window": ("sod", {"rollout": {"max_fault_rate": 0.5, "fault_window": 9}}),
+    "a curriculum": (
+        {"name": "tcod_f2b", "start": 3, "every": 4},
+        {"rollout": {"max_turns": 4}, "train": {"steps": 4}},
+    ),
+    "two turns one by one": ("tcod_b2f", {"rollout": {"max_turns": 2}, "train": {"steps": 2}}),
+    "evaluations": ("sod", {"train": {"steps": 5, "evaluate_every": 5}}),
 }
 
 
@@ -187,6 +213,36 @@ def test_moving_to_a_service_is_told(tmp_path: Path) -> None:
     with pytest.raises(SodError, match="no such data file"):
         prepare_train(recipe(tools={"python": {"fusion": FUSION, "preload": []}}), tmp_path, False, told.append)
     assert [line.partition(" does nothing")[0] for line in told] == ["tools.python.preload=[]"]
+
+
+@pytest.mark.parametrize(
+    ("method", "train", "said"),
+    [
+        (
+            "sod",
+            {"steps": 4, "evaluate_every": 5},
+            "train.evaluate_every=5 does nothing here: train.steps=4 comes before",
+        ),
+        (
+            {"name": "tcod_f2b", "every": 9},
+            {"steps": 8},
+            "method.every=9 does nothing here: train.steps=8 ends before the student plays a turn more; leave it out",
+        ),
+    ],
+)
+def test_what_a_longer_run_would_use_is_told(method: Any, train: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """With one override a recipe is tried for a few steps, and runs in full length."""
+    told: list[str] = []
+    with pytest.raises(SodError, match="no such data file"):
+        prepare_train(recipe(method, train=train), tmp_path, False, told.append)
+    (line,) = told
+    assert line.startswith(said)
+
+
+def test_a_comparison_names_the_method(tmp_path: Path) -> None:
+    shared = recipe("sod", rollout={"max_turns": 1}, world={})
+    with pytest.raises(SodError, match=r"^method\.name=tcod_f2b does nothing here"):
+        check_request(shared, ["sod", "tcod_f2b"], [0])
 
 
 def test_a_verifier_of_no_task() -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from sod.build.data import fitting_tasks, loaded_tasks, make_chat
-from sod.build.evaluation import run_evaluation
+from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.job import final_model
 from sod.build.rollout import make_collector
 from sod.build.supervised import prepare_sft
@@ -196,7 +196,8 @@ class TestEvaluation:
         """So many tasks, in the file's order, so many samples; 0 and too many mean all."""
         for wanted, expected in ((0, 6), (4, 4), (99, 6)):
             recipe = make_recipe(evaluation={"k": 2, "tasks": wanted}, tools={"python": None})
-            result = run_evaluation(recipe, make_collector(recipe, chat, {}, math_reward(), acting_model), TASKS)
+            chosen = chosen_tasks(recipe, TASKS)
+            result = run_evaluation(recipe, make_collector(recipe, chat, {}, math_reward(), acting_model), chosen)
             ids = [t.task_id for t in result.trajectories][::2]
             assert len(ids) == len(set(ids)) == result.tasks == expected
             assert ids == [task.id for task in TASKS if task.id in ids]
@@ -216,7 +217,7 @@ class TestPrepare:
     def test_evaluation_during_training_needs_its_data(self, make_recipe: Any, tmp_path: Path) -> None:
         """Found before the first step, not at the first evaluation."""
         with pytest.raises(SodError, match=r"data\.validation is not set"):
-            prepare_train(make_recipe(train={"evaluate_every": 5}), tmp_path / "run", False, quiet)
+            prepare_train(make_recipe(train={"evaluate_every": 2}), tmp_path / "run", False, quiet)
 
     def test_overlong_conversations(self, make_recipe: Any, tmp_path: Path) -> None:
         """Counted when some are too long for `sft.max_tokens`, refused when all are."""

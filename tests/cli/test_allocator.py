@@ -11,56 +11,101 @@ from pathlib import Path
 
 import pytest
 
-from sod.cli.allocator import MARK, TUNABLES
+from sod.build.allocation import MARK, TUNABLES, forget_tunables, sees_cuda, started_environment
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc is not the C library here")
 
+FIRST_TUNABLE = TUNABLES.split(":")[0]  # glibc cuts the text that /proc shows into pieces
 SCRIPT = """
 import json, os, sys
 with open(sys.argv[1], "a") as log:
     log.write(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:], "flags": sys.flags.dev_mode}) + "\\n")
 from sod.cli.allocator import reexecute_with_tunables
 reexecute_with_tunables()
-print(json.dumps(dict(os.environ)))
+started = open("/proc/self/environ").read().rstrip("\\0").split("\\0")
+print(json.dumps([dict(line.split("=", 1) for line in started), dict(os.environ)]))
 """
 
 
-def run(tmp_path: Path, flags: tuple[str, ...] = (), **more: str) -> tuple[list[dict[str, object]], dict[str, str]]:
-    """Every start of the script that one command caused, and the environment its last process was given."""
+Environment = dict[str, str]
+
+
+def run(
+    tmp_path: Path, flags: tuple[str, ...] = (), **more: str
+) -> tuple[list[dict[str, object]], Environment, Environment]:
+    """Every start of the script that one command caused; what its last process was given, and what it has then."""
     script, log = tmp_path / "script.py", tmp_path / "log"
     script.write_text(SCRIPT, encoding="utf-8")
-    unwanted = {"GLIBC_TUNABLES", "LD_PRELOAD", "OMP_WAIT_POLICY", MARK}
+    unwanted = {"GLIBC_TUNABLES", "LD_PRELOAD", "RANK", MARK}
     env = {name: value for name, value in os.environ.items() if name not in unwanted} | more
     command = [sys.executable, *flags, str(script), str(log), "a b", "--c=d"]
     ended = subprocess.run(command, capture_output=True, text=True, env=env, check=True, timeout=300)
     starts = [json.loads(line) for line in log.read_text().splitlines()]
-    return starts, json.loads(ended.stdout)
+    given, kept = json.loads(ended.stdout)
+    return starts, given, kept
 
 
 def test_runs_again_once_with_the_tunables(tmp_path: Path) -> None:
-    """The same process starts twice with the same arguments and interpreter flags; the second has the tunables."""
-    starts, environ = run(tmp_path, flags=("-X", "dev"))
+    """The same process starts twice with the same arguments and interpreter flags; the second has the tunables.
+
+    They are then in its environment no more: its children have what the user gave.
+    """
+    starts, given, kept = run(tmp_path, flags=("-X", "dev"))
     assert len(starts) == 2
     assert starts[0] == starts[1]
     assert starts[1]["argv"][1:] == ["a b", "--c=d"]
     assert starts[1]["flags"] is True
-    assert environ["GLIBC_TUNABLES"] == TUNABLES
+    assert given["GLIBC_TUNABLES"] == FIRST_TUNABLE
+    assert not {"GLIBC_TUNABLES", MARK} & kept.keys()
 
 
 @pytest.mark.parametrize(
-    "setting", [{"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}, {MARK: "off"}, {"LD_PRELOAD": ""}], ids=str
+    "setting",
+    [{"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}, {MARK: "off"}, {"LD_PRELOAD": ""}, {"RANK": "0"}],
+    ids=str,
 )
 def test_leaves_the_users_choice_alone(setting: dict[str, str], tmp_path: Path) -> None:
-    """No second start where the user has chosen tunables, another allocator, or neither."""
-    starts, environ = run(tmp_path, **setting)
+    """No second start where the user has chosen tunables, another allocator, or neither; nor under torchrun."""
+    starts, _, kept = run(tmp_path, **setting)
     assert len(starts) == 1
-    assert environ.get("GLIBC_TUNABLES") == setting.get("GLIBC_TUNABLES")
+    assert kept.items() >= setting.items()
+    assert kept.get("GLIBC_TUNABLES") == setting.get("GLIBC_TUNABLES")
 
 
-def test_openmp_threads_sleep_unless_the_user_says_otherwise(tmp_path: Path) -> None:
-    assert run(tmp_path)[1]["OMP_WAIT_POLICY"] == "passive"
-    (tmp_path / "log").unlink()
-    assert run(tmp_path, OMP_WAIT_POLICY="active")[1]["OMP_WAIT_POLICY"] == "active"
+def test_only_what_we_set_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    monkeypatch.setenv(MARK, "off")
+    forget_tunables()
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=2"
+    for name, value in started_environment().items():
+        monkeypatch.setenv(name, value)
+    forget_tunables()
+    assert not {"GLIBC_TUNABLES", MARK} & os.environ.keys()
+
+
+@pytest.mark.parametrize(
+    ("files", "visible", "expected"),
+    [
+        (("lib/libtorch_cuda.so", "dev/nvidia0"), None, True),
+        (("lib/libtorch_cuda.so", "dev/nvidia1"), "0", True),
+        (("lib/libtorch_cuda.so", "dev/nvidia0"), "", False),
+        (("lib/libtorch_cuda.so", "dev/nvidia0"), "-1", False),
+        (("lib/libtorch_cuda.so", "dev/nvidiactl"), None, False),
+        (("lib/libtorch_cpu.so", "dev/nvidia0"), None, False),
+    ],
+)
+def test_no_second_start_where_cuda_computes(
+    files: tuple[str, ...], visible: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device, a PyTorch that knows devices, and a user who shows it one."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for name in ("lib", "dev"):
+        (tmp_path / name).mkdir()
+    for name in files:
+        (tmp_path / name).touch()
+    assert sees_cuda(tmp_path / "dev", tmp_path / "lib") == expected
 
 
 def test_glibc_accepts_the_tunables() -> None:
@@ -82,15 +127,18 @@ def test_glibc_accepts_the_tunables() -> None:
 
 
 def test_the_command_does_it() -> None:
-    """`python -m sod` shows its help after the re-execution, with the tunables in its environment."""
+    """`python -m sod` shows its help after the re-execution: it was started with the tunables, and has let go of them."""
     env = {n: v for n, v in os.environ.items() if n not in ("GLIBC_TUNABLES", "LD_PRELOAD", MARK)}
     code = (
         "import sys, os, runpy, atexit;"
         "sys.argv = ['sod', '--help'];"
-        "atexit.register(lambda: print('TUNABLES', os.environ.get('GLIBC_TUNABLES'), os.environ.get('SOD_ALLOCATOR')));"
+        "started = open('/proc/self/environ').read().split(chr(0));"
+        "atexit.register(lambda: print('STARTED', *[x for x in started if x.startswith('GLIBC_TUNABLES')]));"
+        "atexit.register(lambda: print('LEFT', os.environ.get('GLIBC_TUNABLES'), os.environ.get('SOD_ALLOCATOR')));"
         "runpy.run_module('sod', run_name='__main__')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Usage:") == 1
-    assert f"TUNABLES {TUNABLES} done" in ended.stdout
+    assert f"STARTED GLIBC_TUNABLES={FIRST_TUNABLE}" in ended.stdout
+    assert "LEFT None None" in ended.stdout

@@ -64,6 +64,17 @@ def test_weightless_models_are_noticed(weightless: Any, tmp_path: Path, sod: Any
     assert_one_error(sod("train", weightless(), "--run", tmp_path / "run"), str(tmp_path / "student"), "load a model")
 
 
+def test_devices_that_are_not_there(weightless: Any, tmp_path: Path, sod: Any) -> None:
+    """Both keys in one line; `sod sft` has a student only."""
+    devices = ("student.device=cuda:63", "teacher.device=cuda:64")
+    ended = sod("train", weightless(), *devices, "--run", tmp_path / "run")
+    assert_one_error(ended, "student.device: there is no cuda:63: ", "; teacher.device: there is no cuda:64: ")
+    assert_one_error(
+        sod("sft", weightless(), devices[0], "--run", tmp_path / "run"), "student.device: there is no cuda"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("command", "key"), [("train", "train"), ("sft", "sft"), ("eval", "data")])
 class TestDataFiles:
     """Files that cannot be used at all, for each command that reads one."""

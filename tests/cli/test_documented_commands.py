@@ -37,6 +37,8 @@ QUICK = {
     "sod sft recipes/quickstart.yaml --run runs/cold-start": "{} sft.steps=1",
     "sod train recipes/quickstart.yaml optim.lr=1e-4 --run runs/a": "{}" + STEP,
     "sod train --resume runs/a": "{}",
+    "sod train recipes/quickstart.yaml student.lora.rank=8 --run runs/lora": "{}" + STEP,
+    "sod models merge runs/lora --out models/merged": "{}",
     "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
     "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32": "{} -k 1 --tasks 2",
     "sod train RECIPE train.profile=true": "sod train quickstart train.profile=true --run runs/profiled" + STEP,
@@ -69,6 +71,7 @@ SAME = {
         "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR"
     ),
     "sod train --resume RUN": "sod train --resume runs/a",
+    "sod models merge RUN --out DIR": "sod models merge runs/lora --out models/merged",
     "sod eval RUN": "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32",
     "python benchmarks/weights.py": "python benchmarks/weights.py --json weights.json",
 }
@@ -139,6 +142,7 @@ MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
 NOT_RUN = {
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
+    "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
     "python program.py": "is what a program in the sandbox is compared with",
     "make install": "makes the environment in which this runs; CI's first step",
     "make lint": "CI's second step",

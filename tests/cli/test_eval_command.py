@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sod.build.job import final_model
 from sod.chat.render import Chat
@@ -207,6 +208,21 @@ def test_subset_of_tasks(evaluated: tuple[Path, str], world: Any, data: str, sod
     assert [name for name in everything if name in one] == one
 
 
+def test_samples_and_tasks_of_the_recipe(world: Any, data: str, sod: Any, tmp_path: Path) -> None:
+    """Without -k and --tasks they are those of the recipe, which is told where that may not be all tasks."""
+    recipe = ("--recipe", str(world.recipe(tmp_path)), "rollout.max_turns=1")
+    for name, more in (("one", ["evaluation.tasks=3", "evaluation.k=1"]), ("all", ["--tasks", "0", "-k", "1"])):
+        ended = sod("eval", world.student, "--data", data, "--out", tmp_path / name, *recipe, *more)
+        assert ended.code == 0, ended.err
+        assert ("evaluation.tasks=3: so many tasks at most are evaluated" in ended.err) == (name == "one")
+    assert (figures(tmp_path / "one")["tasks"], figures(tmp_path / "one")["k"]) == (3, 1)
+    assert figures(tmp_path / "all")["tasks"] == 10
+    kept = yaml.safe_load(Path(recipe[1]).read_text()) | {"evaluation": {"k": 3, "tasks": 2}}
+    Path(recipe[1]).write_text(yaml.safe_dump(kept))
+    assert sod("eval", world.student, "--data", data, "--out", tmp_path / "own", *recipe).code == 0
+    assert (figures(tmp_path / "own")["tasks"], figures(tmp_path / "own")["k"]) == (2, 3)
+
+
 def test_greedy(world: Any, data: str, sod: Any, tmp_path: Path) -> None:
     """At temperature 0 both samples of a task are one."""
     assert evaluate(sod, world.student, data, tmp_path, "evaluation.temperature=0").code == 0
@@ -233,3 +249,16 @@ def test_needs_data_and_a_model(world: Any, data: str, sod: Any, tmp_path: Path)
     ended = evaluate(sod, tmp_path / "gone", data, tmp_path / "out")
     assert (ended.code, ended.err.strip()) == (1, f"error: {tmp_path / 'gone'}: no such model directory")
     assert not (tmp_path / "out").exists()
+
+
+def test_device_says_where_the_model_is(world: Any, data: str, sod: Any, tmp_path: Path) -> None:
+    """It is the recipe's `student.device`, whatever that was, and one that is not there is refused by its option."""
+    ended = evaluate(sod, world.student, data, tmp_path / "here", "student.device=cuda:63", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert figures(tmp_path / "here")["recipe"]["student"]["device"] == "cpu"
+    for device, said in (("cuda:63", "--device: there is no cuda:63: "), ("gpu", "--device: 'gpu' is no device; ")):
+        ended = evaluate(sod, world.student, data, tmp_path / "out", "--device", device)
+        assert ended.code == 1
+        assert ended.err.strip().startswith(f"error: {said}")
+        assert "\n" not in ended.err.strip()
+        assert not (tmp_path / "out").exists()

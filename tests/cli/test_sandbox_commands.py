@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,12 @@ def served(start: Start, *options: str) -> tuple[str, subprocess.Popen[str]]:
     return found[1], process
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The url of a port that nobody listens at, nor will during the test."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 def assert_one_error(ended: Any, *named: str) -> None:
@@ -95,12 +98,11 @@ def test_run_on_a_served_sandbox(sod: Any, program: Any, server: Any) -> None:
     assert (ended.code, json.loads(ended.out)["status"]) == (0, "error")
 
 
-def test_run_without_a_service_is_a_fault(sod: Any, program: Any) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    ended = sod("sandbox", "run", "--code-file", program("print(1)"), "--url", url)
+def test_run_without_a_service_is_a_fault(sod: Any, program: Any, nobody: str) -> None:
+    ended = sod("sandbox", "run", "--code-file", program("print(1)"), "--url", nobody)
     shown = json.loads(ended.out)
     assert (shown["status"], shown["stdout"], shown["stderr"]) == ("fault", "", "")
-    assert_one_error(ended, url, "unreachable")
+    assert_one_error(ended, nobody, "unreachable")
 
 
 def test_run_refuses_bad_input(sod: Any, program: Any, tmp_path: Path) -> None:
@@ -153,14 +155,13 @@ def test_probe_shows_what_is_kept_and_how_fast_it_is(sod: Any) -> None:
 
 
 @pytest.mark.slow
-def test_probe_of_a_service(sod: Any, server: Any) -> None:
+def test_probe_of_a_service(sod: Any, server: Any, nobody: str) -> None:
     url, _ = server
     ended = sod("sandbox", "probe", "--url", url)
     assert ended.code == 0, ended.err
     assert re.search(r"320 programs at once\W+\d+\.\d\d s", ended.out), ended.out
     assert "cannot be seen from here" in ended.err
-    url = f"http://127.0.0.1:{free_port()}"
-    assert_one_error(sod("sandbox", "probe", "--url", url), url, "unreachable")
+    assert_one_error(sod("sandbox", "probe", "--url", nobody), nobody, "unreachable")
     assert_one_error(sod("sandbox", "probe", "--url", "nowhere"), "'nowhere' is not a url")
 
 

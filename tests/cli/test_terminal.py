@@ -54,7 +54,7 @@ def test_a_pipe_gets_whole_lines_a_summary_and_a_legend(world: Any, tmp_path: Pa
     assert lines[0] == "sod starts"
     assert facts["method"] == "sod, epsilon=0.5"
     loaded = re.escape(world.student) + r"/checkpoints/step-0+70/model"
-    assert re.fullmatch(loaded + r": [\d.]+ K parameters, float32, Qwen3ForCausalLM", facts["student"])
+    assert re.fullmatch(loaded + r": [\d.]+ K parameters, float32 on cpu, Qwen3ForCausalLM", facts["student"])
     assert facts["teacher"].startswith(world.teacher)
     assert facts["data"] == f"{world.data('reachable')}: 24 tasks"
     assert facts["held out"].endswith("validation.parquet: 4 tasks, every 2 steps")

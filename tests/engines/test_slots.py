@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sod.engines.base import SampleRequest
-from sod.engines.cache import Shape
+from sod.engines.cache import GrowingStorage, Shape
 from sod.engines.slots import Row, Slots
 
 SHAPE = Shape(layers=1, key_heads=1, head_dim=2, dtype=torch.float32, device=torch.device("cpu"))
@@ -67,7 +67,7 @@ def stop(slots: Slots, session: str) -> tuple[int, ...]:
 def test_every_row_finds_its_own_tokens(seed: int, offload_tokens: int) -> None:
     """Random comings and goings: shared contexts, later turns, conversations begun anew, episodes forgotten."""
     rng = random.Random(seed)
-    slots = Slots(SHAPE, offload_tokens * TOKEN_BYTES)
+    slots = Slots(GrowingStorage(SHAPE), offload_tokens * TOKEN_BYTES)
     contexts = [tuple(rng.choices(range(1000), k=rng.randint(1, 30))) for _ in range(4)]
     waiting: dict[str, tuple[int, ...]] = {}
     for number in range(60):
@@ -93,7 +93,7 @@ def test_every_row_finds_its_own_tokens(seed: int, offload_tokens: int) -> None:
 
 def test_the_longest_waiting_are_dropped_first() -> None:
     """Room for two of three episodes of 10 tokens: the first to end starts over, the others run their new token."""
-    slots = Slots(SHAPE, 25 * TOKEN_BYTES)
+    slots = Slots(GrowingStorage(SHAPE), 25 * TOKEN_BYTES)
     contexts = {name: tuple(range(at, at + 10)) for name, at in (("a", 100), ("b", 200), ("c", 300))}
     assert start(slots, [row(name, context) for name, context in contexts.items()]) == 30
     for name in "bac":
@@ -105,7 +105,7 @@ def test_the_longest_waiting_are_dropped_first() -> None:
 
 def test_a_context_is_shared_as_long_as_somebody_has_it() -> None:
     """While its first episode is sampled, when that is offloaded, and no more when it is forgotten."""
-    slots = Slots(SHAPE, 10**9)
+    slots = Slots(GrowingStorage(SHAPE), 10**9)
     context = tuple(range(10))
     assert start(slots, [row("a", context), row("b", context)]) == 10 + 1
     assert start(slots, [row("c", context)]) == 1
@@ -119,7 +119,7 @@ def test_a_context_is_shared_as_long_as_somebody_has_it() -> None:
 
 def test_those_with_most_to_run_come_first() -> None:
     """Leaders by what is uncached, then followers; rows of one prefill are padded to its first."""
-    slots = Slots(SHAPE, 10**9)
+    slots = Slots(GrowingStorage(SHAPE), 10**9)
     start(slots, [row("kept", range(30))])
     stop(slots, "kept")
     new = [row("short", range(50, 53)), row("kept", range(32)), row("long", range(70, 90)), row("same", range(50, 53))]
@@ -130,7 +130,7 @@ def test_those_with_most_to_run_come_first() -> None:
 
 
 def test_cleared_slots_know_nobody() -> None:
-    slots = Slots(SHAPE, 10**9)
+    slots = Slots(GrowingStorage(SHAPE), 10**9)
     start(slots, [row("a", range(10)), row("b", range(20, 30))])
     stop(slots, "b")
     slots.clear()

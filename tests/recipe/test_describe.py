@@ -23,7 +23,12 @@ def test_so_has_a_schedule() -> None:
 
 
 def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
-    full = {"student": {"path": "s"}, "teacher": {"path": "t"}, "world": {}, "method": {"divergence": "jsd"}}
+    full = {
+        "student": {"path": "s", "lora": {}},
+        "teacher": {"path": "t"},
+        "world": {},
+        "method": {"divergence": "jsd"},
+    }
     recipe = parse_recipe({**full, "tools": {"python": {"fusion": {"url": "u"}}}}, "here")
 
     def keys(values: dict[str, object], prefix: str = "") -> set[str]:

@@ -16,7 +16,7 @@ KEYS = ["student", "student.path", "student.dtype", "optim", "optim.lr", "train"
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        ("student.lora", None),
+        ("student.quantized", None),
         ("student.pth", "student.path"),
         ("student.Path", "student.path"),
         ("studnt", "student"),
@@ -44,7 +44,7 @@ def test_nearest(given: str, found: list[str]) -> None:
 @pytest.mark.parametrize(
     ("override", "said", "unsaid"),
     [
-        ("student.lora=8", "unknown key student.lora (value 8); there are path, dtype", "did you mean"),
+        ("student.quantized=8", "unknown key student.quantized (value 8); there are path, dtype", "did you mean"),
         ("optm.lr=1", "did you mean optim?", "there are"),
         ("rollout.temprature=1", "did you mean rollout.temperature?", "there are"),
         ("banana=1", "; there are name, seed,", "did you mean"),

@@ -81,7 +81,7 @@ def test_neutral_keys_change_nothing(change: dict[str, Any]) -> None:
         ({"seed": 5}, "seed", "0", "5"),
         ({"optim__lr": 0.5}, "optim.lr", "1e-06", "0.5"),
         ({"train__steps": 7}, "train.steps", "100", "7"),
-        ({"teacher": None}, "teacher", '{"path": "t", "dtype": "float32"}', "null"),
+        ({"teacher": None}, "teacher", '{"path": "t", "dtype": "float32"', "null"),
         ({"tools__python__fusion": None}, "tools.python.fusion", '{"url": "http://localhost:1"', "null"),
         ({"reward__by_source": {"a": "code"}}, "reward.by_source.a", "null", '"code"'),
         ({"rollout__asynchronous": True, "name": "x"}, "rollout.asynchronous", "false", "true"),

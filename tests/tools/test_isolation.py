@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from support import CONTAINER_PROFILE
 
 TESTS = str(Path(__file__).parent)
 HAVE = filters.layers()
+SCRATCH = "/tmp/sod-sandbox-"
 needs_layers = pytest.mark.skipif(bool(HAVE["missing"]), reason=f"not to be had: {HAVE['missing']}")
 
 
@@ -246,23 +248,24 @@ def test_reduced_survives_hostile_programs() -> None:
 def test_reduced_sessions() -> None:
     cells = [
         "x = 1; open('f', 'w').write('a')",
-        "import os\nprint(x, open('f').read())\nif os.fork() == 0:\n  os.setsid()\n  while True: pass",
+        "import os\nprint(x, open('f').read(), os.getcwd())\nif os.fork() == 0:\n  os.setsid()\n  while True: pass",
         "while True: pass",
-        "print(os.listdir() if 'os' in dir() else 'anew')",
+        "print(os.listdir() if 'os' in dir() else 'anew', __import__('os').getcwd())",
     ]
     script = (
         f"cells = {cells!r}\ns = LocalSandbox(ProgramLimits(seconds=3), workers=2)\n"
         "for r in s.run_cells([Cell(n, c) for c in cells for n in 'ab']): print(r.status, r.stdout, r.stderr)\n"
         "print(len(s.processes()))\ns.end_sessions(['a', 'b'])\nprint(len(s.processes()))\ns.close()\n"
     )
-    before = set(Path("/tmp").glob("sod-sandbox-*"))
     done = in_container(script)
-    words = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    homes = re.findall(rf" ({SCRATCH}\S*)", done.stdout)
+    words = [re.sub(rf" {SCRATCH}\S*", "", line).strip() for line in done.stdout.splitlines() if line.strip()]
     lost = "stopped after 3 s; the state of this session is lost"
     assert words == [
         *["ok"] * 2, *["ok 1 a"] * 2, *[f"timeout  {lost}"] * 2, *["ok anew"] * 2, "7", "3",
     ], done  # fmt: skip
-    assert set(Path("/tmp").glob("sod-sandbox-*")) <= before  # those of killed ones are gone by now
+    assert len(set(homes)) == 4, done  # two of sessions whose state was lost, two of the new ones
+    assert not [home for home in homes if Path(home).exists()]  # those of killed ones are gone by now
 
 
 @needs_layers

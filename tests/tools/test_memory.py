@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from processes import PATIENT, children, eventually, mine
 
 from sod.records import Execution, Program
-from sod.tools.sandbox import filters, local
+from sod.tools.sandbox import cgroup, filters, local
 from sod.tools.sandbox.base import Cell, ProgramLimits
 from sod.tools.sandbox.cgroup import PREFIX, Cgroups
 from sod.tools.sandbox.held import DESCRIPTORS, holds_more
@@ -173,30 +174,29 @@ def test_few_descriptors_where_nothing_counts_their_buffers(sandbox: LocalSandbo
 # --- cgroups --------------------------------------------------------------------------------------
 
 
-def cgroup_directories() -> set[Path]:
-    made = Cgroups()
-    above = made._path.parent
-    made.close()
-    return set(above.glob(f"{PREFIX}*"))
+def directory_of(sandbox: LocalSandbox) -> Path:
+    """The directory of the sandbox's cgroups. Others of the machine have theirs beside it."""
+    assert sandbox._cgroups is not None
+    return sandbox._cgroups._path
 
 
 @needs_cgroup
 def test_closing_leaves_no_cgroup() -> None:
-    before = cgroup_directories()
     made = LocalSandbox(LIMITS, workers=2)
     run(made, "x = 1", session=True)
-    (directory,) = cgroup_directories() - before
+    directory = directory_of(made)
+    assert directory.name.startswith(PREFIX)
     assert len([path for path in directory.iterdir() if path.is_dir()]) == 3
     made.end_sessions(["a"])
     assert len([path for path in directory.iterdir() if path.is_dir()]) == 2
     made.close()
-    assert cgroup_directories() == before
+    assert not directory.exists()
 
 
 @needs_cgroup
 def test_a_lost_worker_takes_its_cgroup_with_it() -> None:
     made = LocalSandbox(LIMITS, workers=1)
-    directory = made._cgroups._path if made._cgroups is not None else Path()
+    directory = directory_of(made)
     (old,) = [path for path in directory.iterdir() if path.is_dir()]
     os.kill(made.processes()[0], signal.SIGKILL)
     assert run(made, "print(1)").stdout == "1\n"
@@ -215,14 +215,43 @@ def test_what_a_killed_owner_left_is_removed_by_the_next_and_nothing_else_is() -
     assert owner.stdout is not None
     directory = Path(owner.stdout.readline().strip())
     other = LocalSandbox(LIMITS, workers=1)
-    assert directory in cgroup_directories()  # its owner lives
+    assert directory.is_dir()  # its owner lives
     family = [pid for child in children(owner.pid) for pid in (child, *children(child))]
     owner.kill()
     owner.communicate()
-    assert eventually(lambda: directory not in cgroup_directories())
+
+    def removed_by_another_start() -> bool:
+        Cgroups().close()
+        return not directory.exists()
+
+    assert eventually(removed_by_another_start)
     assert run(other, "print(1)").stdout == "1\n"
     other.close()
     assert family
+
+
+def test_a_start_beside_others_keeps_its_directory(tmp_path: Path) -> None:
+    """Each removes what has no lock, which the others' newest have not yet."""
+    over = threading.Event()
+
+    def start_others() -> None:
+        while not over.is_set():
+            cgroup._remove_stale(tmp_path)
+
+    others = [threading.Thread(target=start_others) for _ in range(2)]
+    for thread in others:
+        thread.start()
+    try:
+        made = [cgroup._new_directory(tmp_path) for _ in range(300)]
+        for _ in range(10):
+            cgroup._remove_stale(tmp_path)
+    finally:
+        over.set()
+        for thread in others:
+            thread.join()
+    assert [path for path, _ in made if not path.is_dir()] == []
+    for _, lock in made:
+        os.close(lock)
 
 
 def test_a_fork_server_of_an_owner_with_many_files_passes_on_no_descriptor() -> None:

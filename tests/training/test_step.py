@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -17,6 +17,7 @@ import torch
 from sod.build.method import make_method
 from sod.engines.torch_engine import TorchEngine
 from sod.models.dense import dense_terms
+from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, pack
 from sod.objective.divergence import divergence as dense
@@ -34,6 +35,7 @@ from sod.runlog import trajectory_of
 from sod.tasks import chain
 from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
+from sod.training import step as step_module
 from sod.training.optim import NonFiniteError, Optimizer
 from sod.training.sft import sft_step
 from sod.training.step import Run, gather, learn, sampling_of, taught, train_step, updater
@@ -115,11 +117,19 @@ def ready(run: Run, batch: TokenBatch) -> TokenBatch:
 
 
 def update(run: Run, batch: TokenBatch, step: int) -> dict[str, float]:
-    return updater(run).update(batch, step)
+    return updater(run).update(batch, step).figures
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def tensors_of(record: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a record and of the teacher's scores in it, by name."""
+    found = {known.name: getattr(record, known.name) for known in fields(record)}
+    if found.get("teacher") is not None:
+        found |= {f"teacher.{name}": value for name, value in tensors_of(found["teacher"]).items()}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 
 def count_steps(run: Run) -> int:
@@ -222,6 +232,93 @@ class TestUpdate:
         assert float((moved_BT * sign_BT).sum()) > 0
 
 
+class TestOneForward:
+    """Old log-probabilities from the update's own forward."""
+
+    @pytest.mark.parametrize(
+        "method",
+        [
+            "grpo",
+            {"name": "sod", "divergence": {"kind": "forward_kl", "top_k": 4}, "loss_aggregation": "turn-mean"},
+            *(
+                pytest.param(method, marks=pytest.mark.slow)
+                for method in (
+                    *(name for name, make in PRESETS.items() if name not in ("sft", "grpo", "sage")),
+                    {"name": "sod", "dual_clip": 3.0},
+                    {"name": "opd", "divergence": "jsd"},
+                    {"name": "opsd_hint", "divergence": "reverse_kl"},
+                )
+            ),
+        ],
+        ids=str,
+    )
+    def test_equals_a_forward_before_it(self, method: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Gradient, weights, figures, and what is kept of every token, for real episodes in several micro-batches."""
+        batch, found = None, []
+        for source in ("update", "trainer"):
+            monkeypatch.setattr(step_module, "old_logps_source", lambda *_, source=source: source)
+            run = make_run({"micro_batch_tokens": 300, "clip_grad": 1e9}, method, {"top_k": 5})
+            batch = batch or gather(run, 1).batch.filled(reward_B=torch.tensor([1.0, -1.0, 0.5, 1.0, -1.0, 0.0]))
+            assert len(batch.micro_indices(300)) > 1
+            learned = learn(run, batch, 1)
+            moments = [s["exp_avg"].flatten() for s in run.optimizer.state()["adamw"]["state"].values()]
+            found.append((learned, torch.cat(moments), weights(run)))
+        (ours, gradient, after), (theirs, expected, others) = found
+        assert float(expected.abs().max()) > 1e-4
+        assert float((gradient - expected).abs().max()) < 1e-6
+        assert distance(after, others) < 1e-4
+        assert ours.updates == pytest.approx(theirs.updates, rel=1e-5, abs=1e-6)
+        for name in ("scores", "targets"):
+            mine, other = tensors_of(getattr(ours.batch, name)), tensors_of(getattr(theirs.batch, name))
+            assert list(mine) == list(other)
+            for column, value in mine.items():
+                torch.testing.assert_close(value, other[column], atol=1e-5, rtol=1e-5)
+        assert (ours.signal.weight_BK is None) == (theirs.signal.weight_BK is None)
+        if ours.signal.weight_BK is not None:
+            torch.testing.assert_close(ours.signal.weight_BK, theirs.signal.weight_BK, atol=1e-5, rtol=1e-5)
+
+    def test_the_ratio_is_one_whatever_the_clip_range(self, make_run: Any) -> None:
+        """With hardly any room nothing is clipped, and the loss is minus the mean advantage."""
+        run = make_run(method={"name": "opd", "clip_low": 1e-12, "clip_high": 1e-12}, rollout={"top_k": 5})
+        learned = learn(run, gather(run, 1).batch, 1)
+        assert learned.updates["clip_fraction"] == learned.updates["kl"] == 0.0
+        assert learned.updates["grad_norm"] > 1e-3
+        mean = float(learned.signal.advantage_BT.double().sum()) / learned.batch.action_tokens()
+        assert learned.updates["loss"] == pytest.approx(-mean, rel=1e-4)
+
+    def test_not_with_several_updates(self, make_run: Any, random_batch: Any) -> None:
+        run = make_run({"mini_batch_prompts": 1})
+        batch = random_batch(4, seed=2).scored(None, old_source="update")
+        with pytest.raises(ValueError, match="2 updates need old log-probabilities"):
+            update(run, batch, 1)
+
+    def test_rows_without_actions_add_nothing(self, make_run: Any, random_batch: Any) -> None:
+        """Not even where a micro-batch has no others."""
+        results = []
+        for extra in (False, True):
+            run = make_run({"micro_batch_tokens": 1}, "opd")
+            batch = random_batch(4, seed=7)
+            if extra:
+                batch = batch.filled(turn_BT=batch.turn_BT.index_fill(0, torch.tensor([1]), 0))
+            else:
+                batch = batch.rows([0, 2, 3])
+            scores = run.teacher.score(batch, (), run.method.score_need)
+            results.append(update(run, batch.scored(None, scores, "update"), 1))
+        assert results[0] == pytest.approx(results[1], rel=1e-5, abs=1e-7)
+
+    def test_dump_knows_scores_and_advantage(self, make_run: Any, random_batch: Any) -> None:
+        run = make_run(method="grpo")
+        batch = random_batch(4, seed=2)
+        batch = batch.filled(reward_B=torch.tensor([math.inf, 0.0, 1.0, 0.0])).scored(None, old_source="update")
+        before = weights(run)
+        with pytest.raises(NonFiniteError, match="gradient norm is nan"):
+            update(run, batch, 3)
+        assert distance(weights(run), before) == 0.0
+        kept = torch.load(run.dumps / "step-000003.pt", weights_only=True)
+        torch.testing.assert_close(kept["old_BT"], score(run.student, batch, 10_000), atol=1e-5, rtol=1e-5)
+        assert bool(kept["advantage_BT"].isnan().any())
+
+
 class TestNonFinite:
     """What is not finite stops the run before the weights move, and is kept for whoever looks into it."""
 
@@ -250,9 +347,10 @@ class TestNonFinite:
         assert not math.isfinite(kept["advantage_BT"][row, position])
 
     @pytest.mark.parametrize("whose", ["student", "teacher"])
-    def test_nan_weight_ends_in_one_line(self, whose: str, make_run: Any) -> None:
+    @pytest.mark.parametrize("rollout", [{}, {"top_k": 5}], ids=["engine", "update"])
+    def test_nan_weight_ends_in_one_line(self, whose: str, rollout: Any, make_run: Any) -> None:
         """A NaN that appears among the weights during a run is a SodError: a line, not a traceback."""
-        run = make_run()
+        run = make_run(rollout=rollout)
         model = run.student if whose == "student" else run.teacher.model
         with torch.no_grad():
             model.get_decoder().norm.weight[0] = math.nan
@@ -305,13 +403,32 @@ class TestTrainStep:
             train_step(run, 1)
         assert distance(weights(run), before) == 0.0
 
-    def test_old_logps_are_the_trainers_where_the_engine_truncates(self, make_run: Any) -> None:
-        """With top-k the engine reports the truncated distribution; the trainer's own forward is taken."""
-        plain, cut = make_run(), make_run(rollout={"top_k": 5})
-        for run, reused in ((plain, True), (cut, False)):
-            metrics = train_step(run, 1).metrics
-            assert (metrics["seconds/old"] < 1e-3) == reused
-            assert (metrics["train_inference_gap"] < 1e-4) == reused
+    @pytest.mark.parametrize(
+        ("rollout", "optim", "method", "source"),
+        [
+            ({}, {}, "sod", "engine"),
+            ({"top_k": 5}, {}, "sod", "update"),
+            ({"top_p": 0.9}, {"mini_batch_prompts": 3}, "sod", "update"),
+            ({"top_k": 5}, {"mini_batch_prompts": 2}, "sod", "trainer"),
+            ({"top_k": 5}, {}, "sage", "trainer"),
+        ],
+    )
+    def test_whose_old_logps(self, rollout: Any, optim: Any, method: str, source: str, make_run: Any) -> None:
+        """The engine's in float32; under a truncated distribution the trainer's, from a forward of their own only
+        where there are several updates or weights look at the whole batch.
+        """
+        run = make_run(optim, method, rollout)
+        run.meter = Meter(on=True)
+        gathered = gather(run, 1)
+        learned = learn(run, gathered.batch, 1)
+        scores = learned.batch.scores
+        assert scores is not None
+        assert scores.old_source == source
+        assert ("old" in run.meter.phases) == (source == "trainer")
+        assert run.meter.phases["forward"].tokens == int(learned.batch.length_B.sum())
+        assert (learned.updates["train_inference_gap"] < 1e-4) == (source == "engine")
+        before = score(make_run().student, gathered.batch, 10_000)
+        torch.testing.assert_close(scores.old_BT, before, atol=1e-4, rtol=1e-4)
 
     def test_repeatable(self, make_run: Any) -> None:
         """Two runs from the same weights give the same metrics (except timings), episodes and weights."""

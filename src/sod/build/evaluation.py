@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks
+from sod.build.devices import find_devices
 from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
 from sod.build.proving import proven_tasks
@@ -42,18 +43,18 @@ def run_evaluation(
     on_progress: Callable[[int, int], None] | None = None,
     hints: Hints | None = None,
 ) -> Evaluation:
-    """Evaluate as `evaluation` in the recipe says, on a seeded subset of at most `evaluation.tasks` tasks."""
+    """Sample as `evaluation` in the recipe says, on all of these tasks: `chosen_tasks` are those that it asks for."""
     spec = recipe.evaluation
     sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
-    tasks = chosen_tasks(recipe, tasks)
     return evaluate(collector, tasks, spec.k, sampling, on_progress=on_progress, hints=hints)
 
 
 def evaluate_model(
     recipe: Recipe, data: str, notice: Notice, on_progress: Callable[[int, int], None] | None = None
 ) -> Evaluation:
-    """Load the recipe's student and evaluate it on the tasks in `data`."""
+    """Load the recipe's student and evaluate it on the tasks in `data`, `evaluation.tasks` of them."""
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
+    devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
     refuse_unfit_player(path, recipe)
@@ -63,9 +64,9 @@ def evaluate_model(
     with ExitStack() as resources:
         tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
         refuse_unhealthy(tools)
-        prepare_torch(recipe)
+        prepare_torch(recipe, devices)
         with naming_phase("loading the student"):
-            model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer))
+            model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer), devices.student)
         collector = make_collector(recipe, chat, tools, reward_function, model)
         resources.callback(collector.engine.close)
         hints = Hints(recipe.reward, notice, compares=False)

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from sod.chat.render import Chat
+from sod.models.adapters import base_source, is_adapter, refuse_missing_peft
 from sod.models.architecture import read_config, refuse_unsampled, refuse_unscored
 from sod.models.length import Asked, context_bounds, refuse_longer, rope_bounds, window_bounds
-from sod.models.source import find_model
+from sod.models.lora import chosen_targets, refuse_other_adapter, skeleton
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Recipe
@@ -50,8 +51,25 @@ def refuse_unfit_learner(path: str, longest: int) -> None:
     _refuse_unfit_scorer(path, Asked(longest, "sft.max_tokens"))
 
 
+def refuse_missing_adapters(recipe: Recipe) -> None:
+    """Raises SodError where the recipe trains an adapter and the package for that is not there."""
+    if recipe.student.lora is not None:
+        refuse_missing_peft("student.lora")
+
+
+def refuse_unfit_adapter(recipe: Recipe) -> None:
+    """Raises SodError where the student has no layers for the recipe's adapter, or comes with one of another kind."""
+    spec = recipe.student
+    if spec.lora is None:
+        return
+    if is_adapter(spec.path):
+        refuse_other_adapter(spec.path, spec.lora)
+    else:
+        chosen_targets(skeleton(spec.path), spec.lora, spec.path)
+
+
 def _refuse_unfit_scorer(path: str, asked: Asked) -> Any:
-    config = read_config(find_model(path, "config.json"))
+    config = read_config(base_source(path))
     refuse_unscored(config, path)
     refuse_longer(asked, [*context_bounds(config), *rope_bounds(config)], path)
     return config

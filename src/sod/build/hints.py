@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sod.chat.render import Chat
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
+from sod.models.device import find_device
 from sod.models.load import load_model, load_tokenizer
 from sod.records import Message
 from sod.seeds import derive
@@ -35,7 +36,7 @@ def model_hints(path: str, max_tokens: int, temperature: float, seed: int) -> Hi
 
     def make(rows: Sequence[Posed]) -> list[str | NoHint]:
         chat = Chat(load_tokenizer(path), template_kwargs={"enable_thinking": False})
-        model = load_model(path, "bfloat16")
+        model = load_model(path, "bfloat16", device=find_device("auto", "--model"))
         engine = TorchEngine(model, chat.stop_ids, ROWS)
         longest: int = model.config.max_position_embeddings
         sampling = Sampling(temperature)

@@ -34,12 +34,14 @@ class Idle:
     """A dotted key that is set and does nothing: why, and what to do about it.
 
     It is only told where the same recipe is meant to go on with another value of one other key, without more to change.
+    `shown` is its value where that is not the recipe's own.
     """
 
     key: str
     why: str
     fix: str = "leave it out"
     told: bool = False
+    shown: str | None = None
 
 
 def idle_keys(recipe: Recipe, method: Method) -> list[Idle]:
@@ -60,7 +62,7 @@ def idle_for(recipe: Recipe, method: Method) -> list[Idle]:
 def idle_anywhere(recipe: Recipe) -> list[Idle]:
     """What does nothing because of another key, whatever the method needs."""
     found = [*_knobs(recipe.method), *_divergence(recipe), *_verifiers(recipe), *_service(recipe), *_split(recipe)]
-    found += _silenced(recipe.method)
+    found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
     if recipe.rollout.max_fault_rate >= 1:
         found += _set(recipe, "rollout.fault_window", "rollout.max_fault_rate=1 never stops a run")
     return found
@@ -92,7 +94,7 @@ def refuse_idle(found: Sequence[Idle], recipe: Recipe, resume: bool, notice: Not
 
     A resumed run keeps the recipe that it was started with, so that one is only told.
     """
-    lines = {idle: f"{_shown(recipe, idle.key)} does nothing here: {idle.why}; {idle.fix}" for idle in found}
+    lines = {idle: f"{_shown(recipe, idle)} does nothing here: {idle.why}; {idle.fix}" for idle in found}
     refused = [line for idle, line in lines.items() if not (idle.told or resume)]
     if refused:
         raise SodError("; ".join(refused))
@@ -179,6 +181,31 @@ def _silenced(spec: MethodSpec) -> list[Idle]:
     return [Idle(f"method.{knob}", why, "take another value") for knob in factors]
 
 
+def _curriculum(recipe: Recipe) -> Iterator[Idle]:
+    """A student that plays every turn from the first step on, or never a turn more than in the first step."""
+    method, steps, turns = make_method(recipe.method), recipe.train.steps, recipe.rollout.max_turns
+    first, last = method.episodes.student_turns(1), method.episodes.student_turns(steps)
+    given = [f"method.{knob}" for knob in ("start", "every") if knob in recipe.method.knobs]
+    if first is not None and first >= turns:
+        why = f"the student plays all turns of an episode (rollout.max_turns={turns}) from the first step on"
+        if given:
+            yield Idle(given[0], why, "take a smaller start or more steps a turn, or raise rollout.max_turns")
+        else:
+            fix = "raise rollout.max_turns, or take a method without a curriculum"
+            yield Idle("method.name", f"{method.name} is a curriculum of turns, and {why}", fix, shown=method.name)
+    elif first is not None and first == last and "method.every" in given:
+        yield Idle("method.every", f"train.steps={steps} ends before the student plays a turn more", told=True)
+
+
+def _evaluations(recipe: Recipe) -> Iterator[Idle]:
+    """Evaluations that are rarer than once a run; its end is evaluated in any case."""
+    steps = recipe.train.steps
+    supervised = Need.DEMONSTRATIONS in make_method(recipe.method).needs
+    if recipe.train.evaluate_every > steps and not supervised:
+        why = f"train.steps={steps} comes before that, and the last step is always evaluated"
+        yield Idle("train.evaluate_every", why, f"take {steps} or less, or 0 for no evaluation", told=True)
+
+
 def _way(key: str, given: Mapping[str, Any]) -> Iterator[Idle]:
     """What a schedule says of a way that it does not go."""
     way = validated(CoefficientSpec, given, key)
@@ -244,8 +271,11 @@ def _set(recipe: Recipe, key: str, why: str, fix: str = "leave it out") -> list[
     return [] if getattr(section, last) == default else [Idle(key, why, fix)]
 
 
-def _shown(recipe: Recipe, key: str) -> str:
+def _shown(recipe: Recipe, idle: Idle) -> str:
     """`key=value`; a section, which is a model, by its path."""
+    key = idle.key
+    if idle.shown is not None:
+        return f"{key}={idle.shown}"
     if key == "teacher" and recipe.teacher is not None:
         return f"teacher.path={recipe.teacher.path}"
     value: Any = recipe.model_dump()

@@ -12,8 +12,13 @@ from typing import Any, final
 import torch
 
 from sod.build.allocation import warn_of_slow_allocation
+from sod.build.devices import Devices
 from sod.chat.render import Chat
+from sod.models.adapters import base_source, is_adapter
+from sod.models.compiled import compile_model, wants_compiling, why_not
+from sod.models.device import repeat_exactly
 from sod.models.load import load_model, save_model
+from sod.models.lora import load_adapter, merged, new_adapter, set_adapter, shared_copy
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.peaks import peaks_by_role
@@ -163,19 +168,92 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
     return Place(directory, hashed, log, resume_point(log, hashed, notice))
 
 
-def trained_model(
-    recipe: Recipe, spec: OptimSpec, steps: int, support: Support, resume: ResumePoint | None
-) -> tuple[Any, Optimizer]:
-    """`(model over the support, its optimizer)`, from the student of a `located` recipe, or from a checkpoint."""
-    path = recipe.student.path if resume is None else str(resume.model)
+@final
+@dataclass(frozen=True)
+class Learner:
+    """The model that a run trains, and its optimizer.
+
+    With an adapter `start` is the model as the run began, over the same weights; None where all weights are trained.
+    """
+
+    model: Any
+    optimizer: Optimizer
+    start: Any | None = None
+
+
+def make_learner(
+    recipe: Recipe,
+    spec: OptimSpec,
+    steps: int,
+    support: Support,
+    resume: ResumePoint | None,
+    device: torch.device,
+    notice: Notice,
+) -> Learner:
+    """The student of a `located` recipe over the support, or where it stands in a checkpoint, and its optimizer.
+
+    Raises SodError for weights that cannot be loaded.
+    """
+    student = _whole_student if recipe.student.lora is None else _adapted_student
     with naming_phase("loading the student"):
-        student = load_model(path, recipe.student.dtype, support)
+        model, start = student(recipe, support, resume, device)
+        compile_where_wanted(model, spec, notice)
         if spec.recompute:
-            recompute_layers(student)
-        optimizer = Optimizer(student, spec, steps)
+            recompute_layers(model)
+        optimizer = Optimizer(model, spec, steps)
         if resume is not None:
             restore(resume, "optimizer", optimizer.load)
-    return student, optimizer
+    return Learner(model, optimizer, start)
+
+
+def _whole_student(
+    recipe: Recipe, support: Support, resume: ResumePoint | None, device: torch.device
+) -> tuple[Any, None]:
+    """The student with all of its weights to be trained; an adapter that it comes with becomes part of them."""
+    path = recipe.student.path if resume is None else str(resume.model)
+    model = load_model(path, recipe.student.dtype, support, device)
+    return (merged(model) if is_adapter(path) else model), None
+
+
+def _adapted_student(
+    recipe: Recipe, support: Support, resume: ResumePoint | None, device: torch.device
+) -> tuple[Any, Any]:
+    """The student with an adapter to be trained, a new one or the one that it comes with; and it as it began."""
+    spec, path = recipe.student, recipe.student.path
+    lora = spec.lora
+    if lora is None:
+        raise ValueError("the recipe's student has no adapter")
+    # A run keeps to the weights that it began with, also where its student's path means others by now.
+    base = base_source(path if resume is None else str(resume.model)).path
+    model = load_model(base, spec.dtype, support, device)
+    if is_adapter(path):
+        load_adapter(model, path, lora.dropout)
+    else:
+        new_adapter(model, lora, recipe.seed, path)
+    start = shared_copy(model)
+    if resume is not None:
+        set_adapter(model, str(resume.model))
+    return model, start
+
+
+def compile_where_wanted(model: Any, spec: OptimSpec, notice: Notice) -> None:
+    """Compile the model's layers and projection where `optim.compile` says so and the machine can."""
+    if not wants_compiling(spec.compile, model):
+        return
+    reason = why_not(model.device)
+    if reason is None:
+        compile_model(model)
+    else:
+        notice(f"optim.compile: torch.compile does not work here ({reason}); going on without, which is slower")
+
+
+def tell_other_device(resume: ResumePoint | None, device: torch.device, notice: Notice) -> None:
+    """Tell of a run that goes on where it was not: there its numbers round in another way."""
+    if resume is not None and resume.device != device.type:
+        notice(
+            f"{resume.directory}: written on {resume.device}, and the run goes on on {device.type}, where sums "
+            f"round in another way; with student.device={resume.device} it goes on bit for bit"
+        )
 
 
 def saver(model: Any, chat: Chat) -> Callable[[Path], None]:
@@ -183,10 +261,19 @@ def saver(model: Any, chat: Chat) -> Callable[[Path], None]:
     return lambda directory: save_model(model, chat.tokenizer, chat.template, chat.end_id, directory)
 
 
-def prepare_torch(recipe: Recipe) -> None:
-    """Seed torch's global generator and set the number of threads."""
-    warn_of_slow_allocation()
-    # Nothing of ours draws from the generator; a model with dropout would.
-    torch.manual_seed(derive(recipe.seed, "torch"))
+def prepare_torch(recipe: Recipe, devices: Devices, resumed: bool = False) -> None:
+    """Seed torch's global generators, set the number of threads, and see to it that what runs on CUDA repeats.
+
+    A `resumed` run keeps the random state that its checkpoint has restored.
+    """
+    if "cpu" in devices.kinds:
+        warn_of_slow_allocation()
+    if "cuda" in devices.kinds:
+        torch.set_float32_matmul_precision("highest")  # no TF32: float32 is what the engine's proof takes it for
+        if recipe.deterministic:
+            repeat_exactly()
+    if not resumed:
+        # Nothing of ours draws from the generators; a model with dropout would.
+        torch.manual_seed(derive(recipe.seed, "torch"))
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

@@ -26,7 +26,7 @@ def make_collector(
     """The rollout of the recipe with `model` as its student."""
     spec = recipe.rollout
     return Collector(
-        engine=TorchEngine(model, chat.stop_ids, spec.max_rows, meter=meter),
+        engine=TorchEngine(model, chat.stop_ids, spec.max_rows, meter=meter, cache_share=spec.cache_share),
         chat=chat,
         tools=tools,
         limits=EpisodeLimits(spec.max_turns, spec.max_turn_tokens, spec.max_response_tokens),

@@ -28,7 +28,7 @@ def train_facts(
     rollout = recipe.rollout
     return [
         ("method", method_text(recipe.method)),
-        ("student", model_text(recipe.student.path, student)),
+        ("student", _student_text(recipe, student)),
         ("teacher", _teacher_text(recipe, method, teacher)),
         ("chat", chat_text(chat)),
         ("tools", ", ".join(tool_text(tool) for tool in tools.values()) or "none"),
@@ -50,7 +50,7 @@ def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, exampl
     """A supervised run."""
     return [
         ("method", f"sft, {batch} conversations a step"),
-        ("student", model_text(recipe.student.path, student)),
+        ("student", _student_text(recipe, student)),
         ("data", f"{recipe.data.sft}: {examples:,} conversations"),
         ("chat", chat_text(chat)),
         ("optimizer", optim_text(optim)),
@@ -71,10 +71,10 @@ def method_text(spec: MethodSpec) -> str:
 
 
 def model_text(path: str, model: Any) -> str:
-    """Where a model comes from, its size, precision and architecture."""
+    """Where a model comes from, its size, precision, device and architecture."""
     count = sum(parameter.numel() for parameter in model.parameters())
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return f"{path}: {size_text(count)} parameters, {dtype}, {type(model).__name__}"
+    return f"{path}: {size_text(count)} parameters, {dtype} on {model.device}, {type(model).__name__}"
 
 
 def size_text(count: int) -> str:
@@ -106,6 +106,15 @@ def tool_text(tool: Tool) -> str:
 def optim_text(spec: OptimSpec) -> str:
     """The learning rate and its schedule."""
     return f"lr {spec.lr:g}, {spec.schedule}, warm-up {spec.warmup_steps}"
+
+
+def _student_text(recipe: Recipe, model: Any) -> str:
+    """As `model_text`, and how much of the model is trained where that is not all of it."""
+    text, lora = model_text(recipe.student.path, model), recipe.student.lora
+    if lora is None:
+        return text
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return f"{text}, {size_text(trained)} of them trained (LoRA of rank {lora.rank})"
 
 
 def _teacher_text(recipe: Recipe, method: Method, teacher: Any) -> str:

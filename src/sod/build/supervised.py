@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from sod.build.conversations import training_examples
-from sod.build.fitness import refuse_unfit_learner
+from sod.build.devices import find_devices
+from sod.build.fitness import refuse_missing_adapters, refuse_unfit_adapter, refuse_unfit_learner
 from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
-from sod.build.job import Job, find_place, located, prepare_torch, saver, told, trained_model
+from sod.build.job import Job, find_place, located, make_learner, prepare_torch, saver, tell_other_device, told
 from sod.build.summary import place_facts, sft_facts
 from sod.build.vocabulary import chat_of
 from sod.models.support import Support
@@ -39,9 +40,11 @@ def prepare_supervised(
         optim, steps, batch = recipe.optim, recipe.train.steps, recipe.rollout.prompts * recipe.rollout.samples
     if recipe.data.sft is None:
         raise SodError("data.sft is not set; name a parquet or JSONL file, or a hub id")
+    refuse_missing_adapters(recipe)
     refuse_unmade({"data.sft": recipe.data.sft, "student.path": recipe.student.path})
     idle = idle_in_sft(recipe) if method is None else idle_keys(recipe, method)
     refuse_idle(idle, recipe, resume, notice)
+    devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     conversations = load_conversations(recipe.data.sft, recipe.data.split)
     told(conversations, recipe.data.sft, notice)
     with ExitStack() as resources:  # the lock does not outlive a failure here
@@ -51,18 +54,21 @@ def prepare_supervised(
         refuse_unread(recipe, chat, resume, notice)
         examples = training_examples(conversations, recipe.data.sft, chat, recipe, notice)
         refuse_unfit_learner(models.student.path, max(len(ids) for ids, _ in examples))
-        prepare_torch(recipe)
-        student, optimizer = trained_model(models, optim, steps, Support.of(chat.tokenizer), place.resume)
+        refuse_unfit_adapter(models)
+        tell_other_device(place.resume, devices.student, notice)
+        prepare_torch(recipe, devices, resumed=place.resume is not None)
+        support = Support.of(chat.tokenizer)
+        learner = make_learner(models, optim, steps, support, place.resume, devices.student, notice)
         kept = resources.pop_all()
     plan = Plan(steps, every, recipe.train.keep_checkpoints, place.recipe_hash, kind=kind)
-    facts = sft_facts(recipe, chat, student, optim, len(examples), batch)
+    facts = sft_facts(recipe, chat, learner.model, optim, len(examples), batch)
     return Job(
         log=RunLog(place.directory),
         make=partial(place.make, recipe),
         plan=plan,
         done=place.done,
-        take_step=partial(sft_step, student, optimizer, examples, batch, optim, recipe.seed),
-        trainee=Trainee(lambda: {"optimizer": optimizer.state()}, saver(student, chat)),
+        take_step=partial(sft_step, learner.model, learner.optimizer, examples, batch, optim, recipe.seed),
+        trainee=Trainee(lambda: {"optimizer": learner.optimizer.state()}, saver(learner.model, chat)),
         resources=kept,
         facts=[*facts, *place_facts(plan, place.done, place.directory)],
     )

@@ -10,11 +10,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, final
 
+import torch
+
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
+from sod.build.devices import Devices, find_devices
 from sod.build.evaluation import chosen_tasks, run_evaluation
-from sod.build.fitness import refuse_unfit, refuse_unfit_self_teacher
+from sod.build.fitness import refuse_missing_adapters, refuse_unfit, refuse_unfit_adapter, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
-from sod.build.job import Job, Place, find_place, located, prepare_torch, saver, trained_model
+from sod.build.job import (
+    Job,
+    Learner,
+    Place,
+    compile_where_wanted,
+    find_place,
+    located,
+    make_learner,
+    prepare_torch,
+    saver,
+    tell_other_device,
+)
 from sod.build.method import make_method, refuse_unmet
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
@@ -24,14 +38,16 @@ from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.build.vocabulary import chat_of
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
+from sod.models.adapters import is_adapter, same_place
 from sod.models.load import load_model
+from sod.models.lora import without_adapter
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.settle import settle_of
 from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
-from sod.recipe import Notice, Recipe
+from sod.recipe import ModelSpec, Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
@@ -58,6 +74,7 @@ class Inputs:
     chat: Chat
     place: Place
     proof: Proof
+    devices: Devices
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -70,7 +87,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
         return prepare_supervised(recipe, directory, resume, notice, method)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
         inputs = checked(recipe, method, directory, resume, notice, resources)
-        run = opened(inputs, resources)
+        run = opened(inputs, resources, notice)
         run.hints = Hints(recipe.reward, notice, compares=Need.GROUP in method.needs)
         kept = resources.pop_all()
     plan = Plan(
@@ -122,9 +139,11 @@ def checked(
     if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
     refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+    refuse_missing_adapters(recipe)
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
+    devices = find_devices(recipe, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -136,6 +155,8 @@ def checked(
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(recipe, notice)
     refuse_unfit(recipe, method)
+    tell_other_device(place.resume, devices.student, notice)
+    refuse_unfit_adapter(recipe)
     chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -146,10 +167,10 @@ def checked(
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", str(recipe.data.validation), recipe, notice)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices)
 
 
-def opened(inputs: Inputs, resources: ExitStack) -> Run:
+def opened(inputs: Inputs, resources: ExitStack, notice: Notice) -> Run:
     """The live objects of a run; what must be closed after it is left to `resources`.
 
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
@@ -157,21 +178,22 @@ def opened(inputs: Inputs, resources: ExitStack) -> Run:
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
     refuse_unhealthy(tools)
-    prepare_torch(recipe)
+    prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)
-    student, optimizer = trained_model(recipe, recipe.optim, recipe.train.steps, support, place.resume)
+    devices = inputs.devices
+    learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
     meter = Meter(recipe.train.profile)
-    teacher = _make_teacher(recipe, method, support, meter)
+    teacher = make_teacher(recipe, method, support, learner, devices.teacher, meter, notice)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
-        student=student,
+        student=learner.model,
         teacher=teacher,
-        rollout=make_collector(recipe, chat, tools, reward_function, student, meter),
+        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter),
         method=method,
-        optimizer=optimizer,
+        optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
         model_teacher=teacher if method.needs & WHOLE_MODEL else None,
         privileged=_privileged(method, chat),
@@ -231,11 +253,39 @@ def _teacher_path(recipe: Recipe, method: Method) -> str | None:
     return None if recipe.teacher is None or method.needs & SELF_TEACHER else recipe.teacher.path
 
 
-def _make_teacher(recipe: Recipe, method: Method, support: Support, meter: Meter) -> LocalTeacher | None:
-    """The recipe's teacher; a copy of the student as it was at the start for a self-teacher."""
-    spec = recipe.student if method.needs & SELF_TEACHER else recipe.teacher
+def make_teacher(
+    recipe: Recipe,
+    method: Method,
+    support: Support,
+    learner: Learner,
+    device: torch.device,
+    meter: Meter,
+    notice: Notice,
+) -> LocalTeacher | None:
+    """The recipe's teacher on its device; for a self-teacher, the student as it was at the start.
+
+    A student with an adapter and a teacher that is its base model, or it itself, are over the same weights in memory.
+    """
+    spec = recipe.student.whole if method.needs & SELF_TEACHER else recipe.teacher
     if spec is None:
         return None
+    weights = _shared(recipe, spec, method, learner, device)
     with naming_phase("loading the teacher"):
-        weights = load_model(spec.path, spec.dtype, support)
+        if weights is None:
+            weights = load_model(spec.path, spec.dtype, support, device)
+        compile_where_wanted(weights, recipe.optim, notice)
     return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
+
+
+def _shared(recipe: Recipe, spec: ModelSpec, method: Method, learner: Learner, device: torch.device) -> Any | None:
+    """The teacher that `spec` means over the weights of the learner's base model; None where they are not the same.
+
+    A new adapter changes nothing, so it is left out of a teacher that never follows the student.
+    """
+    student = recipe.student
+    if learner.start is None or spec.dtype != student.dtype or learner.model.device != device:
+        return None
+    if same_place(spec.path, student.path):
+        plain = method.teacher_rule.kind == "frozen" and not is_adapter(student.path)
+        return without_adapter(learner.start) if plain else learner.start
+    return without_adapter(learner.start) if same_place(spec.path, learner.model.name_or_path) else None

@@ -34,8 +34,20 @@ def evaluate(
     ],
     overrides: Overrides = None,
     data: Annotated[str, typer.Option("--data", help="RL tasks: parquet, JSONL or hub id.")] = "",
-    k: Annotated[int, typer.Option("-k", min=1, help="Samples per task.")] = 4,
-    tasks: Annotated[int, typer.Option("--tasks", min=0, help="A seeded subset of so many tasks; 0: all.")] = 0,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Samples per task; default evaluation.k of the recipe.")
+    ] = None,
+    tasks: Annotated[
+        int | None,
+        typer.Option(
+            "--tasks",
+            min=0,
+            help="A seeded subset of so many tasks; 0: all; default evaluation.tasks of the recipe, all without one.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N; short for student.device=...")
+    ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe for a model that is not of a run.")] = None,
     to: Annotated[
         Path | None,
@@ -50,17 +62,25 @@ def evaluate(
 ) -> None:
     """Evaluate a model on held-out tasks: avg@k, pass@k and maj@k with 95% intervals.
 
-    A run's model is evaluated as the run's own recipe says (tools, chat template, trackers); a run means its newest
-    checkpoint. The recipe's trackers get the figures too, at the checkpoint's step.
+    A run's model is evaluated as the run's own recipe says (tools, chat template, samples, trackers); a run means its
+    newest checkpoint. The recipe's trackers get the figures too, at the checkpoint's step.
     """
     from sod.build.evaluated import claimed, find_evaluated
+    from sod.models.device import find_device
 
     refuse_unread("eval", overrides or [])
     if not data:
         raise SodError("--data is missing: name a file of RL tasks")
     about = find_evaluated(model, notice)
-    changes = [f"evaluation.k={k}", f"evaluation.tasks={tasks}", *(overrides or [])]
+    asked = {"k": k, "tasks": tasks}
+    changes = [f"evaluation.{key}={value}" for key, value in asked.items() if value is not None]
+    changes += overrides or []
+    if device is not None:
+        find_device(device, "--device")
+        changes.append(f"student.device={device}")
     spec = _recipe_of(about, recipe, changes, allow_code)
+    if spec.evaluation.tasks and tasks is None:
+        notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
     with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
         result = _evaluated(spec, about, data, target)
         _write(target, spec, model, data, result)
@@ -106,5 +126,5 @@ def _recipe_of(about: Evaluated, recipe: str | None, changes: list[str], allow_c
     if about.run is not None:
         kept = str(about.run / "recipe.yaml")
         return runs_own(read_yaml(kept), changes, kept, allow_code)
-    plain = {"student": {"path": about.path, "dtype": "bfloat16"}}
+    plain = {"student": {"path": about.path, "dtype": "bfloat16"}, "evaluation": {"tasks": 0}}
     return parse_recipe(apply_overrides(plain, changes, about.path, notice), about.path)

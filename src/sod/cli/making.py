@@ -101,15 +101,37 @@ def models_prune(
 ) -> None:
     """A shallower model cut from a deeper one."""
     from sod.build.job import final_model
+    from sod.models.adapters import is_adapter
     from sod.models.load import load_model, load_tokenizer
+    from sod.models.lora import merged
     from sod.models.prune import prune_layers
 
     _refuse_filled(to)
     refuse_unmade({"RUN_OR_MODEL": model})
     path = final_model(model, notice)
-    tokenizer = load_tokenizer(path)
-    prune_layers(load_model(path, "bfloat16"), layers).save_pretrained(to)
+    tokenizer, deeper = load_tokenizer(path), load_model(path, "bfloat16")
+    prune_layers(merged(deeper) if is_adapter(path) else deeper, layers).save_pretrained(to)
     tokenizer.save_pretrained(to)
+    out.print(f"written to {to}", markup=False)
+
+
+@models_app.command(name="merge", epilog="Example: `sod models merge runs/lora --out models/merged`")
+def models_merge(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run of student.lora, a checkpoint or adapter directory.")
+    ],
+    to: OutOption,
+) -> None:
+    """A plain model directory from an adapter and its base model.
+
+    The weights are in the precision of the adapter, the sum is rounded once.
+    """
+    from sod.build.job import final_model
+    from sod.build.merging import write_merged
+
+    _refuse_filled(to)
+    refuse_unmade({"RUN_OR_ADAPTER": model})
+    write_merged(final_model(model, notice), to, model)
     out.print(f"written to {to}", markup=False)
 
 

@@ -15,7 +15,7 @@ UNREAD: Mapping[Command, Sequence[str]] = {
     "train": ("sft", "world", "compare"),
     "sft": ("teacher", "method", "optim", "train", "world", "compare", "data.train", "data.validation"),
     "eval": (
-        *("teacher", "method", "optim", "train", "sft", "world", "compare"),
+        *("student.lora", "teacher", "method", "optim", "train", "sft", "world", "compare"),
         *("data.train", "data.validation", "data.sft"),
         *("rollout.prompts", "rollout.samples", "rollout.temperature", "rollout.top_p", "rollout.top_k"),
         "rollout.distill_before_fault",

@@ -84,7 +84,10 @@ class Comparison:
     def world_hash(self) -> str:
         """What the world of a seed is made from: recipes that agree in it share their worlds."""
         sections = _neutral(self.recipe).model_dump(
-            mode="json", include={"world", "sft", "chat", "student", "teacher"}, exclude_defaults=True
+            mode="json",
+            include={"world", "sft", "chat", "student", "teacher"},
+            exclude={"student": {"lora"}},  # all weights of a world's models are trained
+            exclude_defaults=True,
         )
         python = self.recipe.tools.python
         return recipe_hash(sections | {"stateful": None if python is None else python.stateful})[:12]
@@ -255,7 +258,7 @@ def _neutral(recipe: Recipe) -> Recipe:
             "threads": None,
             "trackers": [],
             "student": recipe.student.model_copy(update={"path": ""}),
-            "teacher": (recipe.teacher or recipe.student).model_copy(update={"path": ""}),
+            "teacher": (recipe.teacher or recipe.student.whole).model_copy(update={"path": ""}),
             "data": recipe.data.model_copy(update=dict.fromkeys(("train", "validation", "sft"))),
             "method": recipe.method.model_copy(update={"name": MethodSpec().name}),
             "optim": recipe.optim.model_copy(update={"lr": OptimSpec().lr}),

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, final
 
+from sod.build.allocation import forget_tunables, tunables_for_workers
 from sod.records import SodError
 
 GRACE_SECONDS = 15.0  # for a training step under way and its checkpoint
@@ -105,7 +106,8 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,))
-        process.start()
+        with tunables_for_workers():
+            process.start()
         theirs.close()  # else the end of the worker would not be the end of the pipe
         self._workers.append(_WorkerProcess(process, ours))
         return self._workers[-1]
@@ -113,6 +115,7 @@ class WorkerPool:
 
 def _serve(connection: Connection) -> None:
     """Run calls until the parent closes the pipe or the process is asked to stop."""
+    forget_tunables()
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):  # the parent's way to say that there is nothing more to do

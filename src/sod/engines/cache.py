@@ -13,7 +13,7 @@ Legend: L layers, B rows, G key heads, H query heads, D head size, S columns, N 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -64,14 +64,36 @@ class Offloaded:
         return 2 * self.keys.numel() * self.keys.itemsize
 
 
+class Storage(Protocol):
+    """Memory for the keys and values of some rows of some columns."""
+
+    @property
+    def keys(self) -> Tensor:
+        """Shape L x B x G x D x S."""
+        ...
+
+    @property
+    def values(self) -> Tensor:
+        """Shape L x B x G x S x D."""
+        ...
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room for so many rows of so many tokens; what is there stays."""
+        ...
+
+    def clear(self) -> None:
+        """Forget what is there."""
+        ...
+
+
 @final
-class SlotCache:
-    """The rows of one batch. It grows with what is asked of it."""
+class GrowingStorage:
+    """Grows with what is asked of it, and gives all of it back when it is cleared."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.rows = self.columns = 0
-        self._keys = self._values = torch.empty(0)
+        self.keys = self.values = torch.empty(0)
 
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for so many rows of so many tokens; what is there stays."""
@@ -85,37 +107,50 @@ class SlotCache:
         keys = torch.zeros(*lead, shape.head_dim, self.columns, dtype=shape.dtype, device=shape.device)
         values = torch.zeros(*lead, self.columns, shape.head_dim, dtype=shape.dtype, device=shape.device)
         if had:
-            keys[:, :had, :, :, :old] = self._keys
-            values[:, :had, :, :old] = self._values
-        self._keys, self._values = keys, values
+            keys[:, :had, :, :, :old] = self.keys
+            values[:, :had, :, :old] = self.values
+        self.keys, self.values = keys, values
 
     def clear(self) -> None:
         """Give the memory back."""
         self.rows = self.columns = 0
-        self._keys = self._values = torch.empty(0)
+        self.keys = self.values = torch.empty(0)
+
+
+@final
+class SlotCache:
+    """The rows of one batch, in a storage."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._storage.clear()
 
     def offload(self, row: int, token_ids: tuple[int, ...]) -> Offloaded:
         """A copy of a row's first columns, which hold these tokens."""
         length = len(token_ids)
-        keys, values = self._keys[:, row, :, :, :length], self._values[:, row, :, :length]
+        keys, values = self._storage.keys[:, row, :, :, :length], self._storage.values[:, row, :, :length]
         return Offloaded(token_ids, keys.clone(memory_format=CONTIGUOUS), values.clone(memory_format=CONTIGUOUS))
 
     def restore(self, row: int, offloaded: Offloaded, length: int) -> None:
         """Write the first `length` columns of what was offloaded into a row."""
-        self.reserve(row + 1, length)
-        self._keys[:, row, :, :, :length] = offloaded.keys[..., :length]
-        self._values[:, row, :, :length] = offloaded.values[:, :, :length]
+        self._storage.reserve(row + 1, length)
+        self._storage.keys[:, row, :, :, :length] = offloaded.keys[..., :length]
+        self._storage.values[:, row, :, :length] = offloaded.values[:, :, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Write a row's first `length` columns into another row."""
-        self.reserve(target + 1, length)
-        self._keys[:, target, :, :, :length] = self._keys[:, source, :, :, :length]
-        self._values[:, target, :, :length] = self._values[:, source, :, :length]
+        self._storage.reserve(target + 1, length)
+        keys, values = self._storage.keys, self._storage.values
+        keys[:, target, :, :, :length] = keys[:, source, :, :, :length]
+        values[:, target, :, :length] = values[:, source, :, :length]
 
     def window(self, first: int, position_BN: Tensor) -> SlotWindow:
         """The forward of new tokens at these positions in the rows from `first` on."""
         columns = int(position_BN.max()) + 1
-        self.reserve(first + len(position_BN), columns)
+        self._storage.reserve(first + len(position_BN), columns)
         rows = slice(first, first + len(position_BN))
         at_B1 = torch.arange(len(position_BN), device=position_BN.device)[:, None]
         if position_BN.shape[1] > 1 and int(position_BN[:, 0].max()) == 0:
@@ -123,7 +158,8 @@ class SlotCache:
         else:
             later_BNS = torch.arange(columns, device=position_BN.device) > position_BN[:, :, None]
             mask_BNS = torch.zeros(later_BNS.shape, device=position_BN.device).masked_fill(later_BNS, -torch.inf)
-        return SlotWindow(self._keys[:, rows], self._values[:, rows], at_B1, position_BN, columns, mask_BNS)
+        keys, values = self._storage.keys[:, rows], self._storage.values[:, rows]
+        return SlotWindow(keys, values, at_B1, position_BN, columns, mask_BNS)
 
 
 @final

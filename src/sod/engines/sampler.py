@@ -48,7 +48,8 @@ def draw_tokens(
         highest_B, token_B = logits_BV.max(dim=-1)
         return token_B, highest_B.float() * 0.0
     noise_B = torch.from_numpy(uniforms(key_B, position_B)).to(logits_BV.device)
-    rows = max(1, CACHED_LOGITS // logits_BV.shape[1])
+    # A CPU keeps a few rows in its cache; elsewhere each pass costs its launches, so there is one.
+    rows = max(1, CACHED_LOGITS // logits_BV.shape[1]) if logits_BV.is_cpu else len(logits_BV)
     drawn = [
         _invert(part, sampling, noise) for part, noise in zip(logits_BV.split(rows), noise_B.split(rows), strict=True)
     ]
@@ -74,7 +75,7 @@ def _invert(logits_BV: Tensor, sampling: Sampling, noise_B: Tensor) -> tuple[Ten
     # right=True finds the first block, and the first token in it, whose cumulative mass exceeds the goal.
     block_B = torch.searchsorted(upto_BM, goal_B[:, None], right=True).squeeze(1).clamp(max=upto_BM.shape[1] - 1)
     before_B = (upto_BM - sum_BM).gather(1, block_B[:, None]).squeeze(1)
-    inside_BW = blocks_BMW[torch.arange(rows), block_B].double().cumsum(dim=-1)
+    inside_BW = blocks_BMW[torch.arange(rows, device=block_B.device), block_B].double().cumsum(dim=-1)
     rest_B = (goal_B - before_B).clamp(min=0.0)
     rest_B = torch.minimum(rest_B, torch.nextafter(inside_BW[:, -1], torch.zeros_like(total_B)))
     token_B = block_B * BLOCK + torch.searchsorted(inside_BW, rest_B[:, None], right=True).squeeze(1)

@@ -22,7 +22,7 @@ from typing import final
 from torch import Tensor
 
 from sod.engines.base import SampleRequest
-from sod.engines.cache import Offloaded, Shape, SlotCache, SlotWindow
+from sod.engines.cache import Offloaded, SlotCache, SlotWindow, Storage
 
 
 @final
@@ -52,9 +52,24 @@ class Row:
         return len(self.request.token_ids) + len(self.token_ids)
 
     @property
+    def left(self) -> int:
+        """Tokens that the turn may still get."""
+        return 0 if self.stopped else max(0, self.request.max_new_tokens - len(self.token_ids))
+
+    @property
+    def total(self) -> int:
+        """Tokens of the episode at the end of this turn, at most."""
+        return len(self.request.token_ids) + self.request.max_new_tokens
+
+    @property
     def done(self) -> bool:
         """Whether the turn ended, in a stop token or at its limit."""
-        return self.stopped or len(self.token_ids) >= self.request.max_new_tokens
+        return self.left == 0
+
+    @property
+    def last_token(self) -> int:
+        """The last of these tokens."""
+        return self.token_ids[-1] if self.token_ids else self.request.token_ids[-1]
 
     def uncached(self) -> Sequence[int]:
         """The tokens that the model has not seen yet: at least one."""
@@ -70,9 +85,9 @@ class Slots:
     Of the episodes between two turns, so many keep their keys and values as fit `offload_bytes`.
     """
 
-    def __init__(self, shape: Shape, offload_bytes: int) -> None:
+    def __init__(self, storage: Storage, offload_bytes: int) -> None:
         self.rows: list[Row] = []
-        self._cache = SlotCache(shape)
+        self._cache = SlotCache(storage)
         self._offload_bytes = offload_bytes
         self._offloaded: dict[str, Offloaded] = {}  # by session, those whose turn ended first in front
         self._shared_from: dict[tuple[int, ...], str] = {}  # the session that has the keys and values of a context

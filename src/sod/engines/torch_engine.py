@@ -11,9 +11,11 @@ Legend: B rows, N new tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, final
 
 import numpy as np
@@ -21,8 +23,12 @@ import torch
 from torch import Tensor
 
 from sod.engines.base import Sampled, SampleRequest, Sampling
-from sod.engines.cache import Shape
-from sod.engines.proof import prove
+from sod.engines.cache import GrowingStorage, Shape
+from sod.engines.device_burst import BURST, Bursts, plain_index_writes
+from sod.engines.device_cache import FixedStorage, shares_of_memory
+from sod.engines.device_draw import draw
+from sod.engines.device_noise import signed, uniforms
+from sod.engines.proof import MOST, prove
 from sod.engines.sampler import draw_tokens
 from sod.engines.slots import Row, Slots
 from sod.models.architecture import in_one_line, refuse_unsampled
@@ -31,9 +37,10 @@ from sod.models.length import Asked, refuse_longer, rope_bounds, window_bounds
 from sod.models.meter import Cost, Meter
 from sod.records import SodError
 
-PREFILL_TOKENS = 4096  # in one forward, padding counted
+PREFILL_TOKENS = {"cpu": 4096, "cuda": 16384}  # in one forward, padding counted
+CACHE_SHARE = 0.25  # of a CUDA device's memory
+OFFLOAD_BYTES = 2 << 30  # on a CPU, of episodes that wait for a tool
 SCORES = 2**26  # attention scores of one forward and layer: 256 MB of float32
-OFFLOAD_BYTES = 2 << 30  # keys and values of episodes that wait for a tool
 
 
 @final
@@ -44,6 +51,11 @@ class TorchEngine:
     `offload_bytes`; the longest waiting are dropped first and prefilled again. No turn ends in a fault: what fails
     here fails the run. Raises SodError for a model whose attention is not plain causal attention over the whole
     context, and for a turn that may become longer than the model samples exactly.
+
+    On a CUDA device the cache has a fixed size, `cache_share` of the device's memory: three quarters for the rows that
+    decode, a quarter for `offload_bytes`. Fewer rows than `max_rows` decode together where these do not fit, and a turn
+    that does not fit alone is refused with a SodError. Tokens are then sampled in bursts: a turn that ends makes room
+    at the end of its burst. `cache_bytes` asks for such a cache, of this size, on any device.
     """
 
     def __init__(
@@ -51,23 +63,29 @@ class TorchEngine:
         model: Any,
         stop_ids: frozenset[int],
         max_rows: int = 128,
-        offload_bytes: int = OFFLOAD_BYTES,
+        offload_bytes: int | None = None,
         meter: Meter | None = None,
+        cache_share: float = CACHE_SHARE,
+        cache_bytes: int | None = None,
     ) -> None:
         refuse_unsampled(model.config, "student")
-        self.model = model
         self.stop_ids = stop_ids
         self.max_rows = max_rows
-        self._offload_bytes = offload_bytes
+        self._offload_bytes = OFFLOAD_BYTES if offload_bytes is None else offload_bytes
+        self._cache_bytes = cache_bytes
+        if model.device.type == "cuda":
+            rows, waiting = shares_of_memory(model.device, cache_share)
+            self._cache_bytes = cache_bytes or rows
+            self._offload_bytes = waiting if offload_bytes is None else offload_bytes
+        self._fixed: FixedStorage | None = None
+        self._bursts: Bursts | None = None
         self._meter = meter or Meter()
         self._waiting: deque[Row] = deque()
         self._sampling = Sampling()
         self._version = 0
         self._closed = False
         with in_one_line(model.config, "student", "cannot run on the torch engine's cache"), torch.inference_mode():
-            model.set_attn_implementation(ATTENTION)
-            self._cost = Cost.of(model)
-            self._slots = Slots(Shape.of(model), offload_bytes)
+            self._take(model)
             prove(model, self._last_hidden, self._cost.layer_weights)
             self._slots.clear()
 
@@ -93,19 +111,24 @@ class TorchEngine:
         sessions = [row.session for row in under_way] + [request.session for request in requests]
         if len(set(sessions)) < len(sessions):
             raise ValueError("a session has two turns under way")
+        self._refuse_beyond_cache(longest)
         self._sampling = sampling
         self._waiting.extend(Row(request) for request in requests)
 
     def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
         """Sample up to so many tokens of every turn in the batch; see `Engine.advance`."""
         finished: list[tuple[str, Sampled]] = []
-        with torch.inference_mode():
-            for _ in range(tokens):
+        with torch.inference_mode(), plain_index_writes():
+            while tokens > 0:
                 finished += self._admit()
                 if not self._slots.rows:
                     break
-                hidden_BD = self._forward(0, self._slots.rows)
-                finished += self._sample(0, self._slots.rows, hidden_BD)
+                if self._bursts is None:
+                    ran, ended = 1, self._step()
+                else:
+                    ran, ended = self._burst(self._bursts, tokens)
+                tokens -= ran
+                finished += ended
         return finished
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sampled]:
@@ -125,17 +148,35 @@ class TorchEngine:
         self._refuse_closed()
         if self._under_way():
             raise ValueError("the weights changed while turns were being sampled")
-        model.set_attn_implementation(ATTENTION)
-        self.model = model
-        self._cost = Cost.of(model)
-        self._slots = Slots(Shape.of(model), self._offload_bytes)
+        self._take(model)
         self._version += 1
 
     def close(self) -> None:
         """Drop turns under way and give the cache's memory back; see `Engine.close`."""
         self._closed = True
         self._waiting.clear()
-        self._slots.clear()
+        self._drop()
+
+    def _drop(self) -> None:
+        """Give all memory back."""
+        self._slots = Slots(GrowingStorage(Shape.of(self.model)), self._offload_bytes)
+        self._fixed = self._bursts = None
+
+    def _take(self, model: Any) -> None:
+        """Sample with this model, with nothing cached. Buffers and graphs stay where its weights stayed."""
+        model.set_attn_implementation(ATTENTION)
+        self.model = model
+        self._cost = Cost.of(model)
+        if self._bursts is not None and self._bursts.serves(model):
+            self._slots.clear()
+            return
+        self._drop()
+        if self._cache_bytes is None:
+            return
+        self._fixed = FixedStorage.of_bytes(Shape.of(model), self._cache_bytes)
+        self._refuse_beyond_cache(MOST)
+        self._slots = Slots(self._fixed, self._offload_bytes)
+        self._bursts = Bursts(model, self.stop_ids, self.max_rows, self._fixed)
 
     def _under_way(self) -> list[Row]:
         return [*self._waiting, *self._slots.rows]
@@ -144,6 +185,14 @@ class TorchEngine:
         if self._closed:
             raise ValueError("the engine is closed")
 
+    def _refuse_beyond_cache(self, tokens: int) -> None:
+        if self._fixed is not None and not self._fixed.fits(1, tokens):
+            raise SodError(
+                f"rollout.cache_share: the cache on {self.model.device} holds {self._fixed.tokens} tokens, too few to "
+                f"decode {tokens} (context and max_new_tokens); raise it, or lower rollout.max_prompt_tokens and "
+                "rollout.max_response_tokens"
+            )
+
     # --- turns coming in --------------------------------------------------------------------------
 
     def _admit(self) -> list[tuple[str, Sampled]]:
@@ -151,10 +200,11 @@ class TorchEngine:
         finished: list[tuple[str, Sampled]] = []
         # Again and again: a turn that ends with its first token makes room at once.
         while self._waiting:
-            free = self.max_rows - len(self._slots.rows)
+            free = self._free()
             # Not one by one, as a prefill of a single row costs almost as much as one of several: turns wait until
             # an eighth of the batch is free or all of them fit. Into an empty batch they come at once.
-            if self._slots.rows and free < min(len(self._waiting), max(1, self.max_rows // 8)):
+            several = max(1, (len(self._slots.rows) + free) // 8)
+            if self._slots.rows and free < min(len(self._waiting), several):
                 break
             rows = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
             finished += [self._ended(row) for row in rows if row.done]  # turns without room for a single token
@@ -162,6 +212,22 @@ class TorchEngine:
             if rows:
                 finished += self._start(rows)
         return finished
+
+    def _free(self) -> int:
+        """Rows that may still come into the batch: as many as `max_rows` and a cache of fixed size allow.
+
+        Room is kept for what every turn may grow to, so that none has to leave for want of it.
+        """
+        active = self._slots.rows
+        free = self.max_rows - len(active)
+        if self._fixed is None:
+            return free
+        longest = max((row.total for row in active), default=0)
+        for number, row in enumerate(islice(self._waiting, free)):
+            longest = max(longest, row.total)
+            if not self._fixed.fits(len(active) + number + 1, longest):
+                return number
+        return free
 
     def _start(self, rows: Sequence[Row]) -> list[tuple[str, Sampled]]:
         """Prefill new rows and sample their first token; the turns that end with it."""
@@ -183,7 +249,10 @@ class TorchEngine:
             # The longest comes first. Several run together as far as padded tokens and attention scores allow.
             longest = len(rows[done].uncached())
             columns = max(row.length for row in rows[done:])
-            several = min(PREFILL_TOKENS // longest, SCORES // (config.num_attention_heads * longest * columns))
+            several = min(
+                PREFILL_TOKENS[self.model.device.type] // longest,
+                SCORES // (config.num_attention_heads * longest * columns),
+            )
             batch = rows[done : done + max(1, several)]
             parts.append(self._forward(first + done, batch))
             done += len(batch)
@@ -209,7 +278,7 @@ class TorchEngine:
             ).last_hidden_state
         for row in rows:
             row.cached = row.length
-        last_BD: Tensor = hidden_BND[torch.arange(len(rows)), last_B]
+        last_BD: Tensor = hidden_BND[torch.arange(len(rows), device=last_B.device), last_B]
         return last_BD
 
     def _measured(self, phase: str, rows: Sequence[Row], new: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
@@ -220,22 +289,58 @@ class TorchEngine:
         moved = cost.layer_weights * cost.weight_bytes + cached * cost.token_bytes
         return self._meter.phase(phase, tokens, cost.layers(tokens, pairs), moved)
 
-    # --- one token --------------------------------------------------------------------------------
+    # --- one token, or several --------------------------------------------------------------------
+
+    def _step(self) -> list[tuple[str, Sampled]]:
+        """Sample one token of all rows; the turns that end with it."""
+        return self._sample(0, self._slots.rows, self._forward(0, self._slots.rows))
+
+    def _burst(self, bursts: Bursts, tokens: int) -> tuple[int, list[tuple[str, Sampled]]]:
+        """Sample so many tokens of all rows or fewer: how many, and the turns that ended with them."""
+        rows = self._slots.rows
+        ran = min(BURST, tokens, max(row.left for row in rows))
+        with self._measured_burst(rows, ran):
+            drawn = bursts.run(rows, ran, self._sampling)
+        for row, (token_ids, logps) in zip(rows, drawn, strict=True):
+            _refuse_not_finite(logps)
+            row.token_ids += token_ids
+            row.logps += logps
+            row.stopped = token_ids[-1] in self.stop_ids
+            row.cached = row.length - 1
+        return ran, self._ends(0, rows)
+
+    def _measured_burst(self, rows: Sequence[Row], tokens: int) -> AbstractContextManager[None]:
+        """Rows that stop inside the burst are counted to its end: they run on."""
+        cost, count = self._cost, len(rows) * tokens
+        cached = sum(row.length for row in rows) * tokens
+        moved = cost.bytes * tokens + cached * cost.token_bytes
+        return self._meter.phase("decode", count, cost.layers(count, cached) + cost.head(count), moved)
 
     def _sample(self, first: int, rows: Sequence[Row], hidden_BD: Tensor) -> list[tuple[str, Sampled]]:
         """Draw the next token of the rows in slots `first` and on; the turns that end with it leave their slots."""
-        key_B = np.array([row.request.noise_key for row in rows], dtype=np.uint64)
-        position_B = np.array([row.length for row in rows], dtype=np.uint64)
         moved = self._cost.head_weights * self._cost.weight_bytes
         with self._meter.phase("sample", len(rows), self._cost.head(len(rows)), moved):
-            logits_BV = self.model.get_output_embeddings()(hidden_BD)
-            token_B, logp_B = draw_tokens(logits_BV, self._sampling, key_B, position_B)
-        if not bool(torch.isfinite(logp_B).all()):
-            raise SodError("sampling: the model's logits are not finite (NaN or infinite weights?)")
-        for row, token, logp in zip(rows, token_B.tolist(), logp_B.tolist(), strict=True):
+            token_B, logp_B = self._drawn(rows, self.model.get_output_embeddings()(hidden_BD))
+        logps = logp_B.tolist()
+        _refuse_not_finite(logps)
+        for row, token, logp in zip(rows, token_B.tolist(), logps, strict=True):
             row.token_ids.append(token)
             row.logps.append(logp)
             row.stopped = token in self.stop_ids
+        return self._ends(first, rows)
+
+    def _drawn(self, rows: Sequence[Row], logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+        """A token of each row, and its log-probability: in one pass where tokens are sampled in bursts."""
+        keys, positions = [row.request.noise_key for row in rows], [row.length for row in rows]
+        if self._bursts is None:
+            noise = np.array(keys, dtype=np.uint64), np.array(positions, dtype=np.uint64)
+            return draw_tokens(logits_BV, self._sampling, *noise)
+        key_B = torch.tensor([signed(key) for key in keys], device=logits_BV.device)
+        noise_B = uniforms(key_B, torch.tensor(positions, device=logits_BV.device))
+        return draw(logits_BV, noise_B, torch.arange(len(rows), device=logits_BV.device), self._sampling)
+
+    def _ends(self, first: int, rows: Sequence[Row]) -> list[tuple[str, Sampled]]:
+        """Take the turns that are over out of the slots `first` and on."""
         over = [slot for slot, row in enumerate(rows, start=first) if row.done]
         return [self._ended(self._slots.retire(slot)) for slot in reversed(over)]
 
@@ -248,3 +353,8 @@ class TorchEngine:
     def _last_hidden(self, ids: list[int], cached: int) -> Tensor:
         """The hidden state of the last of `ids`, of which `cached` are in the first slot. Shape D."""
         return self._forward(0, [Row(SampleRequest("", ids, 1, 0), cached=cached)])[0]
+
+
+def _refuse_not_finite(logps: Sequence[float]) -> None:
+    if not all(map(math.isfinite, logps)):
+        raise SodError("sampling: the model's logits are not finite (NaN or infinite weights?)")

@@ -1,8 +1,9 @@
 """Attention for every model of ours: PyTorch's own where whole sequences are scored or trained, the cache's where
-an engine decodes.
+an engine decodes, and within rows where they are packed behind one another.
 
 Transformers passes unknown keyword arguments of a decoder call down to its attention function. That is how an
-engine's cache gets there: `decoder(..., window=...)`, no cache object of transformers in between.
+engine's cache gets there, and where packed rows begin: `decoder(..., window=...)`, no cache object of transformers in
+between; `decoder(..., cu_seq=..., longest=...)`.
 
 Legend: B rows, H query heads, G key heads, N new tokens, D head size.
 """
@@ -17,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sod.models.architecture import USE_ANOTHER
+from sod.models.packed import attend_packed
 from sod.records import SodError
 
 NAME = "sod"
@@ -45,12 +47,17 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float,
     window: Window | None = None,
+    cu_seq: Tensor | None = None,
+    longest: int = 0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """An attention function as transformers wants it: the engine's with a `window`, else PyTorch's. B x N x H x D.
 
+    With `cu_seq` the one row holds several behind one another, the longest of `longest` tokens (`sod.models.packed`).
     Raises SodError for what a window does not know: soft caps, sinks, and a sliding window that hides tokens.
     """
+    if window is None and cu_seq is not None:
+        return attend_packed(query_BHND, key_BGND, value_BGND, scaling, cu_seq, longest), None
     if window is None:
         return sdpa_attention_forward(
             module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sod.models.device import moved
+from sod.models.forward import hidden_before_actions
 from sod.models.score import logits, over_actions, picked
 from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch
@@ -23,6 +25,7 @@ from sod.objective.batch import TokenBatch
 # the top k, and 4 in `score` (counted): half of its chunk keeps the peak near its own.
 CHUNK_LOGITS = 2**22
 LEAST_ROWS = 64  # fewer rows would mostly read the output embedding and add up its gradient
+CUDA_ROWS = 1024  # the same on CUDA; as above half of what `score` takes there
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,7 +44,8 @@ def dense_terms(
     in the student alone. `teacher_batch` holds the same trajectories, row by row, as the teacher sees them: what is
     around the action tokens may differ. `measure(student_logits_NV, teacher_logits_NV)` returns the N values of a
     chunk, from float32 logits as the models give them: `temperature` is that of the log-probabilities, the measure
-    brings its own. A teacher that is the student itself counts as a constant. Both are limited to one support
+    brings its own. The two may be on different devices; what is returned is on the batch's. A teacher that is the
+    student itself counts as a constant. Both are limited to one support
     (`sod.models.support`): where that has holes, their logits are minus infinity in both. Raises ValueError where the
     vocabularies differ in size or the two batches in their action tokens.
     """
@@ -50,9 +54,8 @@ def dense_terms(
         raise ValueError(f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}")
     check_same_actions(batch, teacher_batch)
     with torch.no_grad():
-        hidden_BTD = teacher.get_decoder()(input_ids=teacher_batch.token_BT, use_cache=False).last_hidden_state
-        hidden_ND = hidden_BTD[:, :-1][teacher_batch.turn_BT[:, 1:] > 0]
-    rows = max(LEAST_ROWS, CHUNK_LOGITS // sizes[0])
+        hidden_ND = hidden_before_actions(teacher, teacher_batch)
+    rows = max(CUDA_ROWS if student.device.type == "cuda" else LEAST_ROWS, CHUNK_LOGITS // sizes[0])
     project = partial(_project, teacher.get_output_embeddings(), measure, temperature)
     logp_BT, value_BT = over_actions(student, batch, rows, project, hidden_ND)
     return logp_BT, value_BT
@@ -81,6 +84,7 @@ def _project(
 ) -> Tensor:
     student_NV = logits(head, hidden_ND, 1.0)
     with torch.no_grad():
-        teacher_NV = logits(teacher_head, teacher_hidden_ND, 1.0)
+        # Where the two models are on different devices their logits have to meet, chunk by chunk.
+        teacher_NV = moved(logits(teacher_head, teacher_hidden_ND, 1.0), student_NV.device)
     (logp_N,) = picked(student_NV if temperature == 1.0 else student_NV / temperature, target_N)
     return torch.stack([logp_N, measure(student_NV, teacher_NV).float()])

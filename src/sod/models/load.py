@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from sod.models.adapters import base_source, is_adapter, tokenizer_home
 from sod.models.architecture import read_config, refuse_unscored
+from sod.models.lora import has_adapter, load_adapter, save_adapter
 from sod.models.memory import short_of_memory
 from sod.models.score import check_projection
 from sod.models.source import find_model, first_line
@@ -30,9 +32,9 @@ def torch_dtype(name: Dtype) -> torch.dtype:
 
 def load_tokenizer(path: str) -> Any:
     """The tokenizer of a local directory or hub id. Raises SodError naming `path`."""
-    source = find_model(path, "tokenizer.json")
+    source = find_model(tokenizer_home(path), "tokenizer.json")
     with one_line(f"{path}: cannot load a tokenizer"):
-        return AutoTokenizer.from_pretrained(path, **source.options)
+        return AutoTokenizer.from_pretrained(source.path, **source.options)
 
 
 def vocabulary_rows(path: str) -> int | None:
@@ -40,43 +42,55 @@ def vocabulary_rows(path: str) -> int | None:
 
     Raises SodError naming `path`.
     """
-    rows = getattr(read_config(find_model(path, "config.json")).get_text_config(), "vocab_size", None)
+    rows = getattr(read_config(base_source(path)).get_text_config(), "vocab_size", None)
     return rows if isinstance(rows, int) else None
 
 
-def load_model(path: str, dtype: Dtype, support: Support | None = None) -> Any:
-    """The causal language model of a local directory or hub id, in eval mode.
+def load_model(
+    path: str,
+    dtype: Dtype,
+    support: Support | None = None,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> Any:
+    """The causal language model of a local directory or hub id, in eval mode, on a device; of an adapter, its base
+    model with it.
 
     Its distributions are over the `support`, that of its tokenizer; without one, over all rows of its output embedding.
     Raises SodError naming `path` when it is missing, cut short, or of an architecture that chunked scoring does not
     know (before its weights are read where its configuration tells), and where it has fewer rows than the support.
     """
-    source = find_model(path, "config.json")
+    source = base_source(path)
     refuse_unscored(read_config(source), path)
     with one_line(f"{path}: cannot load a model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch_dtype(dtype), output_loading_info=True, **source.options
+            source.path, dtype=torch_dtype(dtype), output_loading_info=True, **source.options
         )
     model, report = loaded
     if report["missing_keys"]:  # transformers would leave them random
         missing = sorted(report["missing_keys"])
         raise SodError(f"{path}: {len(missing)} weights are missing, e.g. {missing[0]}; the file is not whole")
-    model.eval()
+    model.to(device).eval()
     check_projection(model, path)
     if support is not None:
         limit_to(model, support, path)
+    if is_adapter(path):
+        load_adapter(model, path)
     return model
 
 
 def save_model(model: Any, tokenizer: Any, template: str | None, end_id: int, directory: Path) -> None:
     """Write model and tokenizer so that plain `from_pretrained` (and vLLM) reads them as they were trained.
 
-    The chat template in use and the end-of-turn token are written with them. May raise OSError.
+    Of a model with an adapter only that is written, as peft reads it. The chat template in use and the end-of-turn
+    token are written with them. May raise OSError.
     """
     if template is not None:
         tokenizer.chat_template = template
     model.generation_config = GenerationConfig(eos_token_id=end_id, pad_token_id=model.config.pad_token_id)
-    model.save_pretrained(directory)
+    if has_adapter(model):
+        save_adapter(model, directory)
+    else:
+        model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 

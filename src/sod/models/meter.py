@@ -26,7 +26,8 @@ class Cost:
     """What a decoder-only model costs.
 
     `layer_weights` and `head_weights` count matrix entries; `pair` is the FLOP of one (query, key) pair in all layers;
-    `token_bytes` are the keys and values of a token, `weight_bytes` one entry.
+    `token_bytes` are the keys and values of a token, `weight_bytes` one entry. `frozen_layers` and `frozen_head` are
+    those entries that get no gradient, under an adapter.
     """
 
     layer_weights: int
@@ -34,6 +35,8 @@ class Cost:
     pair: int
     token_bytes: int
     weight_bytes: int
+    frozen_layers: int = 0
+    frozen_head: int = 0
 
     @classmethod
     def of(cls, model: Any) -> Cost:
@@ -44,12 +47,16 @@ class Cost:
         key_heads = getattr(config, "num_key_value_heads", None) or heads
         size = model.dtype.itemsize
         embeddings = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+        layers = [p for p in model.parameters() if p.dim() > 1 and id(p) not in embeddings]
+        head = model.get_output_embeddings().weight
         return cls(
-            layer_weights=sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in embeddings),
-            head_weights=model.get_output_embeddings().weight.numel(),
+            layer_weights=sum(p.numel() for p in layers),
+            head_weights=head.numel(),
             pair=4 * heads * head_dim * config.num_hidden_layers,
             token_bytes=2 * key_heads * head_dim * config.num_hidden_layers * size,
             weight_bytes=size,
+            frozen_layers=sum(p.numel() for p in layers if not p.requires_grad),
+            frozen_head=0 if head.requires_grad else head.numel(),
         )
 
     def layers(self, tokens: int, pairs: int) -> float:
@@ -68,15 +75,21 @@ class Cost:
     def backward(self, batch: TokenBatch, recompute: bool = False) -> float:
         """FLOP of the gradient: twice the forward, and the projection again, because it is recomputed.
 
-        With `recompute` the layers run once more as well.
+        With `recompute` the layers run once more as well. Frozen weights pass a gradient on and get none.
         """
-        forward = self.scoring(batch)
-        return 3.0 * forward if recompute else 2.0 * forward + self.head(batch.action_tokens())
+        forward, actions = self.scoring(batch), batch.action_tokens()
+        spared = 2.0 * (self.frozen_layers * int(batch.length_B.sum()) + self.frozen_head * actions)
+        return (3.0 * forward if recompute else 2.0 * forward + self.head(actions)) - spared
 
     @property
     def weights(self) -> int:
         """Matrix entries in all."""
         return self.layer_weights + self.head_weights
+
+    @property
+    def trained(self) -> int:
+        """Matrix entries that get a gradient."""
+        return self.weights - self.frozen_layers - self.frozen_head
 
     @property
     def bytes(self) -> int:

@@ -27,15 +27,18 @@ def recompute_layers(model: Any) -> None:
     the names and values of the weights, nor the configuration. Copies of the model recompute, too. Raises SodError
     for an architecture whose layers transformers does not mark as fit for this.
     """
-    layers: list[Any] = [m for m in model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise SodError(
-            f"optim.recompute: architecture {model.config.model_type!r} has no layers that can be recomputed"
-        )
-    for layer in layers:
+    for layer in decoder_layers(model, "optim.recompute"):
         # On the object, as a module around it would change the names of the weights; around `forward`, not `__call__`,
         # so that hooks run once; a partial, as `deepcopy` would leave a closure with the layers of the original.
         layer.forward = partial(_recomputed, layer.forward)
+
+
+def decoder_layers(model: Any, key: str) -> list[Any]:
+    """The layers of the decoder, in order. Raises SodError, naming the key that asked, where none are marked."""
+    layers = [m for m in model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise SodError(f"{key}: architecture {model.config.model_type!r} has no layers that are known; set {key}=false")
+    return layers
 
 
 def _recomputed(forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Any:

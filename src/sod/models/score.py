@@ -10,7 +10,6 @@ Legend: B trajectories, T tokens, N action tokens, D hidden size, V vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sod.models.architecture import USE_ANOTHER, in_one_line, named
+from sod.models.compiled import fused
+from sod.models.device import moved
+from sod.models.forward import hidden_before_actions
 from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
@@ -27,12 +29,12 @@ from sod.objective.scores import SAMPLED_ONLY, ScoreNeed, TeacherScores
 from sod.records import SodError
 
 CHUNK_LOGITS = 2**23  # logits per projection: 32 MB of float32, several times over in the backward pass
+CUDA_ROWS = 2048  # at least, on CUDA: fewer would mostly read the output embedding (measured with 152k tokens)
 
 
 def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (nats, float32, B x T) of the batch's action tokens; 0 at context.
 
-    Right padding needs no attention mask: under causal attention no real token sees what follows it.
     Differentiable when gradients are enabled.
     """
     return over_actions(model, batch, chunk_rows(model), partial(_logp, temperature=temperature))[0]
@@ -40,36 +42,35 @@ def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Ten
 
 def chunk_rows(model: Any) -> int:
     """Positions whose logits a chunk may hold."""
-    return max(64, CHUNK_LOGITS // columns_of(model))
+    return max(CUDA_ROWS if model.device.type == "cuda" else 64, CHUNK_LOGITS // columns_of(model))
 
 
-def over_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., Tensor], *more_N: Tensor) -> Tensor:
+def over_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
     """`project` at every action token, from one forward. Shape C x B x T, float32; 0 at context. See `at_actions`."""
     value_CN = at_actions(model, batch, rows, project, *more_N)
     action_BT = batch.turn_BT > 0
     return torch.zeros(len(value_CN), *action_BT.shape).masked_scatter(action_BT, value_CN)
 
 
-def at_actions(model: Any, batch: TokenBatch, rows: int, project: Callable[..., Tensor], *more_N: Tensor) -> Tensor:
+def at_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
     """`project` at every action token in row-major order, from one forward. Shape C x N, float32.
 
     `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
-    decoder says before the token, the token, further columns) and returns C x N. With gradients, what it makes is not
-    kept but made again in the backward pass.
+    decoder says before the token, the token, further columns) and returns C x N, all on the model's device but for the
+    further columns, which are where the caller left them. With gradients, what it makes is not kept but made again in
+    the backward pass. The values returned are on the batch's device.
     """
-    hidden_BTD = model.get_decoder()(input_ids=batch.token_BT, use_cache=False).last_hidden_state
-    action_BT = batch.turn_BT > 0
-    # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
-    hidden_ND = hidden_BTD[:, :-1][action_BT[:, 1:]]
-    target_N = batch.token_BT[action_BT]
+    hidden_ND = hidden_before_actions(model, batch)
+    target_N = moved(batch.token_BT[batch.turn_BT > 0], hidden_ND.device)
     head = model.get_output_embeddings()
+    projected = fused(project, head)
     parts: list[Tensor] = []
     for chunk in zip(*(column.split(rows) for column in (hidden_ND, target_N, *more_N)), strict=True):
         if torch.is_grad_enabled():
-            parts.append(checkpoint(project, head, *chunk, use_reentrant=False))
+            parts.append(checkpoint(projected, head, *chunk, use_reentrant=False))
         else:
-            parts.append(project(head, *chunk))
-    return torch.cat(parts, dim=1)
+            parts.append(projected(head, *chunk))
+    return moved(torch.cat(parts, dim=1), batch.token_BT.device)
 
 
 def score(model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0) -> Tensor:

@@ -65,9 +65,9 @@ def find_model(path: str, needed: str) -> Source:
             raise SodError(f"{path}: not a model directory ({needed} is missing)")
         for name in ("config.json", "tokenizer_config.json"):
             if (directory / name).is_file() and (name == needed or needed != "config.json"):
-                _refuse_code(_read_object(directory / name, f"{path}/{name}"), f"{path}/{name}")
+                _refuse_code(read_object(directory / name, f"{path}/{name}"), f"{path}/{name}")
         if needed == "config.json":
-            _refuse_claims(_read_object(directory / needed, f"{path}/{needed}"), directory, path)
+            _refuse_claims(read_object(directory / needed, f"{path}/{needed}"), directory, path)
         return Source(path, here=True)
     if not is_hub_id(path):
         raise SodError(f"{path}: no such model directory")
@@ -80,13 +80,14 @@ def _on_hub(path: str) -> Source:
     if reason is not None and cached is None:
         raise unreachable(path, "model directory", reason)
     for name in ("config.json", "tokenizer_config.json"):
-        file = cached_model_file(path, name) if reason is not None else _fetched(path, name)
+        file = cached_model_file(path, name) if reason is not None else fetched(path, name)
         if file is not None:
-            _refuse_code(_read_object(file, f"{path}/{name}"), f"{path}/{name}")
+            _refuse_code(read_object(file, f"{path}/{name}"), f"{path}/{name}")
     return Source(path, here=reason is not None)
 
 
-def _fetched(path: str, name: str) -> Path | None:
+def fetched(path: str, name: str) -> Path | None:
+    """A file of a model on the hub; None where it has none of that name. Raises SodError naming `path`."""
     try:
         return Path(hf_hub_download(path, name))
     except EntryNotFoundError:
@@ -102,7 +103,8 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _read_object(file: Path, where: str) -> Mapping[str, Any]:
+def read_object(file: Path, where: str) -> Mapping[str, Any]:
+    """The JSON object in a file of a model. Raises SodError naming `where`."""
     try:
         content = json.loads(read_bounded(file, CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:

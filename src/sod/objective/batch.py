@@ -32,6 +32,7 @@ class TokenBatch:
     sampled_BT      float32: log-probs reported by the sampler
     error_BK        bool: a tool call of turn k ended in a tool error (column k - 1)
     loss_weight_BT  float32: each token's weight in the loss of its mini-batch; None until there are mini-batches
+    reward_advantage_B  float32: the rewards beside those of the step's other trajectories; None where nobody asked
     scores          what was scored; None before
     targets         what the method made of it; None before
     episodes        one per trajectory: messages and text, for teachers that read another rendering; empty for SFT
@@ -49,13 +50,15 @@ class TokenBatch:
     sampled_BT: Annotated[Tensor, Axes("BT")]
     error_BK: Annotated[Tensor, Axes("BK")]
     loss_weight_BT: Annotated[Tensor | None, Axes("BT")] = None
+    reward_advantage_B: Annotated[Tensor | None, Axes("B")] = None
     scores: Scores | None = None
     targets: Targets | None = None
     episodes: tuple[Episode, ...] = ()
 
     def __post_init__(self) -> None:
         check_axes(self)
-        if self.scores is not None and self.scores.old_BT.shape != self.token_BT.shape:
+        old_BT = None if self.scores is None else self.scores.old_BT
+        if old_BT is not None and old_BT.shape != self.token_BT.shape:
             raise ValueError("the scores are of another batch: their shape differs")
         if self.targets is not None and self.targets.advantage_BT.shape != self.token_BT.shape:
             raise ValueError("the targets are of another batch: their shape differs")
@@ -72,10 +75,16 @@ class TokenBatch:
         return replace(self, **columns)  # type: ignore[arg-type]
 
     def scored(
-        self, old_BT: Tensor, teacher: TeacherScores | None = None, old_source: OldSource = "trainer"
+        self, old_BT: Tensor | None, teacher: TeacherScores | None = None, old_source: OldSource = "trainer"
     ) -> TokenBatch:
-        """A copy that knows its scores."""
+        """A copy that knows its scores; the old ones are None where the update's own forward will give them."""
         return replace(self, scores=Scores(old_BT, teacher, old_source))
+
+    def with_old(self, old_BT: Tensor) -> TokenBatch:
+        """A copy whose old log-probabilities are these, its other scores the same. Raises ValueError without any."""
+        if self.scores is None:
+            raise ValueError("the batch has no scores whose old log-probabilities could be set")
+        return replace(self, scores=replace(self.scores, old_BT=old_BT))
 
     def aimed(self, advantage_BT: Tensor, distil_BT: Tensor | None = None) -> TokenBatch:
         """A copy that knows what the loss pulls at."""

@@ -46,6 +46,10 @@ class EpisodeStrategy(Protocol):
         """Why it cannot be used in a run whose tools of these names keep state over an episode's calls; else None."""
         ...
 
+    def student_turns(self, step: int) -> int | None:
+        """How many turns the student plays at step `step` (from 1) where the run's limits allow more; None: any."""
+        ...
+
     def play(self, stage: Stage, step: int) -> Any:
         """The episodes of step `step` (from 1), as the stage gives them."""
         ...
@@ -60,6 +64,10 @@ class WholeEpisodes:
 
     def refusal(self, stateful_tools: Collection[str]) -> str | None:
         """None: any tool will do."""
+        return None
+
+    def student_turns(self, step: int) -> int | None:
+        """None: all of them."""
         return None
 
     def play(self, stage: Stage, step: int) -> Any:
@@ -89,9 +97,13 @@ class FirstTurns:
         """None: any tool will do."""
         return None
 
+    def student_turns(self, step: int) -> int:
+        """See `EpisodeStrategy.student_turns`."""
+        return turns_at(step, self.start, self.every)
+
     def play(self, stage: Stage, step: int) -> Any:
         """See `EpisodeStrategy.play`."""
-        return stage.student(max_turns=turns_at(step, self.start, self.every))
+        return stage.student(max_turns=self.student_turns(step))
 
 
 @final
@@ -118,9 +130,13 @@ class AfterTeacherTurns:
             return None
         return "replays the teacher's turns, but not what they left in a tool"
 
+    def student_turns(self, step: int) -> int:
+        """See `EpisodeStrategy.student_turns`."""
+        return turns_at(step, self.start, self.every)
+
     def play(self, stage: Stage, step: int) -> Any:
         """See `EpisodeStrategy.play`."""
-        turns = turns_at(step, self.start, self.every)
+        turns = self.student_turns(step)
         return stage.student(max_turns=turns, prefixes=stage.teacher_prefixes(leave=turns))
 
 

@@ -69,7 +69,8 @@ class Method:
     the loss gets `kappa(s) * g * w_k * D_t`, the dense divergence at the sampled positions. With `context` the
     teacher is the student's own copy, which follows it by `teacher_rule`. `episodes` says who plays which turns.
     `asks` holds needs that do not follow from the other parts, such as what turn weights read of the teacher.
-    With scope `trajectory` the weights of a micro-batch can be computed from it alone.
+    With scope `trajectory` the weights of a micro-batch can be computed from it alone (rewards apart, see `rated`), so
+    that with one update a step they come from the update's own forward.
     """
 
     name: str
@@ -148,16 +149,16 @@ class Signal:
 def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
     """The detached advantage of every token (B x T, 0 at context), before any update of step `step`.
 
-    Raises ValueError when the method needs log-probabilities that the batch does not have, and for those that are
-    NaN or +inf (naming trajectory, turn and position).
+    A part of a step's batch must be `rated` with all of it. Raises ValueError when the method needs log-probabilities
+    that the batch does not have, and for those that are NaN or +inf (naming trajectory, turn and position).
     """
-    if batch.scores is None:
+    if batch.scores is None or batch.scores.old_BT is None:
         raise ValueError("the old log-probabilities must be scored before the advantage")
     old_BT, teacher = batch.scores.old_BT, batch.scores.teacher
     stats = weight_BK = gap_BT = weight_BT = distil_BT = None
     if teacher is not None:
         stats = turn_stats(old_BT, teacher, batch.turn_BT, batch.error_BK)
-    reward_B = _reward_advantage(batch) if Need.REWARD in method.needs else None
+    reward_B = rated(method, batch).reward_advantage_B
     if method.turn_weights is not None:
         if teacher is None or stats is None:
             raise ValueError(f"method {method.name} needs the teacher's log-probabilities")
@@ -174,12 +175,18 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
     return Signal(total_BT, stats, weight_BK, reward_B, distil_BT)
 
 
-def _reward_advantage(batch: TokenBatch) -> Tensor:
-    """GRPO's advantage among the trajectories that have a reward; 0 for the others. Shape B."""
+def rated(method: Method, batch: TokenBatch) -> TokenBatch:
+    """A copy whose trajectories know their reward advantage: GRPO's among those that have a reward, 0 for the others.
+
+    It is relative to other trajectories, so it is computed before a batch is split, and kept where it is known. The
+    batch as it is where the method reads no reward.
+    """
+    if Need.REWARD not in method.needs or batch.reward_advantage_B is not None:
+        return batch
     rewarded_B = batch.rewarded_B
     advantage_B = torch.zeros_like(batch.reward_B)
     advantage_B[rewarded_B] = group_advantage(batch.reward_B[rewarded_B], batch.group_B[rewarded_B])
-    return advantage_B
+    return batch.filled(reward_advantage_B=advantage_B)
 
 
 def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTerms:
@@ -187,11 +194,12 @@ def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTe
 
     Raises ValueError where old log-probabilities, advantage or loss weights are not set.
     """
-    if micro.scores is None or micro.targets is None or micro.loss_weight_BT is None:
+    old_BT = None if micro.scores is None else micro.scores.old_BT
+    if old_BT is None or micro.targets is None or micro.loss_weight_BT is None:
         raise ValueError("old log-probabilities, advantage and loss weights must be set before the loss")
     return clipped_surrogate(
         logp_BT,
-        micro.scores.old_BT,
+        old_BT,
         micro.targets.advantage_BT,
         micro.turn_BT,
         micro.loss_weight_BT,

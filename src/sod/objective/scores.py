@@ -19,7 +19,9 @@ LEVELS: tuple[Level, ...] = ("sampled", "top1", "topk", "full")
 """How much of its distribution a teacher gives at a position: the log-probability of the sampled token, also the
 highest probability (and the entropy, where it can), the k highest, or all of it. Each holds those before it."""
 
-OldSource = Literal["engine", "trainer"]
+OldSource = Literal["engine", "trainer", "update"]
+"""Whose log-probabilities count as the old ones: the engine's as it sampled, those of a forward of the trainer's for
+that alone, or those of the very forward that the update takes its gradient from."""
 
 
 @final
@@ -70,10 +72,11 @@ class TeacherScores:
 class Scores:
     """The batch's tokens under the weights that sampled them (`old_BT`, nats, 0 at context), and as the teacher saw.
 
-    `old_source` says whose figures the old ones are; an engine's are to be checked against the trainer's forward.
+    `old_source` says whose figures the old ones are; an engine's are to be checked against the trainer's forward, and
+    an update's are None until its forward.
     """
 
-    old_BT: Annotated[Tensor, Axes("BT")]
+    old_BT: Annotated[Tensor | None, Axes("BT")]
     teacher: TeacherScores | None = None
     old_source: OldSource = "trainer"
 

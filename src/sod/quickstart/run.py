@@ -16,7 +16,7 @@ from sod.build.training import prepare_train
 from sod.clock import Clock
 from sod.objective.methods import Method
 from sod.quickstart.world import data_paths, make_data, make_models
-from sod.recipe import ModelSpec, Notice, Recipe
+from sod.recipe import ModelSpec, Notice, Recipe, StudentSpec
 from sod.records import SodError
 from sod.runlog import locked, write_json_atomic
 
@@ -65,7 +65,8 @@ def _quickstart(recipe: Recipe, method: Method, out: Path, run_job: RunJob, noti
 def make_world(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> dict[str, float]:
     """Write the recipe's world below `out`: `data`, `teacher-init`, `student-init`, `teacher-sft`, `student-sft`.
 
-    Returns the seconds of each stage, to 0.1. Raises SodError when the recipe has no `world` section.
+    Both models begin with random weights, so all of them are trained here, whatever `student.lora` says. Returns the
+    seconds of each stage, to 0.1. Raises SodError when the recipe has no `world` section.
     """
     world = recipe.world
     if world is None:
@@ -74,10 +75,11 @@ def make_world(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
     with clock.timed("data and models"):
         conversations = make_data(world, recipe.seed, out / "data")
         make_models(world, recipe, conversations, {name: out / name for name in ("teacher-init", "student-init")})
-    base = in_world(recipe, out, "student-init")
+    whole = recipe.student.model_copy(update={"lora": None})
+    base = in_world(recipe.model_copy(update={"student": whole}), out, "student-init")
     with clock.timed("teacher sft"):
         traces = base.data.model_copy(update={"sft": str(out / "data" / "sft-teacher.parquet")})
-        teacher = _at(recipe.teacher or recipe.student, out / "teacher-init")
+        teacher = StudentSpec(**_teacher(recipe, out / "teacher-init").model_dump())
         spec = base.model_copy(update={"student": teacher, "sft": world.teacher_sft, "data": traces})
         run_job("teacher SFT", prepare_sft(spec, out / "teacher-sft", False, notice))
     with clock.timed("student sft"):
@@ -89,8 +91,8 @@ def in_world(recipe: Recipe, out: Path, student: str = "student-sft") -> Recipe:
     """The recipe with the data and the teacher of the world below `out`, and one of its models as the student."""
     return recipe.model_copy(
         update={
-            "student": _at(recipe.student, out / student),
-            "teacher": _at(recipe.teacher or recipe.student, out / "teacher-sft"),
+            "student": recipe.student.model_copy(update={"path": str(out / student)}),
+            "teacher": _teacher(recipe, out / "teacher-sft"),
             "data": recipe.data.model_copy(update=data_paths(out / "data")),
         }
     )
@@ -106,5 +108,8 @@ def _told_of(label: str, notice: Notice, text: str) -> None:
     notice(f"{label}: {text}")
 
 
-def _at(spec: ModelSpec, path: Path) -> ModelSpec:
-    return ModelSpec(path=str(path), dtype=spec.dtype)
+def _teacher(recipe: Recipe, path: Path) -> ModelSpec:
+    """The teacher at `path`, trained where it will teach; where the recipe has none, one that runs as the student."""
+    spec = recipe.teacher or recipe.student.whole
+    device = recipe.student.device if spec.device == "auto" else spec.device
+    return spec.model_copy(update={"path": str(path), "device": device})

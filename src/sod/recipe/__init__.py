@@ -8,7 +8,9 @@ from sod.recipe.keys.method import CoefficientSpec as CoefficientSpec
 from sod.recipe.keys.method import DivergenceSpec as DivergenceSpec
 from sod.recipe.keys.method import MethodSpec as MethodSpec
 from sod.recipe.keys.method import ScheduleSpec as ScheduleSpec
+from sod.recipe.keys.model import LoraSpec as LoraSpec
 from sod.recipe.keys.model import ModelSpec as ModelSpec
+from sod.recipe.keys.model import StudentSpec as StudentSpec
 from sod.recipe.keys.optim import OptimSpec as OptimSpec
 from sod.recipe.keys.recipe import Recipe as Recipe
 from sod.recipe.keys.recipe import TrackerName as TrackerName

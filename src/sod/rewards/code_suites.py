@@ -210,9 +210,10 @@ def _function_name(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The function that the tests call, as the first of `rows` that names one has it; None for whole programs."""
     for row in rows:
         metadata = _object(row.get("metadata") or {}, "metadata")
-        found = next((fields[name] for fields in (row, metadata) for name in FUNCTION if fields.get(name)), None)
-        if found is not None:
-            return str(found)
+        for fields in (row, metadata):
+            for name in FUNCTION:
+                if fields.get(name):
+                    return str(fields[name])
     return None
 
 

@@ -206,10 +206,16 @@ def may_ask(box: str, truth: str, accept_unevaluated: bool = False) -> Pair | No
         return None
     if _CLOSED_AT_INFINITY.search(given) and not _CLOSED_AT_INFINITY.search(asked):
         return None
-    members = {match.group(1) for text in (given, asked) if (match := _MEMBER_OF.match(text))}
+    of_one_name = len(_variables(given) | _variables(asked)) < 2
     # `9 i` would be read as the imaginary unit and `9i` as a symbol.
     given, asked = (_COEFFICIENT.sub("", _MEMBER_OF.sub("", text)) for text in (given, asked))
-    return Pair(given, asked) if len(members) < 2 and _same_shape(given, asked) else None
+    return Pair(given, asked) if of_one_name and _same_shape(given, asked) else None
+
+
+def _variables(text: str) -> set[str]:
+    """The name that a text says is a member of something, as `x` of `x \\in [0, 1]`; empty where it says so of none."""
+    match = _MEMBER_OF.match(text)
+    return set() if match is None else {match.group(1)}
 
 
 def _other_digits(text: str) -> bool:
@@ -222,8 +228,12 @@ def _letters_agree(given: str, asked: str) -> bool:
     bare = [_COMMAND.sub(" ", _ENVIRONMENT.sub(" ", text)) for text in (given, asked)]
     if any(_WORD.search(text) for text in bare):
         return False
-    letters = {letter for text in bare for letter in text if letter.isalpha()}
-    return not any(letter.swapcase() in letters for letter in letters if letter.swapcase() != letter)
+    letters = {letter for letter in "".join(bare) if letter.isalpha()}
+    for letter in letters:
+        other_case = letter.swapcase()
+        if other_case != letter and other_case in letters:
+            return False
+    return True
 
 
 def _same_shape(given: str, asked: str) -> bool:

@@ -20,6 +20,9 @@ from sod.runlog.files import plain
 NEUTRAL_KEYS: Mapping[str, str] = {
     "name": "a label",
     "threads": "belongs to the machine; null leaves it to the machine anyway",
+    "deterministic": "the same sums, in an order that repeats",
+    "student.device": "belongs to the machine, as threads do; auto leaves it to the machine anyway",
+    "teacher.device": "as student.device",
     "trackers": "copies of the metrics to look at",
     "train.checkpoint_every": "when the state is kept, not what it is",
     "train.keep_checkpoints": "how many of them stay",

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from sod.models.device import moved
+from sod.models.lora import own_weights
 from sod.models.meter import Cost, Meter
 from sod.models.score import teacher_scores
 from sod.objective.batch import TokenBatch
@@ -21,7 +23,8 @@ class LocalTeacher:
     """Scores with a Hugging Face causal LM, chunked over the vocabulary projection.
 
     Offers its whole distribution at any temperature. The model is frozen, put into evaluation mode and changed in place
-    by `follow`: nobody else may train it.
+    by `follow`: nobody else may train it. Of one with an adapter that alone is its own, and follows the student's: the
+    average is that of the adapter's two factors, not of their product (our choice: no paper says which).
     """
 
     offers: ClassVar[Offer] = Offer("full")
@@ -49,14 +52,14 @@ class LocalTeacher:
         """
         if not 0.0 < fraction <= 1.0:
             raise ValueError(f"a teacher follows by a fraction in (0, 1], got {fraction}")
-        mine, theirs = list(self.model.parameters()), list(student.parameters())
+        mine, theirs = own_weights(self.model), own_weights(student)
         if [p.shape for p in mine] != [p.shape for p in theirs]:
             raise ValueError("a teacher can only follow a student of its own shape")
         with torch.no_grad():
             if self._average is None:
                 self._average = [p.detach().float().clone() for p in mine]
             for average, weight, target in zip(self._average, mine, theirs, strict=True):
-                average.lerp_(target.float(), fraction)
+                average.lerp_(moved(target, average.device).float(), fraction)
                 weight.copy_(average)
 
     def state(self) -> list[Tensor] | None:
@@ -67,12 +70,13 @@ class LocalTeacher:
         """Restore `state`, bit for bit. Raises ValueError, with nothing changed, where it is of another model."""
         if state is None:
             return
-        shapes = [weight.shape for weight in self.model.parameters()]
+        shapes = [weight.shape for weight in own_weights(self.model)]
         if not all(isinstance(saved, Tensor) and saved.dtype == torch.float32 for saved in state):
             raise ValueError("the averaged weights are no float32 tensors")
         if [saved.shape for saved in state] != shapes:
             raise ValueError("the averaged weights are of another model")
         with torch.no_grad():
-            self._average = [saved.clone() for saved in state]
-            for weight, average in zip(self.model.parameters(), self._average, strict=True):
-                weight.copy_(average)
+            self._average = []
+            for weight, saved in zip(own_weights(self.model), state, strict=True):
+                self._average.append(torch.empty_like(weight, dtype=torch.float32).copy_(saved))
+                weight.copy_(self._average[-1])

@@ -64,11 +64,15 @@ class Position:
 @final
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint to go on from: where it lies, the steps done, and the state by namespace."""
+    """A checkpoint to go on from: where it lies, the steps done, the state by namespace, and what wrote it.
+
+    `device` is `cpu` or `cuda`.
+    """
 
     directory: Path
     step: int
     state: State
+    device: str = "cpu"
 
     @property
     def model(self) -> Path:
@@ -155,7 +159,7 @@ def model_of(directory: Path) -> Path:
 
 
 def load(directory: Path, recipe_hash: str) -> ResumePoint:
-    """The state of a checkpoint; also restores torch's random state.
+    """The state of a checkpoint; also restores torch's random states.
 
     Raises BrokenCheckpointError when it is incomplete, damaged or made up, SodError when it belongs to another recipe,
     or was written by a later version.
@@ -174,7 +178,9 @@ def load(directory: Path, recipe_hash: str) -> ResumePoint:
     if trainer.recipe_hash != recipe_hash:
         raise SodError(f"{directory}: this checkpoint was written under another recipe; resume with the run's own")
     torch.set_rng_state(trainer.rng)
-    return ResumePoint(directory, step, state)
+    for number, rng in enumerate(trainer.cuda_rng[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(rng, number)
+    return ResumePoint(directory, step, state, trainer.device)
 
 
 def newest_good(checkpoints: list[tuple[int, Path]], read: Callable[[Path], T], notice: Notice) -> T:
@@ -224,6 +230,7 @@ def _write_trainer(path: Path, position: Position, state: State) -> None:
         "recipe_hash": position.recipe_hash,
         "state": dict(state),
         "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
     with open(path, "wb") as file:  # given a path, torch would hide the reason of a failure
         torch.save(trainer, file)

@@ -41,4 +41,4 @@ class StepMeter:
 
     def optimizer(self) -> AbstractContextManager[None]:
         """One update of the weights."""
-        return self.meter.phase("optimizer", moved=OPTIMIZER_PASSES * 4 * self.cost.weights)
+        return self.meter.phase("optimizer", moved=OPTIMIZER_PASSES * 4 * self.cost.trained)

@@ -60,7 +60,7 @@ def describe(
     metrics |= fault_figures(collected, batch, teacher_faults)
     action_BT = batch.turn_BT > 0
     scores = batch.scores
-    if scores is not None and scores.teacher is not None and signal.stats is not None:
+    if scores is not None and scores.old_BT is not None and scores.teacher is not None and signal.stats is not None:
         metrics["teacher_gap"] = float((scores.teacher.logp_BT - scores.old_BT)[action_BT].mean())
         turn_gap_BK = signal.stats.turn_gap_BK
         last_B1 = (signal.stats.tokens_BK > 0).sum(dim=1, keepdim=True) - 1

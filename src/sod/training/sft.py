@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sod.clock import Clock
+from sod.models.lora import dropping
 from sod.models.memory import naming_phase
 from sod.models.score import action_logps
 from sod.models.settle import settle_of
@@ -28,7 +29,7 @@ def sft_step(
     gradient could move a weight.
     """
     clock = Clock(settle=settle_of([model]))
-    with clock.timed("step"), naming_phase("the update"):
+    with clock.timed("step"), dropping(model, seed, step), naming_phase("the update"):
         metrics, tokens = _updated(model, optimizer, examples, batch_size, spec, seed, step)
     seconds = clock.total
     return StepReport(step, metrics | {"tokens_per_second": tokens / seconds, "seconds": seconds})

@@ -2,7 +2,7 @@
 
 `gather`: the student plays and is rewarded. `learn`: the teacher scores what it sampled, the method turns both into an
 advantage per token, and the clipped surrogate (with a dense divergence, where the method has one) moves the student.
-Everything before the update is detached.
+Everything but the update's own forward is detached.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from sod.clock import Clock, nothing_to_wait_for
 from sod.engines.base import Sampling
 from sod.evaluation.hints import Hints
+from sod.models.lora import dropping
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
-from sod.objective.methods import Method, Signal, advantage
+from sod.objective.methods import Method, Signal, rated
 from sod.objective.needs import Need
 from sod.objective.scores import OldSource, TeacherScores
 from sod.recipe import Recipe
@@ -31,10 +33,10 @@ from sod.rollout.health import FaultWindow
 from sod.tasks.base import draw_tasks
 from sod.teachers.base import LocalModel, Teacher
 from sod.training.measured import StepMeter
-from sod.training.optim import NonFiniteError, Optimizer
+from sod.training.optim import Optimizer
 from sod.training.report import StepReport, describe
 from sod.training.stage import RolloutStage
-from sod.training.update import Updater, dump
+from sod.training.update import Updater
 
 PrivilegedPrompt = Callable[[Task], Sequence[int]]
 """Token ids of the prompt that the teacher reads instead of the student's."""
@@ -161,18 +163,19 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     Raises NonFiniteError (with the batch dumped) before a non-finite gradient could move a weight.
     """
     batch, faults = scored(run, batch)
-    try:
-        signal = advantage(run.method, batch, step)
-    except ValueError as error:  # a log-probability that is not finite
-        raise dump(run.dumps, batch, step, NonFiniteError(f"step {step}: {error}")) from None
-    batch = batch.aimed(signal.advantage_BT, signal.distil_BT)
-    with run.clock.timed("update"), naming_phase("the update"):
-        updates = updater(run).update(batch, step)
+    batch = rated(run.method, batch)  # with all of the step's trajectories, before any split
+    updates, signal = updater(run), None
+    if batch.scores is not None and batch.scores.old_BT is not None:
+        batch, signal = updates.weighed(batch, step)
+    with run.clock.timed("update"), dropping(run.student, run.recipe.seed, step), naming_phase("the update"):
+        updated = updates.update(batch, step)
+    if signal is None:  # only now are the old log-probabilities known
+        batch, signal = updates.weighed(updated.batch, step)
     run.rollout.engine.sync(run.student)
     if run.model_teacher is not None and (fraction := run.method.teacher_rule.pull(step)):
         run.model_teacher.follow(run.student, fraction)
-    updates |= {"kappa": run.method.kappa(step), "rho": run.method.rho(step)}
-    return Learned(batch, signal, updates, faults)
+    figures = updated.figures | {"kappa": run.method.kappa(step), "rho": run.method.rho(step)}
+    return Learned(batch, signal, figures, faults)
 
 
 def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
@@ -181,9 +184,9 @@ def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
     What the teacher could not score leaves the batch, baseline and loss alike. Raises SodError where that is too much
     of the latest episodes, or all of the batch.
     """
-    source = old_logps_source(run)
+    source = old_logps_source(run, batch)
     with run.clock.timed("old"), naming_phase("scoring by the student"):
-        old_BT = batch.sampled_BT if source == "engine" else trainer_logps(run, batch)
+        old_BT = old_logps(run, batch, source)
     if run.teacher is None:
         return batch.scored(old_BT, old_source=source), ()
     with run.clock.timed("teacher"), naming_phase("scoring by the teacher"):
@@ -216,15 +219,29 @@ def privileged_view(batch: TokenBatch, privileged: PrivilegedPrompt) -> TokenBat
     return with_prompts(batch, prompts)
 
 
-def old_logps_source(run: Run) -> OldSource:
+def old_logps_source(run: Run, batch: TokenBatch) -> OldSource:
     """Whose log-probabilities of the sampled tokens count as the old ones.
 
     The engine's own where those are the trainer's up to rounding: an exact engine, and nothing truncated. The update
-    checks them against its first forward. Else a forward of the trainer's.
+    checks them against its first forward, which must have no dropout then. Else the trainer's under the weights that
+    sampled: from the update's own forward, where that has no dropout, the batch is one update, and turn weights need
+    one trajectory at a time; or from one before it.
     """
-    rollout = run.recipe.rollout
+    rollout, lora = run.recipe.rollout, run.recipe.student.lora
     truncated = rollout.top_p < 1.0 or rollout.top_k > 0
-    return "engine" if run.rollout.engine.exact and not truncated else "trainer"
+    dropped = lora is not None and lora.dropout > 0.0
+    if run.rollout.engine.exact and not truncated and not dropped:
+        return "engine"
+    groups = len(torch.unique(batch.group_B))
+    updates_once = groups <= (run.recipe.optim.mini_batch_prompts or groups)
+    return "update" if updates_once and not dropped and run.method.scope == "trajectory" else "trainer"
+
+
+def old_logps(run: Run, batch: TokenBatch, source: OldSource) -> Tensor | None:
+    """The old log-probabilities of the batch (B x T) as far as they are known before the update."""
+    if source == "update":
+        return None
+    return batch.sampled_BT if source == "engine" else trainer_logps(run, batch)
 
 
 def trainer_logps(run: Run, batch: TokenBatch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,16 +11,24 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+CUDA_RNG_BYTES = 16  # seed and offset
+
 
 @final
 @dataclass(frozen=True)
 class TrainerFile:
-    """What `trainer.pt` holds: its format, the steps done, whose recipe it is, torch's random state and the rest."""
+    """What `trainer.pt` holds: its format, the steps done, whose recipe it is, torch's random states and the rest.
+
+    `cuda_rng` are those of the CUDA devices, by number; none where CUDA was not in use. `device` is `cuda` where some
+    of its tensors were on such a device when they were written, else `cpu`; now all are on the CPU.
+    """
 
     format: int
     step: int
     recipe_hash: str
     rng: Tensor
+    cuda_rng: Sequence[Tensor]
+    device: str
     content: Mapping[str, Any]
 
 
@@ -32,8 +40,14 @@ def read_trainer(path: Path) -> TrainerFile:
     """
     try:
         _refuse_compressed(path)
-        content = torch.load(path, weights_only=True)
-        return _checked(content)
+        written_on: set[str] = set()
+
+        def to_cpu(storage: Any, location: str) -> Any:
+            written_on.add(location.partition(":")[0])
+            return storage
+
+        content = torch.load(path, weights_only=True, map_location=to_cpu)
+        return _checked(content, "cuda" if "cuda" in written_on else "cpu")
     except Exception as error:  # pickle, zip and torch each raise kinds of their own, and torch over many lines
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise ValueError(f"not the state of a run, or damaged ({said:.200})") from error
@@ -55,7 +69,7 @@ def _refuse_compressed(path: Path) -> None:
         raise ValueError("its parts are larger than the file")
 
 
-def _checked(content: Any) -> TrainerFile:
+def _checked(content: Any, device: str) -> TrainerFile:
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
     version, step, rng = content.get("format", 1), content.get("step"), content.get("rng")
@@ -67,4 +81,12 @@ def _checked(content: Any) -> TrainerFile:
     own = torch.get_rng_state()
     if not isinstance(rng, Tensor) or (rng.dtype, rng.shape, rng.layout) != (own.dtype, own.shape, own.layout):
         raise ValueError("rng is no state of torch's random numbers")
-    return TrainerFile(version, step, recipe_hash, rng, content)
+    cuda_rng = content.get("cuda_rng", [])
+    if not isinstance(cuda_rng, list) or not all(map(_is_cuda_rng, cuda_rng)):
+        raise ValueError("cuda_rng is no list of states of CUDA's random numbers")
+    return TrainerFile(version, step, recipe_hash, rng, cuda_rng, device, content)
+
+
+def _is_cuda_rng(value: Any) -> bool:
+    wanted = (torch.uint8, (CUDA_RNG_BYTES,), torch.strided)
+    return isinstance(value, Tensor) and (value.dtype, tuple(value.shape), value.layout) == wanted

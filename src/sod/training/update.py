@@ -16,7 +16,7 @@ from sod.models.score import action_logps
 from sod.objective.aggregation import loss_weights
 from sod.objective.batch import TokenBatch
 from sod.objective.divergence import divergence
-from sod.objective.methods import Method, distillation_loss, surrogate
+from sod.objective.methods import Method, Signal, advantage, distillation_loss, surrogate
 from sod.objective.surrogate import SurrogateTerms
 from sod.recipe import OptimSpec
 from sod.records import SodError
@@ -59,13 +59,25 @@ class Figures:
 @final
 @dataclass(frozen=True)
 class MicroTerms:
-    """What one forward and backward gave; `gap` sums the distances (nats) between engine and trainer over tokens."""
+    """What one forward and backward gave; `logp_BT` are the trainer's log-probabilities, detached."""
 
     loss: float
     clip_fraction: float
     dual_clip_fraction: float
     kl: float
-    gap: float
+    logp_BT: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Updated:
+    """A batch after its updates, and their figures on average.
+
+    Old log-probabilities that were to come from the update's own forward are in it now.
+    """
+
+    batch: TokenBatch
+    figures: dict[str, float]
 
 
 @final
@@ -87,60 +99,95 @@ class Updater:
     dumps: Path
     measured: StepMeter
 
-    def update(self, batch: TokenBatch, step: int) -> dict[str, float]:
-        """Whole groups per mini-batch, one denominator for each; the figures of the updates, on average.
+    def update(self, batch: TokenBatch, step: int) -> Updated:
+        """Whole groups per mini-batch, one denominator for each.
 
         `train_inference_gap` is the mean distance (nats/token) between the engine's log-probabilities and the
         trainer's, over the first mini-batch. Raises SodError before any weight moves where the two should be equal
-        and are not, and NonFiniteError, with the mini-batch dumped, before a non-finite gradient moves a weight.
+        and are not, and NonFiniteError, with the batch dumped, before a non-finite gradient moves a weight; ValueError
+        where the update's own log-probabilities are to be the old ones and there are several updates.
         """
-        figures, train_inference_gap = Figures(), 0.0
+        figures, gaps = Figures(), []
         minis = batch.minibatches(self.optim.mini_batch_prompts or len(batch))
-        for number, mini in enumerate(minis):
+        source = None if batch.scores is None else batch.scores.old_source
+        if source == "update" and len(minis) > 1:
+            raise ValueError(f"{len(minis)} updates need old log-probabilities from before the first")
+        for mini in minis:
             # Set for the whole mini-batch before it is split, so that splitting cannot change the gradient.
             mini = mini.filled(loss_weight_BT=loss_weights(mini.turn_BT, self.method.loss_aggregation))
-            gap = 0.0
-            for micro in mini.split(self.optim.micro_batch_tokens):
-                terms = self.forward_backward(micro)
-                figures.add(terms)
-                gap += terms.gap / mini.action_tokens()
-            if number == 0:
-                train_inference_gap = gap
-                if batch.scores is not None and batch.scores.old_source == "engine":
-                    check_train_inference_gap(gap, step)
+            logp_BT = self.accumulate(mini, step, figures)
+            gaps.append(distance(logp_BT, mini))
+            if source == "engine" and len(gaps) == 1:
+                check_train_inference_gap(gaps[0], step)
+            if source == "update":
+                mini, _ = self.weighed(mini.with_old(logp_BT), step)
+                batch = batch.with_old(logp_BT)
             figures.add_update(self._optimizer_step(mini, step))
-        return figures.means(len(minis)) | {
-            "updates": float(len(minis)),
-            "train_inference_gap": train_inference_gap,
-        }
+        means = figures.means(len(minis)) | {"updates": float(len(minis)), "train_inference_gap": gaps[0]}
+        return Updated(batch, means)
 
-    def forward_backward(self, micro: TokenBatch) -> MicroTerms:
+    def accumulate(self, mini: TokenBatch, step: int, figures: Figures) -> Tensor:
+        """Give the optimizer the gradient of a mini-batch, and `figures` its terms; the trainer's log-probabilities.
+
+        The latter have the mini-batch's shape. Raises NonFiniteError, with the micro-batch dumped, for those that the
+        method can make nothing of.
+        """
+        logp_BT = torch.zeros(mini.token_BT.shape)
+        for index in mini.micro_indices(self.optim.micro_batch_tokens):
+            micro = mini.rows(index)
+            if micro.action_tokens() == 0:  # no gradient, and nothing to weigh
+                continue
+            terms = self.forward_backward(micro, step)
+            figures.add(terms)
+            logp_BT[index, : terms.logp_BT.shape[1]] = terms.logp_BT
+        return logp_BT
+
+    def forward_backward(self, micro: TokenBatch, step: int) -> MicroTerms:
         """Add the gradient of a micro-batch's part of the loss to what the optimizer has."""
         with self.measured.forward(micro):
-            logp_BT, loss, terms = self.objective(micro)
+            logp_BT, loss, terms = self.objective(micro, step)
         with self.measured.backward(micro):
             loss.backward()
             self.optimizer.accumulate()
-        gap = float((logp_BT.detach() - micro.sampled_BT)[micro.turn_BT > 0].abs().sum())
-        return MicroTerms(float(loss.detach()), terms.clipped, terms.dual_clipped, terms.kl, gap)
+        return MicroTerms(float(loss.detach()), terms.clipped, terms.dual_clipped, terms.kl, logp_BT.detach())
 
-    def objective(self, micro: TokenBatch) -> tuple[Tensor, Tensor, SurrogateTerms]:
+    def objective(self, micro: TokenBatch, step: int) -> tuple[Tensor, Tensor, SurrogateTerms]:
         """`(log-probabilities, loss, surrogate terms)` of a micro-batch under the weights as they stand.
 
-        Differentiable. Raises ValueError for a dense divergence without a teacher's model.
+        Differentiable. Where no old log-probabilities are known, these are, detached: the ratio is 1, and its gradient
+        is that of the log-probabilities. Raises ValueError for a dense divergence without a teacher's model.
+        """
+        logp_BT, divergence_BT = self.forward(micro)
+        if micro.scores is not None and micro.scores.old_BT is None:
+            micro, _ = self.weighed(micro.with_old(logp_BT.detach()), step)
+        terms = surrogate(self.method, logp_BT, micro)
+        dense = 0.0 if divergence_BT is None else distillation_loss(divergence_BT, micro)
+        return logp_BT, terms.loss + dense, terms
+
+    def forward(self, micro: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the action tokens, and the dense divergence at each where the method has one.
+
+        Both B x T and differentiable. Raises ValueError for a dense divergence without a teacher's model.
         """
         dense = self.method.divergence
         if dense is None:
-            logp_BT = action_logps(self.student, micro, self.temperature)
-            terms = surrogate(self.method, logp_BT, micro)
-            return logp_BT, terms.loss, terms
+            return action_logps(self.student, micro, self.temperature), None
         if self.teacher is None:
             raise ValueError(f"method {self.method.name} has a dense divergence and no teacher's model")
         view = micro if self.teacher_view is None else self.teacher_view(micro)
         measure = partial(divergence, spec=dense, temperature=self.temperature)
-        logp_BT, divergence_BT = dense_terms(self.student, self.teacher.model, micro, view, measure, self.temperature)
-        terms = surrogate(self.method, logp_BT, micro)
-        return logp_BT, terms.loss + distillation_loss(divergence_BT, micro), terms
+        return dense_terms(self.student, self.teacher.model, micro, view, measure, self.temperature)
+
+    def weighed(self, batch: TokenBatch, step: int) -> tuple[TokenBatch, Signal]:
+        """The batch with what the method makes of its scores, and that.
+
+        Raises NonFiniteError, with the batch dumped, for a log-probability that is not finite.
+        """
+        try:
+            signal = advantage(self.method, batch, step)
+        except ValueError as error:
+            raise dump(self.dumps, batch, step, NonFiniteError(f"step {step}: {error}")) from None
+        return batch.aimed(signal.advantage_BT, signal.distil_BT), signal
 
     def _optimizer_step(self, mini: TokenBatch, step: int) -> Update:
         try:
@@ -148,6 +195,12 @@ class Updater:
                 return self.optimizer.step(step)
         except NonFiniteError as error:
             raise dump(self.dumps, mini, step, error) from None
+
+
+def distance(logp_BT: Tensor, mini: TokenBatch) -> float:
+    """The mean distance (nats/token) between log-probabilities and those that the sampler reported."""
+    away_N = (logp_BT - mini.sampled_BT)[mini.turn_BT > 0].abs()
+    return float(away_N.sum()) / max(1, len(away_N))
 
 
 def check_train_inference_gap(gap: float, step: int) -> None:

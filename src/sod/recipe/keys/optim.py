@@ -29,3 +29,7 @@ class OptimSpec(Section):
     recompute: bool = Field(
         False, description="recompute the layers' activations in the backward pass: less memory, slower"
     )
+    compile: bool | None = Field(
+        None,
+        description="fuse layers and projection by torch.compile (seconds at the start); null: on CUDA, from 50M",
+    )

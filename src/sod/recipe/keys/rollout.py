@@ -24,6 +24,13 @@ class RolloutSpec(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling: probability mass to keep; 1: all")
     top_k: int = Field(0, ge=0, description="sample among the k most probable tokens; 0: all")
     max_rows: int = Field(128, ge=1, description="episodes decoded together at most; bounds memory")
+    cache_share: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of a CUDA device's memory for keys and values; fewer rows decode together where they do not "
+        "fit; without effect on a CPU",
+    )
     decode_chunk: int = Field(
         16, ge=1, description="tokens decoded per turn before finished turns and tools are looked at"
     )

@@ -79,12 +79,9 @@ class Cgroups:
         version, above = _place()
         _remove_stale(above)
         self._version = version
-        self._path = above / f"{PREFIX}{uuid.uuid4().hex[:12]}"
-        os.mkdir(self._path)
-        self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        self._path, self._lock = _new_directory(above)
         self._count = 0
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if version == 2:
                 (self._path / "cgroup.subtree_control").write_text("+memory")
             self._prove()
@@ -187,6 +184,22 @@ def _below(directory: Path) -> list[Path]:
     with suppress(OSError):
         return [path for path in directory.iterdir() if path.is_dir()]
     return []
+
+
+def _new_directory(above: Path) -> tuple[Path, int]:
+    """A new directory for a sandbox's cgroups, and the descriptor that holds its lock. Raises OSError."""
+    while True:
+        path = above / f"{PREFIX}{uuid.uuid4().hex[:12]}"
+        os.mkdir(path)
+        with suppress(FileNotFoundError, BlockingIOError):  # another start found it before the lock, and removes it
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.stat(path)
+            except OSError:
+                os.close(handle)
+                raise
+            return path, handle
 
 
 def _remove_stale(above: Path) -> None:

@@ -1,0 +1,122 @@
+"""One forward of a decoder over a batch's rows, as far as its action tokens need it: padded, or packed where the
+architecture allows it and it saves time.
+
+Legend: B trajectories, T tokens (padded), S tokens of all rows together, N action tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from sod.models.architecture import in_one_line, refuse_unsampled
+from sod.models.attention import NAME
+from sod.models.device import moved
+from sod.models.length import window_bounds
+from sod.models.packed import PackedRows, packed_rows, worth_packing
+from sod.models.projection import apart, rounding
+from sod.objective.batch import TokenBatch
+from sod.records import SodError
+
+PROBED = (7, 12, 3)  # tokens of the rows on which packing is proven
+
+
+def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
+    """What the decoder says before each action token, in row-major order. Shape N x D, on the model's device.
+
+    Differentiable where gradients are enabled. Rows are packed (`sod.models.packed`) where that is worth it and proven
+    for the model (`packs`); in float32 the two differ by rounding.
+    """
+    action_BT = batch.turn_BT > 0
+    if _to_pack(model, batch.length_B):
+        hidden_SD = packed_hidden(model, packed_rows(batch.token_BT, batch.length_B))
+        first_B = batch.length_B.cumsum(0) - batch.length_B
+    else:
+        hidden_SD = padded_hidden(model, batch.token_BT).flatten(0, 1)
+        first_B = torch.arange(len(batch)) * batch.token_BT.shape[1]
+    # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
+    row_N, at_N = torch.nonzero(action_BT, as_tuple=True)
+    return hidden_SD[moved(first_B[row_N] + at_N - 1, model.device)]
+
+
+def padded_hidden(model: Any, token_BT: Tensor) -> Tensor:
+    """What the decoder says at every token. Shape B x T x D, on the model's device; differentiable.
+
+    Right padding needs no attention mask: under causal attention no real token sees what follows it.
+    """
+    hidden_BTD: Tensor = model.get_decoder()(input_ids=moved(token_BT, model.device), use_cache=False).last_hidden_state
+    return hidden_BTD
+
+
+def packed_hidden(model: Any, rows: PackedRows) -> Tensor:
+    """What the decoder says at every token of packed rows. Shape S x D, on the model's device; differentiable.
+
+    The model must be one that `packs`.
+    """
+    device = model.device
+    token_1S = moved(rows.token_1S, device)
+    said = model.get_decoder()(
+        input_ids=token_1S,
+        position_ids=moved(rows.position_1S, device),
+        attention_mask=token_1S[:, None, None, :],  # four dimensions: taken as it is, and packed attention ignores it
+        use_cache=False,
+        cu_seq=moved(rows.cu_seq, device),
+        longest=rows.longest,
+    )
+    hidden_SD: Tensor = said.last_hidden_state[0]
+    return hidden_SD
+
+
+def packs(model: Any) -> bool:
+    """Whether packed rows of the model are what padded ones are. Proven at the first call, on a few tokens.
+
+    From then on the attention of a model that packs is `attention.attend`.
+    """
+    if model not in _proven:
+        before = model.config._attn_implementation
+        dropping = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            refuse_unsampled(model.config, "packing")
+            with in_one_line(model.config, "packing", "cannot be packed"):
+                _proven[model] = _proves(model)
+        except SodError:
+            _proven[model] = False
+        for module in dropping:
+            module.training = True
+        if not _proven[model] and model.config._attn_implementation != before:
+            model.set_attn_implementation(before)
+    return _proven[model]
+
+
+_proven: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def _to_pack(model: Any, length_B: Tensor) -> bool:
+    if not worth_packing(length_B, model.device, model.dtype):
+        return False
+    longest = int(length_B.max())
+    return all(longest <= bound.tokens for bound in window_bounds(model.config)) and packs(model)
+
+
+def _proves(model: Any) -> bool:
+    """Packed rows give what padded ones do, and other tokens in the first row leave the others as they are."""
+    length_B = torch.tensor(PROBED)
+    number_BT = torch.arange(3, 3 + len(PROBED) * max(PROBED)).view(len(PROBED), -1)
+    token_BT = number_BT * 7919 % int(model.config.vocab_size)
+    other_BT = token_BT.clone()
+    other_BT[0] = token_BT[1]
+    real_BT = torch.arange(max(PROBED)) < length_B[:, None]
+    # Before attention is changed: what the model made of padded rows so far is what is to be met.
+    padded_SD = padded_hidden(model, token_BT)[moved(real_BT, model.device)].detach()
+    model.set_attn_implementation(NAME)
+    packed_SD, other_SD = (
+        packed_hidden(model, packed_rows(ids_BT, length_B)).detach() for ids_BT in (token_BT, other_BT)
+    )
+    same = apart(packed_SD, padded_SD) <= rounding(model.dtype)
+    # Both have one shape, so that they round alike.
+    alone = apart(other_SD[PROBED[0] :], packed_SD[PROBED[0] :]) <= rounding(model.dtype) / 25
+    return same and alone
