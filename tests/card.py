@@ -1,4 +1,4 @@
-"""Cards that are not there: devices of another type, whose tensors are computed with on the CPU.
+"""Cards that are not there: devices beside the CPU, whose tensors are computed with on the CPU.
 
 Inside `cards()` a tensor can be moved to `CARD` or `OTHER_CARD`, says that it is there, and cannot be computed with
 together with tensors of another place, as on a real card. What PyTorch allows is allowed: numbers (0 dimensions) of the
@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-# Of a type that is no CPU, and for which nothing of ours captures graphs or asks a driver.
-CARD, OTHER_CARD = torch.device("xpu", 0), torch.device("xpu", 1)
+# Of a type for which nothing captures graphs or asks a driver, and still no equals of `CPU`, which has no number.
+CARD, OTHER_CARD = torch.device("cpu", 1), torch.device("cpu", 2)
 
 BETWEEN_DEVICES = (torch.ops.aten.copy_.default,)
 NO_NUMBERS = (torch.ops.aten.cat.default, torch.ops.aten.stack.default)
@@ -119,7 +119,7 @@ class Answers(TorchFunctionMode):
         if func in (Tensor.numpy, Tensor.__array__) and self.places.of(args[0]) != CPU:
             raise MixedDevicesError("numpy cannot read a tensor of a card")
         place = kwargs.get("device")
-        if place is None or torch.device(place).type != CARD.type:
+        if place is None or torch.device(place) not in (CARD, OTHER_CARD):
             return func(*args, **kwargs)
         self.places.making = torch.device(place)
         try:
@@ -141,7 +141,7 @@ class Answers(TorchFunctionMode):
             place, dtype = self.places.of(place), place.dtype
         here = self.places.of(tensor)
         there = here if place is None else torch.device(place)
-        if CARD.type not in (here.type, there.type):
+        if not {here, there} & {CARD, OTHER_CARD}:
             return func(tensor, *args, **kwargs)
         if dtype is not None:
             tensor = tensor.to(dtype)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from sod.tools.base import Tool
 from sod.tools.python import SCHEMA, PythonTool
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.local import LocalSandbox
+from support import made_once
 
 torch.set_num_threads(1)
 
@@ -31,6 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") is not None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files, also of the processes that we start and kill, lie where pytest removes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(tempfile, "tempdir", None)  # it is looked up anew
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -83,17 +95,22 @@ def model(random_model: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def acting_model(chat: Chat, conversations: list[Conversation]) -> Any:
+def acting_model(chat: Chat, conversations: list[Conversation], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A tiny student with just enough SFT to make well-formed Python calls (never change it in place)."""
     student = new_qwen3(chat.tokenizer, layers=2, hidden=48, heads=2, ffn=96, context=2048, seed=3)
-    ledgers = [chat.encode_conversation(c.messages) for c in conversations]
-    optimizer = torch.optim.AdamW(student.parameters(), lr=8e-3)
-    for step in range(60):
-        batch = supervised_batch([ledgers[(step * 8 + i) % len(ledgers)] for i in range(8)])
-        loss = -action_logps(student, batch).sum() / batch.action_tokens()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+
+    def teach(directory: Path) -> None:
+        ledgers = [chat.encode_conversation(c.messages) for c in conversations]
+        optimizer = torch.optim.AdamW(student.parameters(), lr=8e-3)
+        for step in range(60):
+            batch = supervised_batch([ledgers[(step * 8 + i) % len(ledgers)] for i in range(8)])
+            loss = -action_logps(student, batch).sum() / batch.action_tokens()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        torch.save(student.state_dict(), directory / "weights.pt")
+
+    student.load_state_dict(torch.load(made_once(tmp_path_factory, "acting-model", teach) / "weights.pt"))
     return student.eval()
 
 

@@ -75,10 +75,10 @@ def recipe_maker(
                 "samples": 2,
                 "max_turns": 2,
                 "max_prompt_tokens": 200,
-                "max_turn_tokens": 12,
-                "max_response_tokens": 40,
+                "max_turn_tokens": 24,
+                "max_response_tokens": 80,
             },
-            "reward": {"overlong_buffer": 30},  # by their lengths episodes earn different rewards
+            "reward": {"overlong_buffer": 70},  # by their lengths episodes earn different rewards
             "method": {"name": method},
             "optim": {"lr": 1e-2},
             "train": {"steps": 2, "checkpoint_every": 1},

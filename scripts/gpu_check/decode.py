@@ -79,6 +79,7 @@ def main() -> None:
     told: dict[str, Any] = {"torch": torch.__version__, "device": name_of(device), "copy GB/s": copied(device)}
     for work in SMALL if tiny else FULL:
         told[work.name] = attempted(lambda work=work: measured(model, work, told["copy GB/s"]))
+        print(work.name, json.dumps(told[work.name]), flush=True)
     torch._dynamo.reset()
     fixed = FIXED[1] if tiny else FIXED[0]
     told[f"{fixed.name}, of one size"] = attempted(lambda: measured(model, fixed, told["copy GB/s"]))

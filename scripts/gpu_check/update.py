@@ -34,53 +34,52 @@ SHAPE = {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "
 HEADS = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
 TOY = {"vocab_size": 1500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 TOY_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-PROMPT = 64
-RAGGED = [256 + 64 * row for row in range(16)]
-
 parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
 parser.add_argument("--tiny", action="store_true", help="toy size, on a CPU")
 TINY = parser.parse_args().tiny
 DEVICE = torch.device("cpu" if TINY or not torch.cuda.is_available() else "cuda")
 CUDA = DEVICE.type == "cuda"
+SHARE = 16 if TINY else 1  # toy rows are so many times shorter
+PROMPT = 64 // SHARE
+FULL, RAGGED, LONG = ([n // SHARE for n in ns] for ns in ([1024] * 16, range(256, 1217, 64), [20480]))
 figures: dict[str, Any] = {}
 
 
 def main() -> None:
     """All figures, then one line of JSON."""
+    if TINY:
+        torch.set_num_threads(1)
     figures["torch"] = torch.__version__
     figures["device"] = torch.cuda.get_device_name() if CUDA else "cpu"
     figures["product TFLOP/s"] = rate = product_rate()
-    full, ragged, long = [1024] * 16, RAGGED, [20480]
-    if TINY:
-        full, ragged, long = ([max(PROMPT + 8, n // 8) for n in lengths] for lengths in (full, ragged, long))
     model = new_model()
     figures["packs"] = forward.packs(model)  # where it does not, "packed" below is padded
-    measure_all("plain", model, full, ragged, rate)
+    measure_all("plain", model, rate)
     with told("ragged, packed against padded"):
-        figures["ragged, packed against padded"] = difference(model, ragged)
+        figures["ragged, packed against padded"] = difference(model, RAGGED)
     with told("compiled"):
         compile_layers(model)
-        measure_all("compiled", model, full, ragged, rate)
+        measure_all("compiled", model, rate)
     del model
     gc.collect()
     frugal = new_model()
     recompute_layers(frugal)
-    measure("long, chosen, recompute", frugal, long, None, rate)
-    measure("ragged, packed, recompute", frugal, ragged, True, rate)
+    measure("long, chosen, recompute", frugal, LONG, None, rate)
+    measure("ragged, packed, recompute", frugal, RAGGED, True, rate)
     del frugal
     gc.collect()
     with told("recompute, compiled"):
         frugal = new_model()
         compile_layers(frugal)
         recompute_layers(frugal)
-        measure("long, chosen, recompute, compiled", frugal, long, None, rate)
-        measure("ragged, packed, recompute, compiled", frugal, ragged, True, rate)
+        measure("long, chosen, recompute, compiled", frugal, LONG, None, rate)
+        measure("ragged, packed, recompute, compiled", frugal, RAGGED, True, rate)
     print(json.dumps(figures))
 
 
-def measure_all(kind: str, model: Any, full: Sequence[int], ragged: Sequence[int], rate: float) -> None:
+def measure_all(kind: str, model: Any, rate: float) -> None:
     """Full and ragged rows, padded and packed."""
-    for name, lengths in (("full", full), ("ragged", ragged)):
+    for name, lengths in (("full", FULL), ("ragged", RAGGED)):
         for way in ("padded", "packed"):
             measure(f"{name}, {way}, {kind}", model, lengths, way == "packed", rate)
 
@@ -143,7 +142,9 @@ def told(label: str) -> Iterator[None]:
 
 
 def compile_layers(model: Any) -> None:
-    """The product's regional compilation, as it is called on a CUDA device. Raises where there is none."""
+    """The product's regional compilation. Raises on a CPU, where it takes minutes and is not used."""
+    if not CUDA:
+        raise LookupError("compiled on CUDA only")
     importlib.import_module("sod.models.compiled").compile_model(model)
 
 
@@ -170,7 +171,7 @@ def product_rate() -> float:
     size = 256 if TINY else 8192
     left, right = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     ms = milliseconds(lambda: left @ right, 10)
-    return round(2 * size**3 / ms / 1e9, 3)
+    return 2 * size**3 / ms / 1e9
 
 
 def milliseconds(run: Callable[[], Any], times: int = 3, warm: int = 2) -> float:

@@ -1,7 +1,12 @@
-"""What every key of the recipe does, by an example: the table of `test_every_setting.py`.
+"""What every key of the recipe does, by an example: the tables of `test_every_setting.py`.
 
-A new key needs a line in exactly one of the tables here: in `CHANGES` with a value that changes something, in `EQUAL`
-with the reason why it never changes what is computed, or in `ELSEWHERE` with the test that shows what it does.
+A new key needs a line in one of them:
+
+- in `CHANGES`, with a value that changes something. It is tried with every method; `refused` names those with which it
+  is refused or told by name, and `idle` those whose command never reads it (proven to change nothing there);
+- in `EQUAL`, with the reason why it never changes what is computed. That is proven with every method, weights included;
+- in `SFT`, if it is a key of `sod sft`;
+- in `ELSEWHERE`, with the test function that shows what it does, where a run of a step cannot.
 """
 
 from __future__ import annotations
@@ -10,97 +15,231 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PYTHON = {"workers": 1, "preload": [], "memory_mb": 256, "timeout_seconds": 10.0}
-WITH_TOOL: Mapping[str, Any] = {"tools.python": PYTHON}
+from sod.objective.needs import SELF_TEACHER, Need
+from sod.objective.presets import PRESETS
+
+EVERY = frozenset(PRESETS)
+DEMONSTRATIONS = frozenset(name for name in PRESETS if Need.DEMONSTRATIONS in PRESETS[name]().needs)
+PLAYING = EVERY - DEMONSTRATIONS
+NO_TEACHER = frozenset(name for name in PRESETS if Need.TEACHER not in PRESETS[name]().needs)
+NO_OTHER_TEACHER = NO_TEACHER | {name for name in PRESETS if PRESETS[name]().needs & SELF_TEACHER}
+CURRICULA = frozenset(name for name in PRESETS if PRESETS[name]().episodes.student_turns(1) is not None)
+REPLAYING = frozenset(name for name in PRESETS if PRESETS[name]().episodes.refusal(["python"]) is not None)
+NONE: frozenset[str] = frozenset()
+
+
+def shape(method: str) -> tuple[object, ...]:
+    """What a run sees of a method before it learns: who plays, and what teacher there is."""
+    made = PRESETS[method]()
+    kinds = (Need.DEMONSTRATIONS in made.needs, Need.TEACHER in made.needs, bool(made.needs & SELF_TEACHER))
+    return type(made.episodes), *kinds
+
+
+REPRESENTATIVES = {shape(name): name for name in reversed(PRESETS)}
+"""The first method of every shape: `sft`, `grpo`, `opd`, `opsd_gt`, `tcod_f2b`, `tcod_b2f`."""
+READ_APART: Mapping[str, str] = dict.fromkeys(
+    ("betas", "weight_decay", "clip_grad", "warmup_steps"), "training/optim.py"
+)
+"""Attributes that are read in one file only (but for a line that a person reads), which knows of no method."""
+
+ALMOST_STILL = {"optim.lr": 1e-6}
+"""A student that still knows everything by heart after its steps."""
+TOOL: Mapping[str, Any] = {
+    **ALMOST_STILL,
+    "student.path": "{speaker}",
+    "data.train": "{programs}",
+    "tools.python": {"workers": 1, "preload": [], "memory_mb": 256, "timeout_seconds": 10.0},
+    "rollout.prompts": 6,
+    "rollout.samples": 1,
+    "rollout.max_turns": 5,
+    "rollout.max_turn_tokens": 60,
+    "rollout.max_response_tokens": 200,
+    "reward.overlong_buffer": 0,
+    "evaluation": {"k": 1, "tasks": 0},
+}
+"""Six episodes, each with a program of its own."""
+FAULTS: Mapping[str, Any] = {**TOOL, "rollout.max_fault_rate": 1.0}
+SAID: Mapping[str, Any] = {
+    **ALMOST_STILL,
+    "student.path": "{speaker}",
+    "data.train": "{answers}",
+    "rollout.prompts": 4,
+    "reward.by_source": {"letters": "choice", "numbers": "math"},
+    "reward.choice.answer_line": True,
+    "reward.overlong_buffer": 0,
+    "evaluation": {"k": 1, "tasks": 0},
+}
+"""Answers of numbers and of letters, some of them right."""
+CODE: Mapping[str, Any] = {
+    **ALMOST_STILL,
+    "student.path": "{speaker}",
+    "data.train": "{code}",
+    "reward.verifier": "code",
+    "tools.python": TOOL["tools.python"],
+    "rollout.samples": 1,
+    "rollout.max_turn_tokens": 60,
+    "reward.overlong_buffer": 0,
+    "evaluation": {"k": 1, "tasks": 0},
+}
+"""Answers that are programs, for tasks of which one has no tests."""
+HELD_OUT: Mapping[str, Any] = {
+    **ALMOST_STILL,
+    "student.path": "{speaker}",
+    "data.train": "{tosses}",
+    "data.validation": "{tosses}",
+    "train.evaluate_every": 1,
+    "evaluation": {"k": 3, "tasks": 3},
+}
+"""Evaluations of which every second answer is right."""
 DENSE: Mapping[str, Any] = {"method.divergence": {"kind": "jsd", "top_k": 4}}
-UPDATES: Mapping[str, Any] = {"optim.mini_batch_prompts": 1, "optim.lr": 0.1}
+UPDATES: Mapping[str, Any] = {"teacher.path": "{near}", "optim.mini_batch_prompts": 1, "optim.lr": 0.1}
+MANY_UPDATES: Mapping[str, Any] = {"optim.mini_batch_prompts": 1, "optim.lr": 0.01, "rollout.prompts": 4}
+TWO_STEPS: Mapping[str, Any] = {"train.steps": 2}
 LORA: Mapping[str, Any] = {"student.lora": {"rank": 4}}
+HUB: Mapping[str, Any] = {"data.train": "owner/tasks", "data.validation": None, "data.sft": "owner/conversations"}
 
 
 @dataclass(frozen=True)
 class Example:
     """A key at another `value`, beside `base`, which is what it needs to matter.
 
-    `{name}` in a value is a path of the test's. It is tried with every method, or else with the first that will do.
+    `{name}` in a value is a path of the test's world. A key that is read `apart` from the method, or before it comes
+    into play (what is played and how it is judged: `test_what_is_played_is_the_same`; `READ_APART`), is tried with one
+    method of every shape, the others with all. With the methods in `refused` the other value is refused or told
+    of by name; with those in `idle` it changes nothing, as another command's key. `values` are other values of some
+    methods, and `faults` says how often tools fail at a call before it gets through.
     """
 
     value: Any
     base: Mapping[str, Any] = field(default_factory=dict)
-    every_method: bool = False
-    method: str = "sod"
+    refused: frozenset[str] = NONE
+    idle: frozenset[str] = NONE
+    values: Mapping[str, Any] = field(default_factory=dict)
+    faults: int | None = None
+    apart: bool = False
 
+    @property
+    def methods(self) -> list[str]:
+        """The methods that it is tried with."""
+        refusing = NONE if self.refused == EVERY else self.refused
+        tried = {*REPRESENTATIVES.values(), *refusing} if self.apart else EVERY
+        return [name for name in PRESETS if name in tried]
 
-def on_all(value: Any, **base: Any) -> Example:
-    """An example for every method; `a__b` in a name of `base` stands for `a.b`."""
-    return Example(value, {name.replace("__", "."): given for name, given in base.items()}, every_method=True)
+    def value_of(self, method: str) -> Any:
+        """The other value with this method."""
+        return self.values.get(method, self.value)
+
+    def base_of(self, method: str) -> dict[str, Any]:
+        """The base, without what is refused with this method whatever the key is."""
+        taken: dict[str, Any] = dict(self.base)
+        if method in NO_OTHER_TEACHER:
+            taken.pop("teacher.path", None)
+        if method in DEMONSTRATIONS:
+            taken.pop("train.evaluate_every", None)
+        return taken
 
 
 CHANGES: Mapping[str, Example] = {
     "seed": Example(1),
     "student.path": Example("{other}"),
     "student.dtype": Example("bfloat16"),
-    "student.lora.rank": on_all(2, **LORA),
-    "student.lora.alpha": Example(1, LORA),
-    "student.lora.targets": Example(["q_proj"], LORA),
-    "student.lora.dropout": on_all(0.5, **LORA),
-    "teacher.path": on_all("{model}"),
-    "teacher.dtype": on_all("bfloat16", teacher__path="{other}"),
-    "chat.template": Example("tokenizer", {"student.path": "{templated}", "teacher.path": "{templated}"}),
-    "chat.template_kwargs": Example({"enable_thinking": False}),
-    "data.train": Example("{right}"),
-    "data.sft": Example("{fewer}", method="sft"),
-    "data.split": Example("test"),
-    "data.overlong_prompts": Example("refuse", {"data.train": "{long}", "rollout.max_prompt_tokens": 100}),
-    "tools.python.stateful": Example(True, WITH_TOOL),
-    "tools.python.max_code_chars": Example(2, WITH_TOOL),
-    "tools.python.failure_rate": Example(0.9, WITH_TOOL),
+    "student.lora.rank": Example(2, LORA),
+    "student.lora.alpha": Example(1, LORA, apart=True),
+    "student.lora.targets": Example(["q_proj"], LORA, apart=True),
+    "student.lora.dropout": Example(0.5, LORA),
+    "teacher.path": Example("{model}", refused=NO_OTHER_TEACHER),
+    "teacher.dtype": Example("bfloat16", {"teacher": {"path": "{other}"}}, refused=NO_OTHER_TEACHER),
+    "chat.template": Example("tokenizer", {"student.path": "{templated}"}, apart=True),
+    "chat.template_kwargs": Example(
+        {"loud": 2}, {"student.path": "{templated}", "chat.template": "tokenizer"}, apart=True
+    ),
+    "data.train": Example("{right}", idle=DEMONSTRATIONS),
+    "data.validation": Example("{eights}", HELD_OUT, idle=DEMONSTRATIONS),
+    "data.sft": Example("{fewer}", idle=PLAYING),
+    "data.split": Example("test", HUB, apart=True),
+    "data.overlong_prompts": Example(
+        "refuse", {"data.train": "{long}", "rollout.max_prompt_tokens": 100}, refused=EVERY, apart=True
+    ),
+    "tools.python.stateful": Example(True, TOOL, refused=REPLAYING, apart=True),
+    "tools.python.max_code_chars": Example(16, TOOL, apart=True),
+    "tools.python.max_output_chars": Example(16, TOOL, apart=True),
+    "tools.python.timeout_seconds": Example(0.2, TOOL, apart=True),
+    "tools.python.memory_mb": Example(64, TOOL, apart=True),
+    "tools.python.processes": Example(1, TOOL, apart=True),
+    "tools.python.preload": Example(["yaml"], TOOL, apart=True),
+    "tools.python.failure_rate": Example(0.9, TOOL, apart=True),
     "rollout.prompts": Example(1),
     "rollout.samples": Example(3),
-    "rollout.max_turns": Example(1),
-    "rollout.max_prompt_tokens": Example(100, {"data.train": "{long}"}),
-    "rollout.max_turn_tokens": Example(4),
-    "rollout.max_response_tokens": Example(72),
-    "rollout.temperature": on_all(0.5),
-    "rollout.top_p": Example(0.5),
-    "rollout.top_k": Example(2),
-    "rollout.distill_before_fault": Example(True, method="grpo"),
-    "rollout.fault_window": Example(9, {"rollout.max_fault_rate": 1.0}),
+    "rollout.max_turns": Example(1, TOOL, refused=CURRICULA, apart=True),
+    "rollout.max_prompt_tokens": Example(100, {"data.train": "{long}"}, apart=True),
+    "rollout.max_turn_tokens": Example(4, apart=True),
+    "rollout.max_response_tokens": Example(72, apart=True),
+    "rollout.temperature": Example(0.5, refused=DEMONSTRATIONS),
+    "rollout.top_p": Example(0.5, refused=DEMONSTRATIONS),
+    "rollout.top_k": Example(2, refused=DEMONSTRATIONS, apart=True),
+    "rollout.fault_retries": Example(0, FAULTS, faults=2, apart=True),
+    "rollout.max_fault_rate": Example(0.01, FAULTS, refused=EVERY, faults=9, apart=True),
+    "rollout.fault_window": Example(5, {**TOOL, "rollout.max_fault_rate": 0.1}, refused=EVERY, faults=9, apart=True),
+    "rollout.distill_before_fault": Example(True, FAULTS, refused=NO_TEACHER, faults=9),
+    "reward.correct": Example(2.0, SAID, apart=True),
     "reward.wrong": Example(-3.0),
-    "reward.tool_bonus": Example(True, {"reward.wrong": -1.0}),
-    "reward.overlong_buffer": Example(0),
-    "reward.code_seconds": Example(1.0),
-    "reward.code_memory_mb": Example(64),
-    "method.name": Example("opd"),
-    "method.loss_aggregation": on_all("seq-mean-token-mean"),
-    "method.divergence": on_all("reverse_kl"),
-    "method.divergence.kind": on_all("forward_kl", **DENSE),
-    "method.divergence.beta": on_all(0.1, **DENSE),
-    "method.divergence.top_k": on_all(2, **DENSE),
-    "method.divergence.chosen_by": on_all("student", **DENSE),
-    "method.clip_low": Example(1e-6, UPDATES, every_method=True),
-    "method.clip_high": Example(1e-6, UPDATES, method="grpo"),
-    "method.dual_clip": Example(1.0001, UPDATES),
-    "optim.lr": on_all(1e-4),
-    "optim.betas": Example([0.1, 0.2]),
-    "optim.weight_decay": Example(0.5),
-    "optim.clip_grad": Example(1e-6),
-    "optim.warmup_steps": Example(2),
-    "optim.schedule": Example("linear"),
-    "optim.mini_batch_prompts": on_all(1),
-    "train.steps": on_all(1),
-    "train.checkpoint_every": on_all(1),
-    "train.keep_checkpoints": on_all(1, train__checkpoint_every=1),
-    "train.evaluate_every": on_all(2),
-    "train.trajectories_every": on_all(2),
-    "train.profile": on_all(True),
-    "sft.max_tokens": Example(60, method="sft"),
+    "reward.verifier": Example("choice", SAID, apart=True),
+    "reward.by_source": Example({"letters": "choice", "numbers": "math", "plain": "choice"}, SAID, apart=True),
+    "reward.choice.letters": Example("ABCDE", SAID, apart=True),
+    "reward.choice.answer_line": Example(False, SAID, apart=True),
+    "reward.tool_bonus": Example(True, apart=True),
+    "reward.overlong_buffer": Example(0, apart=True),
+    "reward.code_seconds": Example(0.001, CODE, apart=True),
+    "reward.code_memory_mb": Example(64, CODE, apart=True),
+    "reward.code_check": Example(False, CODE, apart=True),
+    "method.name": Example(
+        "opd",
+        values={
+            "opd": "sod",
+            "grpo": "sft",
+            "sft": "grpo",
+            "opsd_gt": "opsd_hint",
+            "opsd_hint": "opsd_gt",
+            "tcod_f2b": "tcod_b2f",
+            "tcod_b2f": "tcod_f2b",
+        },
+    ),
+    "method.loss_aggregation": Example("seq-mean-token-mean", refused=DEMONSTRATIONS),
+    "method.divergence": Example("reverse_kl", refused=NO_TEACHER),
+    "method.divergence.kind": Example("forward_kl", DENSE, refused=NO_TEACHER),
+    "method.divergence.beta": Example(0.1, DENSE, refused=NO_TEACHER),
+    "method.divergence.top_k": Example(2, DENSE, refused=NO_TEACHER),
+    "method.divergence.chosen_by": Example("student", DENSE, refused=NO_TEACHER),
+    "method.clip_low": Example(1e-6, UPDATES, refused=DEMONSTRATIONS),
+    "method.clip_high": Example(1e-6, UPDATES, refused=DEMONSTRATIONS),
+    "method.dual_clip": Example(1.0001, MANY_UPDATES, refused=DEMONSTRATIONS),
+    "optim.lr": Example(1e-4),
+    "optim.betas": Example([0.1, 0.2], TWO_STEPS, apart=True),
+    "optim.weight_decay": Example(0.5, apart=True),
+    "optim.clip_grad": Example(1e-6, apart=True),
+    "optim.warmup_steps": Example(2, apart=True),
+    "optim.schedule": Example("linear", TWO_STEPS),
+    "optim.mini_batch_prompts": Example(1, refused=DEMONSTRATIONS),
+    "train.steps": Example(2),
+    "train.checkpoint_every": Example(1, TWO_STEPS),
+    "train.keep_checkpoints": Example(1, {**TWO_STEPS, "train.checkpoint_every": 1}),
+    "train.evaluate_every": Example(1, refused=DEMONSTRATIONS),
+    "train.trajectories_every": Example(0, refused=DEMONSTRATIONS),
+    "train.profile": Example(True, refused=DEMONSTRATIONS),
+    "sft.max_tokens": Example(90, idle=PLAYING),
+    "evaluation.k": Example(4, HELD_OUT, apart=True),
+    "evaluation.tasks": Example(5, HELD_OUT, apart=True),
+    "evaluation.temperature": Example(0.0, HELD_OUT, apart=True),
+    "evaluation.top_p": Example(0.3, HELD_OUT, apart=True),
+    "evaluation.top_k": Example(1, HELD_OUT, apart=True),
+    "trackers": Example(["tensorboard"], apart=True),
 }
 """Keys of `sod train`."""
 
 SFT: Mapping[str, Example] = {
     "sft.steps": Example(1),
     "sft.batch_size": Example(1),
-    "sft.max_tokens": Example(60),
+    "sft.max_tokens": Example(90),
     "sft.checkpoint_every": Example(1),
     "sft.optim.lr": Example(1e-4),
     "sft.optim.betas": Example([0.1, 0.2]),
@@ -108,73 +247,72 @@ SFT: Mapping[str, Example] = {
     "sft.optim.clip_grad": Example(1e-6),
     "sft.optim.warmup_steps": Example(2),
     "sft.optim.schedule": Example("linear"),
-    "sft.optim.mini_batch_prompts": Example(1),
+    "sft.optim.mini_batch_prompts": Example(1, refused=EVERY),
 }
-"""Keys of `sod sft`."""
+"""Keys of `sod sft`, which is the same whatever the method."""
 
 KNOBS: Mapping[str, Example] = {
     "kappa": Example(0.5),
     "rho": Example(0.5),
     "delta": Example(0.0, {"method.epsilon": 1e-3}),
     "epsilon": Example(10.0),
-    "teacher_rule": Example("ema"),
-    "teacher_every": Example(1, {"method.teacher_rule": "every"}),
-    "teacher_decay": Example(0.5, {"method.teacher_rule": "ema"}),
+    "teacher_rule": Example("ema", TWO_STEPS),
+    "teacher_every": Example(1, {**TWO_STEPS, "method.teacher_rule": "every"}),
+    "teacher_decay": Example(0.5, {**TWO_STEPS, "method.teacher_rule": "ema"}),
     "beta_min": Example(0.1),
     "beta_max": Example(0.7),
     "gamma": Example(5.0),
     "decay": Example(0.1),
-    "start": Example(2),
-    "every": Example(1, {"optim.lr": 1e-6}),
+    "start": Example(1),
+    "every": Example(1),
     "threshold": Example(50.0),
 }
 """Knobs of presets, each tried with every preset that has it."""
 
 EQUAL: Mapping[str, tuple[Example, str]] = {
-    "name": (Example("other"), "a label: of the run's default directory and of its figures"),
-    "threads": (Example(1), "belongs to the machine; one thread is what the tests have"),
-    "deterministic": (Example(False), "acts on CUDA alone: tests/build/test_devices.py"),
-    "student.device": (Example("cpu"), "belongs to the machine; the CPU is what the tests have"),
-    "teacher.device": (Example("cpu", {"teacher.path": "{other}"}), "as student.device"),
-    "rollout.max_rows": (Example(1), "bounds memory"),
-    "rollout.cache_share": (Example(0.5), "bounds the memory of a CUDA device; nothing on a CPU"),
-    "rollout.decode_chunk": (Example(3), "when finished turns are looked at"),
-    "rollout.fault_retries": (Example(0), "acts on faults of ours alone: tests/cli/test_chaos.py has some"),
-    "rollout.max_fault_rate": (Example(0.5), "as rollout.fault_retries"),
-    "reward.math_seconds": (Example(9), "acts on answers that take as long alone: tests/rewards/test_math_workers.py"),
-    "reward.workers": (Example(1), "how many answers are checked at a time"),
-    "tools.python.workers": (Example(2, WITH_TOOL), "how many programs run at a time"),
-    "tools.python.memory_mb": (
-        Example(128, WITH_TOOL),
-        "acts on programs that want it: tests/tools/test_memory.py",
+    "name": (Example("other", apart=True), "a label: of the run's default directory and of its figures"),
+    "threads": (Example(1, apart=True), "belongs to the machine, and tests have one: test_threads"),
+    "deterministic": (Example(False, apart=True), "acts on CUDA alone: tests/build/test_devices.py"),
+    "student.device": (Example("cpu", apart=True), "belongs to the machine; the CPU is what the tests have"),
+    "teacher.device": (Example("cpu", apart=True), "as student.device"),
+    "rollout.max_rows": (Example(1, apart=True), "bounds memory"),
+    "rollout.cache_share": (Example(0.5, apart=True), "bounds the memory of a CUDA device; nothing on a CPU"),
+    "rollout.decode_chunk": (Example(3, apart=True), "when finished turns are looked at"),
+    "rollout.asynchronous": (
+        Example(True, TOOL, apart=True),
+        "who waits for whom: test_an_asynchronous_rollout_waits_for_no_call",
     ),
-    "tools.python.processes": (Example(4, WITH_TOOL), "as memory_mb: tests/tools/test_isolation.py"),
-    "tools.python.timeout_seconds": (Example(9.0, WITH_TOOL), "as memory_mb: tests/tools/test_local_sandbox.py"),
-    "optim.micro_batch_tokens": (Example(4096), "bounds memory: how a mini-batch is split, here not at all"),
+    "reward.math_seconds": (
+        Example(9, apart=True),
+        "acts on answers that take as long: test_seconds_of_the_math_verifier",
+    ),
+    "reward.workers": (
+        Example(1, apart=True),
+        "how many answers are checked at a time: test_workers_of_the_math_verifier",
+    ),
+    "tools.python.workers": (
+        Example(2, TOOL, apart=True),
+        "how many programs run at a time: test_workers_of_the_sandbox",
+    ),
+    "tools.python.unsafe": (
+        Example(True, TOOL, apart=True),
+        "acts where isolation is not permitted: test_an_unsafe_sandbox",
+    ),
+    "optim.micro_batch_tokens": (Example(128), "bounds memory: how a mini-batch is split"),
     "optim.recompute": (Example(True), "the same activations, computed twice"),
-    "sft.optim.micro_batch_tokens": (Example(4096), "as optim.micro_batch_tokens"),
-    "sft.optim.recompute": (Example(True), "as optim.recompute"),
+    "optim.compile": (Example(False, apart=True), "fuses operations on CUDA: tests/models/test_compiled.py"),
 }
-"""Keys that never change what is computed, and why: the test asserts that nothing differs, times aside."""
+"""Keys that never change what is computed, and why: nothing differs but for rounding and times."""
+
+EQUAL_IN_SFT: Mapping[str, tuple[Example, str]] = {
+    "sft.optim.micro_batch_tokens": (Example(64), "as optim.micro_batch_tokens"),
+    "sft.optim.recompute": (Example(True), "as optim.recompute"),
+    "sft.optim.compile": (Example(False), "as optim.compile"),
+}
 
 ELSEWHERE: Mapping[str, str] = {
-    "rollout.asynchronous": "tests/rollout/test_schedulers.py",  # not repeatable exactly, so nothing can be compared
-    "tools.python.preload": "tests/tools/test_local_sandbox.py",
-    "tools.python.unsafe": "tests/tools/test_isolation.py",
-    "tools.python.fusion": "tests/tools/test_fusion_client.py",
-    "tools.python.max_output_chars": "tests/tools/test_python_tool.py",
-    "data.validation": "tests/cli/test_terminal.py",
-    "evaluation": "tests/evaluation/test_runner.py",  # right answers take a student that gives some
-    "reward.correct": "tests/rewards/test_shaping.py",
-    "reward.choice.letters": "tests/rewards/test_choice.py",
-    "reward.choice.answer_line": "tests/rewards/test_choice.py",
-    "reward.code_check": "tests/build/test_proving.py",
-    "reward.verifier": "tests/rollout/test_reward.py",
-    "reward.by_source": "tests/rollout/test_reward.py",
-    "optim.compile": "tests/models/test_compiled.py",  # equal up to rounding
-    "sft.optim.compile": "tests/models/test_compiled.py",
-    "world": "tests/quickstart/test_world.py",
-    "compare": "tests/compare/test_order.py",
-    "trackers": "tests/report/test_trackers.py",
+    "tools.python.fusion": "test_a_key_of_a_service",
+    "world": "test_a_key_of_the_world",
+    "compare": "test_a_key_of_compare",
 }
-"""Keys, each with all below it, whose effect another test shows: it takes answers, a service or another command."""
+"""Keys of other commands and services, each with all below it: the function of `test_settings_elsewhere.py`."""

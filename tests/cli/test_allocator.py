@@ -127,7 +127,7 @@ def test_glibc_accepts_the_tunables() -> None:
 
 
 def test_the_command_does_it() -> None:
-    """`python -m sod` shows its help after the re-execution: it was started with the tunables, and has let go of them."""
+    """`python -m sod` shows its help after the second start, which had the tunables and has let go of them."""
     env = {n: v for n, v in os.environ.items() if n not in ("GLIBC_TUNABLES", "LD_PRELOAD", MARK)}
     code = (
         "import sys, os, runpy, atexit;"

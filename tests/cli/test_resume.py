@@ -111,7 +111,8 @@ def assert_gone(workers: list[int], expected: bool) -> None:
     ("command", "changes", "kills"),
     [
         pytest.param("train", TRAIN, 3, marks=pytest.mark.slow, id="train"),
-        pytest.param("sft", SFT, 2, id="sft"),
+        pytest.param("sft", SFT, 1, id="sft"),
+        pytest.param("sft", SFT, 2, marks=pytest.mark.slow, id="sft-twice"),
         pytest.param("train", (*TRAIN, *BFLOAT16), 1, marks=pytest.mark.slow, id="train-bfloat16"),
         pytest.param("train", (*TRAIN, *ADAPTER), 2, marks=pytest.mark.slow, id="train-adapter"),
     ],
@@ -222,7 +223,7 @@ def test_resume_ignores_a_cut_metrics_line(recipe: Path, tmp_path: Path, sod: An
         assert sod("train", "--resume", run).code == 0
     assert steps_written(run) == [1, 2, 3, 4]
     assert_same_run(run, tmp_path / "reference")
-    assert json.loads((run / "manifest.json").read_text())["seed"] == 3
+    assert json.loads((run / "manifest.json").read_text())["seed"] == 7
 
 
 def test_recomputation_changes_no_weight(recipe: Path, tmp_path: Path, sod: Any) -> None:

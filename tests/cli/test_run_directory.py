@@ -187,7 +187,7 @@ class TestWritten:
         del written["sft"]["optim"]["recompute"], written["tools"]["python"]["workers"]
         canonical = json.dumps(written, sort_keys=True, separators=(",", ":"))
         assert manifest["recipe_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
-        assert manifest["seed"] == 3
+        assert manifest["seed"] == 7
         assert manifest["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
         assert manifest["versions"]["python"] == sys.version.split()[0]
         assert "train.steps=4" in manifest["argv"]

@@ -144,7 +144,7 @@ def test_gradients_are_those_of_the_whole_matrix_through_its_factors(base: Path,
     torch.testing.assert_close(a.grad, scale * b.detach().T @ whole, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_recomputation_gives_the_same_gradients(base: Path, random_batch: Any, dropout: float) -> None:
     """Through a frozen base, with the dropout of the first forward again in the second."""
     kept, again = (adapted(base, dropout=dropout) for _ in range(2))
@@ -226,6 +226,7 @@ class TestTargets:
     def test_a_skeleton_takes_no_memory(self, base: Path) -> None:
         assert {weight.device.type for weight in skeleton(str(base)).parameters()} == {"meta"}
 
+    @pytest.mark.slow
     def test_matrices_that_lie_the_other_way(self, tmp_path: Path, chat: Chat, random_batch: Any) -> None:
         """GPT-2's Conv1D: adapted, trained, saved, read back and merged."""
         config = GPT2Config(vocab_size=len(chat.tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=128)
@@ -321,6 +322,7 @@ torch.save([model.eval()(token_BT).logits for model in models], out)
         for logits in found:
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
 
+    @pytest.mark.slow
     def test_a_relative_base_is_found_from_elsewhere(
         self, base: Path, chat: Chat, tmp_path: Path, random_batch: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -351,6 +353,7 @@ torch.save([model.eval()(token_BT).logits for model in models], out)
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
         assert_equal(bits(plain), bits(whole))
 
+    @pytest.mark.slow
     def test_merged_in_bfloat16_rounds_once(self, base: Path, random_batch: Any) -> None:
         model = trained(adapted(base, "bfloat16"), random_batch())
         layer = model.get_submodule("model.layers.0.self_attn.q_proj")
@@ -433,7 +436,7 @@ class TestRefused:
         with pytest.raises(SodError, match=r"an adapter without adapter_model.safetensors"):
             load_model(str(directory), "float32")
 
-    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
     def test_another_base_model_at_the_same_place(
         self, directory: Path, base: Path, random_model: Any, chat: Chat, tmp_path: Path, dtype: Any
     ) -> None:

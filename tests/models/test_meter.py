@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sod.clock import Clock
+from sod.models import score as score_module
 from sod.models.meter import Cost, Meter
 from sod.models.peaks import Peaks, measured_peaks, peaks_by_role
 from sod.models.recompute import recompute_layers
@@ -24,6 +25,13 @@ PEAKS = {"student": Peaks(product=4e12, copy=2e12), "teacher": Peaks(product=1e1
 WORK = 0.05  # seconds that a piece of work takes on the device below
 
 
+@pytest.fixture
+def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One position in each, so that the projection is made again; a single chunk is kept."""
+    monkeypatch.setattr(score_module, "chunk_rows", lambda model: 1)
+
+
+@pytest.mark.usefixtures("several_chunks")
 def test_flop_of_scoring_and_of_its_gradient(model: Any, random_batch: Callable[..., TokenBatch]) -> None:
     """One row, so that there is no padding. PyTorch does not count what its fused attention does on a CPU."""
     batch = random_batch(rows=1, seed=3)
@@ -39,6 +47,7 @@ def test_flop_of_scoring_and_of_its_gradient(model: Any, random_batch: Callable[
     assert cost.backward(batch) - 2 * attention == backward.get_total_flops()
 
 
+@pytest.mark.usefixtures("several_chunks")
 def test_flop_of_a_gradient_with_recomputation(model: Any, random_batch: Callable[..., TokenBatch]) -> None:
     """The layers' forward is in it a second time, but for each layer's last product: nothing needs its result again.
 

@@ -44,7 +44,8 @@ def test_nearest(given: str, found: list[str]) -> None:
 @pytest.mark.parametrize(
     ("override", "said", "unsaid"),
     [
-        ("student.quantized=8", "unknown key student.quantized (value 8); there are path, dtype", "did you mean"),
+        ("student.quant=8", "unknown key student.quant (value 8); there are path, dtype", "did you mean"),
+        ("student.lora=8", "student.lora=8: input should be a mapping of keys", "did you mean"),
         ("optm.lr=1", "did you mean optim?", "there are"),
         ("rollout.temprature=1", "did you mean rollout.temperature?", "there are"),
         ("banana=1", "; there are name, seed,", "did you mean"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sod.records import SodError
@@ -59,13 +60,13 @@ class Picture:
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
         self.figure: Figure
-        save = Figure.savefig
+        save = FigureCanvasAgg.print_png
 
-        def capture(figure: Figure, *args: Any, **kwargs: Any) -> None:
-            self.figure = figure
-            save(figure, *args, **kwargs)
+        def capture(canvas: FigureCanvasAgg, *args: Any, **kwargs: Any) -> None:
+            self.figure = canvas.figure
+            save(canvas, *args, **kwargs)
 
-        monkeypatch.setattr(Figure, "savefig", capture)
+        monkeypatch.setattr(FigureCanvasAgg, "print_png", capture)
 
     def draw(self, rows: list[Mapping[str, Any]], title: str = "a run") -> dict[str, Axes]:
         draw_curves(rows, self.path, title)

@@ -2,7 +2,8 @@
 
 Threads that sleep at once pay a wake-up for every small operation, and a decoding step is made of those. Threads that
 spin without end keep the core from whoever they wait for, wherever anything else wants one (the sandbox, another job).
-So they spin for a while and then sleep; docs/performance.md has the figures, also of a machine that is overcrowded.
+So they spin for a while and then sleep; and sleep at once where no core is free when PyTorch is loaded: on a crowded
+machine spinning makes everything several times slower (docs/results/2026-11-27-cpu-speed.md).
 
 GNU's OpenMP, which PyTorch's wheels bring along, reads its settings when it is loaded. It is loaded with ours just
 before PyTorch is; the environment is then again as it was, so that no child of this process inherits anything. Other
@@ -24,6 +25,8 @@ from typing import final
 
 POLICY = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
 """Spin so many times, then sleep."""
+ASLEEP = {"OMP_WAIT_POLICY": "passive"}
+"""Sleep at once."""
 SONAME = "libgomp.so.1"
 TORCH_CAME_FIRST = "torch" in sys.modules  # when `sod` was imported
 
@@ -48,8 +51,17 @@ def settle_openmp() -> None:
     """Load GNU's OpenMP with our policy, unless the user has one."""
     if _decided() or not sys.platform.startswith("linux"):
         return
-    with environment(POLICY):
+    with environment(ASLEEP if crowded() else POLICY):
         _load_openmp()
+
+
+def crowded(loads: Path = Path("/proc/loadavg")) -> bool:
+    """Whether every core has something else to run at this moment."""
+    try:
+        running = int(loads.read_text().split()[3].split("/")[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return running - 1 >= (os.cpu_count() or 1)  # this process is one of them
 
 
 def spins_on() -> bool:

@@ -170,7 +170,7 @@ def checked(
     return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices)
 
 
-def opened(inputs: Inputs, resources: ExitStack, notice: Notice) -> Run:
+def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
     """The live objects of a run; what must be closed after it is left to `resources`.
 
     Raises SodError for tools that do not work, and for weights that cannot be loaded.

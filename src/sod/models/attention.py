@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sod.models.architecture import USE_ANOTHER
-from sod.models.packed import attend_packed
+from sod.models.packed import PACKED, attend_packed
 from sod.records import SodError
 
 NAME = "sod"
@@ -39,6 +39,14 @@ class Window(Protocol):
         ...
 
 
+class Shared(Protocol):
+    """One forward of rows that share tokens: see `sod.models.shared`."""
+
+    def attend(self, query_1HSD: Tensor, key_1GSD: Tensor, value_1GSD: Tensor, scale: float) -> Tensor:
+        """Attend within the rows. Shape 1 x S x H x D."""
+        ...
+
+
 def attend(
     module: Any,
     query_BHND: Tensor,
@@ -49,30 +57,36 @@ def attend(
     window: Window | None = None,
     cu_seq: Tensor | None = None,
     longest: int = 0,
+    shared: Shared | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers wants it: the engine's with a `window`, else PyTorch's. B x N x H x D.
+    """An attention function as transformers wants it: the engine's with a `window`, that of `shared` tokens, else
+    PyTorch's. Shape B x N x H x D.
 
     With `cu_seq` the one row holds several behind one another, the longest of `longest` tokens (`sod.models.packed`).
-    Raises SodError for what a window does not know: soft caps, sinks, and a sliding window that hides tokens.
+    Raises SodError for what these do not know: soft caps, sinks, and a sliding window that hides tokens.
     """
     if window is None and cu_seq is not None:
         return attend_packed(query_BHND, key_BGND, value_BGND, scaling, cu_seq, longest), None
-    if window is None:
+    if window is None and shared is None:
         return sdpa_attention_forward(
             module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs
         )
     unknown = [what for name, what in UNKNOWN.items() if kwargs.get(name) is not None]
     sliding = kwargs.get("sliding_window")
-    if sliding is not None and window.columns > sliding:
+    if window is not None and sliding is not None and window.columns > sliding:
         unknown.append(f"a sliding window of {sliding} tokens")
     if unknown:
         raise SodError(
             f"student: {type(module).__name__} has {', '.join(unknown)}, which the torch engine does not support; "
             f"{USE_ANOTHER}"
         )
+    if shared is not None:
+        return shared.attend(query_BHND, key_BGND, value_BGND, scaling), None
+    assert window is not None
     return window.attend(module.layer_idx, query_BHND, key_BGND, value_BGND, scaling), None
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+for name in (NAME, PACKED):
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)

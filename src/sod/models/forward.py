@@ -15,9 +15,10 @@ from torch import Tensor
 from sod.models.architecture import in_one_line, refuse_unsampled
 from sod.models.attention import NAME
 from sod.models.device import moved
-from sod.models.length import window_bounds
-from sod.models.packed import PackedRows, packed_rows, worth_packing
+from sod.models.length import rope_bounds, window_bounds
+from sod.models.packed import PACKED, PackedRows, packed_rows, worth_packing
 from sod.models.projection import apart, rounding
+from sod.models.shared import shared_hidden, shared_rows, shared_rows_of
 from sod.objective.batch import TokenBatch
 from sod.records import SodError
 
@@ -27,17 +28,22 @@ PROBED = (7, 12, 3)  # tokens of the rows on which packing is proven
 def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
     """What the decoder says before each action token, in row-major order. Shape N x D, on the model's device.
 
-    Differentiable where gradients are enabled. Rows are packed (`sod.models.packed`) where that is worth it and proven
-    for the model (`packs`); in float32 the two differ by rounding.
+    Differentiable where gradients are enabled. Where it saves time and is proven for the model (`packs`), tokens that
+    rows begin with alike are run once (`sod.models.shared`, on a CPU), or rows are packed behind one another
+    (`sod.models.packed`); in float32 these differ from padded rows by rounding.
     """
     action_BT = batch.turn_BT > 0
-    if _to_pack(model, batch.length_B):
+    ours = _within_windows(model, batch) and packs(model)
+    shared = shared_rows_of(model, batch) if ours else None
+    if shared is not None:
+        # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
+        return shared_hidden(model, shared).index_select(0, shared.at_BT[:, :-1][action_BT[:, 1:]])
+    if ours and worth_packing(batch.length_B, model.device, model.dtype):
         hidden_SD = packed_hidden(model, packed_rows(batch.token_BT, batch.length_B))
         first_B = batch.length_B.cumsum(0) - batch.length_B
     else:
         hidden_SD = padded_hidden(model, batch.token_BT).flatten(0, 1)
         first_B = torch.arange(len(batch)) * batch.token_BT.shape[1]
-    # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
     row_N, at_N = torch.nonzero(action_BT, as_tuple=True)
     return hidden_SD[moved(first_B[row_N] + at_N - 1, model.device)]
 
@@ -71,7 +77,7 @@ def packed_hidden(model: Any, rows: PackedRows) -> Tensor:
 
 
 def packs(model: Any) -> bool:
-    """Whether packed rows of the model are what padded ones are. Proven at the first call, on a few tokens.
+    """Whether packed and shared rows of the model are what padded ones are. Proven at the first call, on a few tokens.
 
     From then on the attention of a model that packs is `attention.attend`.
     """
@@ -81,32 +87,32 @@ def packs(model: Any) -> bool:
         model.eval()
         try:
             refuse_unsampled(model.config, "packing")
-            with in_one_line(model.config, "packing", "cannot be packed"):
+            with in_one_line(model.config, "packing", "cannot be packed"), torch.no_grad():
                 _proven[model] = _proves(model)
         except SodError:
             _proven[model] = False
         for module in dropping:
             module.training = True
-        if not _proven[model] and model.config._attn_implementation != before:
-            model.set_attn_implementation(before)
+        if before != NAME:
+            model.set_attn_implementation(PACKED if _proven[model] else before)
     return _proven[model]
 
 
 _proven: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def _to_pack(model: Any, length_B: Tensor) -> bool:
-    if not worth_packing(length_B, model.device, model.dtype):
-        return False
-    longest = int(length_B.max())
-    return all(longest <= bound.tokens for bound in window_bounds(model.config)) and packs(model)
+def _within_windows(model: Any, batch: TokenBatch) -> bool:
+    """Whether no row is so long that its tokens' attention depends on more than the tokens before them."""
+    longest = int(batch.length_B.max())
+    return all(longest <= bound.tokens for bound in (*rope_bounds(model.config), *window_bounds(model.config)))
 
 
 def _proves(model: Any) -> bool:
-    """Packed rows give what padded ones do, and other tokens in the first row leave the others as they are."""
+    """Packed and shared rows give what padded ones do, and other tokens in a row leave the others as they are."""
     length_B = torch.tensor(PROBED)
     number_BT = torch.arange(3, 3 + len(PROBED) * max(PROBED)).view(len(PROBED), -1)
     token_BT = number_BT * 7919 % int(model.config.vocab_size)
+    token_BT[2, :2] = token_BT[1, :2]  # two rows that begin alike
     other_BT = token_BT.clone()
     other_BT[0] = token_BT[1]
     real_BT = torch.arange(max(PROBED)) < length_B[:, None]
@@ -116,7 +122,9 @@ def _proves(model: Any) -> bool:
     packed_SD, other_SD = (
         packed_hidden(model, packed_rows(ids_BT, length_B)).detach() for ids_BT in (token_BT, other_BT)
     )
-    same = apart(packed_SD, padded_SD) <= rounding(model.dtype)
+    shared = shared_rows(token_BT, length_B)
+    shared_SD = shared_hidden(model, shared)[moved(shared.at_BT[real_BT], model.device)].detach()
+    same = max(apart(other, padded_SD) for other in (packed_SD, shared_SD)) <= rounding(model.dtype)
     # Both have one shape, so that they round alike.
     alone = apart(other_SD[PROBED[0] :], packed_SD[PROBED[0] :]) <= rounding(model.dtype) / 25
     return same and alone

@@ -25,6 +25,8 @@ _KNOWN = frozenset() if varlen_attn is None else frozenset(signature(varlen_attn
 VARLEN = "window_size" in _KNOWN  # from torch 2.11 on
 _GROUPS: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _KNOWN else {}
 """What the kernel wants to hear of fewer key heads than query heads: torch 2.11 took them without a word."""
+PACKED = "sod-packed"
+"""`attention.attend` under another name: that of models which have proven to pack, and nothing else."""
 HALF = (torch.bfloat16, torch.float16)  # what the variable-length kernel computes in
 LEAST_PADDING = 0.05
 """On a CPU, the share of padding from which packing pays: without any it cost up to 5% in bfloat16, and else it took as

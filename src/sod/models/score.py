@@ -21,6 +21,7 @@ from sod.models.architecture import USE_ANOTHER, in_one_line, named
 from sod.models.compiled import fused
 from sod.models.device import moved
 from sod.models.forward import hidden_before_actions
+from sod.models.fused import logp_of_targets
 from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
@@ -57,16 +58,18 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor
 
     `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
     decoder says before the token, the token, further columns) and returns C x N, all on the model's device but for the
-    further columns, which are where the caller left them. With gradients, what it makes is not kept but made again in
-    the backward pass. The values returned are on the batch's device.
+    further columns, which are where the caller left them. With gradients, what it makes of several chunks is not kept
+    but made again in the backward pass. The values returned are on the batch's device.
     """
     hidden_ND = hidden_before_actions(model, batch)
     target_N = moved(batch.token_BT[batch.turn_BT > 0], hidden_ND.device)
     head = model.get_output_embeddings()
     projected = fused(project, head)
     parts: list[Tensor] = []
+    # A single chunk is no more to keep than to make again.
+    again = torch.is_grad_enabled() and len(hidden_ND) > rows
     for chunk in zip(*(column.split(rows) for column in (hidden_ND, target_N, *more_N)), strict=True):
-        if torch.is_grad_enabled():
+        if again:
             parts.append(checkpoint(projected, head, *chunk, use_reentrant=False))
         else:
             parts.append(projected(head, *chunk))
@@ -126,7 +129,9 @@ def picked(logits_NV: Tensor, *targets_N: Tensor) -> Tensor:
 
 
 def _logp(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> Tensor:
-    return picked(logits(head, hidden_ND, temperature), target_N)
+    if hidden_ND.is_cuda:  # there the compiler makes few passes of it by itself
+        return picked(logits(head, hidden_ND, temperature), target_N)
+    return logp_of_targets(head(hidden_ND), target_N, temperature)[None]
 
 
 def _columns(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float, need: ScoreNeed) -> Tensor:

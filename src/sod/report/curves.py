@@ -36,6 +36,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     Raises SodError if `path` cannot be written.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawn = [(panel, _lines(rows, panel)) for panel in PANELS if not panel.stacked]
@@ -47,7 +48,6 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     shown = [step for _, lines in panels for steps, _ in lines.values() for step in steps]
     shown += phases[0] if phases else []
     with rc_context(style()):
-        # A bare Figure draws with Agg: no display, no pyplot state.
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
         figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
         grid = [_axes(figure, columns, count, position, shown) for position in range(1, count + 1)]
@@ -60,7 +60,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
         else:
             figure.text(0.5, 0.45, "no metrics yet", ha="center")
         picture = io.BytesIO()
-        figure.savefig(picture, format="png", metadata={"Software": None})
+        # No display, no pyplot state. `savefig` would draw the same picture twice.
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})  # type: ignore[no-untyped-call]
     write_bytes_atomic(path, picture.getvalue())
 
 

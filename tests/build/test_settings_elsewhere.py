@@ -1,0 +1,354 @@
+"""What keys do that a run of a step does not show: those of services, of the quickstart's world, of `sod compare`, and
+those that act on time, threads and processes alone. `every_setting.py` names each test here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pytest
+import torch
+from every_setting import SFT, TOOL
+from settings_bench import Bench, files_of, put, quicken
+
+from sod.build.job import prepare_torch
+from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
+from sod.compare.cells import Comparison, Unit, run_unit
+from sod.compare.order import order_of_work
+from sod.quickstart.run import make_world
+from sod.recipe import PythonSpec, Recipe
+from sod.records import Fault, Program, SodError
+from sod.rewards import math_worker_main
+from sod.tools.sandbox import filters, fusion
+from sod.tools.sandbox.base import ProgramLimits
+from support import CONTAINER_PROFILE, answered, descendants
+from tools.bad_server import BadServer, always, hello
+
+UNSAFE = """
+import sys
+sys.modules["landlock"] = None
+from sod.build.tools import make_local_sandbox
+from sod.recipe import PythonSpec
+from sod.records import Program, SodError
+from sod.tools.sandbox.base import ProgramLimits
+for unsafe in (False, True):
+    try:
+        sandbox = make_local_sandbox(PythonSpec(unsafe=unsafe, preload=[]), ProgramLimits())
+    except SodError as error:
+        print(error)
+print(sandbox.level, sandbox.execute([Program("print(1)")])[0].stdout)
+sandbox.close()
+"""
+MATH_WORKER = Path(math_worker_main.__file__)
+QUICK = {"attempts": 1, "backoff_seconds": 0.0, "connect_seconds": 20.0, "grace_seconds": 20.0, "breaker_seconds": 60.0}
+"""A service that is asked once, and has all the time it may need."""
+
+SERVICE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "url": ({}, {"url": "{other}"}, "good"),
+    "concurrency": ({"concurrency": 3}, {"concurrency": 1}, "good"),
+    "connect_seconds": ({"connect_seconds": 0.1}, {"connect_seconds": 0.2}, "full"),
+    "grace_seconds": ({"grace_seconds": 0.1}, {"grace_seconds": 0.2}, "hang"),
+    "attempts": ({}, {"attempts": 3}, "http_500"),
+    "backoff_seconds": ({"attempts": 3}, {"attempts": 3, "backoff_seconds": 0.01}, "http_500"),
+    "backoff_max_seconds": (
+        {"attempts": 3, "backoff_seconds": 0.01},
+        {"attempts": 3, "backoff_seconds": 0.01, "backoff_max_seconds": 0.005},
+        "http_500",
+    ),
+    "breaker_failures": ({}, {"breaker_failures": 2}, "http_500"),
+    "breaker_seconds": ({"breaker_failures": 1}, {"breaker_failures": 1, "breaker_seconds": 0.0}, "http_500"),
+}
+"""Keys of `tools.python.fusion`: options of a service, others, and how the service behaves."""
+
+SHAPE = {"layers": 1, "hidden": 16, "heads": 2, "ffn": 16}
+OTHER_SHAPE = {"layers": 2, "hidden": 32, "heads": 1, "ffn": 24}
+SMALL_SFT = {"steps": 2, "batch_size": 2, "checkpoint_every": 2, "optim": {"lr": 1e-2}}
+SMALL_WORLD: dict[str, Any] = {
+    "shortest": 2,
+    "longest": 3,
+    "slips": 0.2,
+    "sft": 12,
+    "train": 4,
+    "validation": 3,
+    "test": 3,
+    "vocab_size": 330,
+    "context": 512,
+    "teacher": SHAPE,
+    "student": SHAPE,
+    "teacher_sft": SMALL_SFT,
+}
+OF_THE_WORLD: Mapping[str, Any] = {
+    "shortest": 1,
+    "longest": 4,
+    "slips": 0.9,
+    "privileged": 0.5,
+    "failures": 0.9,
+    "sft": 11,
+    "train": 5,
+    "validation": 2,
+    "test": 4,
+    "vocab_size": 340,
+    "context": 600,
+    **{f"{role}.{key}": value for role in ("teacher", "student") for key, value in OTHER_SHAPE.items()},
+    **{f"teacher_{key}": example.value for key, example in SFT.items()},
+}
+"""Keys of `world`, at other values."""
+EQUAL_IN_THE_WORLD = {"teacher_sft.optim.micro_batch_tokens": 100_000, "teacher_sft.optim.recompute": True}
+
+OF_COMPARE: Mapping[str, Any] = {"lrs": [1e-3, 1e-2, 1e-1], "tuning_steps": 2, "tuning_seed": 9}
+TABLES = (
+    {f"tools.python.fusion.{key}" for key in SERVICE},
+    {f"world.{key}" for key in [*OF_THE_WORLD, *EQUAL_IN_THE_WORLD]},
+    {f"compare.{key}" for key in OF_COMPARE},
+)
+
+
+class Counting:
+    """The good answer, and how many requests were answered at a time."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._lock = Lock()
+
+    def __call__(self, body: bytes) -> bytes:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.2)
+        with self._lock:
+            self.now -= 1
+        return hello(body)
+
+
+def asked(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch) -> tuple[Any, ...]:
+    """What a service sees, and what its client makes of it, of three programs and of one more."""
+    pauses: list[float] = []
+
+    def noted(*arguments: Any) -> float:
+        pauses.append(backoff(*arguments))
+        return 0.0
+
+    backoff, counting = fusion.backoff, Counting()
+    plan = always("good") if behaviour in ("good", "full") else always(behaviour)  # type: ignore[arg-type]
+    with BadServer(plan, counting) as server, BadServer(always("http_500")) as other, ExitStack() as opened:
+        patch.setattr(fusion, "backoff", noted)
+        url = no_place_left(opened) if behaviour == "full" else server.url
+        service = {"url": url, **QUICK, **options}
+        if service["url"] == "{other}":
+            service["url"] = other.url
+        spec = PythonSpec.model_validate({"fusion": service})
+        sandbox = make_sandbox(spec, ProgramLimits(seconds=0.1, memory_mb=64))
+        opened.callback(sandbox.close)
+        outcomes = [*sandbox.execute([Program("1")] * 3), *sandbox.execute([Program("1")])]
+        patch.undo()
+        faults = sorted(outcome.detail for outcome in outcomes if isinstance(outcome, Fault))
+        return server.requests, other.requests, counting.most, faults, sorted(pauses)
+
+
+def no_place_left(opened: ExitStack) -> str:
+    """The address of a server that takes no more connections."""
+    listener = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    for _ in range(4):
+        waiting = opened.enter_context(socket.socket())
+        waiting.setblocking(False)
+        waiting.connect_ex(listener.getsockname())
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", SERVICE)
+def test_a_key_of_a_service(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, others, behaviour = SERVICE[key]
+    before, after = asked(options, behaviour, monkeypatch), asked(others, behaviour, monkeypatch)
+    assert before != after
+    assert asked(options, behaviour, monkeypatch) == before
+
+
+def world_of(keys: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The files of a small world with these keys of `world`; or why it is refused."""
+    content: dict[str, Any] = {
+        "student": {"path": ""},
+        "chat": {"template": "hermes"},
+        "tools": {"python": {"preload": []}},
+        "sft": SMALL_SFT,
+        "world": SMALL_WORLD,
+    }
+    for key, value in keys.items():
+        put(content, f"world.{key}", value)
+    try:
+        make_world(Recipe.model_validate(content), directory, run_quietly, lambda text: None)
+    except SodError as error:
+        return {"refused": str(error)}
+    return files_of(directory)
+
+
+def run_quietly(title: str, job: Any) -> None:
+    """Run the job of a stage."""
+    job.start([])
+    job.close()
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
+    """`small_world(KEY=VALUE)`: its files."""
+    place = tmp_path_factory.mktemp("worlds")
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch)
+        yield lambda keys: world_of(keys, place / f"run-{len(list(place.iterdir()))}")
+
+
+@pytest.fixture(scope="module")
+def plain_world(small_world: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The world that the others differ from; made twice, it is the same."""
+    made = small_world({})
+    assert made == small_world({})
+    assert "refused" not in made
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OF_THE_WORLD)
+def test_a_key_of_the_world(key: str, small_world: Callable[..., Any], plain_world: dict[str, Any]) -> None:
+    """It changes a file of data or of a model, or is refused by its name in `sft`."""
+    made = small_world({key: OF_THE_WORLD[key]})
+    if "refused" in made:
+        assert key.removeprefix("teacher_") in made["refused"]
+    assert made != plain_world
+    assert ("refused" in made) == (key in ("teacher_sft.optim.mini_batch_prompts", "teacher_sft.max_tokens"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", EQUAL_IN_THE_WORLD)
+def test_a_key_that_changes_nothing_in_the_world(
+    key: str, small_world: Callable[..., Any], plain_world: dict[str, Any]
+) -> None:
+    """As `optim.micro_batch_tokens` and `optim.recompute`: the same data, and as many files."""
+    made = small_world({key: EQUAL_IN_THE_WORLD[key]})
+    assert made.keys() == plain_world.keys()
+    assert {name for name in made if made[name] != plain_world[name]} <= {
+        f"teacher-sft/{name}" for name in ("metrics.jsonl", "checkpoints/step-000002/model/model.safetensors")
+    }
+
+
+def comparison(directory: Path, **keys: Any) -> Comparison:
+    """A comparison of small worlds, by runs of a step."""
+    content = {
+        "student": {"path": ""},
+        "chat": {"template": "hermes"},
+        "tools": {"python": None},
+        "rollout": {
+            "prompts": 1,
+            "samples": 1,
+            "max_turns": 1,
+            "max_prompt_tokens": 200,
+            "max_turn_tokens": 4,
+            "max_response_tokens": 9,
+        },
+        "evaluation": {"k": 1, "tasks": 1},
+        "train": {"steps": 1},
+        "sft": SMALL_SFT,
+        "world": SMALL_WORLD,
+        "compare": {"lrs": [1e-3, 1e-2], "tuning_steps": 1, "tuning_seed": 8, **keys},
+    }
+    return Comparison(Recipe.model_validate(content), directory / "out", directory / "work", 1, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OF_COMPARE)
+def test_a_key_of_compare(key: str, tmp_path: Path) -> None:
+    """What is to be done, or what a trial says of itself, differs."""
+
+    def planned(**keys: Any) -> list[Unit]:
+        return order_of_work(comparison(tmp_path, **keys), ["opd"], [0], {}, 1)
+
+    def tried(name: str, **keys: Any) -> dict[str, Any]:
+        made = comparison(tmp_path / name, **keys)
+        run_unit(made, Unit("world", 8))
+        return run_unit(made, Unit("trial", 8, "opd", 1e-3))
+
+    change = {key: OF_COMPARE[key]}
+    if key == "tuning_steps":
+        before, after = tried("before"), tried("after", **change)
+        assert (before["curve"]["step"], after["curve"]["step"]) == ([1], [1, 2])
+    else:
+        assert planned() == planned()
+        assert planned() != planned(**change)
+
+
+@pytest.mark.slow
+def test_an_asynchronous_rollout_waits_for_no_call(bench: Bench) -> None:
+    """The calls of a step's first turns come together in lockstep, and each by itself where nothing is waited for."""
+    lockstep = bench.run("sod", TOOL, faults=0).batches
+    asynchronous = bench.run("sod", {**TOOL, "rollout.asynchronous": True}, faults=0).batches
+    assert max(lockstep) > 1
+    assert set(asynchronous) == {1}
+    assert sum(lockstep) == sum(asynchronous)
+
+
+def math_limits(**reward: int) -> list[str]:
+    """The limits that the interpreter of the math verifier was started with: workers, CPU seconds, seconds, ..."""
+    recipe = Recipe.model_validate({"student": {"path": "s"}, "reward": reward})
+    with ExitStack() as opened:
+        (judged,) = make_reward_function(recipe, opened)([answered("\\boxed{x+1}", "1+x")])
+        assert judged.correct
+        commands = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in descendants(os.getpid())]
+        (command,) = [command for command in commands if str(MATH_WORKER) in command]
+        return command[command.index(str(MATH_WORKER)) + 1 :]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_seconds_of_the_math_verifier() -> None:
+    """They reach its interpreter, whose limits `tests/rewards/test_math_workers.py` shows to hold."""
+    assert math_limits(math_seconds=9)[1] == "9"
+    assert math_limits(math_seconds=4)[1] == "4"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_of_the_math_verifier() -> None:
+    assert math_limits(workers=3)[0] == "3"
+    assert math_limits(workers=1)[0] == "1"
+
+
+@pytest.mark.slow
+def test_workers_of_the_sandbox() -> None:
+    """Two programs run at the same time where there are two workers, and one after the other where there is one."""
+
+    def overlap(workers: int) -> bool:
+        sandbox = make_local_sandbox(PythonSpec(workers=workers, preload=[]), ProgramLimits(seconds=60.0))
+        try:
+            spans = sandbox.execute([Program("import time\nprint(time.time())\ntime.sleep(2)\nprint(time.time())")] * 2)
+        finally:
+            sandbox.close()
+        (begun, ended), (other_begun, other_ended) = [map(float, span.stdout.split()) for span in spans]
+        return begun < other_ended and other_begun < ended
+
+    assert [overlap(1), overlap(2)] == [False, True]
+
+
+@pytest.mark.slow
+def test_an_unsafe_sandbox() -> None:
+    """Where the machine does not permit isolation, it is refused, and with `unsafe` it runs programs all the same."""
+    pytest.importorskip("pyseccomp")
+    script = CONTAINER_PROFILE.format(tools=str(Path(filters.__file__).parents[1])) + UNSAFE
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    refusal, unsafe, *_ = done.stdout.splitlines()
+    assert refusal.endswith("or set `unsafe` if you trust the programs")
+    assert unsafe == "unsafe 1"
+
+
+def test_threads() -> None:
+    prepare_torch(Recipe.model_validate({"student": {"path": "s"}, "threads": 2}))
+    assert torch.get_num_threads() == 2
+    prepare_torch(Recipe.model_validate({"student": {"path": "s"}}))
+    assert torch.get_num_threads() == 2, "null leaves it as it is"
