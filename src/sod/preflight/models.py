@@ -54,7 +54,8 @@ class Micro:
         """As a batch with about so many action tokens, spread over the rows."""
         each = min(self.length - 1, -(-actions // self.rows))
         turns = [0] + [1] * each + [0] * (self.length - 1 - each)
-        return supervised_batch([([0] * self.length, turns)] * self.rows)
+        # Rows that have nothing in common, as of those that begin alike less is kept.
+        return supervised_batch([([row] * self.length, turns) for row in range(self.rows)])
 
 
 @final
