@@ -4,6 +4,7 @@ recipe, data, tokenizers, chat template, and only then weights.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
