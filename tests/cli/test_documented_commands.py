@@ -40,6 +40,7 @@ QUICK = {
     "sod train recipes/quickstart.yaml student.lora.rank=8 --run runs/lora": "{}" + STEP,
     "sod models merge runs/lora --out models/merged": "{}",
     "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
+    "sod plan RECIPE": "sod plan recipes/quickstart.yaml",
     "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32": "{} -k 1 --tasks 2",
     "sod train RECIPE train.profile=true": "sod train quickstart train.profile=true --run runs/profiled" + STEP,
     "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2": (

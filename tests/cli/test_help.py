@@ -16,6 +16,7 @@ COMMANDS = [
     ("train",),
     ("eval",),
     ("methods",),
+    ("plan",),
     ("sft",),
     ("compare",),
     ("init",),

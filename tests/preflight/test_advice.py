@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 from sod.build.recipe import read_recipe
 from sod.models.attention import NAME as ATTENTION
 from sod.models.recompute import recompute_layers
-from sod.models.score import action_logps
+from sod.models.score import CUDA_ROWS, action_logps, chunk_rows
 from sod.preflight.advice import advised, beyond
 from sod.preflight.devices import _of_groups, free_bytes
 from sod.preflight.estimate import SAMPLING, UPDATE, Estimate, estimated, readable
-from sod.preflight.models import Micro, Planned, update_of
-from sod.preflight.rehearsal import Tally, update_sizes
+from sod.preflight.models import Micro, Planned, on_cuda, update_of
+from sod.preflight.rehearsal import Sizes, Tally, update_sizes
 from sod.preflight.words import part_rows, peak_text, shortage_text
 from sod.recipe import Recipe
 from sod.recipe.keys.model import ModelSpec
@@ -195,3 +195,47 @@ def test_limits_of_control_groups(version: int, tmp_path: Path) -> None:
     mine.write_text("3:cpu:/x\n4:memory:/outer/inner\n" if version == 1 else "0::/outer/inner\n")
     assert min(_of_groups(tmp_path, mine)) == 700 * MIB
     assert 0 < free_bytes("cpu") < 2**50
+
+
+@pytest.mark.slow
+def test_an_adapter_is_all_that_is_trained(planned: Callable[..., Recipe]) -> None:
+    """Moments and gradients are those of the adapter; a teacher of other weights still takes its own."""
+    whole, adapted = (
+        {part.name: part.bytes for part in estimated(planned(*lora)).parts} for lora in ((), ("student.lora.rank=4",))
+    )
+    assert adapted["student: moments"] == 2 * (adapted["student: weights"] - whole["student: weights"])
+    assert adapted["gradients"] == adapted["student: moments"] // 2
+    assert adapted["teacher: weights"] == whole["teacher: weights"]
+
+
+def test_a_teacher_over_the_adapters_weights_takes_none(planned: Callable[..., Recipe]) -> None:
+    recipe = planned("student.lora.rank=4")
+    alike = recipe.model_copy(update={"teacher": recipe.student.whole})
+    assert "teacher: weights" not in [part.name for part in estimated(alike).parts]
+
+
+def test_what_cuda_changes(planned: Callable[..., Recipe]) -> None:
+    """Compiled layers keep less; larger chunks of the projection take more; what the pass takes else stays."""
+    student, sizes = Planned(planned().student.whole), Sizes(kept=1000 * MIB, most=1200 * MIB)
+    chunk = on_cuda(sizes, student, compiled=False, dense=False).most - sizes.most
+    rows = CUDA_ROWS - chunk_rows(student.fake(1))
+    assert chunk == 16 * rows * student.config.vocab_size
+    compiled = on_cuda(sizes, student, compiled=True, dense=False)
+    assert 600 * MIB < compiled.kept < 640 * MIB
+    assert compiled.most - compiled.kept == 200 * MIB + chunk
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_the_peak_of_an_update_on_cuda(make_model: Callable[..., str]) -> None:
+    """Plain layers, gradients there: PyTorch's own count of what is allocated."""
+    planned, micro = Planned(ModelSpec(path=make_model("one", "qwen3", 8, 512, 1536))), Micro(8, 512)
+    model = real_model(planned).to("cuda")
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    action_logps(model, micro.batch(micro.tokens)).sum().backward()
+    measured = torch.cuda.max_memory_allocated() - before
+    sizes = on_cuda(update_of(planned, micro, accumulated=True), planned, compiled=False, dense=False)
+    assert sizes.most == pytest.approx(measured, rel=0.15)

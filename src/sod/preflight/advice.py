@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, final
 
 from sod.preflight.estimate import Estimate, estimated
@@ -86,6 +87,8 @@ def _changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         *sections, name = key.split(".")
         place = content
         for section in sections:
+            if place[section] is None:
+                place[section] = {}
             place = place[section]
         place[name] = value
     return parse_recipe(content, "plan")
@@ -104,6 +107,8 @@ def _changes(recipe: Recipe, sft: bool) -> list[Change]:
         changes.append(Change("rollout.max_rows", _halves(rollout.max_rows, 1), slower))
         if recipe.teacher is not None and recipe.teacher.dtype == "float32":
             changes.append(Change("teacher.dtype", ("bfloat16",), f"the teacher's scores are {rounded}"))
+    if recipe.student.lora is None and find_spec("peft") is not None:
+        changes.append(Change("student.lora.rank", (16,), "trains an adapter, not all weights"))
     if recipe.student.dtype == "float32":
         changes.append(Change("student.dtype", ("bfloat16",), rounded))
     if sft:

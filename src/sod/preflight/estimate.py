@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
+
 from sod.build.job import located
 from sod.build.method import make_method
+from sod.engines.device_cache import shares_of_memory
 from sod.engines.torch_engine import OFFLOAD_BYTES
+from sod.models.adapters import base_source
+from sod.models.compiled import WORTH_IT
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.preflight.devices import CPU, devices_of
-from sod.preflight.models import FLOAT, Micro, Planned, decoding_of, scoring_of, update_of
+from sod.preflight.models import FLOAT, Micro, Planned, cuda_forward, decoding_of, on_cuda, scoring_of, update_of
 from sod.recipe import Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
@@ -112,13 +117,13 @@ def _kernels(recipe: Recipe) -> list[Part]:
 
 
 def _supervised(recipe: Recipe, optim: OptimSpec, rows: int) -> Sequence[Part]:
-    student, (device, _) = Planned(recipe.student, optim.recompute), devices_of(recipe)
+    student, (device, _) = _student(recipe, optim), devices_of(recipe)
     micro = Micro.of(optim.micro_batch_tokens, recipe.sft.max_tokens, rows)
-    return [*_trained(student, device), *_updated(student, device, micro, several=rows > micro.rows)]
+    return [*_trained(student, device), *_updated(student, device, micro, rows > micro.rows, optim.compile)]
 
 
 def _distilled(recipe: Recipe, method: Method) -> list[Part]:
-    rollout, student = recipe.rollout, Planned(recipe.student, recipe.optim.recompute)
+    rollout, student = recipe.rollout, _student(recipe, recipe.optim)
     device, teachers = devices_of(recipe)
     rows, longest = rollout.prompts * rollout.samples, rollout.max_prompt_tokens + rollout.max_response_tokens
     of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
@@ -126,11 +131,17 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     teacher = _teacher(recipe, method)
     parts = [*_trained(student, device), *_playing("student", student, device, recipe)]
     if teacher is not None:
-        parts += _teaching(teacher, teachers, method, Micro.of(recipe.optim.micro_batch_tokens, longest, rows))
+        scored = Micro.of(recipe.optim.micro_batch_tokens, longest, rows)
+        shared = student.lora is not None and device == teachers and _one_model(student, teacher)
+        parts += _teaching(teacher, teachers, method, scored, shared)
         if Need.TEACHER_EPISODES in method.needs:
             parts += _playing("teacher", teacher, teachers, recipe)
     dense = None if method.divergence is None else teacher
-    return [*parts, *_updated(student, device, micro, of_update > micro.rows, dense, method)]
+    return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, dense, method)]
+
+
+def _student(recipe: Recipe, optim: OptimSpec) -> Planned:
+    return Planned(recipe.student.whole, optim.recompute, recipe.student.lora)
 
 
 def _teacher_needed(method: Method) -> bool:
@@ -139,7 +150,7 @@ def _teacher_needed(method: Method) -> bool:
 
 def _teacher(recipe: Recipe, method: Method) -> Planned | None:
     if method.needs & SELF_TEACHER:
-        return Planned(recipe.student)
+        return Planned(recipe.student.whole)
     return None if recipe.teacher is None else Planned(recipe.teacher)
 
 
@@ -157,12 +168,16 @@ def _updated(
     device: str,
     micro: Micro,
     several: bool,
+    compiling: bool | None,
     dense: Planned | None = None,
     method: Method | None = None,
 ) -> list[Part]:
-    """Gradients and activations; `several` micro-batches add up their gradients."""
+    """Gradients and activations; `several` micro-batches add up their gradients. `compiling` is `optim.compile`."""
     counts = student.counts
     sizes = update_of(student, micro, several, dense, None if method is None else method.divergence)
+    if device != CPU:
+        compiled = counts.all >= WORTH_IT if compiling is None else compiling
+        sizes = on_cuda(sizes, student, compiled, dense is not None)
     gradients = counts.trained * FLOAT if several or student.size != FLOAT else 0
     # A bfloat16 gradient is made float32 matrix by matrix before it is added up.
     copied = 0 if student.size == FLOAT else counts.largest * FLOAT
@@ -175,9 +190,15 @@ def _updated(
     return [part for part in parts if part.bytes]
 
 
-def _teaching(teacher: Planned, device: str, method: Method, micro: Micro) -> list[Part]:
-    parts = [Part("teacher: weights", device, teacher.counts.all * teacher.size)]
-    if method.teacher_rule.kind != "frozen":
+def _one_model(student: Planned, teacher: Planned) -> bool:
+    """Whether a student with an adapter and its teacher are over the same weights in memory."""
+    bases = {base_source(model.spec.path).path for model in (student, teacher)}
+    return len(bases) == 1 and student.size == teacher.size
+
+
+def _teaching(teacher: Planned, device: str, method: Method, micro: Micro, shared: bool) -> list[Part]:
+    parts = [] if shared else [Part("teacher: weights", device, teacher.counts.all * teacher.size)]
+    if not shared and method.teacher_rule.kind != "frozen":
         parts.append(Part("teacher: float32 average", device, teacher.counts.all * FLOAT))
     shape = f"{micro.rows} x {micro.length:,} tokens"
     scoring = scoring_of(teacher, micro, method.score_need)
@@ -189,6 +210,14 @@ def _playing(who: str, model: Planned, device: str, recipe: Recipe) -> list[Part
     episodes = rollout.prompts * (rollout.samples if who == "student" else 1)
     columns = rollout.max_prompt_tokens + rollout.max_response_tokens
     rows = min(rollout.max_rows, episodes)
+    if device != CPU:
+        forward = cuda_forward(model, rows, rollout.max_prompt_tokens)
+        decode, waiting = shares_of_memory(torch.device(device), rollout.cache_share)
+        return [
+            Part(f"{who}: engine's cache (rollout.cache_share)", device, decode),
+            Part(f"{who}: episodes set aside", device, waiting, (SAMPLING,)),
+            Part(f"{who}: forwards of the engine", device, forward, (SAMPLING,)),
+        ]
     decoding = decoding_of(model, rows, episodes, rollout.max_prompt_tokens, columns, OFFLOAD_BYTES)
     # Episodes are set aside when their rows have ended, by when the cache grows no more.
     name = f"{who}: engine's cache of {rows} x {columns:,} tokens"

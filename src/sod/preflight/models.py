@@ -12,20 +12,22 @@ from torch import Tensor
 from sod.engines.cache import COLUMN_STEP, ROW_STEP
 from sod.engines.sampler import CACHED_LOGITS
 from sod.engines.torch_engine import PREFILL_TOKENS, SCORES
+from sod.models.adapters import base_source
 from sod.models.architecture import read_config, refuse_unscored
 from sod.models.dense import dense_terms
 from sod.models.load import torch_dtype
-from sod.models.score import action_logps, chunk_rows, teacher_scores
-from sod.models.source import find_model
+from sod.models.score import CUDA_ROWS, action_logps, chunk_rows, teacher_scores
 from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.divergence import Divergence, divergence
 from sod.objective.scores import ScoreNeed
 from sod.preflight.rehearsal import Counts, Sizes, counted, fake_model, forward_size, update_sizes
-from sod.recipe.keys.model import ModelSpec
+from sod.recipe import LoraSpec, ModelSpec
 
 CHUNKS = 3  # of the projection in a rehearsal: what one leaves behind, two more leave no more of
 FLOAT = 4  # bytes
+LIVE_IN_SCORE, LIVE_IN_DENSE = 4, 11  # floats of a logit that are alive at once in a backward pass, see `models.dense`
+COMPILED_KEEPS = 23.2 / 37.5  # of what plain layers keep for the backward pass
 
 
 @final
@@ -52,7 +54,8 @@ class Micro:
         """As a batch with about so many action tokens, spread over the rows."""
         each = min(self.length - 1, -(-actions // self.rows))
         turns = [0] + [1] * each + [0] * (self.length - 1 - each)
-        return supervised_batch([([0] * self.length, turns)] * self.rows)
+        # Rows that have nothing in common, as of those that begin alike less is kept.
+        return supervised_batch([([row] * self.length, turns) for row in range(self.rows)])
 
 
 @final
@@ -62,6 +65,11 @@ class Planned:
 
     spec: ModelSpec
     recompute: bool = False
+    lora: LoraSpec | None = None
+
+    def __hash__(self) -> int:
+        lora = None if self.lora is None else self.lora.model_dump_json()
+        return hash((self.spec.path, self.spec.dtype, self.recompute, lora))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,14 +103,14 @@ class Planned:
 
 @cache
 def _config(path: str) -> Any:
-    config = read_config(find_model(path, "config.json"))
+    config = read_config(base_source(path))
     refuse_unscored(config, path)
     return config
 
 
 @cache
 def _faked(model: Planned, layers: int) -> Any:
-    return fake_model(model.config, model.dtype, layers, model.spec.path, model.recompute)
+    return fake_model(model.config, model.dtype, layers, model.spec.path, model.recompute, model.lora)
 
 
 @cache
@@ -135,6 +143,18 @@ def _with_all_actions(sizes: Sizes, student: Planned, micro: Micro, models: int)
     return Sizes(sizes.kept + models * more, sizes.most + (models + 1) * more)
 
 
+def on_cuda(sizes: Sizes, student: Planned, compiled: bool, dense: bool) -> Sizes:
+    """What the sizes of an update on a CPU become on CUDA: larger chunks of the projection; compiled, less is kept.
+
+    The share of compiled layers was measured on Qwen3-0.6B's shape (docs/results/2026-11-26-gpu-probe.md).
+    """
+    model = student.fake(1)
+    more_rows = max(0, CUDA_ROWS - chunk_rows(model))
+    chunk = more_rows * columns_of(model) * FLOAT * (LIVE_IN_DENSE if dense else LIVE_IN_SCORE)
+    share = COMPILED_KEEPS if compiled else 1.0
+    return Sizes(int(sizes.kept * share), int(sizes.kept * share) + sizes.most - sizes.kept + chunk)
+
+
 @cache
 def scoring_of(teacher: Planned, micro: Micro, need: ScoreNeed) -> int:
     """What the scores of a micro-batch take beside the teacher's weights, without gradients."""
@@ -161,6 +181,12 @@ class Decoding:
     forward: int
 
 
+def cuda_forward(model: Planned, rows: int, prompt: int) -> int:
+    """What an engine's forwards take on CUDA: more prompts together, and all rows drawn in one pass."""
+    drawing = rows * columns_of(model.fake(1)) * (model.size + 4 * FLOAT)
+    return max(_prefill(model, rows, prompt, PREFILL_TOKENS["cuda"]), drawing)
+
+
 def decoding_of(model: Planned, rows: int, episodes: int, prompt: int, columns: int, offload: int) -> Decoding:
     """Sampling with `rows` of `episodes` together, prompts and whole texts of at most so many tokens.
 
@@ -174,7 +200,10 @@ def decoding_of(model: Planned, rows: int, episodes: int, prompt: int, columns: 
         cache=cache_bytes,
         growing=before,
         aside=min(offload, episodes * columns * token),
-        forward=max(_prefill(model, min(rows, episodes), prompt), _decode(model, min(rows, episodes), columns)),
+        forward=max(
+            _prefill(model, min(rows, episodes), prompt, PREFILL_TOKENS["cpu"]),
+            _decode(model, min(rows, episodes), columns),
+        ),
     )
 
 
@@ -187,9 +216,9 @@ def _token_bytes(model: Planned) -> int:
 
 
 @cache
-def _prefill(model: Planned, rows: int, prompt: int) -> int:
+def _prefill(model: Planned, rows: int, prompt: int, tokens: int) -> int:
     """Of the first turn's prompts, as many as go together."""
-    together = max(1, min(rows, PREFILL_TOKENS["cpu"] // prompt))
+    together = max(1, min(rows, tokens // prompt))
 
     def forward(fake: Any) -> object:
         token_BT = torch.zeros(together, prompt, dtype=torch.int64)

@@ -27,7 +27,9 @@ from transformers import AutoModelForCausalLM
 
 from sod.models.architecture import in_one_line
 from sod.models.attention import NAME as ATTENTION
+from sod.models.lora import new_adapter
 from sod.models.recompute import recompute_layers
+from sod.recipe import LoraSpec
 
 FEW, MORE = 2, 3  # layers
 
@@ -99,8 +101,10 @@ class Counts:
     trained: int
 
 
-def fake_model(config: Any, dtype: torch.dtype, layers: int, where: str, recompute: bool = False) -> Any:
-    """A model of the configuration with so many layers, in eval mode, its weights fake.
+def fake_model(
+    config: Any, dtype: torch.dtype, layers: int, where: str, recompute: bool = False, lora: LoraSpec | None = None
+) -> Any:
+    """A model of the configuration with so many layers, in eval mode, its weights fake; with an adapter to be trained.
 
     Raises SodError naming `where` for an architecture that cannot be made this way.
     """
@@ -109,6 +113,9 @@ def fake_model(config: Any, dtype: torch.dtype, layers: int, where: str, recompu
             model: Any = AutoModelForCausalLM.from_config(_cut(config, layers), dtype=dtype)
         model.eval()
         model.set_attn_implementation(ATTENTION)
+        if lora is not None:
+            with torch.device("meta"):
+                new_adapter(model, lora, 0, where)
         made: dict[int, Any] = {}  # tied weights stay one
         for module in model.modules():
             for kind in (module._parameters, module._buffers):
@@ -129,7 +136,7 @@ def _faking() -> FakeTensorMode:
 def _fake(value: Tensor) -> Tensor:
     with _faking():
         blank = torch.empty(value.shape, dtype=value.dtype, device="cpu")
-    return torch.nn.Parameter(blank) if isinstance(value, torch.nn.Parameter) else blank
+    return torch.nn.Parameter(blank, value.requires_grad) if isinstance(value, torch.nn.Parameter) else blank
 
 
 def _cut(config: Any, layers: int) -> Any:
