@@ -74,7 +74,13 @@ def fused(project: partial[Tensor], head: Any) -> Callable[..., Tensor]:
 @cache
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     compiled: Callable[..., Tensor] = torch.compile(function, dynamic=True)
-    return compiled
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        # A temperature is a constant: as a symbol it is computed with on the CPU, and a C++ compiler called for that.
+        with torch._dynamo.config.patch(specialize_float=True):
+            return compiled(*args, **kwargs)
+
+    return run
 
 
 @final
