@@ -72,6 +72,7 @@ SAME = {
         "sod compare recipes/compare-unreliable.yaml --methods start,grpo,opd,sod --seeds 0-4 --jobs 2 --out DIR"
     ),
     "sod train --resume RUN": "sod train --resume runs/a",
+    "sod train --resume runs/a student.device=cpu": "sod train --resume runs/a",
     "sod models merge RUN --out DIR": "sod models merge runs/lora --out models/merged",
     "sod eval RUN": "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32",
     "python benchmarks/weights.py": "python benchmarks/weights.py --json weights.json",
@@ -108,6 +109,7 @@ BY_A_TEST = {
     "python tests/report/test_metric_table.py > docs/metrics.md": (
         "tests/report/test_metric_table.py::test_the_page_is_the_table"
     ),
+    "sod eval MODEL --device cuda:1": "tests/cli/test_eval_command.py::test_device_says_where_the_model_is",
     "sod sandbox probe": "tests/cli/test_sandbox_commands.py::test_probe_shows_what_is_kept_and_how_fast_it_is",
     "sod sandbox serve --workers 8": (
         "tests/cli/test_sandbox_commands.py::test_serve_finishes_what_is_under_way_then_ends"
@@ -144,6 +146,8 @@ INNER = "is started by the benchmarks with settings that they write"
 NOT_RUN = {
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
     "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
+    "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
+    "python -m pytest -m gpu": "needs a card",
     "python program.py": "is what a program in the sandbox is compared with",
     "make install": "makes the environment in which this runs; CI's first step",
     "make lint": "CI's second step",
@@ -158,6 +162,9 @@ NOT_RUN = {
     "python benchmarks/multi_turn.py --json multi_turn.json": PEERS,
     "python benchmarks/scaling.py": MINUTES,
     "python benchmarks/scaling.py --json scaling.json": MINUTES,
+    "python benchmarks/commits.py /tmp/base engine --model models/smollm2-135m --json engine.json": MINUTES,
+    "python benchmarks/commits.py /tmp/base step --model models/smollm2-135m": MINUTES,
+    "python benchmarks/commits.py /tmp/base quickstart --world .": MINUTES,
     "python benchmarks/dense_memory.py": MINUTES,
     "python benchmarks/dense_memory.py --live --json dense_memory.json": MINUTES,
     "python benchmarks/humaneval.py HumanEval.jsonl.gz": "takes HumanEval, which is not redistributed here",
@@ -166,6 +173,7 @@ NOT_RUN = {
     ),
     "python hf_generate.py SETTINGS.json": INNER,
     "python sod_engine.py SETTINGS.json": INNER,
+    "python sod_quickstart.py SETTINGS.json": INNER,
     "python sod_tune.py MODEL TEMPLATE.jinja DIRECTORY": INNER,
     "python trl_multi_turn.py SETTINGS.json OVERRIDES": INNER,
     "python trl_step.py SETTINGS.json OVERRIDES": INNER,

@@ -173,18 +173,21 @@ class TestWritten:
         assert spec.student.path == world.student
         manifest = json.loads((original / "manifest.json").read_text())
         assert manifest["format"] == 2
-        for neutral in ("name", "threads", "trackers", "world", "compare"):
+        for neutral in ("name", "threads", "deterministic", "trackers", "world", "compare"):
             del written[neutral]
         for section, keys in (
             ("train", ("checkpoint_every", "keep_checkpoints", "evaluate_every", "trajectories_every", "profile")),
-            ("optim", ("recompute",)),
+            ("optim", ("recompute", "compile")),
+            ("student", ("device",)),
+            ("teacher", ("device",)),
             ("sft", ("checkpoint_every",)),
-            ("rollout", ("fault_retries", "max_fault_rate", "fault_window")),
+            ("rollout", ("fault_retries", "max_fault_rate", "fault_window", "cache_share")),
             ("reward", ("workers",)),
         ):
             for key in keys:
                 del written[section][key]
-        del written["sft"]["optim"]["recompute"], written["tools"]["python"]["workers"]
+        del written["sft"]["optim"]["recompute"], written["sft"]["optim"]["compile"]
+        del written["tools"]["python"]["workers"]
         canonical = json.dumps(written, sort_keys=True, separators=(",", ":"))
         assert manifest["recipe_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
         assert manifest["seed"] == 7
