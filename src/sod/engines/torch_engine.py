@@ -249,10 +249,10 @@ class TorchEngine:
             # The longest comes first. Several run together as far as padded tokens and attention scores allow.
             longest = len(rows[done].uncached())
             columns = max(row.length for row in rows[done:])
-            several = min(
-                PREFILL_TOKENS[self.model.device.type] // longest,
-                SCORES // (config.num_attention_heads * longest * columns),
-            )
+            several = PREFILL_TOKENS[self.model.device.type] // longest
+            # On CUDA, prompts with nothing cached go through fused attention, which keeps no scores.
+            if self.model.device.type == "cpu" or any(row.cached for row in rows[done:]):
+                several = min(several, SCORES // (config.num_attention_heads * longest * columns))
             batch = rows[done : done + max(1, several)]
             parts.append(self._forward(first + done, batch))
             done += len(batch)
