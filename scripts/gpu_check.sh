@@ -21,7 +21,7 @@ for word in "$@"; do
     case "$word" in
     --tiny) TINY=(--tiny) ;;
     ceilings | tests | decode | update) PARTS+=("$word") ;;
-    *) echo "unknown: $word (see the head of $0)" >&2 && exit 2 ;;
+    *) echo "unknown: $word (parts: ceilings tests decode update; before them --tiny)" >&2 && exit 2 ;;
     esac
 done
 [ ${#PARTS[@]} -gt 0 ] || PARTS=(ceilings tests decode update)

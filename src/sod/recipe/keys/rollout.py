@@ -28,8 +28,7 @@ class RolloutSpec(Section):
         0.25,
         gt=0,
         lt=1,
-        description="share of a CUDA device's memory for keys and values; fewer rows decode together where they do not "
-        "fit; without effect on a CPU",
+        description="share of a CUDA device's memory for keys and values; fewer rows decode where they do not fit",
     )
     decode_chunk: int = Field(
         16, ge=1, description="tokens decoded per turn before finished turns and tools are looked at"
