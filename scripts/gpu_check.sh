@@ -61,7 +61,7 @@ for name in "${PARTS[@]}"; do
     case "$name" in
     ceilings) part ceilings 60 "$PYTHON" scripts/gpu_check/ceilings.py "${TINY[@]}" ;;
     tests) part tests 200 "$PYTHON" -m pytest -q -m gpu -n 4 -p no:cacheprovider -o faulthandler_timeout=60 --durations=5 tests/models \
-        tests/engines tests/build/test_on_cuda.py ;;
+        tests/engines tests/preflight tests/build/test_on_cuda.py ;;
     decode) part decode 150 "$PYTHON" scripts/gpu_check/decode.py "${TINY[@]}" ;;
     update) part update 150 "$PYTHON" scripts/gpu_check/update.py "${TINY[@]}" ;;
     esac

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ def main() -> None:
     fixed = FIXED[1] if tiny else FIXED[0]
     told[f"{fixed.name}, of one size"] = attempted(lambda: measured(model, fixed, told["copy GB/s"]))
     print(json.dumps(told), flush=True)
+    if any("FAILED" in figures for figures in told.values() if isinstance(figures, dict)):
+        sys.exit(1)
 
 
 def attempted(run: Callable[[], Any]) -> Any:

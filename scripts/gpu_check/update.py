@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ SHARE = 16 if TINY else 1  # toy rows are so many times shorter
 PROMPT = 64 // SHARE
 FULL, RAGGED, LONG = ([n // SHARE for n in ns] for ns in ([1024] * 16, range(256, 1217, 64), [20480]))
 figures: dict[str, Any] = {}
+FAILED: list[str] = []
 
 
 def main() -> None:
@@ -77,6 +79,8 @@ def main() -> None:
             measure("long, chosen, recompute, compiled", frugal, LONG, None, rate)
             measure("ragged, packed, recompute, compiled", frugal, RAGGED, True, rate)
     print(json.dumps(figures))
+    if FAILED:
+        sys.exit(f"failed: {', '.join(FAILED)}")
 
 
 def measure_all(kind: str, model: Any, rate: float) -> None:
@@ -139,6 +143,7 @@ def told(label: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        FAILED.append(label)
         figures[label] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
         print(f"{label:40s} {figures[label]}", flush=True)
 
