@@ -214,13 +214,12 @@ def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Where the time went, a row per phase; rates are estimates (`models.meter`), shares are of the measured peaks."""
-    columns = ("phase", "seconds", "share", "calls", "tokens", "tokens/s", "GFLOP/s", "of peak", "GB/s", "of peak")
+    columns = ("phase", "seconds", "share", "tokens", "tokens/s", "GFLOP/s", "of peak", "GB/s", "of peak")
     cells = [
         (
             row["phase"],
             f"{row['seconds']:.2f}",
             f"{row['share']:.1%}",
-            row["calls"],
             row["tokens"] or "",
             f"{row['tokens_per_second']:.0f}" if row["tokens"] else "",
             f"{row['gflop_per_second']:.0f}" if row["gflop_per_second"] else "",
@@ -230,7 +229,9 @@ def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         )
         for row in rows
     ]
-    return rows_table("where the time went", columns, cells)
+    table = rows_table("where the time went", columns, cells)
+    table.columns[0].no_wrap = True  # a narrow terminal folds figures, never the phases' names
+    return table
 
 
 def methods_table(rows: Sequence[Sequence[str]]) -> Table:
