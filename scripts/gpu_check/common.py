@@ -13,7 +13,6 @@ from typing import Any, final
 
 import torch
 import transformers
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CUDA = DEVICE.type == "cuda"
@@ -59,22 +58,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def qwen3(tiny: bool) -> Any:
-    """A model of Qwen3-0.6B's shape (or a toy of the family) with random weights, in bfloat16 on the device."""
-    shape = TOY if tiny else QWEN3_06B
-    config = Qwen3Config(
-        **shape,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    with DEVICE:
-        return Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
-
-
 def settle() -> None:
     """Wait until the device has done all that was asked of it."""
     if CUDA:
@@ -95,18 +78,6 @@ def milliseconds(function: Callable[[], Any], calls: int, warm: int = 3) -> floa
     for _ in range(warm):
         function()
     return statistics.median(seconds(function) for _ in range(calls)) * 1e3
-
-
-def peak_gib(function: Callable[[], Any]) -> float:
-    """The most memory that a call held on the device, what was there before included; 0 on a CPU."""
-    if not CUDA:
-        function()
-        return 0.0
-    settle()
-    torch.cuda.reset_peak_memory_stats()
-    function()
-    settle()
-    return torch.cuda.max_memory_allocated() / 2**30
 
 
 @final

@@ -23,31 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from common import QWEN3_06B, TOY
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.device_burst import BURST
 from sod.engines.torch_engine import TorchEngine
 from sod.models.meter import Cost
-
-QWEN3_06B = {
-    "vocab_size": 151936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
-TOY = {
-    "vocab_size": 1500,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-}
 
 
 @dataclass(frozen=True)

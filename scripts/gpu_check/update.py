@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import json
 import statistics
 import sys
@@ -23,18 +22,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from common import QWEN3_06B, TOY
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sod.models import forward
+from sod.models.compiled import compile_model
 from sod.models.meter import Cost
 from sod.models.recompute import recompute_layers
 from sod.models.score import action_logps
 from sod.objective.batch import TokenBatch, supervised_batch
 
-SHAPE = {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
-HEADS = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
-TOY = {"vocab_size": 1500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-TOY_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
 parser.add_argument("--tiny", action="store_true", help="toy size, on a CPU")
 TINY = parser.parse_args().tiny
@@ -61,7 +58,7 @@ def main() -> None:
         figures["ragged, packed against padded"] = difference(model, RAGGED)
     if CUDA:  # on a CPU compiling takes minutes, and nothing there uses it
         with told("compiled"):
-            compile_layers(model)
+            compile_model(model)
             measure_all("compiled", model, rate)
     del model
     gc.collect()
@@ -74,7 +71,7 @@ def main() -> None:
     if CUDA:
         with told("recompute, compiled"):
             frugal = new_model()
-            compile_layers(frugal)
+            compile_model(frugal)
             recompute_layers(frugal)
             measure("long, chosen, recompute, compiled", frugal, LONG, None, rate)
             measure("ragged, packed, recompute, compiled", frugal, RAGGED, True, rate)
@@ -148,14 +145,9 @@ def told(label: str) -> Iterator[None]:
         print(f"{label:40s} {figures[label]}", flush=True)
 
 
-def compile_layers(model: Any) -> None:
-    """The product's regional compilation."""
-    importlib.import_module("sod.models.compiled").compile_model(model)
-
-
 def new_model() -> Any:
     """Random weights of the shape, on the device, in eval mode."""
-    shape = TOY | TOY_HEADS if TINY else SHAPE | HEADS
+    shape = TOY if TINY else QWEN3_06B
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
     config = Qwen3Config(**shape, **ends, max_position_embeddings=40960, tie_word_embeddings=True)
     torch.manual_seed(0)
@@ -165,7 +157,7 @@ def new_model() -> Any:
 
 def batch_of(lengths: Sequence[int]) -> TokenBatch:
     """Random tokens; all but the prompts are the student's."""
-    vocabulary = (TOY if TINY else SHAPE)["vocab_size"]
+    vocabulary = (TOY if TINY else QWEN3_06B)["vocab_size"]
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in lengths]
     return supervised_batch([(row, [0] * PROMPT + [1] * (len(row) - PROMPT)) for row in rows])
