@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 
 from sod import hub
 from sod.records import Message, SodError, Task, ToolCall
-from sod.tasks import files
+from sod.tasks import sources as reading
 from sod.tasks.base import Conversation
 from sod.tasks.files import (
-    Loaded,
-    SkippedRow,
     load_conversations,
     load_tasks,
     write_conversations,
     write_tasks,
 )
+from sod.tasks.loaded import Loaded, SkippedRow
 
 USER = {"role": "user", "content": "How many?"}
 REPLY = {"role": "assistant", "content": "Two."}
@@ -387,7 +386,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return datasets.Dataset.from_list(rows)
 
-    monkeypatch.setattr(files, "why_unreachable", lambda: None)
+    monkeypatch.setattr(reading, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     first, second = load_conversations("owner/name-v1.1", "test").items
     assert asked == [("owner/name-v1.1", "test")]
@@ -401,7 +400,7 @@ def test_hub_failures_name_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None
     def offline(name: str, split: str, trust_remote_code: bool) -> Any:
         raise ConnectionError("no\nroute")
 
-    monkeypatch.setattr(files, "why_unreachable", lambda: None)
+    monkeypatch.setattr(reading, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(SodError, match=r"^owner/name: cannot load split 'train' from the Hub \(no route\)$"):
         load_tasks("owner/name")

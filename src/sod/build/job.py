@@ -28,7 +28,7 @@ from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, locked, refuse_other_recipe
 from sod.seeds import derive
-from sod.tasks.files import Loaded
+from sod.tasks.loaded import Loaded
 from sod.training.checkpoint import MODEL, ResumePoint, is_checkpoint, model_of, newest_good, restore, verify
 from sod.training.loop import Listener, Plan, Trainee, clear_way, resume_point, run_steps
 from sod.training.optim import Optimizer

@@ -15,7 +15,7 @@ from sod.recipe import Notice, RewardSpec, VerifierName
 from sod.records import SodError, Task
 from sod.rewards.choice import ChoiceVerifier
 from sod.rewards.truths import Truth, UnmatchedTruthError, math_truth, stated
-from sod.tasks.files import Loaded, SkippedRow
+from sod.tasks.loaded import Loaded, SkippedRow
 
 Row = tuple[int, Task]
 Reader = Callable[[str], Truth]

@@ -22,7 +22,8 @@ import numpy as np
 from sod.records import Message, SodError, Task, ToolCall
 from sod.seeds import derive
 from sod.tasks.base import Conversation
-from sod.tasks.files import read_rows, write_conversations, write_tasks
+from sod.tasks.files import write_conversations, write_tasks
+from sod.tasks.sources import read_rows
 
 SYSTEM_PROMPT = r"Use the python tool for each calculation and give the final answer in \boxed{}."
 DATA_SOURCE = "openai/gsm8k"

@@ -22,8 +22,9 @@ from typing import Any, final
 from sod.records import SodError, Task
 from sod.tasks import chain
 from sod.tasks.code_hints import is_program, program_hint
-from sod.tasks.files import load_tasks, read_rows, write_tasks
+from sod.tasks.files import load_tasks, write_tasks
 from sod.tasks.leaks import gives_away
+from sod.tasks.sources import read_rows
 from sod.tasks.tables import json_or_none
 
 REFERENCES = ("solution", "reference_solution", "canonical_solution", "solutions", "answer", "rationale")
