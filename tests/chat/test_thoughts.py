@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sod.chat.dialects.hermes import render_call
 from sod.chat.render import Chat
 from sod.records import Message, Said, SodError, StopReason, ToolCall
 from sod.tools.python import SCHEMA
@@ -39,7 +40,7 @@ def parsed(chat: Chat, text: str) -> Said:
 def test_a_thought_that_the_prompt_leaves_open(tokenizer: Any, history: str) -> None:
     """Whether or not earlier turns are rendered with a think block: a turn without `</think>` says nothing."""
     chat = chat_with(tokenizer, OPENS, history)
-    call = chat.dialect.render_call(CALL)
+    call = render_call(CALL)
     assert tokenizer.decode(chat.prompt_ids([Message("user", "7")])).endswith("assistant\n<think>\n")
     assert tokenizer.decode(list(chat.suffix_ids([Message("tool", "7")]))).endswith("assistant\n<think>\n")
     assert parsed(chat, f"hm {call} \\boxed{{3}}") == Said(f"hm {call} \\boxed{{3}}")
@@ -49,7 +50,7 @@ def test_a_thought_that_the_prompt_leaves_open(tokenizer: Any, history: str) -> 
 @pytest.mark.parametrize("generation", ["", CLOSED])
 def test_no_thought_or_a_closed_one_leaves_none_open(tokenizer: Any, generation: str) -> None:
     chat = chat_with(tokenizer, generation)
-    assert parsed(chat, "7" + chat.dialect.render_call(CALL)) == Said("", "7", (CALL,))
+    assert parsed(chat, "7" + render_call(CALL)) == Said("", "7", (CALL,))
 
 
 def test_a_template_that_opens_only_some_thoughts_is_refused(tokenizer: Any) -> None:
@@ -97,7 +98,7 @@ def test_demonstrations_say_what_they_say(tokenizer: Any, generation: str, conte
 )
 def test_a_call_in_a_thought_is_not_run(tokenizer: Any, generation: str, lead: str, runs: bool) -> None:
     chat = chat_with(tokenizer, generation)
-    trajectory, made = played(chat, [lead + chat.dialect.render_call(CALL), "done"])
+    trajectory, made = played(chat, [lead + render_call(CALL), "done"])
     assert made == ([CALL] if runs else [])
     assert len(trajectory.turns) == (2 if runs else 1)
     assert trajectory.stop is StopReason.ANSWER

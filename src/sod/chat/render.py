@@ -15,10 +15,11 @@ from typing import Any, Literal, final
 
 from jinja2 import TemplateError
 
+from sod.chat.bound import BoundDialect
 from sod.chat.confined import Confined, UnboundedTemplateError
 from sod.chat.content import ContentEncoder, Tokenizer
-from sod.chat.dialects import hermes
-from sod.chat.dialects.base import Dialect, Piece
+from sod.chat.dialects.base import Piece
+from sod.chat.dialects.hermes import HERMES
 from sod.chat.hidden import texts_in
 from sod.chat.prompts import Prompts
 from sod.records import Message, Said, SodError, ToolCall
@@ -66,7 +67,8 @@ def _writes_readable_calls(confined: Confined) -> bool:
         raise
     except SodError:
         return False
-    return hermes.read(text.rpartition(_TURN.format(0))[2]).calls == (call,)
+    said = HERMES.read(text.rpartition(_TURN.format(0))[2], thought_open=False, finished=True)
+    return said.calls == (call,)
 
 
 @final
@@ -108,8 +110,8 @@ class Chat:
             raise SodError("chat template: the end of an assistant turn is not a token of its own")
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self.end_id} if eos is None else {self.end_id, eos})
-        thought_open = hermes.leaves_thought_open(self._render(_probe(0, 0), generate=True))
-        self.dialect: Dialect = hermes.Hermes(self.decode_turn, self.stop_ids, thought_open)
+        thought_open = HERMES.opens_thought(self._render(_probe(0, 0), generate=True))
+        self.dialect = BoundDialect(HERMES, self.decode_turn, self.stop_ids, thought_open)
         self._prompts = Prompts(self._encoder, self.dialect.pieces, self._prompt_text)
         self._check_append_only()
 
@@ -134,14 +136,12 @@ class Chat:
         return self._suffix_ids(tuple(message.content for message in messages))
 
     def parse(self, token_ids: Sequence[int]) -> Said:
-        """What a sampled turn says; see `Dialect.parse`."""
+        """What a sampled turn says; see `BoundDialect.parse`."""
         return self.dialect.parse(token_ids)
 
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""
-        calls = "\n".join(self.dialect.render_call(call) for call in message.tool_calls)
-        text = f"{message.content}\n{calls}" if message.content and calls else message.content + calls
-        return self.dialect.after_prompt(text)
+        return self.dialect.write(message)
 
     def decode_turn(self, token_ids: Sequence[int]) -> str:
         """Text of one turn's sampled ids, its end token left out."""
@@ -260,7 +260,7 @@ class Chat:
         head, found, rest = whole.partition(_TURN.format(1))
         # A template may put an empty or open think block before an earlier turn, or leave it out (Qwen3); what
         # was rendered as prompt stays as it was rendered, so only the part before it must agree.
-        if not found or not head.startswith(hermes.without_thought(prompt)):
+        if not found or not head.startswith(HERMES.without_thought(prompt)):
             raise SodError(
                 "chat template: the prompt changes once the assistant has answered, so token ids could not be "
                 "appended; use chat.template=hermes"
@@ -268,12 +268,12 @@ class Chat:
         between, _, rest = rest.partition(_TURN.format(2))
         second = rest.partition(_TURN.format(3))[0]
         appended = self.end_text + self._suffix_text((_RESULT.format(0),))
-        if {hermes.without_thought(text) for text in (between, second)} != {hermes.without_thought(appended)}:
+        if {HERMES.without_thought(text) for text in (between, second)} != {HERMES.without_thought(appended)}:
             raise SodError(
                 "chat template: the text between two assistant turns changes with what follows; "
                 "use chat.template=hermes"
             )
-        if self.tools and hermes.leaves_thought_open(prompt) != hermes.leaves_thought_open(appended):
+        if self.tools and HERMES.opens_thought(prompt) != HERMES.opens_thought(appended):
             raise SodError(
                 "chat template: it leaves a thought open before the first turn or before later ones, not before all; "
                 "use chat.template=hermes"
