@@ -41,7 +41,7 @@ class Dialect(Protocol):
         ...
 
     def without_thought(self, prompt: str) -> str:
-        """A rendered prompt without the open or the empty thought at its end, as templates render it in later prompts."""
+        """A rendered prompt without the open or the empty thought at its end, as templates render it later on."""
         ...
 
     def read(self, text: str, thought_open: bool, finished: bool) -> Said:
