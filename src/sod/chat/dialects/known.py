@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 from sod.chat.dialects.base import Dialect
+from sod.chat.dialects.glm4 import GLM4_5, GLM4_7
 from sod.chat.dialects.hermes import HERMES
+from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINIMAX_M2
+from sod.chat.dialects.listed import (
+    APERTUS,
+    APRIEL_1_6,
+    COHERE_MOE,
+    COHERE_R7B,
+    GRANITE3,
+    MINIMAX_M1,
+    NEMOTRON_NANO_2,
+    TOOL_CALLS,
+)
+from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM
+from sod.chat.dialects.qwen_xml import QWEN_XML, SEED_OSS
 
 DIALECTS: tuple[Dialect, ...] = (
     # Families whose marks are their own come first; those that share their marks with others come last.
+    SEED_OSS,
+    QWEN_XML,
+    GLM4_7,
+    GLM4_5,
+    MINIMAX_M2,
+    DEEPSEEK_V3_2,
+    DEEPSEEK_V4,
+    GRANITE3,
+    APRIEL_1_6,
+    TOOL_CALLS,
+    MINIMAX_M1,
+    NEMOTRON_NANO_2,
+    APERTUS,
+    COHERE_R7B,
+    COHERE_MOE,
+    LLAMA3_JSON,
+    XLAM,
     HERMES,
 )
