@@ -176,7 +176,8 @@ TURNS: list[tuple[Dialect, str, str, str | None, tuple[ToolCall | str, ...]]] = 
     (
         LFM2,
         lfm(
-            """<call>[f(a='it\\'s\\n', b=[True, None, -1.5], c={"x": (null, word)}, d=\'\'\'two\nlines\'\'\', **{"e f": 1})]</call>"""
+            r"""<call>[f(a='it\'s\n', b=[True, None, -1.5], c={"x": (null, word)}, """
+            """d='''two\nlines''', **{"e f": 1})]</call>"""
         ),
         "",
         "",
