@@ -17,7 +17,7 @@ OPEN, CLOSE = "<|tool_call_start|>", "<|tool_call_end|>"
 _MARKS = re.compile(f"{re.escape(OPEN)}|{re.escape(CLOSE)}")
 _CLOSES = re.compile(re.escape(CLOSE))
 _BRACKET = re.compile(r"\s*+\[")
-_LINE = r"(?:(?<=\n)|\A)\[(?=[^\W\d][\w.-]*+\()"
+_LINE = r"(?:(?<=\n)|(?<=</think>)|\A)\[(?=[^\W\d][\w.-]*+\()"
 _SHOWN = re.compile(r"\[\w+\(\w+=\w+")  # how these templates show a call to the model
 _IDENTIFIER = re.compile(r"[^\W\d]\w*+")
 
