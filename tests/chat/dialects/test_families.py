@@ -19,7 +19,6 @@ from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
 from sod.chat.dialects.phi4 import PHI4
-from sod.chat.dialects.pythonic import LFM2, PYTHONIC
 from sod.records import Message, Said, ToolCall
 
 BAR, JOINT = "\uff5c", "\u2581"
@@ -67,8 +66,6 @@ FAMILIES = [
     Family(GEMMA4, ("<|tool_call>", "<tool_call|>", '<|"|>'), ("<|channel>thought\n", "<channel|>")),
     Family(FUNCTION_GEMMA, ("<start_function_call>", "<end_function_call>", "<escape>"), ()),
     Family(GPT_OSS, HARMONY, ()),
-    Family(LFM2, ("<|tool_call_start|>", "<|tool_call_end|>")),
-    Family(PYTHONIC, ("[f(", "[f(a=1)]", "\n[")),
 ]
 NAMED = [pytest.param(family, id=family.dialect.name) for family in FAMILIES]
 NAMES = st.from_regex(r"[a-z_][A-Za-z0-9_.-]{0,8}", fullmatch=True)

@@ -17,7 +17,6 @@ from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
 from sod.chat.dialects.phi4 import PHI4
-from sod.chat.dialects.pythonic import LFM2, PYTHONIC
 from sod.records import MalformedCall, Message, Said, ToolCall
 
 F = ToolCall("f", {"a": 1})
@@ -51,10 +50,6 @@ def phi(text: str) -> str:
 
 def gemma(text: str) -> str:
     return text.replace("<call>", "<|tool_call>").replace("</call>", "<tool_call|>").replace("~", '<|"|>')
-
-
-def lfm(text: str) -> str:
-    return text.replace("<call>", "<|tool_call_start|>").replace("</call>", "<|tool_call_end|>")
 
 
 FENCED_F = 'function<sep>f\n```json\n{"a": 1}\n```'
@@ -166,32 +161,6 @@ TURNS: list[tuple[Dialect, str, str, str | None, tuple[ToolCall | str, ...]]] = 
     (GPT_OSS, '<|channel|>commentary to=functions.f<|message|>{"a": 1} x', "", None, ("invalid_json",)),
     (GPT_OSS, "<|channel|>commentary to=functions.f<|message|>[]", "", None, ("invalid_call",)),
     (GPT_OSS, '<|channel|>commentary to=functions.f json{"a": 1}', "", None, ("invalid_call",)),
-    (LFM2, lfm("so<call>[f(a=1), g()]</call>"), "", "so", (F, G)),
-    (LFM2, lfm("<call>[f(a=1)</call>"), "", None, ("invalid_call",)),
-    (LFM2, lfm("<call>[f(1)]</call>"), "", None, ("invalid_call",)),
-    (LFM2, lfm("<call>f(a=1)</call>"), "", None, ("invalid_call",)),
-    (LFM2, lfm("<call>[f(a=1)] x</call>"), "", None, ("invalid_json",)),
-    (LFM2, lfm("<call>[f(a=1)]"), "", None, ("unclosed_tool_call",)),
-    (LFM2, lfm("</call>"), "", None, ("unopened_tool_call",)),
-    (
-        LFM2,
-        lfm(
-            r"""<call>[f(a='it\'s\n', b=[True, None, -1.5], c={"x": (null, word)}, """
-            """d='''two\nlines''', **{"e f": 1})]</call>"""
-        ),
-        "",
-        "",
-        (
-            ToolCall(
-                "f", {"a": "it's\n", "b": [True, None, -1.5], "c": {"x": [None, "word"]}, "d": "two\nlines", "e f": 1}
-            ),
-        ),
-    ),
-    (PYTHONIC, "so\n[f(a=1), g()]", "", "so", (F, G)),
-    (PYTHONIC, "<think>hm</think>\n[f(a=1)]", "hm", "", (F,)),
-    (PYTHONIC, "[f(x) + g(x)] is 7", "", None, ()),
-    (PYTHONIC, "[a](b) and [f(a=1)]", "", None, ()),
-    (PYTHONIC, '[f(a="[g()]', "", None, ()),
 ]
 
 
@@ -275,14 +244,6 @@ WRITTEN: list[tuple[Dialect, str]] = [
         GPT_OSS,
         "{% for c in calls %}{{ '' if loop.first else '<|call|><|start|>assistant' }} to=functions.{{ c.name }}"
         "<|channel|>commentary json<|message|>{{ c.arguments | tojson }}{% endfor %}",
-    ),
-    (
-        LFM2,
-        "{% macro v(a) %}{% if a is mapping or a is string %}{{ a | tojson }}{% elif a is number %}{{ a }}{% else %}"
-        "[{% for x in a %}{{ v(x) }}{% if not loop.last %}, {% endif %}{% endfor %}]{% endif %}{% endmacro %}"
-        "{{ content }}<|tool_call_start|>[{% for c in calls %}{{ c.name }}({% for k, x in c.arguments.items() %}"
-        "{{ k }}={{ v(x) }}{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}, {% endif %}"
-        "{% endfor %}]<|tool_call_end|>",
     ),
 ]
 CALLS = (

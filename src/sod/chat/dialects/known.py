@@ -24,7 +24,6 @@ from sod.chat.dialects.listed import (
 from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM
 from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
 from sod.chat.dialects.phi4 import PHI4
-from sod.chat.dialects.pythonic import LFM2, PYTHONIC
 from sod.chat.dialects.qwen_xml import QWEN_XML, SEED_OSS
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -39,7 +38,6 @@ DIALECTS: tuple[Dialect, ...] = (
     MISTRAL_V11,
     MISTRAL_V13,
     PHI4,
-    LFM2,
     GEMMA3,
     SEED_OSS,
     QWEN_XML,
@@ -58,6 +56,5 @@ DIALECTS: tuple[Dialect, ...] = (
     COHERE_MOE,
     LLAMA3_JSON,
     XLAM,
-    PYTHONIC,
     HERMES,
 )
