@@ -81,11 +81,11 @@ class Grammar:
 
     def read(self, text: str, thought_open: bool, finished: bool) -> Said:
         """What a turn says by the rule above."""
-        return _said(text, self.scan(text, thought_open), finished, self.lead)
+        return said_in(text, self.scan(text, thought_open), finished, self.lead)
 
     def pieces(self, text: str, thought_open: bool) -> list[Piece]:
         """The text cut at the marks that `read` goes by."""
-        return _pieces(text, self.scan(text, thought_open))
+        return pieces_in(text, self.scan(text, thought_open))
 
     def scan(self, text: str, thought_open: bool) -> list[Span]:
         """The spans of a turn, end to end. None is empty."""
@@ -164,7 +164,8 @@ def _as_thoughts(spans: Iterable[Span]) -> list[Span]:
     return thoughts
 
 
-def _said(text: str, spans: Sequence[Span], finished: bool, lead: str) -> Said:
+def said_in(text: str, spans: Sequence[Span], finished: bool, lead: str = "", joint: str = "") -> Said:
+    """What the spans of a turn say; `joint` stands between what is said in one span and in the next."""
     thoughts: list[str] = []
     answer: list[str] = []
     calls: list[Call] = []
@@ -181,10 +182,11 @@ def _said(text: str, spans: Sequence[Span], finished: bool, lead: str) -> Said:
             answer.append("" if span.whole else part)
         elif span.kind == "block":
             answer.append(part)
-    return Said("\n".join(thoughts), "".join(answer), tuple(calls))
+    return Said("\n".join(thoughts), joint.join(part for part in answer if part), tuple(calls))
 
 
-def _pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
+def pieces_in(text: str, spans: Iterable[Span]) -> list[Piece]:
+    """The text cut at the marks of its spans."""
     found = []
     content_from = 0
     for start, stop in _frames(spans):

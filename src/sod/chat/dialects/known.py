@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from sod.chat.dialects.base import Dialect
+from sod.chat.dialects.deepseek import DEEPSEEK_V3, DEEPSEEK_V31
+from sod.chat.dialects.gemma3 import GEMMA3
+from sod.chat.dialects.gemma4 import FUNCTION_GEMMA, GEMMA4
 from sod.chat.dialects.glm4 import GLM4_5, GLM4_7
+from sod.chat.dialects.gpt_oss import GPT_OSS
 from sod.chat.dialects.hermes import HERMES
 from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINIMAX_M2
+from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.listed import (
     APERTUS,
     APRIEL_1_6,
@@ -17,10 +22,23 @@ from sod.chat.dialects.listed import (
     TOOL_CALLS,
 )
 from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM
+from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
+from sod.chat.dialects.phi4 import PHI4
 from sod.chat.dialects.qwen_xml import QWEN_XML, SEED_OSS
 
 DIALECTS: tuple[Dialect, ...] = (
     # Families whose marks are their own come first; those that share their marks with others come last.
+    GPT_OSS,
+    GEMMA4,
+    FUNCTION_GEMMA,
+    DEEPSEEK_V3,
+    DEEPSEEK_V31,
+    KIMI_K2,
+    MISTRAL_V3,
+    MISTRAL_V11,
+    MISTRAL_V13,
+    PHI4,
+    GEMMA3,
     SEED_OSS,
     QWEN_XML,
     GLM4_7,
