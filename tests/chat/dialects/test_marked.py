@@ -88,7 +88,7 @@ TEXT = st.lists(st.text(max_size=4) | st.sampled_from([*MARKS, '"', "\\", "{", "
     "".join
 )
 PROSE = st.text(st.characters(exclude_characters="<>[]{}|"), max_size=12).filter(lambda text: "Here are" not in text)
-WORD = st.text("abc_-1é.", min_size=1, max_size=6)
+WORD = st.text("abc_-1é.", max_size=5).map(lambda text: f"w{text}")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
