@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sod.chat.dialects import tagged
 from sod.chat.dialects.base import Dialect
+from sod.chat.dialects.functionary import FUNCTIONARY
 from sod.chat.dialects.glm4 import GLM4_5, GLM4_7
 from sod.chat.dialects.hermes import HERMES
-from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINIMAX_M2
+from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINICPM5, MINIMAX_M2
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.dialects.listed import (
     APERTUS,
@@ -34,15 +36,15 @@ from sod.chat.dialects.qwen_xml import QWEN_XML, SEED_OSS
 from sod.chat.dialects.tagged import Tags
 from sod.records import MalformedCall, Message, Said, ToolCall
 
-FAMILIES = [dialect for dialect in DIALECTS if isinstance(dialect, Marked)]
-IN_TAGS = [dialect for dialect in FAMILIES if isinstance(dialect.form, Tags)]
+FAMILIES: list[Dialect] = [FUNCTIONARY, *(dialect for dialect in DIALECTS if isinstance(dialect, Marked))]
+IN_TAGS = [dialect for dialect in DIALECTS if isinstance(dialect, Marked) and isinstance(dialect.form, Tags)]
 CALL = ToolCall("python", {"code": "print(1)\n", "n": 3, "deep": [{"x": [None, True, 1.5, "12"]}], "s": "12", "e": ""})
 OTHER = ToolCall("search", {})
 ALL_MARKS = "</parameter></arg_value></function></tool_call><tool_call></think><think>[/TOOL_CALLS]</tool_calls>{\"'"
 TRICKY = ToolCall("python", {"code": f"print('{ALL_MARKS}')", "more": [ALL_MARKS, {"k": ALL_MARKS}]})
 
 
-def names(dialects: list[Marked]) -> list[str]:
+def names(dialects: Sequence[Dialect]) -> list[str]:
     return [dialect.name for dialect in dialects]
 
 
@@ -73,13 +75,13 @@ MESSAGES = [
 
 @pytest.mark.parametrize("thought_open", [False, True])
 @pytest.mark.parametrize("dialect", FAMILIES, ids=names(FAMILIES))
-def test_a_message_is_read_back_as_it_was_written(dialect: Marked, thought_open: bool) -> None:
+def test_a_message_is_read_back_as_it_was_written(dialect: Dialect, thought_open: bool) -> None:
     for message in MESSAGES:
         read_back(dialect, message, thought_open)
 
 
 MARKS = [
-    *sorted({mark for dialect in FAMILIES for mark in (dialect.thinking.open, dialect.thinking.close)}),
+    *("<think>", "</think>", "<seed:think>", "</seed:think>", "[BEGIN FINAL RESPONSE]", "<|END_THINKING|>"),
     *("<tool_call>", "</tool_call>", "<function=f>", "<parameter=a>", "</parameter>", "</function>"),
     *("<arg_key>", "</arg_value>", "<|tool_call|>", "<tool_calls>", "</tool_calls>", "<|python_tag|>", "</TOOLCALL>"),
     *("</invoke>", "<minimax:tool_call>", "</minimax:tool_call>", "<|END_ACTION|>", "<|tools_suffix|>"),
@@ -117,7 +119,7 @@ def test_whatever_a_message_says_is_read_back(examples: int) -> None:
     thought_open=st.booleans(),
     finished=st.booleans(),
 )
-def test_nothing_is_lost_of_any_text(dialect: Marked, parts: list[str], thought_open: bool, finished: bool) -> None:
+def test_nothing_is_lost_of_any_text(dialect: Dialect, parts: list[str], thought_open: bool, finished: bool) -> None:
     """Pieces are the text, and what is said without calls is the content between the marks, save white space."""
     text = "".join(parts)
     found, said = dialect.pieces(text, thought_open), dialect.read(text, thought_open, finished)
@@ -158,13 +160,14 @@ def errors(dialect: Dialect, text: str) -> list[str | None]:
     return [call.error if isinstance(call, MalformedCall) else None for call in calls]
 
 
-GOOD = {
+GOOD: dict[Dialect, str] = {
     TOOL_CALLS: '<tool_calls>[{"name": "f", "arguments": {}}]</tool_calls>',
     GRANITE3: '<|tool_call|>[{"name": "f", "arguments": {}}]',
     APERTUS: '<|tools_prefix|>[{"f": {}}]<|tools_suffix|>',
     COHERE_R7B: '<|START_ACTION|>[{"tool_name": "f", "parameters": {}}]<|END_ACTION|>',
     MINIMAX_M1: '<tool_calls>\n{"name": "f", "arguments": {}}\n</tool_calls>',
     LLAMA3_JSON: '<|python_tag|>{"name": "f", "parameters": {}}',
+    FUNCTIONARY: "<function=f>{}</function>",
 }
 
 
@@ -187,6 +190,11 @@ GOOD = {
         (APERTUS, '<|tools_prefix|>[{"f": 1}]<|tools_suffix|>', ["invalid_call"]),
         (COHERE_R7B, '<|START_ACTION|>[{"name": "f", "parameters": {}}]<|END_ACTION|>', ["invalid_call"]),
         (MINIMAX_M1, '<tool_calls>\n{"name": "f", "arguments": {}}\n{"name"\n</tool_calls>', ["invalid_json"]),
+        (FUNCTIONARY, "<function=f>x</function>", ["invalid_json"]),
+        (FUNCTIONARY, "<function=f>[]</function>", ["invalid_call"]),
+        (FUNCTIONARY, "<function=f>{}", ["unclosed_tool_call"]),
+        (FUNCTIONARY, "{}</function>", ["unopened_tool_call"]),
+        (FUNCTIONARY, "<|python_tag|>print(1)", ["invalid_json"]),
         (LLAMA3_JSON, "<|python_tag|>print(1)", ["invalid_json"]),
         (LLAMA3_JSON, '{"name": "f", "parameters": {"code": "1"', ["invalid_json"]),
         (LLAMA3_JSON, '{"name": "f", "parameters": {}} is what I call', ["invalid_call"]),
@@ -194,14 +202,14 @@ GOOD = {
         (LLAMA3_JSON, '{"name": "f", "parameters": [1]}', ["invalid_call"]),
     ],
 )
-def test_malformed_calls_in_json_are_named(dialect: Marked, text: str, expected: list[str | None]) -> None:
+def test_malformed_calls_in_json_are_named(dialect: Dialect, text: str, expected: list[str | None]) -> None:
     assert errors(dialect, text) == expected
     assert dialect.read(text, False, True).answer.strip() == text.replace(GOOD[dialect], "", text.startswith("<"))
     assert dialect.read(text, False, False).calls == ()
 
 
 @pytest.mark.parametrize("dialect", GOOD, ids=names(list(GOOD)))
-def test_a_list_of_calls_is_read(dialect: Marked) -> None:
+def test_a_list_of_calls_is_read(dialect: Dialect) -> None:
     said = dialect.read(f"so{GOOD[dialect]}", False, True)
     assert said == Said("", "so", (ToolCall("f", {}),))
 
@@ -321,6 +329,14 @@ RENDERED = [
         + '<DSMLinvoke name="{{ call.name }}">\n{% for k, v in call.arguments.items() %}'
         '<DSMLparameter name="{{ k }}" string="{{ (v is string) | tojson }}">{{ v if v is string else v | tojson }}'
         "</DSMLparameter>\n{% endfor %}</DSMLinvoke>\n{% endfor %}</DSMLfunction_calls>",
+    ),
+    (
+        MINICPM5,
+        "<think>\n{{ think }}\n</think>\n\n{{ content }}"
+        + _EACH
+        + '\n<function name="{{ call.name }}">{% for k, v in call.arguments.items() %}<param name="{{ k }}">'
+        "{{ '<![CDATA[' ~ v ~ ']]>' if v is string and ('<' in v or '\n' in v) else v }}</param>{% endfor %}"
+        "</function>{% endfor %}",
     ),
     (TOOL_CALLS, "<think>\n{{ think }}\n</think>\n\n{{ content }}<tool_calls>[" + _LIST + "]</tool_calls>"),
     (GRANITE3, "<think>\n{{ think }}\n</think>\n\n{{ content }}<|tool_call|>[" + _LIST + "]"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from sod.chat.dialects.base import Dialect
 from sod.chat.dialects.deepseek import DEEPSEEK_V3, DEEPSEEK_V31
+from sod.chat.dialects.functionary import FUNCTIONARY
 from sod.chat.dialects.gemma3 import GEMMA3
 from sod.chat.dialects.gemma4 import FUNCTION_GEMMA, GEMMA4
 from sod.chat.dialects.glm4 import GLM4_5, GLM4_7, HUNYUAN3
 from sod.chat.dialects.gpt_oss import GPT_OSS
 from sod.chat.dialects.hermes import HERMES
-from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINIMAX_M2
+from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINICPM5, MINIMAX_M2
 from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.listed import (
     APERTUS,
@@ -49,8 +50,10 @@ DIALECTS: tuple[Dialect, ...] = (
     GLM4_5,
     HUNYUAN3,
     MINIMAX_M2,
+    MINICPM5,
     DEEPSEEK_V3_2,
     DEEPSEEK_V4,
+    FUNCTIONARY,
     GRANITE3,
     GRANITE_20B,
     GIGACHAT3_1,

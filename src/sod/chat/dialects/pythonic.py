@@ -17,7 +17,7 @@ from typing import Any, final
 
 from sod.chat.dialects.blocks import Body, Call, Span, closed_block, unopened_block
 from sod.chat.dialects.json_calls import call_of, in_json
-from sod.chat.dialects.marked import Marked, Texts
+from sod.chat.dialects.marked import Marked, Texts, Thinking
 from sod.records import MalformedCall, ToolCall
 
 _STRING = r"'[^'\\]*+(?:\\.[^'\\]*+)*+'|\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\""
@@ -184,4 +184,9 @@ def _value_text(value: Any) -> str:
     return str(value) if value is None or isinstance(value, bool) else in_json(value)
 
 
-LFM2 = Marked("lfm2", Pythonic("<|tool_call_start|>", "<|tool_call_end|>"), words=("<|tool_call_start|>",))
+LFM2 = Marked(
+    "lfm2",
+    Pythonic("<|tool_call_start|>", "<|tool_call_end|>"),
+    words=("<|tool_call_start|>",),
+    thinking=Thinking(inside="", behind=""),
+)
