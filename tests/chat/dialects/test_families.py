@@ -19,6 +19,7 @@ from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
 from sod.chat.dialects.phi4 import PHI4
+from sod.chat.dialects.python_lines import PYTHON_LINES
 from sod.records import Message, Said, ToolCall
 
 BAR, JOINT = "\uff5c", "\u2581"
@@ -35,7 +36,7 @@ KIMI_MARKS = tuple(
 @final
 @dataclass(frozen=True)
 class Family:
-    """A dialect for the law: its marks, those of thoughts, and whether a name may be any text.
+    """A dialect for the law: its marks, those of thoughts, and whether a name or a key may be any text.
 
     `spaced`: white space is written around thoughts, so that what is read back may have more of it.
     """
@@ -44,6 +45,7 @@ class Family:
     marks: tuple[str, ...]
     thought: tuple[str, ...] = ("<think>", "</think>")
     any_name: bool = False
+    any_key: bool = True
     ids: bool = False
     spaced: bool = False
     halves: tuple[str, ...] = field(default=("{", "}", "[", "]", '"', "\\", "\n", "```", "<", "call:f{a:"))
@@ -66,6 +68,7 @@ FAMILIES = [
     Family(GEMMA4, ("<|tool_call>", "<tool_call|>", '<|"|>'), ("<|channel>thought\n", "<channel|>")),
     Family(FUNCTION_GEMMA, ("<start_function_call>", "<end_function_call>", "<escape>"), ()),
     Family(GPT_OSS, HARMONY, ()),
+    Family(PYTHON_LINES, ("[f(", "[f(a=1)]", "\n["), any_key=False, spaced=True),
 ]
 NAMED = [pytest.param(family, id=family.dialect.name) for family in FAMILIES]
 NAMES = st.from_regex(r"[a-z_][A-Za-z0-9_.-]{0,8}", fullmatch=True)
@@ -97,7 +100,8 @@ def calls_of(family: Family) -> st.SearchStrategy[list[ToolCall]]:
     )
     ids = st.from_regex(r"[a-z0-9]{9}", fullmatch=True) if family.ids else st.none()
     names = texts if family.any_name else NAMES
-    return st.lists(st.builds(ToolCall, names, st.dictionaries(texts, values, max_size=3), ids), max_size=3)
+    keys = texts if family.any_key else NAMES
+    return st.lists(st.builds(ToolCall, names, st.dictionaries(keys, values, max_size=3), ids), max_size=3)
 
 
 def stripped(said: Said) -> Said:
