@@ -1,6 +1,7 @@
 """Calls as `<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>`, all of a turn between two marks.
 
-MiniMax M2, and DeepSeek V3.2 and V4, which say of each value whether it is text. See `tagged` for the rule.
+MiniMax M2, and DeepSeek V3.2 and V4, which say of each value whether it is text; and MiniCPM 5, which writes
+`<function name="NAME"><param name="KEY">VALUE</param></function>`. See `tagged` for the rule.
 """
 
 from __future__ import annotations
@@ -38,3 +39,14 @@ def _dsml(name: str, section: str) -> Marked:
 
 DEEPSEEK_V3_2 = _dsml("deepseek-v3.2", "function_calls")
 DEEPSEEK_V4 = _dsml("deepseek-v4", "tool_calls")
+MINICPM5 = Marked(
+    "minicpm5",
+    Tags(
+        head='<function name="{name}">',
+        argument='<param name="{key}">{value}</param>',
+        tail="</function>",
+        python_words=True,
+        cdata=True,
+    ),
+    words=("<function name=", "<param name="),
+)

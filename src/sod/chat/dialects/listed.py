@@ -1,6 +1,6 @@
 """Calls in JSON behind a mark or between two.
 
-Granite 3, Hunyuan, Apriel, Nemotron Nano v2, Apertus, MiniMax M1 and Command R7B write so.
+Granite 3, Hunyuan, Apriel, Nemotron Nano v2, Apertus, MiniMax M1, Command R7B, GigaChat 3.1 and InternLM2 write so.
 The rule for a turn is that of `blocks`; why not `transformers.parse_response` is said in `json_calls`.
 """
 
@@ -25,7 +25,8 @@ class Listed:
     """JSON between `open` and `close`, which both begin with `<`; without `close` the calls end with their JSON.
 
     Without brackets the objects stand one below the other. `keys` are those of a call's name and arguments; without
-    them an object has the arguments under the name. `number` is a key for the place of a call in the list.
+    them an object has the arguments under the name. `number` is a key for the place of a call in the list, `ids` says
+    that calls are written with their id.
     """
 
     open: str
@@ -34,6 +35,7 @@ class Listed:
     separator: str = ", "
     keys: tuple[str, str] | None = ("name", "arguments")
     number: str = ""
+    ids: bool = False
     lead: str = ""
 
     @property
@@ -55,8 +57,8 @@ class Listed:
         if self.keys is None:
             return {call.name: arguments}
         number = {self.number: str(at)} if self.number else {}
-        named = {self.keys[0]: call.name, self.keys[1]: arguments}
-        return {**number, **named, **({"id": call.id} if call.id and not number else {})}
+        call_id = {"id": call.id} if self.ids and call.id else {}
+        return {**number, self.keys[0]: call.name, self.keys[1]: arguments, **call_id}
 
     def _block(self, text: str, start: int, begin: int) -> Span:
         if text[start:begin] == self.close:
@@ -96,7 +98,7 @@ GRANITE3 = Marked("granite3", Listed("<|tool_call|>"), words=("<|tool_call|>",),
 TOOL_CALLS = Marked("tool-calls", Listed("<tool_calls>", "</tool_calls>"), words=("<tool_calls>[",))
 APRIEL_1_6 = Marked(
     "apriel1.6",
-    Listed("<tool_calls>", "</tool_calls>", lead="\n"),
+    Listed("<tool_calls>", "</tool_calls>", ids=True, lead="\n"),
     words=("<tool_calls>[", "[BEGIN FINAL RESPONSE]", "Here are my reasoning steps:"),
     thinking=Thinking("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", behind="\n"),
 )
@@ -107,6 +109,24 @@ MINIMAX_M1 = Marked(
 )
 NEMOTRON_NANO_2 = Marked(
     "nemotron-nano-2", Listed("<TOOLCALL>", "</TOOLCALL>", lead="\n"), words=("<TOOLCALL>", "</TOOLCALL>")
+)
+GRANITE_20B = Marked(
+    "granite-20b",
+    Listed("<function_call>", brackets=(" ", ""), separator="\n<function_call> "),
+    words=("<function_call> ", "<|function_call_library|>"),
+)
+GIGACHAT3_1 = Marked(
+    "gigachat3.1", Listed("<|function_call|>", brackets=("", ""), separator="\n"), words=("<|function_call|>",)
+)
+INTERNLM2 = Marked(
+    "internlm2",
+    Listed(
+        "<|action_start|><|plugin|>",
+        "<|action_end|>",
+        brackets=("\n", ""),
+        separator="<|action_end|><|action_start|><|plugin|>\n",
+    ),
+    words=("<|action_start|><|plugin|>", "<|action_end|>"),
 )
 APERTUS = Marked(
     "apertus",

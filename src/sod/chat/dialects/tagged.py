@@ -28,6 +28,7 @@ from sod.chat.dialects.marked import Texts
 from sod.chat.dialects.values import read_value, write_value
 from sod.records import MalformedCall, ToolCall
 
+_CDATA = ("<![CDATA[", "]]>")
 _Frames = tuple[tuple[int, int], ...]
 
 
@@ -37,7 +38,8 @@ class Tags:
     """How a call is written. White space is free where it is read, save around `{value}`.
 
     `head` holds {name}, `argument` {key} and {value}, and {text}, if the family says of each value whether it is text
-    ("true" or "false"). `section` stands around all calls of a turn, in some families.
+    ("true" or "false"). `section` stands around all calls of a turn, in some families. `cdata`: a string that is not
+    plain is written as XML's `<![CDATA[...]]>`.
     """
 
     head: str
@@ -47,11 +49,12 @@ class Tags:
     lead: str = "\n"
     between: str = "\n"
     python_words: bool = False
+    cdata: bool = False
 
     @cached_property
     def opener(self) -> str:
         """The mark that opens a call, or the calls of a turn."""
-        return self.section[0].strip() or self.head.partition("{")[0].split()[0]
+        return self.section[0].strip() or self.head.partition("{")[0].split("\n")[0]
 
     @cached_property
     def closer(self) -> str:
@@ -105,9 +108,14 @@ class Tags:
         return "".join([*parts, self.tail])
 
     def _value(self, value: Any, is_text: bool, as_text: bool) -> str:
-        if "{text}" not in self.argument:
-            return write_value(value, self.value_end, as_text, self.python_words)
-        return str(value) if is_text else write_value(value, self.value_end)
+        says_which = "{text}" in self.argument
+        if is_text and says_which:
+            return str(value)
+        written = write_value(value, self.value_end, as_text and not says_which, self.python_words)
+        if self.cdata and isinstance(value, str) and _CDATA[1] not in value:
+            plain = written == value and not any(character in value for character in "<&\n")
+            return value if plain else f"{_CDATA[0]}{value}{_CDATA[1]}"
+        return written
 
 
 @final
@@ -141,7 +149,8 @@ class _Reading:
         self._tags = tags
         self._texts = texts
         self._dead = set[int]()  # no rest of a call can be read from these places
-        self._ends = [end.start() for end in re.finditer(re.escape(tags.value_end), text)]
+        self._ends = _places(tags.value_end, text)
+        self._cdata_ends = _places(_CDATA[1] + tags.value_end, text) if tags.cdata else []
 
     def block(self, _: str, start: int, begin: int) -> Span:
         """The call at `start`, or all calls of a section: see `CallForm.reader`."""
@@ -205,8 +214,10 @@ class _Reading:
 
     def _value_stop(self, at: int) -> int | None:
         """Where the value ends that begins at `at`."""
-        nth = bisect_left(self._ends, at)
-        return self._ends[nth] if nth < len(self._ends) else None
+        if self._tags.cdata and self._text.startswith(_CDATA[0], at):
+            before_end = _following(self._cdata_ends, at)
+            return None if before_end is None else before_end + len(_CDATA[1])
+        return _following(self._ends, at)
 
     def _made(self, found: _Found) -> Call:
         return call_of(found.name, {argument.key: self._value(found.name, argument) for argument in found.arguments})
@@ -217,8 +228,19 @@ class _Reading:
             written = written.removesuffix("\n")
         if argument.text == "true":
             return written
+        if self._tags.cdata and written.startswith(_CDATA[0]):
+            return written.removeprefix(_CDATA[0]).removesuffix(_CDATA[1])
         declared = argument.text is None and (name, argument.key) in self._texts
         return read_value(written, self._tags.value_end, declared)
+
+
+def _places(mark: str, text: str) -> list[int]:
+    return [found.start() for found in re.finditer(re.escape(mark), text)]
+
+
+def _following(places: Sequence[int], at: int) -> int | None:
+    nth = bisect_left(places, at)
+    return places[nth] if nth < len(places) else None
 
 
 def _pattern(form: str) -> str:
