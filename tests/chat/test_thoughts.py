@@ -10,15 +10,18 @@ import pytest
 
 from sod.chat.dialects.hermes import render_call
 from sod.chat.render import Chat
-from sod.records import Message, Said, SodError, StopReason, ToolCall
+from sod.records import Message, Said, StopReason, ToolCall
 from sod.tools.python import SCHEMA
 from support import played
 
 CALL = ToolCall("python", {"code": "print('</think>')"})
 TURNS = (
+    "{{ 'Tools: ' + (tools | tojson) if tools else '' }}"
     "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\n' }}"
     "{%- if m.role == 'assistant' and HISTORY -%}{{ '<think>\n\n</think>\n\n' }}{%- endif -%}"
-    "{{ m.content + '<|im_end|>\n' }}{%- endfor -%}"
+    "{{ m.content }}"
+    "{%- for c in m.tool_calls or [] -%}{{ '<tool_call>' + (c.function | tojson) + '</tool_call>' }}{%- endfor -%}"
+    "{{ '<|im_end|>\n' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}GENERATION{%- endif -%}"
 )
 OPENS = "{{ '<think>\n' }}"
@@ -53,11 +56,23 @@ def test_no_thought_or_a_closed_one_leaves_none_open(tokenizer: Any, generation:
     assert parsed(chat, "7" + render_call(CALL)) == Said("", "7", (CALL,))
 
 
-def test_a_template_that_opens_only_some_thoughts_is_refused(tokenizer: Any) -> None:
-    """A turn is read without its prompt. Without tools there is one turn, and its prompt decides."""
-    with pytest.raises(SodError, match=r"leaves a thought open before the first turn.*chat\.template=hermes"):
-        chat_with(tokenizer, OPENS_FIRST)
-    assert parsed(chat_with(tokenizer, OPENS_FIRST, tools=()), "hm") == Said("hm")
+def test_a_template_that_opens_only_some_thoughts(tokenizer: Any) -> None:
+    """As DeepSeek R1's, which opens none after a tool's result: a turn is read by what stands before it."""
+    chat, call = chat_with(tokenizer, OPENS_FIRST), render_call(CALL)
+    trajectory, made = played(chat, [f"hm</think>{call}", f"so {call}", "done"])
+    assert made == [CALL, CALL]
+    assert [turn.said.thinking for turn in trajectory.turns] == ["hm", "", ""]
+    _, made = played(chat, [f"hm {call}", "done"])
+    assert made == [], "the first turn is all thought"
+    messages = [
+        Message("user", "?"),
+        Message("assistant", "", (CALL,)),
+        Message("tool", "7"),
+        Message("assistant", "7"),
+    ]
+    ids, turns = chat.encode_conversation(messages)
+    said = [tokenizer.decode([t for t, turn in zip(ids, turns, strict=True) if turn == k]) for k in (1, 2)]
+    assert said == [f"\n</think>\n\n{call}<|im_end|>", "7<|im_end|>"]
 
 
 @pytest.mark.parametrize("generation", ["", CLOSED, OPENS])

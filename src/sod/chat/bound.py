@@ -28,19 +28,22 @@ class BoundDialect:
         """The dialect's short name."""
         return self.dialect.name
 
-    def parse(self, token_ids: Sequence[int]) -> Said:
+    def parse(self, token_ids: Sequence[int], thought_open: bool | None = None) -> Said:
         """What a sampled turn says, its end token included in `token_ids` where it has one.
 
         A turn without its end token was cut off: it makes no calls. Never raises: a call that cannot be read is a
-        `MalformedCall`.
+        `MalformedCall`. `thought_open` stands in for the template's, for a turn after another prompt.
         """
         finished = bool(token_ids) and token_ids[-1] in self.stop_ids
-        return self.dialect.read(self.decode(token_ids), self.thought_open, finished)
+        return self.dialect.read(self.decode(token_ids), self._open(thought_open), finished)
 
-    def pieces(self, text: str) -> list[Piece]:
+    def pieces(self, text: str, thought_open: bool | None = None) -> list[Piece]:
         """The text of a turn cut at its marks; see `Dialect.pieces`."""
-        return self.dialect.pieces(text, self.thought_open)
+        return self.dialect.pieces(text, self._open(thought_open))
 
-    def write(self, message: Message) -> str:
+    def write(self, message: Message, thought_open: bool | None = None) -> str:
         """The text that the assistant would have sampled to say `message`, after the template's generation prompt."""
-        return self.dialect.write(message, self.thought_open)
+        return self.dialect.write(message, self._open(thought_open))
+
+    def _open(self, thought_open: bool | None) -> bool:
+        return self.thought_open if thought_open is None else thought_open

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import Any, Protocol, final
@@ -32,6 +33,7 @@ class Tokenizer(Protocol):
     """What we use of a Hugging Face tokenizer."""
 
     chat_template: Any
+    bos_token_id: int | None
     eos_token_id: int | None
     unk_token_id: int | None
     added_tokens_decoder: Mapping[int, Any]
@@ -41,6 +43,16 @@ class Tokenizer(Protocol):
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
     def decode(self, token_ids: Any, **options: Any) -> Any: ...
     def get_vocab(self) -> dict[str, int]: ...
+
+
+@final
+@dataclass(frozen=True)
+class Control:
+    """An added token in a text. What it takes of the white space around it belongs to it."""
+
+    id: int
+    start: int
+    stop: int
 
 
 @final
@@ -83,6 +95,12 @@ class ContentEncoder:
     def control_ids(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are added tokens, in order; the unknown token is none here."""
         return [id for id in ids if id in self._watched]
+
+    def controls(self, text: str) -> list[Control]:
+        """Where the tokenizer finds added tokens in `text`, white space and the unknown token apart."""
+        encoding = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        return [Control(id, start, stop) for id, (start, stop) in spans if id in self._watched]
 
     def encode(self, pieces: Sequence[Piece]) -> list[int]:
         """Ids of the pieces, one after the other.

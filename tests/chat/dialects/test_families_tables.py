@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sod.chat.dialects.base import Dialect
+from sod.chat.dialects.base import Dialect, Piece
 from sod.chat.dialects.deepseek import DEEPSEEK_V3, DEEPSEEK_V31
 from sod.chat.dialects.gemma3 import GEMMA3
 from sod.chat.dialects.gemma4 import FUNCTION_GEMMA, GEMMA4
@@ -184,6 +184,17 @@ def test_malformed_calls_are_explained(
         if isinstance(call, MalformedCall):
             assert call.result().text.startswith(f"Error: {call.error}: ")
             assert 5 < len(call.detail) < 150
+
+
+@pytest.mark.parametrize(
+    "text", ["<|channel|>final<|message|>7<|return|>", " to=functions.f<|channel|>commentary json<|message|>{}<|call|>"]
+)
+def test_what_ends_a_turn_of_gpt_oss_is_no_mark_in_it(text: str) -> None:
+    """The end of a turn is found by that; between two messages the same is a mark."""
+    *_, last = GPT_OSS.pieces(text, thought_open=False)
+    assert last == Piece("<|" + text.rpartition("<|")[2], frame=False)
+    more = f"{text}<|start|>assistant<|channel|>final<|message|>8"
+    assert Piece(last.text, frame=True) in GPT_OSS.pieces(more, thought_open=False)
 
 
 # how a template of the family writes an assistant's message; what stands around it is cut away

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sod.chat.dialects.python_lines import PYTHON_LINES
 from sod.chat.dialects.pythonic import LFM2
 from sod.records import MalformedCall, Message, Said, ToolCall
 
@@ -32,6 +33,7 @@ def wrapped(body: str) -> str:
         ),
         ("f(a='<|tool_call_end|>)]')", {"a": "<|tool_call_end|>)]"}),
         ("f(a=[], b={},)", {"a": [], "b": {}}),
+        ("f(a=celsius, b=[x.y])", {"a": "celsius", "b": ["x.y"]}),
     ],
 )
 def test_calls_are_read_as_python_reads_them(body: str, arguments: dict[str, Any]) -> None:
@@ -49,7 +51,7 @@ def test_calls_are_read_as_python_reads_them(body: str, arguments: dict[str, Any
         "[f(1)]",
         "[f(a)]",
         "[f(a=)]",
-        "[f(a=b)]",
+        "[f(a=[)]",
         "[f(a=1 b=2)]",
         "[f(a=007)]",
         "[f(a='x)]",
@@ -87,3 +89,39 @@ def test_calls_are_written_as_python_writes_them() -> None:
     calls = (ToolCall("f", {"a": "it's\n\\", "b": True, "c": [None, "x"]}), ToolCall("g", {}))
     text = LFM2.write(Message("assistant", "so", calls), False)
     assert text == "so" + wrapped(r"""[f(a='it\'s\n\\', b=True, c=[null, "x"]), g()]""")
+
+
+F, G = ToolCall("f", {"a": 1}), ToolCall("g", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer", "calls"),
+    [
+        ("[f(a=1)]", "", "", (F,)),
+        ("so\n[f(a=1), g()]", "", "so", (F, G)),
+        ("<think>hm</think>\n[f(a=1)]", "hm", "", (F,)),
+        ("<think>[g()]</think>[f(a=1)] end", "[g()]", " end", (F,)),
+        ("[f(x) + g(x)] is 7", "", None, ()),
+        ("so [f(a=1)]", "", None, ()),
+        ("[a](b) and\n[f](c)", "", None, ()),
+        ('[f(a="[g()]', "", None, ()),
+        ("[f(a=1), 2]", "", None, ()),
+    ],
+)
+def test_without_marks_a_line_is_calls_or_text(
+    text: str, thinking: str, answer: str | None, calls: tuple[ToolCall, ...]
+) -> None:
+    """What is no list of nothing but calls is an answer, not a malformed call."""
+    assert PYTHON_LINES.read(text, False, True) == Said(thinking, text if answer is None else answer, calls)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ 'Respond in the format [name1(key1=value1, key2=value2), name2(key)]' }}", True),
+        ("{{ messages[0]['content'] }}", False),
+        ("{{ '<tool_call>' }}", False),
+    ],
+)
+def test_templates_that_show_a_list_of_calls_speak_it(template: str, expected: bool) -> None:
+    assert PYTHON_LINES.speaks(template) is expected

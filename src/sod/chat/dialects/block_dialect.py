@@ -1,4 +1,4 @@
-"""A dialect whose turns are read by a `Grammar`, and which writes no white space around its thoughts."""
+"""A dialect whose turns are read by a `Grammar`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from sod.records import Message, Said
 @final
 @dataclass(frozen=True)
 class BlockDialect:
-    """`spoken_in` says whether a template is written for it, `said_by` what a message says, its thought apart."""
+    """`spoken_in` says whether a template is written for it, `said_by` what a message says, its thought apart.
+
+    `inside` is the white space that the family writes at both ends of a thought, `behind` that between it and the rest.
+    """
 
     name: str
     grammar: Grammar
     spoken_in: Callable[[str], bool]
     said_by: Callable[[Message], str]
+    inside: str = ""
+    behind: str = ""
 
     def speaks(self, template: str) -> bool:
         """See `Dialect.speaks`."""
@@ -45,11 +50,13 @@ class BlockDialect:
         """See `Dialect.write`. A content may bring its thought along, between marks of its own."""
         said = self.said_by(message)
         think, thought = self.grammar.think, self.grammar.thought
+        closing = f"{self.inside}{thought}{self.behind}"
         if message.reasoning and think:
-            return f"{'' if thought_open else think}{message.reasoning}{thought}{said}"
+            opening = "" if thought_open else f"{think}{self.inside}"
+            return f"{opening}{message.reasoning}{closing}{said}"
         if not thought_open:
             return said
         if said.startswith(think):
-            return said.removeprefix(think)
+            return said.removeprefix(think).removeprefix(self.inside)
         closes = any(piece.frame and piece.text == thought for piece in self.pieces(said, thought_open))
-        return said if closes else f"{thought}{said}"
+        return said if closes else f"{closing}{said}"

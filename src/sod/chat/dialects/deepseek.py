@@ -27,9 +27,9 @@ _OPEN = rf"{CALLS}\s*{CALL}|{CALL}|{CALLS}"
 _CLOSE = rf"{CALL_END}(?:\s*{CALLS_END})?|{CALLS_END}"
 _MARKS = re.compile(f"{_OPEN}|{_CLOSE}")
 _CLOSES = re.compile(_CLOSE)
-_FENCED = re.compile(rf'\w*({SEP})([^\n<"]+)\n```(?:json)?\n')
-_PLAIN = re.compile(rf'\s*([^\n<"]+)({SEP})')
-_FENCE_END = re.compile(r"\s*```")
+_FENCED = re.compile(rf'\w*+({SEP})([^\n<"]++)\n```(?:json)?\n')
+_PLAIN = re.compile(rf'\s*+([^\n<"]++)({SEP})')
+_FENCE_END = re.compile(r"\s*+```")
 _JSON = json_reader("<")
 
 
@@ -71,10 +71,14 @@ DEEPSEEK_V3 = BlockDialect(
     _GRAMMAR,
     spoken_in=lambda template: CALLS in template and "```" in template,
     said_by=_said_fenced,
+    inside="\n",
+    behind="\n\n",
 )
 DEEPSEEK_V31 = replace(
     DEEPSEEK_V3,
     name="deepseek-v31",
     spoken_in=lambda template: CALLS in template and "```" not in template,
     said_by=_said_plain,
+    inside="",
+    behind="",
 )

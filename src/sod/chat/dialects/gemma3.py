@@ -47,4 +47,6 @@ GEMMA3 = BlockDialect(
     Grammar(_OPEN, _block, think="<think>", thought="</think>", lead="\n"),
     spoken_in=lambda template: OPEN in template,
     said_by=_said,
+    inside="\n",
+    behind="\n\n",
 )

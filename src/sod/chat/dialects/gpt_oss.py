@@ -58,8 +58,11 @@ class GptOss:
         return said_in(text, _scan(text, thought_open), finished, joint="\n")
 
     def pieces(self, text: str, thought_open: bool) -> list[Piece]:
-        """See `Dialect.pieces`."""
-        return pieces_in(text, _scan(text, thought_open))
+        """See `Dialect.pieces`. What ends the last message may end the turn, so it is no mark of it."""
+        found = pieces_in(text, _scan(text, thought_open))
+        if found and _ENDS.fullmatch(found[-1].text):
+            found[-1] = Piece(found[-1].text, frame=False)
+        return found
 
     def write(self, message: Message, thought_open: bool) -> str:
         """See `Dialect.write`. What is said before a call is a preamble, on the channel of the calls."""

@@ -18,8 +18,8 @@ from sod.records import MalformedCall, Message, ToolCall
 CALLS, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _OPEN = re.escape(CALLS)
 _MARKS = re.compile(_OPEN)
-_LIST = re.compile(r"\s*[\[{]")
-_HEADER = re.compile(rf'\s*([^\[\]{{}}"\s]+)(?:({re.escape(CALL_ID)})([^\[\]{{}}"\s]*))?\s*({re.escape(ARGS)})')
+_LIST = re.compile(r"\s*+[\[{]")
+_HEADER = re.compile(rf'\s*+([^\[\]{{}}"\s]++)(?:({re.escape(CALL_ID)})([^\[\]{{}}"\s]*+))?\s*+({re.escape(ARGS)})')
 _JSON = json_reader(_OPEN)
 
 

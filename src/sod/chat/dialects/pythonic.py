@@ -1,7 +1,8 @@
 """Calls as Python writes them, between two marks: `[NAME(KEY=VALUE, ...), ...]`, LFM2's.
 
-Values are Python's literals or JSON's. A string goes on to its quote, over lines and marks, and is read as Python reads
-it. What stands between the marks and is no list of calls is malformed. The rule for a turn is that of `blocks`.
+Values are Python's literals or JSON's, and a word without quotes is a string, as some templates write it. A string goes
+on to its quote, over lines and marks, and is read as Python reads it. What stands between the marks and is no list of
+calls is malformed. The rule for a turn is that of `blocks`.
 
 Linear in the length of the text: of attempts that read the same stretch, each begun at a mark, every one takes it for
 another thing (a string in either quotes, or what stands between strings), as else the mark would have ended them.
@@ -33,8 +34,8 @@ _WORDS = {"True": True, "False": False, "None": None, "true": True, "false": Fal
 _MAX_DEPTH = 64
 
 
-class _NotACallError(Exception):
-    """The text is no list of calls."""
+class NotACallError(Exception):
+    """The text is no list of calls; the message says what was expected, for the model."""
 
 
 @final
@@ -57,7 +58,7 @@ class Pythonic:
 
     def written(self, calls: tuple[ToolCall, ...], texts: Texts) -> str:
         """See `CallForm.written`. Names and keys must be words."""
-        return f"{self.open}[{', '.join(map(_call_text, calls))}]{self.close}"
+        return f"{self.open}[{', '.join(map(call_text, calls))}]{self.close}"
 
     def _block(self, text: str, start: int, begin: int) -> Span:
         if text[start:begin] == self.close:
@@ -67,15 +68,15 @@ class Pythonic:
 
 
 def _body(text: str, begin: int) -> Body:
-    reader = _Reader(text, begin)
+    reader = CallReader(text, begin)
     try:
         return Body(reader.calls(), reader.at)
-    except _NotACallError as error:
+    except NotACallError as error:
         return Body((MalformedCall("invalid_call", str(error)),), begin)
 
 
 @final
-class _Reader:
+class CallReader:
     """Reads a list of calls, a token at a time."""
 
     def __init__(self, text: str, at: int) -> None:
@@ -83,7 +84,7 @@ class _Reader:
         self.at = at
 
     def calls(self) -> tuple[Call, ...]:
-        """The calls of a list. Raises `_NotACallError`, which says what was expected."""
+        """The calls of a list. Raises `NotACallError`, which says what was expected."""
         self._expect("[")
         found = [self._call()]
         while self._next_is(","):
@@ -106,18 +107,18 @@ class _Reader:
 
     def _value(self, depth: int) -> Any:
         if not depth:
-            raise _NotACallError(f"nested deeper than {_MAX_DEPTH}")
+            raise NotACallError(f"nested deeper than {_MAX_DEPTH}")
         if self._next_is("["):
             return self._items("]", lambda: self._value(depth - 1))
         if self._next_is("{"):
             return dict(self._items("}", lambda: self._pair(depth - 1)))
         token = self._token()
-        if token is None or token.lastgroup == "sign" or (token.lastgroup == "word" and token["word"] not in _WORDS):
-            raise _NotACallError("expected a value")
+        if token is None or token.lastgroup == "sign":
+            raise NotACallError("expected a value")
         self.at = token.end()
         if token["string"]:
             return _ESCAPE.sub(_unescaped, token["string"][1:-1])
-        return _WORDS[token["word"]] if token["word"] else _number(token["number"])
+        return _WORDS.get(token["word"], token["word"]) if token["word"] else _number(token["number"])
 
     def _items(self, close: str, item: Callable[[], Any]) -> list[Any]:
         found: list[Any] = []
@@ -131,7 +132,7 @@ class _Reader:
     def _pair(self, depth: int) -> tuple[str, Any]:
         key = self._value(depth)
         if not isinstance(key, str):
-            raise _NotACallError("expected a string for a key")
+            raise NotACallError("expected a string for a key")
         self._expect(":")
         return key, self._value(depth)
 
@@ -141,7 +142,7 @@ class _Reader:
     def _take(self, kind: str, wanted: str) -> str:
         token = self._token()
         if token is None or token.lastgroup != kind:
-            raise _NotACallError(f"expected {wanted}")
+            raise NotACallError(f"expected {wanted}")
         self.at = token.end()
         return token[kind]
 
@@ -154,7 +155,7 @@ class _Reader:
 
     def _expect(self, sign: str) -> None:
         if not self._next_is(sign):
-            raise _NotACallError(f"expected {sign}")
+            raise NotACallError(f"expected {sign}")
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -169,11 +170,12 @@ def _number(text: str) -> int | float:
     try:
         number: int | float = json.loads(text)
     except ValueError as error:
-        raise _NotACallError(f"{text[:20]} is no number") from error
+        raise NotACallError(f"{text[:20]} is no number") from error
     return number
 
 
-def _call_text(call: ToolCall) -> str:
+def call_text(call: ToolCall) -> str:
+    """A call as Python writes it. Its name and keys must be words."""
     return f"{call.name}({', '.join(f'{key}={_value_text(value)}' for key, value in call.arguments.items())})"
 
 
