@@ -14,7 +14,8 @@ import pytest
 
 from sod.chat import confined
 from sod.chat.confined import Confined
-from sod.chat.render import Chat, hermes_template
+from sod.chat.ours import hermes_template
+from sod.chat.render import Chat
 from sod.records import Message, SodError
 from sod.tools.python import SCHEMA
 from support import descendants

@@ -29,7 +29,8 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 GLUED = (
     "{% if tools %}{{ '<|im_start|>' + (tools | tojson) }}{% endif %}"
     "{% for m in messages %}{{ '<|im_start|>' + ('' if m.role == 'assistant' else m.role + ' ') + m.content }}"
-    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% for call in m.tool_calls or [] %}{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
 )
 
