@@ -184,6 +184,18 @@ def test_bad_task_rows_are_skipped_by_name(tmp_path: Path, change: dict[str, Any
     assert loaded.skipped == [SkippedRow(1, reason)]
 
 
+def test_every_field_is_used_or_counted_as_unused(tmp_path: Path) -> None:
+    rows = [
+        {**GOOD_TASK, "ability": "math", "level": 3, "reward_model": {"style": "rule", "ground_truth": "2"}},
+        {**GOOD_TASK, "ability": "math", "images": [], "reward_model": '{"style": "model", "ground_truth": "2"}'},
+        {**GOOD_TASK, "prompt": "", "lost": 1},
+    ]
+    loaded = load_tasks(jsonl(tmp_path / "a.jsonl", *rows))
+    assert loaded.unused == {"ability": 2, "level": 1, "reward_model.style": 1}
+    assert loaded.unused_line() == "ability (2 rows), level (1 row), reward_model.style (1 row)"
+    assert loaded.shapes == {"verl": 2}
+
+
 # SFT rows
 
 
@@ -342,16 +354,12 @@ def sources(folder: Path) -> dict[str, tuple[str, str]]:
         "not UTF-8": (str(folder / "latin.jsonl"), "not readable as JSON"),
         "bad array": (str(folder / "array.json"), "not readable as JSON"),
         "columns": (
-            jsonl(folder / "cols.jsonl", {"question": "x", "answer": "y"}),
-            "cols.jsonl: no column 'prompt' (columns found: question, answer)",
+            jsonl(folder / "cols.jsonl", {"q": "x", "a": "y"}),
+            "cols.jsonl: its rows are of no known shape (columns found: q, a)",
         ),
         "parquet columns": (
-            parquet(folder / "cols.parquet", [{"prompt": "x", "answer": "y"}]),
-            "cols.parquet: no column 'reward_model' (columns found: prompt, answer)",
-        ),
-        "parquet without any": (
-            parquet(folder / "q.parquet", [{"question": "x"}]),
-            "q.parquet: no column 'prompt' (columns found: question)",
+            parquet(folder / "q.parquet", [{"q": "x"}]),
+            "q.parquet: its rows are of no known shape (columns found: q)",
         ),
         "all bad": (bad, "bad.jsonl: no usable row, 2 skipped: row 0: no prompt; row 1: no prompt"),
         "all broken": (

@@ -54,7 +54,8 @@ def with_readable_truths(loaded: Loaded[Task], source: str, spec: RewardSpec, no
         notice(f"{source}: {remark}: {count:,} of {len(rows):,} rows, the first is {first[remark]}")
     _tell_of_prompts(read, source, spec, notice)
     skipped.sort(key=lambda skip: skip.row)
-    return Loaded([task for _, task in read], skipped, [number for number, _ in read]).refuse_empty(source)
+    items, numbers = [task for _, task in read], [number for number, _ in read]
+    return replace(loaded, items=items, skipped=skipped, rows=numbers).refuse_empty(source)
 
 
 def _verifier(task: Task, spec: RewardSpec) -> VerifierName:

@@ -1,4 +1,4 @@
-"""Tasks and conversations from parquet, JSONL or the Hub, in the schema the field uses (verl's).
+"""Tasks and conversations from parquet, JSONL or the Hub, in the shapes of `sod.tasks.formats`.
 
 Rows are counted from 0. A row that cannot be used is skipped with a named reason and counted; a file
 that cannot be used stops the run. Nested columns may be JSON strings: some writers store them so,
@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sod.records import Message, SodError, Task
 from sod.tasks.base import Conversation
-from sod.tasks.formats.base import BadRowError, Row, decoded
-from sod.tasks.formats.messages import chat_or_none, function_of, read_messages
+from sod.tasks.formats.base import BadRowError, Fields, Row, Shape, decoded
+from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
+from sod.tasks.formats.shapes import TASK_SHAPES
 from sod.tasks.loaded import Loaded, SkippedRow
 from sod.tasks.sources import FILE_SUFFIXES, read_rows
-from sod.tasks.truths import ground_truth_column, truths_of
+from sod.tasks.tables import json_or_none
+from sod.tasks.truths import ground_truth_column
 
 T = TypeVar("T")
 
@@ -31,48 +34,75 @@ T = TypeVar("T")
 def load_tasks(source: str, split: str = "train") -> Loaded[Task]:
     """RL tasks from a `.parquet`, `.jsonl` or `.json` file, or from a Hub data set `owner/name`.
 
-    Columns: `prompt` (messages, or one string: the user message), `reward_model` with `ground_truth`
-    (one answer, or a list of accepted ones), optional `data_source`, `extra_info` and `id`. The task
-    id is `id`, else `extra_info.id`, else `extra_info.index`, else `<file stem>-<row>`; an id seen
-    before gets its row number appended.
+    The rows have one of the shapes in `formats.shapes`. The task id is `id`, else `extra_info.id`, else
+    `extra_info.index`, else `<file stem>-<row>`; an id seen before gets its row number appended.
     `split` (Hub only) is ignored for files. Raises SodError when the source cannot be used at all.
     """
-    return _load(source, split, ("prompt", "reward_model"), ("id", "data_source", "extra_info"), _task)
+    return _load(source, split, TASK_SHAPES)
 
 
 def load_conversations(source: str, split: str = "train") -> Loaded[Conversation]:
-    """SFT conversations; sources as in `load_tasks`.
+    """SFT conversations in one of the shapes of `formats.conversation_shapes`; sources as in `load_tasks`.
 
-    Columns: `messages`, optional `tools` (function schemas) and `id`. Tool calls may be in OpenAI's
-    form or flat (`name`, `arguments`). A conversation that calls a tool it does not declare is
-    skipped: its template would show the model a call without its tool. Raises SodError.
+    A conversation that calls a tool it does not declare is skipped: its template would show the model a call without
+    its tool. Raises SodError.
     """
-    return _load(source, split, ("messages",), ("tools", "id"), _conversation)
+    return _load(source, split, CONVERSATION_SHAPES)
 
 
-def _load(
-    source: str, split: str, needed: tuple[str, ...], optional: tuple[str, ...], parse: Callable[[Row, str], T]
-) -> Loaded[T]:
-    rows, skipped = read_rows(source, needed, optional, split)
+def _load(source: str, split: str, shapes: tuple[Shape[T], ...]) -> Loaded[T]:
+    rows, skipped = read_rows(source, split)
+    first = next((shape for _, row in rows for shape in shapes if shape.matches(row)), None)
+    if first is None:
+        columns = ", ".join(dict.fromkeys(name for _, row in rows for name in row)) or "none"
+        raise SodError(f"{source}: its rows are of no known shape (columns found: {columns})")
     path = Path(source)
     stem = path.stem if path.suffix in FILE_SUFFIXES else path.name  # "owner/model-v1.1" has no suffix
     items: list[T] = []
     used: list[int] = []
     seen: set[str] = set()
+    counts = _Counts()
     for number, row in rows:
         try:
             name = _row_id(row) or f"{stem}-{number}"
             while name in seen:
                 name = f"{name}-{number}"
-            items.append(parse(row, name))
+            # A row that no shape knows is read as the first of its file: what it lacks is the reason to skip it.
+            shape = next((shape for shape in shapes if shape.matches(row)), first)
+            fields = Fields(_opened(row))
+            items.append(shape.read(fields, name))
             used.append(number)
             seen.add(name)
+            counts.add(shape.name, fields)
         except BadRowError as error:
             skipped.append(SkippedRow(number, str(error)))
         except RecursionError:
             skipped.append(SkippedRow(number, "nested too deep"))
     skipped.sort(key=lambda skip: skip.row)
-    return Loaded(items, skipped, used).refuse_empty(source)
+    loaded = Loaded(items, skipped, used, counts.unused, counts.shapes, counts.remarks)
+    return loaded.refuse_empty(source)
+
+
+@final
+class _Counts:
+    """What the read rows of a source have in common, counted."""
+
+    def __init__(self) -> None:
+        self.unused: Counter[str] = Counter()
+        self.shapes: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
+
+    def add(self, shape: str, fields: Fields) -> None:
+        """Count a row that was read, and what its id was taken from."""
+        for path in _ID_PATHS:
+            fields.use(*path)
+        self.shapes[shape] += 1
+        self.unused.update(fields.unused())
+        self.remarks.update(fields.remarks)
+
+
+_ID_PATHS = (("id",), ("extra_info", "id"), ("extra_info", "index"))
+_OPENED = ("reward_model", "extra_info")
 
 
 def _row_id(row: Row) -> str | None:
@@ -81,30 +111,14 @@ def _row_id(row: Row) -> str | None:
     return next((str(name) for name in names if name is not None), None)
 
 
-def _task(row: Row, name: str) -> Task:
-    prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt.strip():
-        prompt = chat_or_none(prompt) or [{"role": "user", "content": prompt}]
-    truths = truths_of(decoded(row.get("reward_model"), "reward_model", dict).get("ground_truth"))
-    if not truths:
-        raise BadRowError("no reward_model.ground_truth")
-    return Task(
-        id=name,
-        prompt=read_messages(prompt, "prompt", declared=None),
-        ground_truth=truths[0],
-        truths=truths[1:],
-        data_source=str(row.get("data_source") or "unknown"),
-        extra=decoded(row.get("extra_info"), "extra_info", dict),
-    )
-
-
-def _conversation(row: Row, name: str) -> Conversation:
-    tools = decoded(row.get("tools"), "tools", list)
-    declared = frozenset(function_of(tool, "a declared tool")[0] for tool in tools)
-    messages = read_messages(row.get("messages"), "messages", declared)
-    if not any(message.role == "assistant" for message in messages):
-        raise BadRowError("no assistant message")
-    return Conversation(id=name, messages=messages, tools=tuple(tools))
+def _opened(row: Row) -> Row:
+    """The row with the mappings that it stores as JSON text as mappings, so that what is in them can be told apart."""
+    opened = dict(row)
+    for name in _OPENED:
+        value = json_or_none(row[name]) if isinstance(row.get(name), str) else None
+        if isinstance(value, dict):
+            opened[name] = value
+    return opened
 
 
 _CALL = pa.struct([("type", pa.string()), ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())]))])

@@ -5,6 +5,7 @@ A row that is no JSON object is skipped and counted; a source that cannot be use
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,56 +26,55 @@ def is_file_source(source: str) -> bool:
     return path.is_file() or path.suffix in FILE_SUFFIXES or not is_hub_id(source)
 
 
-def read_rows(
-    source: str, needed: tuple[str, ...], optional: tuple[str, ...] = (), split: str = "train"
-) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
+def read_rows(source: str, split: str = "train") -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
     """(row number, row) for each row as plain Python, and the rows that are not JSON objects.
 
-    Of parquet and Hub tables only the columns in `needed` and `optional` are read. Raises SodError
-    when the source does not exist, is empty or unreadable, or lacks a needed column.
+    Raises SodError when the source does not exist, is empty or unreadable.
     """
     path = Path(source)
     skipped: list[SkippedRow] = []
     if path.is_file():
         if path.suffix == ".parquet":
-            columns, rows = _read_parquet(path, needed + optional)
+            rows = _read_parquet(path)
         elif path.suffix in (".jsonl", ".json"):
-            columns, rows, skipped = _read_json(path)
+            rows, skipped = _read_json(path)
         else:
             raise SodError(f"{source}: unknown suffix '{path.suffix}', expected .parquet, .jsonl or .json")
     elif not is_file_source(source):
-        columns, rows = _read_hub(source, split, needed + optional)
+        rows = _read_hub(source, split)
     else:
         raise SodError(f"{source}: no such data file")
     if not rows:
         raise SodError(f"{source}: " + (f"no usable row, {skips_line(skipped)}" if skipped else "no rows"))
-    if missing := [column for column in needed if column not in columns]:
-        raise SodError(f"{source}: no column '{missing[0]}' (columns found: {', '.join(columns) or 'none'})")
     return rows, skipped
 
 
-def _read_parquet(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, Row]]]:
+def refuse_missing(source: str, rows: Sequence[tuple[int, Row]], needed: Sequence[str]) -> None:
+    """Raises SodError where no row has a column that is needed."""
+    columns = dict.fromkeys(name for _, row in rows for name in row)
+    if missing := [column for column in needed if column not in columns]:
+        raise SodError(f"{source}: no column '{missing[0]}' (columns found: {', '.join(columns) or 'none'})")
+
+
+def _read_parquet(path: Path) -> list[tuple[int, Row]]:
     try:
-        columns, rows = read_table(path, wanted)
+        rows = read_table(path)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise SodError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
-    if rows is None:  # none of our columns; the caller names the missing one
-        return columns, [(0, {})]
-    return columns, [(n, _without_nones(row)) for n, row in enumerate(rows)]
+    return [(n, _without_nones(row)) for n, row in enumerate(rows)]
 
 
-def _read_json(path: Path) -> tuple[list[str], list[tuple[int, Row]], list[SkippedRow]]:
+def _read_json(path: Path) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
     try:
         values = json_values(path)
     except (ValueError, RecursionError, OSError, MemoryError) as error:
         raise SodError(f"{path}: not readable as JSON ({_one_line(error)})") from error
     rows = [(n, value) for n, (_, value) in enumerate(values) if isinstance(value, dict)]
     bad = [(n, where) for n, (where, value) in enumerate(values) if not isinstance(value, dict)]
-    columns = list(dict.fromkeys(key for _, row in rows for key in row))
-    return columns, rows, [SkippedRow(n, f"{where} a JSON object") for n, where in bad]
+    return rows, [SkippedRow(n, f"{where} a JSON object") for n, where in bad]
 
 
-def _read_hub(source: str, split: str, wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, Row]]]:
+def _read_hub(source: str, split: str) -> list[tuple[int, Row]]:
     try:
         import datasets  # optional: only this branch needs it
     except ImportError as error:
@@ -86,9 +86,7 @@ def _read_hub(source: str, split: str, wanted: tuple[str, ...]) -> tuple[list[st
         table = datasets.load_dataset(source, split=split, trust_remote_code=False)
     except Exception as error:  # the client raises many unrelated types (network, hub, arrow, scripts)
         raise SodError(f"{source}: cannot load split '{split}' from the Hub ({_one_line(error)})") from error
-    columns = list(table.column_names)
-    kept = table.select_columns([name for name in wanted if name in columns])
-    return columns, [(n, _without_nones(row)) for n, row in enumerate(kept)]
+    return [(n, _without_nones(row)) for n, row in enumerate(table)]
 
 
 def _without_nones(value: Any) -> Any:

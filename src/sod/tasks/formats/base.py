@@ -25,7 +25,14 @@ class Fields:
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         self.row = row
+        self.remarks: dict[
+            str, None
+        ] = {}  # in order
         self._used: set[tuple[str, ...]] = set()
+
+    def remark(self, text: str) -> None:
+        """Have it told that, in this row as in others of its file, `text` holds."""
+        self.remarks[text] = None
 
     def use(self, *path: str) -> Any:
         """The value at a path, with all that is below it counted as used; None where there is none."""
@@ -55,7 +62,8 @@ class Fields:
 class Shape(Generic[T]):
     """A shape of rows: its name in messages and documents, what tells it, and how a row of it is read.
 
-    `read(fields, id)` raises BadRowError where the row cannot be used.
+    `matches(row)` looks at the row's columns. `read(fields, id)` asks `fields` for what it needs, and raises
+    BadRowError where the row cannot be used.
     """
 
     name: str

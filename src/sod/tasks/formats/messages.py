@@ -77,6 +77,13 @@ def _content(item: Row, may_be_empty: bool) -> str:
     return content
 
 
+def prompt_messages(raw: Any, column: str) -> tuple[Message, ...]:
+    """The messages of a prompt, which may be one text: the user message. Raises BadRowError."""
+    if isinstance(raw, str) and raw.strip():
+        raw = chat_or_none(raw) or [{"role": "user", "content": raw}]
+    return read_messages(raw, column, declared=None)
+
+
 def chat_or_none(text: str) -> list[Any] | None:
     """The messages of a prompt stored as JSON; None for a prompt that is simply text."""
     value = json_or_none(text) if text.lstrip().startswith("[") else None
