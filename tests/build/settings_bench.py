@@ -43,7 +43,7 @@ from sod.recipe import Recipe
 from sod.records import Fault, FaultKind, SodError, ToolResult
 from sod.report.metrics import metric_of
 from sod.runlog import manifest, trajectory_row
-from sod.tasks import files
+from sod.tasks import sources
 from sod.tools.base import Tool, ToolRequest
 from sod.training.report import StepReport
 
@@ -351,7 +351,7 @@ def hub_of(patch: pytest.MonkeyPatch, splits: Mapping[tuple[str, str], Path]) ->
     datasets: Any = ModuleType("datasets")
     datasets.load_dataset = load_dataset
     patch.setitem(sys.modules, "datasets", datasets)
-    patch.setattr(files, "why_unreachable", lambda: None)
+    patch.setattr(sources, "why_unreachable", lambda: None)
 
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

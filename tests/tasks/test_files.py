@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 
 from sod import hub
 from sod.records import Message, SodError, Task, ToolCall
-from sod.tasks import files
+from sod.tasks import sources as reading
 from sod.tasks.base import Conversation
 from sod.tasks.files import (
-    Loaded,
-    SkippedRow,
     load_conversations,
     load_tasks,
     write_conversations,
     write_tasks,
 )
+from sod.tasks.loaded import Loaded, SkippedRow
 
 USER = {"role": "user", "content": "How many?"}
 REPLY = {"role": "assistant", "content": "Two."}
@@ -183,6 +182,18 @@ def test_bad_task_rows_are_skipped_by_name(tmp_path: Path, change: dict[str, Any
     loaded = load_tasks(jsonl(tmp_path / "a.jsonl", GOOD_TASK, {**GOOD_TASK, **change}, GOOD_TASK))
     assert [task.id for task in loaded.items] == ["a-0", "a-2"]
     assert loaded.skipped == [SkippedRow(1, reason)]
+
+
+def test_every_field_is_used_or_counted_as_unused(tmp_path: Path) -> None:
+    rows = [
+        {**GOOD_TASK, "ability": "math", "level": 3, "reward_model": {"style": "rule", "ground_truth": "2"}},
+        {**GOOD_TASK, "ability": "math", "images": [], "reward_model": '{"style": "model", "ground_truth": "2"}'},
+        {**GOOD_TASK, "prompt": "", "lost": 1},
+    ]
+    loaded = load_tasks(jsonl(tmp_path / "a.jsonl", *rows))
+    assert loaded.unused == {"ability": 2, "level": 1, "reward_model.style": 1}
+    assert loaded.unused_line() == "ability (2 rows), level (1 row), reward_model.style (1 row)"
+    assert loaded.shapes == {"verl": 2}
 
 
 # SFT rows
@@ -343,16 +354,12 @@ def sources(folder: Path) -> dict[str, tuple[str, str]]:
         "not UTF-8": (str(folder / "latin.jsonl"), "not readable as JSON"),
         "bad array": (str(folder / "array.json"), "not readable as JSON"),
         "columns": (
-            jsonl(folder / "cols.jsonl", {"question": "x", "answer": "y"}),
-            "cols.jsonl: no column 'prompt' (columns found: question, answer)",
+            jsonl(folder / "cols.jsonl", {"q": "x", "a": "y"}),
+            "cols.jsonl: its rows are of no known shape (columns found: q, a)",
         ),
         "parquet columns": (
-            parquet(folder / "cols.parquet", [{"prompt": "x", "answer": "y"}]),
-            "cols.parquet: no column 'reward_model' (columns found: prompt, answer)",
-        ),
-        "parquet without any": (
-            parquet(folder / "q.parquet", [{"question": "x"}]),
-            "q.parquet: no column 'prompt' (columns found: question)",
+            parquet(folder / "q.parquet", [{"q": "x"}]),
+            "q.parquet: its rows are of no known shape (columns found: q)",
         ),
         "all bad": (bad, "bad.jsonl: no usable row, 2 skipped: row 0: no prompt; row 1: no prompt"),
         "all broken": (
@@ -387,7 +394,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return datasets.Dataset.from_list(rows)
 
-    monkeypatch.setattr(files, "why_unreachable", lambda: None)
+    monkeypatch.setattr(reading, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     first, second = load_conversations("owner/name-v1.1", "test").items
     assert asked == [("owner/name-v1.1", "test")]
@@ -401,7 +408,7 @@ def test_hub_failures_name_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None
     def offline(name: str, split: str, trust_remote_code: bool) -> Any:
         raise ConnectionError("no\nroute")
 
-    monkeypatch.setattr(files, "why_unreachable", lambda: None)
+    monkeypatch.setattr(reading, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(SodError, match=r"^owner/name: cannot load split 'train' from the Hub \(no route\)$"):
         load_tasks("owner/name")

@@ -12,7 +12,7 @@ from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
 from sod.records import Message, SodError
 from sod.tasks.base import Conversation
-from sod.tasks.files import Loaded, SkippedRow
+from sod.tasks.loaded import Loaded, SkippedRow
 from sod.training.sft import Ledger
 
 

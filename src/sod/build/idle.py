@@ -20,7 +20,7 @@ from sod.objective.presets import knobs
 from sod.recipe import CoefficientSpec, MethodSpec, Notice, Recipe, validated
 from sod.recipe.describe import shown_default
 from sod.records import SodError
-from sod.tasks.files import is_file_source
+from sod.tasks.sources import is_file_source
 
 CLIPS = ("clip_low", "clip_high", "dual_clip")
 """Keys of `method` that bound the policy ratio."""

@@ -28,7 +28,7 @@ from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, locked, refuse_other_recipe
 from sod.seeds import derive
-from sod.tasks.files import Loaded
+from sod.tasks.loaded import Loaded
 from sod.training.checkpoint import MODEL, ResumePoint, is_checkpoint, model_of, newest_good, restore, verify
 from sod.training.loop import Listener, Plan, Trainee, clear_way, resume_point, run_steps
 from sod.training.optim import Optimizer
@@ -140,9 +140,13 @@ def located(recipe: Recipe, notice: Notice) -> Recipe:
 
 
 def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
-    """The usable items of a source; skipped rows are told."""
+    """The usable items of a source; skipped rows are told, and so are fields that nobody used."""
     if loaded.skipped:
         notice(f"{source}: {loaded.summary()}")
+    for remark, count in loaded.remarks.items():
+        notice(f"{source}: {remark}: {count:,} of {len(loaded.items):,} rows")
+    if loaded.unused:
+        notice(f"{source}: nothing is made of these fields: {loaded.unused_line()}; data.columns can say what they are")
     return list(loaded.items)
 
 

@@ -18,7 +18,7 @@ from sod.recipe import Notice, RewardSpec, VerifierName
 from sod.records import SodError, Task
 from sod.rewards.answers import SHOWN, Answers, asked_forms
 from sod.rewards.truths import Truth, UnmatchedTruthError, math_truth
-from sod.tasks.files import Loaded, SkippedRow
+from sod.tasks.loaded import Loaded, SkippedRow
 
 Reader = Callable[[Task, str], Truth]
 """Reads a truth of a task. Raises UnmatchedTruthError."""
@@ -51,7 +51,8 @@ def with_readable_truths(loaded: Loaded[Task], source: str, spec: RewardSpec, no
         notice(f"{source}: {remark}: {count:,} of {len(rows):,} rows, the first is {first[remark]}")
     _tell_of_forms(read, source, spec, notice)
     skipped.sort(key=lambda skip: skip.row)
-    return Loaded([task for _, task in read], skipped, [number for number, _ in read]).refuse_empty(source)
+    items, numbers = [task for _, task in read], [number for number, _ in read]
+    return replace(loaded, items=items, skipped=skipped, rows=numbers).refuse_empty(source)
 
 
 def _verifier(task: Task, spec: RewardSpec) -> VerifierName:

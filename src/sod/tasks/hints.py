@@ -22,8 +22,9 @@ from typing import Any, final
 from sod.records import SodError, Task
 from sod.tasks import chain
 from sod.tasks.code_hints import is_program, program_hint
-from sod.tasks.files import load_tasks, read_rows, write_tasks
+from sod.tasks.files import load_tasks, write_tasks
 from sod.tasks.leaks import gives_away
+from sod.tasks.sources import read_rows
 from sod.tasks.tables import json_or_none
 
 REFERENCES = ("solution", "reference_solution", "canonical_solution", "solutions", "answer", "rationale")
@@ -128,8 +129,7 @@ def posed_rows(source: str, key: str | None = None) -> list[Posed]:
     """The usable tasks of a data file with their reference solutions; see `write_hints`."""
     loaded = load_tasks(source)
     unusable = {skip.row for skip in loaded.skipped}
-    columns = REFERENCES if key is None else (key,)
-    rows, _ = read_rows(source, ("prompt",), columns)
+    rows, _ = read_rows(source)
     usable = [(number, row) for number, row in rows if number not in unusable]
     posed = [
         Posed(number, task, _reference(task, row, key))

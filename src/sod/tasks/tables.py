@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +39,23 @@ def most_bytes(path: Path) -> int:
     return FLOOR + TIMES * path.stat().st_size
 
 
-def read_table(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[dict[str, Any]] | None]:
-    """`(columns, rows of the wanted ones)`; rows is None where the file has none of them.
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a parquet file, all columns.
 
     Raises ValueError for a file beyond the bounds, MemoryError, OSError or pyarrow's errors for what cannot be read.
     """
     _refuse_deep_footer(path)
     most = most_bytes(path)
     with bounded_memory(most + SPARE), pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
-        schema = file.schema_arrow
-        columns = list(schema.names)
-        kept = [name for name in wanted if name in columns]
-        for name in kept:
-            _refuse_deep(schema.field(name).type)
-        return columns, _rows(file, kept, most) if kept else None
+        for field in file.schema_arrow:
+            _refuse_deep(field.type)
+        return _rows(file, most)
 
 
-def _rows(file: Any, columns: Sequence[str], most: int) -> list[dict[str, Any]]:
+def _rows(file: Any, most: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     taken = 0
-    for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+    for batch in file.iter_batches(batch_size=ROWS, use_threads=False):
         taken += sum(_bytes(column) for column in batch.columns)
         if taken > most:
             raise ValueError(
