@@ -1,0 +1,254 @@
+"""What a data file is to a run: the shapes of its rows, what of them is used, and rows as the model will see them.
+
+Reads through the loaders that runs read through, so that what is shown is what is trained on. Needs no model: with a
+chat there are tokens, without one texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Literal, TypeVar, final
+
+from sod.build.inspected_rows import ShownRow, shown_conversation, shown_task
+from sod.build.proving import readable_tasks
+from sod.build.tools import tool_schemas
+from sod.build.truths import with_readable_truths
+from sod.chat.render import Chat
+from sod.recipe import Recipe
+from sod.records import SodError, Task
+from sod.tasks.base import Conversation
+from sod.tasks.files import load_conversations, load_tasks
+from sod.tasks.loaded import Loaded, SkippedRow
+
+T = TypeVar("T")
+Kind = Literal["tasks", "sft"]
+Facts = list[tuple[str, str]]
+"""A name and a text each."""
+Progress = Callable[[int, int], None]
+"""Hears how many rows are done, of how many."""
+NAMES: Mapping[Kind, str] = {"tasks": "RL tasks", "sft": "SFT conversations"}
+OTHER: Mapping[Kind, Kind] = {"tasks": "sft", "sft": "tasks"}
+_LETTER = re.compile(r"\(?[A-Z]\)?")
+NAMED_ROWS = 3  # of each reason for which rows are skipped
+NAMED_REASONS = 4
+
+
+@final
+@dataclass(frozen=True)
+class Inspection:
+    """What was found out about a file: facts, and its first rows."""
+
+    kind: Kind
+    facts: Facts
+    rows: Sequence[ShownRow]
+
+
+def inspected(
+    source: str, recipe: Recipe, chat: Chat | None, rows: int, kind: Kind | None = None, progress: Progress | None = None
+) -> Inspection:
+    """Read a file as `kind`, or as what most of its rows can be read as; show so many `rows` of it.
+
+    Raises SodError where no row can be used.
+    """
+    problems: dict[Kind, str] = {}
+    tasks = _tried("tasks", lambda: load_tasks(source, recipe.data.split), kind, problems)
+    conversations = _tried("sft", lambda: load_conversations(source, recipe.data.split), kind, problems)
+    usable: dict[Kind, int] = {"tasks": _count(tasks), "sft": _count(conversations)}
+    taken = kind or max(usable, key=lambda one: usable[one])
+    if not usable[taken]:
+        raise SodError(_why_nothing(source, problems))
+    told = progress or (lambda done, total: None)
+    if taken == "tasks" and tasks is not None:
+        found = _of_tasks(tasks, source, recipe, chat, rows, told)
+    elif conversations is not None:
+        found = _of_conversations(conversations, recipe, chat, rows, told)
+    if kind is None and usable[OTHER[taken]]:
+        also = f"{usable[OTHER[taken]]:,} rows are {NAMES[OTHER[taken]]} too: --as {OTHER[taken]} shows them so"
+        found = replace(found, facts=[*found.facts, ("also", also)])
+    return found
+
+
+def _tried(
+    kind: Kind, load: Callable[[], Loaded[T]], asked: Kind | None, problems: dict[Kind, str]
+) -> Loaded[T] | None:
+    """What was loaded; None where nothing could be, with the reason in `problems`, or was asked to be."""
+    if asked is not None and asked != kind:
+        return None
+    try:
+        return load()
+    except SodError as error:
+        problems[kind] = str(error)
+        return None
+
+
+def _count(loaded: Loaded[Any] | None) -> int:
+    return 0 if loaded is None else len(loaded.items)
+
+
+def _why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
+    """In one line; the reason once where both are the same."""
+    if len(set(problems.values())) == 1:
+        return next(iter(problems.values()))
+    reasons = [f"as {NAMES[kind]}: {text.removeprefix(f'{source}: ')}" for kind, text in problems.items()]
+    return f"{source}: no row can be used; {'; '.join(reasons)}"
+
+
+def _of_tasks(
+    loaded: Loaded[Task], source: str, recipe: Recipe, chat: Chat | None, rows: int, progress: Progress
+) -> Inspection:
+    recipe, read, notes = _judged(loaded, source, recipe)
+    usable = list(zip(read.rows, read.items, strict=True))
+    lengths = []
+    for done, (_, task) in enumerate(usable, 1):
+        lengths.append(_prompt_length(task, chat))
+        progress(done, len(usable))
+    limit = ("rollout.max_prompt_tokens", recipe.rollout.max_prompt_tokens)
+    facts = [
+        ("read as", _read_as("tasks", read, len(usable))),
+        *_common_facts(read),
+        *[("note", note) for note in notes],
+        ("tools", _tools_text(chat.tools if chat is not None else tool_schemas(recipe))),
+        ("prompts", _lengths_text(lengths, chat, limit)),
+    ]
+    shown = [shown_task(number, task, recipe.reward, chat) for number, task in usable[:rows]]
+    return Inspection("tasks", facts, shown)
+
+
+def _judged(loaded: Loaded[Task], source: str, recipe: Recipe) -> tuple[Recipe, Loaded[Task], list[str]]:
+    """The recipe by whose verifiers the tasks are judged, the tasks that they can judge, and what there is to say.
+
+    Where the recipe leaves `reward.verifier` as it is and math can judge none, code is tried. Raises SodError.
+    """
+    notes: list[str] = []
+    left_open = not {"verifier", "by_source"} & recipe.reward.model_fields_set
+    try:
+        read = _readable(loaded, source, recipe, notes)
+    except SodError:
+        if not left_open:
+            raise
+        code = recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"verifier": "code"})})
+        with suppress(SodError):
+            read = _readable(loaded, source, code, notes)
+            return code, read, [*notes, "the truths are tests of programs: set reward.verifier=code"]
+        raise
+    if left_open and all(_LETTER.fullmatch(task.ground_truth.strip()) for task in read.items):
+        notes.append("every truth is a letter: reward.verifier=choice reads letters")
+    return recipe, read, notes
+
+
+def _readable(loaded: Loaded[Task], source: str, recipe: Recipe, notes: list[str]) -> Loaded[Task]:
+    """The tasks that the recipe's verifiers can judge. Raises SodError where there is none."""
+
+    def note(text: str) -> None:
+        notes.append(text.removeprefix(f"{source}: "))
+
+    read = with_readable_truths(loaded, source, recipe.reward, note)
+    kept = {task.id for task in readable_tasks(read.items, source, recipe, note)}
+    rows = [(number, task) for number, task in zip(read.rows, read.items, strict=True) if task.id in kept]
+    return replace(read, items=[task for _, task in rows], rows=[number for number, _ in rows])
+
+
+def _of_conversations(
+    loaded: Loaded[Conversation], recipe: Recipe, chat: Chat | None, rows: int, progress: Progress
+) -> Inspection:
+    shown: list[ShownRow] = []
+    skipped = list(loaded.skipped)
+    for done, (number, conversation) in enumerate(zip(loaded.rows, loaded.items, strict=True), 1):
+        try:
+            shown.append(shown_conversation(number, conversation, chat))
+        except (ValueError, SodError) as error:  # of the shape, or of a template that does not render this row
+            skipped.append(SkippedRow(number, str(error)))
+        progress(done, len(loaded.items))
+    read = replace(loaded, skipped=sorted(skipped, key=lambda skip: skip.row))
+    if not shown:
+        raise SodError(f"no row can be rendered; {_skips_text(read.skipped)}")
+    limit = ("sft.max_tokens", recipe.sft.max_tokens)
+    length, trained = sum(row.length for row in shown), sum(row.trained for row in shown)
+    unit = "tokens" if chat is not None else "characters"
+    facts = [
+        ("read as", _read_as("sft", read, len(shown))),
+        *_common_facts(read),
+        ("tools", _declared_text(loaded.items, recipe)),
+        ("lengths", _lengths_text([row.length for row in shown], chat, limit)),
+        ("loss", f"on {trained:,} of {length:,} {unit} ({trained / max(length, 1):.0%})"),
+    ]
+    return Inspection("sft", facts, shown[:rows])
+
+
+def _prompt_length(task: Task, chat: Chat | None) -> int:
+    if chat is None:
+        return sum(len(message.content) for message in task.prompt)
+    return len(chat.prompt_ids(task.prompt))
+
+
+def _read_as(kind: Kind, loaded: Loaded[Any], usable: int) -> str:
+    """`RL tasks: 98 of 100 rows; verl (98 rows)`."""
+    total = len(loaded.items) + len(loaded.skipped)
+    shapes = ", ".join(f"{name} ({_rows(count)})" for name, count in loaded.shapes.items())
+    return f"{NAMES[kind]}: {usable:,} of {_rows(total)}; {shapes}"
+
+
+def _common_facts(loaded: Loaded[Any]) -> Facts:
+    facts: Facts = [("unused", loaded.unused_line() or "nothing: every field is used")]
+    if loaded.skipped:
+        facts.append(("skipped", _skips_text(loaded.skipped)))
+    facts += [("note", f"{remark}: {_rows(count)}") for remark, count in loaded.remarks.items()]
+    return facts
+
+
+def _skips_text(skipped: Sequence[SkippedRow]) -> str:
+    """`3 rows: 2 of them no assistant message (rows 5, 9); ...`: by reason, the commonest first."""
+    by_reason = Counter(skip.reason for skip in skipped).most_common()
+    parts = []
+    for reason, count in by_reason[:NAMED_REASONS]:
+        numbers = [str(skip.row) for skip in skipped if skip.reason == reason]
+        more = ", ..." if count > NAMED_ROWS else ""
+        parts.append(f"{reason} ({_rows(count)}: {', '.join(numbers[:NAMED_ROWS])}{more})")
+    others = sum(count for _, count in by_reason[NAMED_REASONS:])
+    more = f"; {_rows(others)} for {len(by_reason) - NAMED_REASONS} other reasons" if others else ""
+    return f"{_rows(len(skipped))}: {'; '.join(parts)}{more}"
+
+
+def _lengths_text(lengths: Sequence[int], chat: Chat | None, limit: tuple[str, int]) -> str:
+    """Of tokens with how many are beyond the limit, (key, tokens); of characters where there is no tokenizer."""
+    if not lengths:
+        return "none"
+    ordered = sorted(lengths)
+    high = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    unit = "tokens" if chat is not None else "characters (no tokenizer: --recipe or student.path=... shows tokens)"
+    text = f"min {ordered[0]:,}, median {median(ordered):,.0f}, 95% {high:,}, max {ordered[-1]:,} {unit}"
+    if chat is None:
+        return text
+    key, most = limit
+    beyond = sum(length > most for length in ordered)
+    return f"{text}; {beyond:,} over {key}={most}" if beyond else f"{text}; all within {key}={most}"
+
+
+def _tools_text(schemas: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(map(_signature, schemas)) or "none"
+
+
+def _signature(schema: Mapping[str, Any]) -> str:
+    """`python(code)`."""
+    function = schema.get("function") or schema
+    parameters = function.get("parameters") or {}
+    return f"{function.get('name')}({', '.join(parameters.get('properties') or {})})"
+
+
+def _declared_text(conversations: Sequence[Conversation], recipe: Recipe) -> str:
+    """The tools that rows declare, and those of the run for the rows that declare none."""
+    declared = Counter(_signature(tool) for conversation in conversations for tool in conversation.tools)
+    without = sum(not conversation.tools for conversation in conversations)
+    parts = [f"{name} ({_rows(count)})" for name, count in declared.most_common(8)]
+    parts += [f"and {len(declared) - 8:,} more"] if len(declared) > 8 else []
+    parts += [f"the run's in {_rows(without)}: {_tools_text(tool_schemas(recipe))}"] if without else []
+    return ", ".join(parts)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + ("" if count == 1 else "s")
