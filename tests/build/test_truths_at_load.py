@@ -164,7 +164,12 @@ def test_lists_are_alternatives_or_meant_together(
     tmp_path: Path, row: dict[str, Any], reward: dict[str, Any], truth: str, others: tuple[str, ...]
 ) -> None:
     extra = {} if row.get("flag") is None else {"is_multiple_answer": row["flag"]}
-    line = {"data_source": row["source"], "prompt": PLAIN, "extra_info": extra, "reward_model": {"ground_truth": ["3", "5"]}}
+    line = {
+        "data_source": row["source"],
+        "prompt": PLAIN,
+        "extra_info": extra,
+        "reward_model": {"ground_truth": ["3", "5"]},
+    }
     (tmp_path / "a.jsonl").write_text(json.dumps(line))
     (task,), notes = load(str(tmp_path / "a.jsonl"), **reward)
     assert (task.ground_truth, task.truths) == (truth, others)

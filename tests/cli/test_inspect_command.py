@@ -40,11 +40,19 @@ KINDS: dict[str, tuple[list[Any], list[str], list[str]]] = {
     "letters": ([verl("A"), verl("F")], ["reward.verifier=choice"], ["widened to ABCDEF", "choice reads the answer"]),
     "looks like letters": ([verl("A"), verl("C")], [], ["every truth is a letter: reward.verifier=choice"]),
     "alternatives": ([verl(["42", "x+1"])], [], ["right is '42' or 'x+1'"]),
-    "together": ([verl(["3", "5"], extra_info={"is_multiple_answer": True})], [], ["right is '3, 5'", "meant together"]),
+    "together": (
+        [verl(["3", "5"], extra_info={"is_multiple_answer": True})],
+        [],
+        ["right is '3, 5'", "meant together"],
+    ),
     "solution": ([verl("6*7=42\n#### 42")], [], ["the truth is what stands behind '####'", "right is '42'"]),
     "program": ([verl(CHECK)], [], ["set reward.verifier=code", "code runs its tests"]),
     "unused": ([verl("42", level=3), verl("1", level=4)], [], ["unused level (2 rows)"]),
-    "skipped": ([verl("42"), {"prompt": [ASKS], "reward_model": {}}], [], ["skipped 1 row: no", "(1 row: 1)", "1 of 2 rows"]),
+    "skipped": (
+        [verl("42"), {"prompt": [ASKS], "reward_model": {}}],
+        [],
+        ["skipped 1 row: no", "(1 row: 1)", "1 of 2 rows"],
+    ),
     "messages": (
         [{"messages": [ASKS, CALLS, {"role": "tool", "content": "6"}, SAYS], "tools": [TOOL]}],
         [],
@@ -131,7 +139,9 @@ def test_no_torch_without_a_model(tmp_path: Path) -> None:
         "finally: print('heavy:', sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     env = os.environ | {"SOD_ALLOCATOR": "off"}
-    ended = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, env=env, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, env=env, timeout=300
+    )
     assert ended.returncode == 0, ended.stderr
     assert "heavy: []" in ended.stdout
 

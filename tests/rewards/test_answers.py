@@ -16,8 +16,8 @@ from support import answered
 GSM8K = 'Ann has 3 bags of 4 nuts. How many? Let\'s think step by step and output the final answer after "####".'
 DAPO = (
     "Solve the problem step by step. The last line of your response should be of the form Answer: $Answer (without "
-    "quotes) where $Answer is the answer to the problem.\n\nWhat is 5*7?\n\nRemember to put your answer on its own line "
-    'after "Answer:".'
+    "quotes) where $Answer is the answer to the problem.\n\nWhat is 5*7?\n\nRemember to put your answer on its own "
+    'line after "Answer:".'
 )
 
 
@@ -155,7 +155,8 @@ def test_letters_are_read_where_the_prompt_asks() -> None:
 
 @pytest.mark.parametrize("form", ["hash", "answer_line", "tags", "last_number"])
 @pytest.mark.parametrize(
-    "junk", ["#### " * 30_000, "answer: \n" * 30_000, "answer is " * 20_000, "<answer>" * 30_000, "1," * 50_000, " " * 10**5]
+    "junk",
+    ["#### " * 30_000, "answer: \n" * 30_000, "answer is " * 20_000, "<answer>" * 30_000, "1," * 50_000, " " * 10**5],
 )
 def test_forms_take_no_time_over_junk(form: str, junk: str) -> None:
     started = time.process_time()

@@ -43,6 +43,4 @@ TASKS: Sequence[Example] = (
 CONVERSATIONS: Sequence[Example] = (
     Example("OpenAI: `messages` and `tools`", {"messages": [ASKS, CALLS, RESULT, SAYS], "tools": [PYTHON]}, sft=True),
 )
-REFUSED: Sequence[Example] = (
-    Example("a task without a truth", {"prompt": [ASKS], "reward_model": {"style": "rule"}}),
-)
+REFUSED: Sequence[Example] = (Example("a task without a truth", {"prompt": [ASKS], "reward_model": {"style": "rule"}}),)

@@ -18,8 +18,8 @@ HEAD = """# Data
 Made by `python -m sod.build.document_data > docs/data.md`, which reads every example below; change the examples in
 `src/sod/build/data_examples.py`, or the shapes in `src/sod/tasks/formats/`, then run it again.
 
-`sod data inspect FILE` shows the same of a file of yours: what its rows are read as, what of them is not used, which are
-skipped and why, how long they are, and three of them as the model will see them, with what carries loss. With
+`sod data inspect FILE` shows the same of a file of yours: what its rows are read as, what of them is not used, which
+are skipped and why, how long they are, and three of them as the model will see them, with what carries loss. With
 `--recipe R` it reads as that recipe says, and shows tokens.
 
 The rule: every field of a row is used, or named as unused; every row trains on what it declares, or is skipped by
@@ -65,7 +65,9 @@ def _section(example: Example) -> str:
     (row,) = found.rows
     said = row.title.partition(": ")[2]
     lines = [f"### {example.title}\n", "```json", json.dumps(example.row, ensure_ascii=False), "```\n"]
-    lines.append(f"Shape `{shape}`; {_keys(example)}unused: {facts['unused']}." + (f" {_sentence(said)}" if said else ""))
+    lines.append(
+        f"Shape `{shape}`; {_keys(example)}unused: {facts['unused']}." + (f" {_sentence(said)}" if said else "")
+    )
     shown = "".join(f"⟦{part.text}⟧" if part.loss else part.text for part in row.parts).strip()
     return "\n".join([*lines, "", "```text", shown, "```", ""])
 

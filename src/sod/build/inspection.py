@@ -49,7 +49,12 @@ class Inspection:
 
 
 def inspected(
-    source: str, recipe: Recipe, chat: Chat | None, rows: int, kind: Kind | None = None, progress: Progress | None = None
+    source: str,
+    recipe: Recipe,
+    chat: Chat | None,
+    rows: int,
+    kind: Kind | None = None,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Read a file as `kind`, or as what most of its rows can be read as; show so many `rows` of it.
 

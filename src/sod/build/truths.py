@@ -132,7 +132,7 @@ def _tell_of_forms(rows: Sequence[Row], source: str, spec: RewardSpec, notice: N
         if set(forms) - {"boxed"}:
             shown = ", ".join(f"{SHOWN[form]} for {count:,}" for form, count in forms.most_common())
             notice(
-                f"{source}: answers are read as each prompt asks (reward.answer=auto): {shown} of {len(reading):,} tasks"
+                f"{source}: answers are read as prompts ask (reward.answer=auto): {shown} of {len(reading):,} tasks"
             )
         return
     asking = [(task, asked_forms(task.prompt)) for task in reading if not _reads_lines(task, spec)]

@@ -27,7 +27,8 @@ def inspect(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A data file (parquet, JSONL, JSON), or a hub id.")],
     overrides: Overrides = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Read and rendered as this recipe says, with its student's tokenizer.")
+        str | None,
+        typer.Option("--recipe", help="Read and rendered as this recipe says, with its student's tokenizer."),
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 3,
     kind: Annotated[

@@ -23,9 +23,7 @@ from sod.tools.python import SCHEMA
 from sod.tools.unreliable import UNAVAILABLE
 
 
-def make_data(
-    world: WorldSpec, seed: int, directory: Path, tool: Mapping[str, Any] = SCHEMA
-) -> list[Conversation]:
+def make_data(world: WorldSpec, seed: int, directory: Path, tool: Mapping[str, Any] = SCHEMA) -> list[Conversation]:
     """Write the world's disjoint splits below `directory`; returns conversations to learn a tokenizer from.
 
     The traces call the Python `tool` (its schema).

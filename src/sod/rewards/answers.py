@@ -53,7 +53,7 @@ _FILLED_IN = re.compile(
     r"(?:answer|number|result|value)\b|\n|\Z)",
     re.IGNORECASE,
 )
-_TAGS_ASKED = re.compile(r"<answer>", re.IGNORECASE)
+_TAGS_ASKED = re.compile(r"</answer>", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>|</answer>", re.IGNORECASE)
 _ANNOUNCED = re.compile(
     r"\banswer\b[*_]{0,3}(?P<says>[ \t]{1,4}is\b)?[ \t]{0,4}[*_]{0,3}(?P<colon>[:\uff1a])?[*_]{0,3}", re.IGNORECASE

@@ -17,6 +17,8 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 USUAL = "ABCD"
 """The letters that a recipe has by default: data with more choices widens them."""
 
+AS_ASKED = Answers()
+
 _LONGEST_BOX = 200  # characters; more is not a letter
 _WRAPPER = re.compile(rf"(?:{WRAPPERS}|\\(?:rm|bf|tt))\b|[{{}}$\s*]")
 _LETTER = re.compile(r"(?:(?:option|choice)(?:is)?:?)?\(?([A-Za-z])\)?\.?", re.IGNORECASE)
@@ -40,7 +42,7 @@ class ChoiceVerifier:
 
     letters: str = USUAL
     answer_line: bool = False
-    answers: Answers = Answers()
+    answers: Answers = AS_ASKED
 
     def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Raises SodError where the ground truth is no letter of `letters`."""

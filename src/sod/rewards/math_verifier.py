@@ -108,7 +108,9 @@ class MathVerifier:
     def _wrong(self, group: Sequence[Episode]) -> list[tuple[str, str]]:
         """(answer, its text as it was written) of the episodes that answered wrong."""
         wrong = [one for one in group if one.trajectory.answer is not None and not one.trajectory.correct]
-        return [(str(one.trajectory.answer), self._answers.read(one).text or str(one.trajectory.answer)) for one in wrong]
+        return [
+            (str(one.trajectory.answer), self._answers.read(one).text or str(one.trajectory.answer)) for one in wrong
+        ]
 
     def _pairs(self, box: str | None, truths: Sequence[str]) -> dict[str, Pair]:
         """What to put to math-verify, by truth; nothing where the exact comparison says all."""

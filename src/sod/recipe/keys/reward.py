@@ -42,10 +42,11 @@ class RewardSpec(Section):
     )
     answer: str = Field(
         "auto",
-        description="where an answer stands: boxed, hash (####), answer_line, tags, last_number, regex:...; auto: as asked",
+        description="where answers stand: boxed, hash, answer_line, tags, last_number, regex:...; auto: as prompts ask",
     )
     truths: Literal["auto", "any", "all"] = Field(
-        "auto", description="a list of truths: any is right, or all together; auto: as the row's is_multiple_answer says"
+        "auto",
+        description="of several truths any is right, or all together; auto: as a row's is_multiple_answer says",
     )
     tool_bonus: bool = Field(
         False, description="the SOD paper's: a wrong answer earns -1 plus 0.1 a round of tool calls, at most -0.6"
