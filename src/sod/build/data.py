@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sod.build.declared_tools import tell_other_tools
 from sod.build.job import told
 from sod.build.proving import readable_tasks
 from sod.build.tools import tool_schemas
@@ -29,6 +30,7 @@ def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
     loaded = with_readable_truths(load_tasks(source, recipe.data.split), source, recipe.reward, notice)
     tasks = told(loaded, source, notice)
+    tell_other_tools(tasks, source, recipe, notice)
     return readable_tasks(tasks, source, recipe, notice)
 
 

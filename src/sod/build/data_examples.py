@@ -1,4 +1,4 @@
-"""Small rows of every shape that is read, and of some that are refused: what `docs/data.md` shows, and its test loads."""
+"""Small rows of every shape that is read, and of some that are refused: what `docs/data.md` shows and its test loads."""
 
 from __future__ import annotations
 

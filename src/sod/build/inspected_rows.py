@@ -76,11 +76,10 @@ def _decoded(chat: Chat, ids: Sequence[int]) -> str:
 
 def _text_parts(messages: Sequence[Message], trains: bool) -> Iterator[Part]:
     """Messages with their roles before them, as there is no template to write them."""
-    for message in messages:
+    for at, message in enumerate(messages):
         loss = trains and message.role == "assistant" and message.weight > 0
-        yield Part(f"{message.role}: ")
+        yield Part(f"{message.role}: " if at == 0 else f"\n{message.role}: ")
         thought = [f"(thinking) {message.reasoning}"] if message.reasoning else []
         calls = [f"{call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})" for call in message.tool_calls]
         content = [message.content] if message.content else []
         yield Part("\n".join([*thought, *content, *calls]), loss)
-        yield Part("\n")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal, TypeVar, final
 
+from sod.build.declared_tools import signature, tell_other_tools
 from sod.build.inspected_rows import ShownRow, shown_conversation, shown_task
 from sod.build.proving import readable_tasks
 from sod.build.tools import tool_schemas
@@ -34,6 +35,8 @@ Progress = Callable[[int, int], None]
 NAMES: Mapping[Kind, str] = {"tasks": "RL tasks", "sft": "SFT conversations"}
 OTHER: Mapping[Kind, Kind] = {"tasks": "sft", "sft": "tasks"}
 _LETTER = re.compile(r"\(?[A-Z]\)?")
+PAIRS = "prompt and answer"
+"""The shape of conversations that a task may have as well."""
 NAMED_ROWS = 3  # of each reason for which rows are skipped
 NAMED_REASONS = 4
 
@@ -56,39 +59,45 @@ def inspected(
     kind: Kind | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Read a file as `kind`, or as what most of its rows can be read as; show so many `rows` of it.
+    """Read a file as `kind`, or as what most of its rows can be used as; show so many `rows` of it.
 
     Raises SodError where no row can be used.
     """
     problems: dict[Kind, str] = {}
-    tasks = _tried("tasks", lambda: load_tasks(source, recipe.data.split), kind, problems)
-    conversations = _tried("sft", lambda: load_conversations(source, recipe.data.split), kind, problems)
-    usable: dict[Kind, int] = {"tasks": _count(tasks), "sft": _count(conversations)}
-    taken = kind or max(usable, key=lambda one: usable[one])
-    if not usable[taken]:
-        raise SodError(_why_nothing(source, problems))
+    tasks = None if kind == "sft" else _tried("tasks", lambda: _judged(source, recipe), problems)
+    conversations = None
+    if kind != "tasks":
+        conversations = _tried("sft", lambda: load_conversations(source, recipe.data.split), problems)
     told = progress or (lambda done, total: None)
+    taken = _likelier(None if tasks is None else tasks.loaded, conversations)
     if taken == "tasks" and tasks is not None:
-        found = _of_tasks(tasks, source, recipe, chat, rows, told)
+        found = _of_tasks(tasks, chat, rows, told)
     elif conversations is not None:
-        found = _of_conversations(conversations, recipe, chat, rows, told)
-    if kind is None and usable[OTHER[taken]]:
-        also = f"{usable[OTHER[taken]]:,} rows are {NAMES[OTHER[taken]]} too: --as {OTHER[taken]} shows them so"
-        found = replace(found, facts=[*found.facts, ("also", also)])
+        found = _of_conversations(conversations, source, recipe, chat, rows, told)
+    else:
+        raise SodError(_why_nothing(source, problems))
+    other = conversations if taken == "tasks" else tasks and tasks.loaded
+    if other:
+        also = f"{_rows(len(other.items))} can be {NAMES[OTHER[taken]]} too: --as {OTHER[taken]} shows them so"
+        return replace(found, facts=[*found.facts, ("also", also)])
     return found
 
 
-def _tried(
-    kind: Kind, load: Callable[[], Loaded[T]], asked: Kind | None, problems: dict[Kind, str]
-) -> Loaded[T] | None:
-    """What was loaded; None where nothing could be, with the reason in `problems`, or was asked to be."""
-    if asked is not None and asked != kind:
-        return None
+def _tried(kind: Kind, load: Callable[[], T], problems: dict[Kind, str]) -> T | None:
+    """What was loaded; None where nothing can be used, with the reason in `problems`."""
     try:
         return load()
     except SodError as error:
         problems[kind] = str(error)
         return None
+
+
+def _likelier(tasks: Loaded[Task] | None, conversations: Loaded[Conversation] | None) -> Kind:
+    """What has more usable rows. Of equally many, a prompt with its answer is a task, all else a conversation."""
+    as_tasks, as_sft = _count(tasks), _count(conversations)
+    if as_tasks != as_sft or conversations is None:
+        return "tasks" if as_tasks > as_sft else "sft"
+    return "tasks" if conversations.shapes.get(PAIRS) else "sft"
 
 
 def _count(loaded: Loaded[Any] | None) -> int:
@@ -103,63 +112,72 @@ def _why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
     return f"{source}: no row can be used; {'; '.join(reasons)}"
 
 
-def _of_tasks(
-    loaded: Loaded[Task], source: str, recipe: Recipe, chat: Chat | None, rows: int, progress: Progress
-) -> Inspection:
-    recipe, read, notes = _judged(loaded, source, recipe)
-    usable = list(zip(read.rows, read.items, strict=True))
-    lengths = []
-    for done, (_, task) in enumerate(usable, 1):
-        lengths.append(_prompt_length(task, chat))
-        progress(done, len(usable))
-    limit = ("rollout.max_prompt_tokens", recipe.rollout.max_prompt_tokens)
-    facts = [
-        ("read as", _read_as("tasks", read, len(usable))),
-        *_common_facts(read),
-        *[("note", note) for note in notes],
-        ("tools", _tools_text(chat.tools if chat is not None else tool_schemas(recipe))),
-        ("prompts", _lengths_text(lengths, chat, limit)),
-    ]
-    shown = [shown_task(number, task, recipe.reward, chat) for number, task in usable[:rows]]
-    return Inspection("tasks", facts, shown)
+@final
+@dataclass(frozen=True)
+class _Judged:
+    """The tasks that the verifiers of `recipe` can judge, and what there was to say."""
+
+    recipe: Recipe
+    loaded: Loaded[Task]
+    notes: Sequence[str]
 
 
-def _judged(loaded: Loaded[Task], source: str, recipe: Recipe) -> tuple[Recipe, Loaded[Task], list[str]]:
-    """The recipe by whose verifiers the tasks are judged, the tasks that they can judge, and what there is to say.
-
-    Where the recipe leaves `reward.verifier` as it is and math can judge none, code is tried. Raises SodError.
-    """
-    notes: list[str] = []
+def _judged(source: str, recipe: Recipe) -> _Judged:
+    """Where the recipe leaves `reward.verifier` as it is and math can judge none, code is tried. Raises SodError."""
+    loaded = load_tasks(source, recipe.data.split)
     left_open = not {"verifier", "by_source"} & recipe.reward.model_fields_set
     try:
-        read = _readable(loaded, source, recipe, notes)
+        judged = _readable(loaded, source, recipe)
     except SodError:
         if not left_open:
             raise
         code = recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"verifier": "code"})})
         with suppress(SodError):
-            read = _readable(loaded, source, code, notes)
-            return code, read, [*notes, "the truths are tests of programs: set reward.verifier=code"]
+            judged = _readable(loaded, source, code)
+            said = "the truths are tests of programs: set reward.verifier=code"
+            return replace(judged, notes=[*judged.notes, said])
         raise
-    if left_open and all(_LETTER.fullmatch(task.ground_truth.strip()) for task in read.items):
-        notes.append("every truth is a letter: reward.verifier=choice reads letters")
-    return recipe, read, notes
+    if left_open and all(_LETTER.fullmatch(task.ground_truth.strip()) for task in judged.loaded.items):
+        said = "every truth is a letter: reward.verifier=choice reads letters"
+        return replace(judged, notes=[*judged.notes, said])
+    return judged
 
 
-def _readable(loaded: Loaded[Task], source: str, recipe: Recipe, notes: list[str]) -> Loaded[Task]:
+def _readable(loaded: Loaded[Task], source: str, recipe: Recipe) -> _Judged:
     """The tasks that the recipe's verifiers can judge. Raises SodError where there is none."""
+    notes: list[str] = []
 
     def note(text: str) -> None:
         notes.append(text.removeprefix(f"{source}: "))
 
     read = with_readable_truths(loaded, source, recipe.reward, note)
     kept = {task.id for task in readable_tasks(read.items, source, recipe, note)}
+    tell_other_tools(read.items, source, recipe, note)
     rows = [(number, task) for number, task in zip(read.rows, read.items, strict=True) if task.id in kept]
-    return replace(read, items=[task for _, task in rows], rows=[number for number, _ in rows])
+    read = replace(read, items=[task for _, task in rows], rows=[number for number, _ in rows])
+    return _Judged(recipe, read, notes)
+
+
+def _of_tasks(judged: _Judged, chat: Chat | None, rows: int, progress: Progress) -> Inspection:
+    recipe, read = judged.recipe, judged.loaded
+    lengths = []
+    for done, task in enumerate(read.items, 1):
+        lengths.append(_prompt_length(task, chat))
+        progress(done, len(read.items))
+    limit = ("rollout.max_prompt_tokens", recipe.rollout.max_prompt_tokens)
+    facts = [
+        ("read as", _read_as("tasks", read, len(read.items))),
+        *_common_facts(read),
+        *[("note", note) for note in judged.notes],
+        ("tools", _tools_text(chat.tools if chat is not None else tool_schemas(recipe))),
+        ("prompts", _lengths_text(lengths, chat, limit)),
+    ]
+    numbered = list(zip(read.rows, read.items, strict=True))[:rows]
+    return Inspection("tasks", facts, [shown_task(number, task, recipe.reward, chat) for number, task in numbered])
 
 
 def _of_conversations(
-    loaded: Loaded[Conversation], recipe: Recipe, chat: Chat | None, rows: int, progress: Progress
+    loaded: Loaded[Conversation], source: str, recipe: Recipe, chat: Chat | None, rows: int, progress: Progress
 ) -> Inspection:
     shown: list[ShownRow] = []
     skipped = list(loaded.skipped)
@@ -171,7 +189,7 @@ def _of_conversations(
         progress(done, len(loaded.items))
     read = replace(loaded, skipped=sorted(skipped, key=lambda skip: skip.row))
     if not shown:
-        raise SodError(f"no row can be rendered; {_skips_text(read.skipped)}")
+        raise SodError(f"{source}: no row can be rendered; skipped are {_skips_text(read.skipped)}")
     limit = ("sft.max_tokens", recipe.sft.max_tokens)
     length, trained = sum(row.length for row in shown), sum(row.trained for row in shown)
     unit = "tokens" if chat is not None else "characters"
@@ -235,19 +253,12 @@ def _lengths_text(lengths: Sequence[int], chat: Chat | None, limit: tuple[str, i
 
 
 def _tools_text(schemas: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(map(_signature, schemas)) or "none"
-
-
-def _signature(schema: Mapping[str, Any]) -> str:
-    """`python(code)`."""
-    function = schema.get("function") or schema
-    parameters = function.get("parameters") or {}
-    return f"{function.get('name')}({', '.join(parameters.get('properties') or {})})"
+    return ", ".join(map(signature, schemas)) or "none"
 
 
 def _declared_text(conversations: Sequence[Conversation], recipe: Recipe) -> str:
     """The tools that rows declare, and those of the run for the rows that declare none."""
-    declared = Counter(_signature(tool) for conversation in conversations for tool in conversation.tools)
+    declared = Counter(signature(tool) for conversation in conversations for tool in conversation.tools)
     without = sum(not conversation.tools for conversation in conversations)
     parts = [f"{name} ({_rows(count)})" for name, count in declared.most_common(8)]
     parts += [f"and {len(declared) - 8:,} more"] if len(declared) > 8 else []

@@ -131,9 +131,7 @@ def _tell_of_forms(rows: Sequence[Row], source: str, spec: RewardSpec, notice: N
     if spec.answer == "auto":
         if set(forms) - {"boxed"}:
             shown = ", ".join(f"{SHOWN[form]} for {count:,}" for form, count in forms.most_common())
-            notice(
-                f"{source}: answers are read as prompts ask (reward.answer=auto): {shown} of {len(reading):,} tasks"
-            )
+            notice(f"{source}: answers are read as prompts ask (reward.answer=auto): {shown} of {len(reading):,} tasks")
         return
     asking = [(task, asked_forms(task.prompt)) for task in reading if not _reads_lines(task, spec)]
     others = [(task, asked) for task, asked in asking if asked and answers.forms(task)[0] not in asked]
