@@ -26,8 +26,8 @@ def told(*tools: dict[str, Any], python: Any = None, rows: int = 2) -> list[str]
 
 def test_a_tool_of_one_argument_can_be_ours() -> None:
     (note,) = told(schema("code_interpreter", "program"))
-    assert note.startswith("a.jsonl: tasks declare tools that the run does not have: code_interpreter(program) (2)")
-    assert "their prompts show the run's: python(code)" in note
+    assert note.startswith("a.jsonl: rows declare tools that the run does not have: code_interpreter(program) (2 rows)")
+    assert "prompts show the run's own (python(code))" in note
     assert note.endswith("tools.python.name=code_interpreter and tools.python.argument=program to call Python so")
 
 
@@ -43,6 +43,6 @@ def test_renamed_it_is_the_run_s_own() -> None:
 
 def test_other_tools_are_named_alone() -> None:
     (note,) = told(*[schema(f"tool{n}", "a", "b") for n in range(6)])
-    assert "tool0(a, b) (2)" in note
+    assert "tool0(a, b) (2 rows)" in note
     assert "and 2 more" in note
     assert "tools.python.name" not in note

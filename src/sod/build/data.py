@@ -14,6 +14,7 @@ from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.tasks.files import load_tasks
+from sod.tasks.sources import Source, shown
 
 
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
@@ -21,15 +22,16 @@ def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
     return Chat(tokenizer, tool_schemas(recipe), recipe.chat.template, recipe.chat.template_kwargs)
 
 
-def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
-    """The tasks of a data key; skipped rows are told.
+def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
+    """The tasks of a data key; what was skipped, unused or added is told.
 
     Raises SodError when the key is not set, and where verifiers cannot read what they need.
     """
-    if source is None:
+    if named is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
-    loaded = with_readable_truths(load_tasks(source, recipe.data.split), source, recipe.reward, notice)
-    tasks = told(loaded, source, notice)
+    spec, source = recipe.data, shown(named)
+    read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix)
+    tasks = told(with_readable_truths(read, source, recipe.reward, notice), source, notice)
     tell_other_tools(tasks, source, recipe, notice)
     return readable_tasks(tasks, source, recipe, notice)
 

@@ -26,13 +26,17 @@ def tell_other_tools(tasks: Sequence[Task], source: str, recipe: Recipe, notice:
                 schemas.setdefault(signature(schema), schema)
     if not found:
         return
-    named = ", ".join(f"{name} ({count:,})" for name, count in found.most_common(NAMED))
+    named = ", ".join(f"{name} ({_rows(count)})" for name, count in found.most_common(NAMED))
     more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
-    shown = ", ".join(map(signature, own)) or "none"
+    instead = f"prompts show the run's own ({', '.join(map(signature, own))})" if own else "prompts show no tool"
     notice(
-        f"{source}: tasks declare tools that the run does not have: {named}{more}; their prompts show the run's: "
-        f"{shown}{_renaming(schemas.values(), recipe)}"
+        f"{source}: rows declare tools that the run does not have: {named}{more}; {instead}"
+        f"{_renaming(schemas.values(), recipe)}"
     )
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + ("" if count == 1 else "s")
 
 
 def _renaming(schemas: Iterable[Mapping[str, Any]], recipe: Recipe) -> str:

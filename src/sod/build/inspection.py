@@ -67,7 +67,7 @@ def inspected(
     tasks = None if kind == "sft" else _tried("tasks", lambda: _judged(source, recipe), problems)
     conversations = None
     if kind != "tasks":
-        conversations = _tried("sft", lambda: load_conversations(source, recipe.data.split), problems)
+        conversations = _tried("sft", lambda: _conversations(source, recipe), problems)
     told = progress or (lambda done, total: None)
     taken = _likelier(None if tasks is None else tasks.loaded, conversations)
     if taken == "tasks" and tasks is not None:
@@ -81,6 +81,11 @@ def inspected(
         also = f"{_rows(len(other.items))} can be {NAMES[OTHER[taken]]} too: --as {OTHER[taken]} shows them so"
         return replace(found, facts=[*found.facts, ("also", also)])
     return found
+
+
+def _conversations(source: str, recipe: Recipe) -> Loaded[Conversation]:
+    spec = recipe.data
+    return load_conversations(source, spec.split, spec.columns, spec.system, spec.suffix)
 
 
 def _tried(kind: Kind, load: Callable[[], T], problems: dict[Kind, str]) -> T | None:
@@ -124,7 +129,8 @@ class _Judged:
 
 def _judged(source: str, recipe: Recipe) -> _Judged:
     """Where the recipe leaves `reward.verifier` as it is and math can judge none, code is tried. Raises SodError."""
-    loaded = load_tasks(source, recipe.data.split)
+    spec = recipe.data
+    loaded = load_tasks(source, spec.split, spec.columns, spec.system, spec.suffix)
     left_open = not {"verifier", "by_source"} & recipe.reward.model_fields_set
     try:
         judged = _readable(loaded, source, recipe)
