@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
@@ -22,6 +22,7 @@ from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
 from sod.recipe import Recipe
 from sod.records import SodError, Task
+from sod.rewards.answers import asked_forms
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations, load_tasks
 from sod.tasks.loaded import Loaded, SkippedRow
@@ -117,6 +118,15 @@ def _why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
     return f"{source}: no row can be used; {'; '.join(reasons)}"
 
 
+def _unasked(judged: _Judged) -> Iterator[str]:
+    """Of prompts that do not say how to answer, while a box is what is read."""
+    spec = judged.recipe.reward
+    reading = [task for task in judged.loaded.items if spec.by_source.get(task.data_source, spec.verifier) != "code"]
+    unasked = sum(not asked_forms(task.prompt) for task in reading)
+    if unasked and spec.answer == "auto":
+        yield f"{unasked:,} of {len(reading):,} prompts ask for no form of answer; data.suffix can ask for \\boxed{{}}"
+
+
 @final
 @dataclass(frozen=True)
 class _Judged:
@@ -174,7 +184,7 @@ def _of_tasks(judged: _Judged, chat: Chat | None, rows: int, progress: Progress)
     facts = [
         ("read as", _read_as("tasks", read, len(read.items))),
         *_common_facts(read),
-        *[("note", note) for note in judged.notes],
+        *[("note", note) for note in [*judged.notes, *_unasked(judged)]],
         ("tools", _tools_text(chat.tools if chat is not None else tool_schemas(recipe))),
         ("prompts", _lengths_text(lengths, chat, limit)),
     ]

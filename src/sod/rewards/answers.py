@@ -42,15 +42,15 @@ MISSING: Mapping[Form, str] = {
     "regex": "the pattern of reward.answer matches nothing",
 }
 """Why there is no answer."""
-LONGEST_SAID = 3  # words behind "the answer is"; more are a sentence about it
+LONGEST_SAID = 3  # words behind "the answer is"; more are a sentence
 
 _BOX_ASKED = re.compile(r"\\(?:boxed|fbox)")
 _HASH = re.compile(r"(?<!#)####(?!#)")
 _HEADED = re.compile(r"(?:^|\n)[ \t>*-]*\Z")
 # What follows `####` at the start of a line where it is no heading: a gap to be filled in, an example, nothing.
 _FILLED_IN = re.compile(
-    r"[ \t]*(?:[\[<({$\"'`.+\-0-9\u2212]|(?:(?:the|your|final|numeric|numerical|correct)[ \t]+)*"
-    r"(?:answer|number|result|value)\b|\n|\Z)",
+    r"[ \t]*(?:[\[<({$\"'`]|[+\-\u2212]?[0-9][0-9.,/]*[ \t]*(?:\n|\Z)|\n|\Z"
+    r"|(?:(?:the|your|final|numeric|numerical|correct)[ \t]+)*(?:answer|number|result|value)\b)",
     re.IGNORECASE,
 )
 _TAGS_ASKED = re.compile(r"</answer>", re.IGNORECASE)
@@ -60,6 +60,7 @@ _ANNOUNCED = re.compile(
 )
 _LEADING = re.compile(rf"(?:(?:the|final|correct)[ \t]{{1,4}}){{0,3}}{_ANNOUNCED.pattern}", re.IGNORECASE)
 _HEADING = re.compile(r"(?:(?:the|final|correct|your)[ \t]{1,4}){0,3}answer:?", re.IGNORECASE)
+_WRITTEN = re.compile(r"(?:[\"'`*_]|\b[Ff]inal[ \t]+|(?:^|\n)[ \t>*_#-]*)\Z")  # before a lower-case `answer:`
 _GAP = re.compile(r"[ \t]*[\[<({]")
 _LABELLED = re.compile(r"\(?[A-Z][).:]")
 _SOMETHING = re.compile(r"\S")
@@ -133,7 +134,7 @@ def asked_forms(prompt: Sequence[Message]) -> tuple[Form, ...]:
         ):
             last["hash"] = match.start()
     for match in _ANNOUNCED.finditer(text):
-        asks = match["colon"] or (match["says"] and _GAP.match(text, match.end()))
+        asks = _is_label(text, match) or (match["says"] and _GAP.match(text, match.end()))
         if asks and text[match.end() : match.end() + 1000].strip():
             last["answer_line"] = match.start()
     for match in _TAGS_ASKED.finditer(text):
@@ -149,14 +150,22 @@ def behind_hash(text: str) -> str | None:
 
 
 def behind_answer(text: str) -> str | None:
-    """What stands behind the last `Answer:`, else behind the last "answer is"; None without one."""
+    """What stands behind the last `Answer:`, else behind the last "answer is" or "answer:"; None without one."""
     matches = [match for match in _ANNOUNCED.finditer(text) if match["colon"] or match["says"]]
-    matches.sort(key=lambda match: (match["colon"] is not None, match.start()))
-    for match in reversed(matches):
+    labels = [match for match in matches if _is_label(text, match)]
+    for match in [*reversed(labels), *reversed(matches)]:
         found = _line_behind(text, match.end())
-        if found and (match["colon"] or _stands_alone(found)):
+        if found and (_is_label(text, match) or _stands_alone(found)):
             return found
     return None
+
+
+def _is_label(text: str, match: re.Match[str]) -> bool:
+    """Whether it announces an answer: `Answer:`, `Final answer:`; "to find the answer: add them" does not."""
+    if not match["colon"]:
+        return False
+    start = match.start()
+    return text[start] == "A" or _WRITTEN.search(text, max(0, start - 20), start) is not None
 
 
 def _stands_alone(text: str) -> bool:
