@@ -24,6 +24,7 @@ from sod.tasks.formats.base import BadRowError, Fields, Row, Shape, decoded
 from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
 from sod.tasks.formats.shapes import TASK_SHAPES
 from sod.tasks.loaded import Loaded, SkippedRow
+from sod.tasks.own_runs import episode_files, with_prompts
 from sod.tasks.sources import FILE_SUFFIXES, read_rows
 from sod.tasks.tables import json_or_none
 from sod.tasks.truths import ground_truth_column
@@ -44,14 +45,28 @@ def load_tasks(source: str, split: str = "train") -> Loaded[Task]:
 def load_conversations(source: str, split: str = "train") -> Loaded[Conversation]:
     """SFT conversations in one of the shapes of `formats.conversation_shapes`; sources as in `load_tasks`.
 
-    A conversation that calls a tool it does not declare is skipped: its template would show the model a call without
-    its tool. Raises SodError.
+    A source may be a run directory of ours too: its episodes are read, see `formats.sft_trajectory`. What a row calls
+    need not be declared in it: the run may have the tool. Raises SodError.
     """
-    return _load(source, split, CONVERSATION_SHAPES)
+    rows: list[tuple[int, Row]] = []
+    skipped: list[SkippedRow] = []
+    before = 0
+    for file in episode_files(source):
+        read, bad = read_rows(file, split)
+        rows += [(before + number, row) for number, row in with_prompts(read, file, load_tasks)]
+        skipped += [SkippedRow(before + skip.row, skip.reason) for skip in bad]
+        before += len(read) + len(bad)
+    return _loaded(source, rows, skipped, CONVERSATION_SHAPES)
 
 
 def _load(source: str, split: str, shapes: tuple[Shape[T], ...]) -> Loaded[T]:
     rows, skipped = read_rows(source, split)
+    return _loaded(source, rows, skipped, shapes)
+
+
+def _loaded(
+    source: str, rows: list[tuple[int, Row]], skipped: list[SkippedRow], shapes: tuple[Shape[T], ...]
+) -> Loaded[T]:
     first = next((shape for _, row in rows for shape in shapes if shape.matches(row)), None)
     if first is None:
         columns = ", ".join(dict.fromkeys(name for _, row in rows for name in row)) or "none"
@@ -121,9 +136,18 @@ def _opened(row: Row) -> Row:
     return opened
 
 
-_CALL = pa.struct([("type", pa.string()), ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())]))])
+_FUNCTION = pa.struct([("name", pa.string()), ("arguments", pa.string())])
+_CALL = pa.struct([("id", pa.string()), ("type", pa.string()), ("function", _FUNCTION)])
 _PLAIN_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-_MESSAGE = pa.struct([*_PLAIN_MESSAGE, ("name", pa.string()), ("tool_calls", pa.list_(_CALL))])
+_MESSAGE = pa.struct(
+    [
+        *_PLAIN_MESSAGE,
+        ("name", pa.string()),
+        ("tool_calls", pa.list_(_CALL)),
+        ("reasoning_content", pa.string()),
+        ("weight", pa.float64()),
+    ]
+)
 _REWARD = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])
 
 
@@ -133,7 +157,7 @@ def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
     `extra_info` is a struct where every task has the same scalar keys (what verl reads), else a JSON
     string. Raises SodError when the file cannot be written.
     """
-    plain = all(not m.tool_calls and m.name is None for task in tasks for m in task.prompt)
+    plain = all(m == Message(m.role, m.content) for task in tasks for m in task.prompt)
     message = _PLAIN_MESSAGE if plain else _MESSAGE
     truths = [ground_truth_column([task.ground_truth, *task.truths]) for task in tasks]
     columns = {
@@ -159,15 +183,24 @@ def write_conversations(path: str | Path, conversations: Sequence[Conversation])
         "messages": pa.array([[_raw(m) for m in c.messages] for c in conversations], pa.list_(_MESSAGE)),
         "tools": pa.array([_json(list(c.tools)) for c in conversations], pa.string()),
     }
+    if any(c.reward is not None for c in conversations):
+        columns["reward"] = pa.array([c.reward for c in conversations], pa.float64())
     _write(Path(path), pa.table(columns))
 
 
 def _raw(message: Message) -> Row:
     calls = [
-        {"type": "function", "function": {"name": call.name, "arguments": _json(call.arguments)}}
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _json(call.arguments)}}
         for call in message.tool_calls
     ]
-    return {"role": message.role, "content": message.content, "name": message.name, "tool_calls": calls or None}
+    return {
+        "role": message.role,
+        "content": message.content,
+        "name": message.name,
+        "tool_calls": calls or None,
+        "reasoning_content": message.reasoning,
+        "weight": None if message.weight == 1.0 else message.weight,
+    }
 
 
 def _json(value: Any) -> str:
