@@ -245,7 +245,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "KTO": ({"prompt": "a", "completion": "b", "label": False}, "label is false"),
     "no assistant": ({"messages": [USER]}, "no assistant message"),
     "nothing counts": ({"messages": [USER, {**REPLY, "weight": 0}]}, "every assistant message has weight 0"),
-    "images": ({"messages": [USER, REPLY], "images": ["a.png"]}, "a row with 'images': only text can be read"),
     "history": ({"query": "a", "response": "b", "history": ["x"]}, "history is no list of pairs"),
     "an answer that is an object": ({"prompt": "a", "response": [1]}, "response is neither a text nor messages"),
     "alpaca's input": ({"instruction": "a", "input": [1], "output": "b"}, "instruction or input is no text"),

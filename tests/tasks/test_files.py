@@ -339,7 +339,8 @@ def test_json_may_be_an_array_or_lines(tmp_path: Path) -> None:
 
 def sources(folder: Path) -> dict[str, tuple[str, str]]:
     """Case name -> (source, what the one-line error says)."""
-    (folder / "a.csv").write_text("x")
+    (folder / "a.txt").write_text("x")
+    (folder / "sub").mkdir()
     (folder / "empty.jsonl").write_text("\n")
     (folder / "broken.parquet").write_bytes(b"PAR1 not really")
     (folder / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}')
@@ -349,8 +350,9 @@ def sources(folder: Path) -> dict[str, tuple[str, str]]:
     return {
         "missing": (str(folder / "no.parquet"), "no.parquet: no such data file"),
         "missing, relative": ("data/no.parquet", "data/no.parquet: no such data file"),
-        "folder": (str(folder), "no such data file"),
-        "suffix": (str(folder / "a.csv"), "unknown suffix '.csv'"),
+        "folder": (str(folder / "sub"), "no such data file, and as a folder it has none that ends in .parquet"),
+        "glob": (str(folder / "*.tsv"), "*.tsv: no file matches"),
+        "suffix": (str(folder / "a.txt"), "unknown suffix '.txt'"),
         "empty": (str(folder / "empty.jsonl"), "empty.jsonl: no rows"),
         "no rows": (str(folder / "none.parquet"), "none.parquet: no rows"),
         "corrupt": (str(folder / "broken.parquet"), "not a readable parquet file"),
@@ -358,15 +360,16 @@ def sources(folder: Path) -> dict[str, tuple[str, str]]:
         "bad array": (str(folder / "array.json"), "not readable as JSON"),
         "columns": (
             jsonl(folder / "cols.jsonl", {"q": "x", "a": "y"}),
-            "cols.jsonl: its rows are of no known shape (columns found: q, a)",
+            "cols.jsonl: its rows are of no known shape; columns: q, a; say which is which, e.g. "
+            "data.columns='{prompt: q, ground_truth: a}'",
         ),
         "parquet columns": (
             parquet(folder / "q.parquet", [{"q": "x"}]),
-            "q.parquet: its rows are of no known shape (columns found: q)",
+            "q.parquet: its rows are of no known shape; columns: q",
         ),
         "all bad": (bad, "bad.jsonl: no usable row, 2 skipped: row 0: no prompt; row 1: no prompt"),
         "all broken": (
-            jsonl(folder / "broken.jsonl", "{", "}"),
+            jsonl(folder / "broken.jsonl", '{"a', "}"),
             "broken.jsonl: no usable row, 2 skipped: row 0: line 1 is not a JSON object",
         ),
     }
@@ -413,7 +416,7 @@ def test_hub_failures_name_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(reading, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(SodError, match=r"^owner/name: cannot load split 'train' from the Hub \(no route\)$"):
+    with pytest.raises(SodError, match=r"^owner/name: cannot load split 'train' from the Hub \(no route\); owner/name:"):
         load_tasks("owner/name")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SodError, match=r"^owner/name: .*pip install 'sod-distill\[hub\]'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.tasks.files import load_tasks
+from sod.tasks.sources import Source, shown
+
+NAMED = 10  # tools that a message names
 
 
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
@@ -20,16 +24,28 @@ def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
     return Chat(tokenizer, tool_schemas(recipe), recipe.chat.template, recipe.chat.template_kwargs)
 
 
-def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
-    """The tasks of a data key; skipped rows are told.
+def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
+    """The tasks of a data key; what was skipped, unused or added is told.
 
     Raises SodError when the key is not set, and where verifiers cannot read what they need.
     """
-    if source is None:
+    if named is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
-    loaded = with_readable_truths(load_tasks(source, recipe.data.split), source, recipe.reward, notice)
-    tasks = told(loaded, source, notice)
+    spec, source = recipe.data, shown(named)
+    read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix)
+    tasks = told(with_readable_truths(read, source, recipe.reward, notice), source, notice)
+    tell_other_tools(tasks, source, recipe, notice)
     return readable_tasks(tasks, source, recipe, notice)
+
+
+def tell_other_tools(tasks: Sequence[Task], source: str, recipe: Recipe, notice: Notice) -> None:
+    """Tell the tools that rows declare and the run does not have: their prompts show the run's."""
+    own = [str(schema["function"]["name"]) for schema in tool_schemas(recipe)]
+    declared = Counter(name for task in tasks for name in {str(tool["function"]["name"]) for tool in task.tools})
+    others = [f"{name} ({count:,} rows)" for name, count in declared.most_common(NAMED) if name not in own]
+    if others:
+        shown_instead = f"prompts show the run's own ({', '.join(own)})" if own else "prompts show no tool"
+        notice(f"{source}: rows declare tools that the run does not have: {', '.join(others)}; {shown_instead}")
 
 
 def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) -> None:

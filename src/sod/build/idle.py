@@ -20,7 +20,7 @@ from sod.objective.presets import knobs
 from sod.recipe import CoefficientSpec, MethodSpec, Notice, Recipe, validated
 from sod.recipe.describe import shown_default
 from sod.records import SodError
-from sod.tasks.sources import is_file_source
+from sod.tasks.sources import ignores_split, names_of
 
 CLIPS = ("clip_low", "clip_high", "dual_clip")
 """Keys of `method` that bound the policy ratio."""
@@ -256,8 +256,9 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
 
 
 def _split(recipe: Recipe) -> Iterator[Idle]:
-    sources = [source for source in (recipe.data.train, recipe.data.validation, recipe.data.sft) if source is not None]
-    if sources and all(map(is_file_source, sources)):
+    keys = (recipe.data.train, recipe.data.validation, recipe.data.sft)
+    sources = [source for key in keys if key is not None for source in names_of(key)]
+    if sources and all(map(ignores_split, sources)):
         yield from _set(recipe, "data.split", "all data are files, and files have no splits")
 
 

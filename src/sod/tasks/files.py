@@ -11,9 +11,10 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,109 +22,163 @@ import pyarrow.parquet as pq
 from sod.records import Message, SodError, Task
 from sod.tasks.base import Conversation
 from sod.tasks.formats.base import BadRowError, Fields, Row, Shape, decoded
+from sod.tasks.formats.columns import column_of
 from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
 from sod.tasks.formats.shapes import TASK_SHAPES
-from sod.tasks.loaded import Loaded, SkippedRow
-from sod.tasks.own_runs import episode_files, with_prompts
-from sod.tasks.sources import FILE_SUFFIXES, read_rows
+from sod.tasks.loaded import Loaded, SkippedRow, number_in_file
+from sod.tasks.media import refuse_media
+from sod.tasks.own_runs import OwnPrompts, with_episode_files
+from sod.tasks.renamed import listed, refuse_absent, renamed, unknown_shape
+from sod.tasks.sources import Source, read_parts, shown
 from sod.tasks.tables import json_or_none
 from sod.tasks.truths import ground_truth_column
+from sod.tasks.wording import Wording
 
 T = TypeVar("T")
+OF_CONVERSATIONS = ("messages", "conversations", "completion")
+"""Names of `data.columns` that say nothing about tasks; those of tasks say nothing about conversations."""
 
 
-def load_tasks(source: str, split: str = "train") -> Loaded[Task]:
-    """RL tasks from a `.parquet`, `.jsonl` or `.json` file, or from a Hub data set `owner/name`.
+OF_TASKS = ("prompt", "ground_truth")
+OF_SFT = ("messages",)
+_OTHER_KIND = {
+    OF_TASKS: "its rows are conversations, as data.sft takes them; tasks need a column with the answer to check",
+    OF_SFT: "its rows are tasks, as data.train takes them; conversations need a column with the assistant's messages",
+}
 
-    The rows have one of the shapes in `formats.shapes`. The task id is `id`, else `extra_info.id`, else
-    `extra_info.index`, else `<file stem>-<row>`; an id seen before gets its row number appended.
-    `split` (Hub only) is ignored for files. Raises SodError when the source cannot be used at all.
+
+def load_tasks(
+    source: Source,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    system: str | None = None,
+    suffix: str | None = None,
+) -> Loaded[Task]:
+    """RL tasks from files, folders, globs, and data sets of the Hub (`sources`), in the shapes of `formats.shapes`.
+
+    The task id is `id` or what sets call it (`_IDS`), else `extra_info.id`, else `extra_info.index`, else
+    `<file stem>-<row>`; an id seen before gets its row number appended. `split` is one of a Hub data set, of a folder
+    or of a JSON file with a list for each. `columns` says what a column is (`renamed`), `system` and `suffix` what is
+    added to prompts (`wording`). Raises SodError when a source cannot be used at all.
     """
-    return _load(source, split, TASK_SHAPES)
+    wording = Wording(system, suffix)
+
+    def read(shape: Shape[Task], fields: Fields, name: str) -> Task:
+        task = shape.read(fields, name)
+        return replace(task, prompt=wording.apply(task.prompt, fields.remark))
+
+    asked = {target: column for target, column in (columns or {}).items() if target not in OF_CONVERSATIONS}
+    return _load(source, split, asked, TASK_SHAPES, OF_TASKS, read)
 
 
-def load_conversations(source: str, split: str = "train") -> Loaded[Conversation]:
-    """SFT conversations in one of the shapes of `formats.conversation_shapes`; sources as in `load_tasks`.
+def load_conversations(
+    source: Source,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    system: str | None = None,
+    suffix: str | None = None,
+) -> Loaded[Conversation]:
+    """SFT conversations in one of the shapes of `formats.conversation_shapes`; all else as in `load_tasks`.
 
     A source may be a run directory of ours too: its episodes are read, see `formats.sft_trajectory`. What a row calls
     need not be declared in it: the run may have the tool. Raises SodError.
     """
-    rows: list[tuple[int, Row]] = []
-    skipped: list[SkippedRow] = []
-    before = 0
-    for file in episode_files(source):
-        read, bad = read_rows(file, split)
-        rows += [(before + number, row) for number, row in with_prompts(read, file, load_tasks)]
-        skipped += [SkippedRow(before + skip.row, skip.reason) for skip in bad]
-        before += len(read) + len(bad)
-    return _loaded(source, rows, skipped, CONVERSATION_SHAPES)
+    wording = Wording(system, suffix)
+    source = with_episode_files(source)
+    prompts = OwnPrompts(source, load_tasks)
+
+    def read(shape: Shape[Conversation], fields: Fields, name: str) -> Conversation:
+        prompts.fill(fields)
+        conversation = shape.read(fields, name)
+        return replace(conversation, messages=wording.apply(conversation.messages, fields.remark))
+
+    own = {*OF_CONVERSATIONS, "tools", "id"} | ({"prompt"} if "completion" in (columns or {}) else set())
+    asked = {target: column for target, column in (columns or {}).items() if target in own}
+    return _load(source, split, asked, CONVERSATION_SHAPES, OF_SFT, read)
 
 
-def _load(source: str, split: str, shapes: tuple[Shape[T], ...]) -> Loaded[T]:
-    rows, skipped = read_rows(source, split)
-    return _loaded(source, rows, skipped, shapes)
-
-
-def _loaded(
-    source: str, rows: list[tuple[int, Row]], skipped: list[SkippedRow], shapes: tuple[Shape[T], ...]
+def _load(
+    source: Source,
+    split: str,
+    columns: Mapping[str, str],
+    shapes: tuple[Shape[T], ...],
+    wanted: tuple[str, ...],
+    read: Callable[[Shape[T], Fields, str], T],
 ) -> Loaded[T]:
-    first = next((shape for _, row in rows for shape in shapes if shape.matches(row)), None)
-    if first is None:
-        columns = ", ".join(dict.fromkeys(name for _, row in rows for name in row)) or "none"
-        raise SodError(f"{source}: its rows are of no known shape (columns found: {columns})")
-    path = Path(source)
-    stem = path.stem if path.suffix in FILE_SUFFIXES else path.name  # "owner/model-v1.1" has no suffix
-    items: list[T] = []
-    used: list[int] = []
-    seen: set[str] = set()
-    counts = _Counts()
-    for number, row in rows:
-        try:
-            name = _row_id(row) or f"{stem}-{number}"
-            while name in seen:
-                name = f"{name}-{number}"
-            # A row that no shape knows is read as the first of its file: what it lacks is the reason to skip it.
-            shape = next((shape for shape in shapes if shape.matches(row)), first)
-            fields = Fields(_opened(row))
-            items.append(shape.read(fields, name))
-            used.append(number)
-            seen.add(name)
-            counts.add(shape.name, fields)
-        except BadRowError as error:
-            skipped.append(SkippedRow(number, str(error)))
-        except RecursionError:
-            skipped.append(SkippedRow(number, "nested too deep"))
-    skipped.sort(key=lambda skip: skip.row)
-    loaded = Loaded(items, skipped, used, counts.unused, counts.shapes, counts.remarks)
-    return loaded.refuse_empty(source)
+    parts = read_parts(source, split)
+    refuse_absent(shown(source), [row for part in parts for _, row in part.rows], columns)
+    gathered: _Gathered[T] = _Gathered()
+    for part in parts:
+        gathered.skipped += part.skipped
+        rows = [row for _, row in part.rows]
+        seen = (renamed(_opened(row), columns).row for row in rows)
+        first = next((shape for row in seen for shape in shapes if shape.matches(row)), None)
+        if first is None:
+            others = CONVERSATION_SHAPES if wanted == OF_TASKS else TASK_SHAPES
+            if any(shape.matches(_opened(row)) for row in rows[:100] for shape in others):
+                raise SodError(f"{part.name}: {_OTHER_KIND[wanted]}; columns: {listed(rows)}")
+            raise unknown_shape(part.name, rows, wanted)
+        for number, row in part.rows:
+            try:
+                fields = renamed(_opened(row), columns)
+                refuse_media(fields.row)
+                # A row that no shape knows is read as the first of its file: what it lacks is the reason to skip it.
+                shape = next((shape for shape in shapes if shape.matches(fields.row)), first)
+                name = gathered.free_name(_row_id(fields) or f"{part.stem}-{number_in_file(number)}", number)
+                gathered.add(number, name, read(shape, fields, name), shape.name, fields)
+            except BadRowError as error:
+                gathered.skipped.append(SkippedRow(number, str(error)))
+            except RecursionError:
+                gathered.skipped.append(SkippedRow(number, "nested too deep"))
+    return gathered.loaded().refuse_empty(shown(source))
 
 
 @final
-class _Counts:
-    """What the read rows of a source have in common, counted."""
+class _Gathered(Generic[T]):
+    """What was read of a source so far."""
 
     def __init__(self) -> None:
-        self.unused: Counter[str] = Counter()
-        self.shapes: Counter[str] = Counter()
-        self.remarks: Counter[str] = Counter()
+        self.skipped: list[SkippedRow] = []
+        self._items: list[T] = []
+        self._rows: list[int] = []
+        self._names: set[str] = set()
+        self._counts: tuple[Counter[str], Counter[str], Counter[str]] = (Counter(), Counter(), Counter())
 
-    def add(self, shape: str, fields: Fields) -> None:
-        """Count a row that was read, and what its id was taken from."""
-        for path in _ID_PATHS:
-            fields.use(*path)
-        self.shapes[shape] += 1
-        self.unused.update(fields.unused())
-        self.remarks.update(fields.remarks)
+    def free_name(self, name: str, number: int) -> str:
+        """A name that no row before has: `name`, or that with the row's number behind it."""
+        while name in self._names:
+            name = f"{name}-{number_in_file(number)}"
+        return name
+
+    def add(self, number: int, name: str, item: T, shape: str, fields: Fields) -> None:
+        """A row that was read as `item`."""
+        self._items.append(item)
+        self._rows.append(number)
+        self._names.add(name)
+        for counter, found in zip(self._counts, (fields.unused(), [shape], [*fields.remarks]), strict=True):
+            counter.update(found)
+
+    def loaded(self) -> Loaded[T]:
+        """All of it."""
+        skipped = sorted(self.skipped, key=lambda skip: skip.row)
+        return Loaded(self._items, skipped, self._rows, *self._counts)
 
 
-_ID_PATHS = (("id",), ("extra_info", "id"), ("extra_info", "index"))
-_OPENED = ("reward_model", "extra_info")
+_IDS = ("id", "task_id", "unique_id", "problem_id", "question_id", "record_id", "uuid", "uid", "_id")
+_OPENED = (
+    *("reward_model", "reward_spec", "extra_info", "metadata", "info", "extra_fields"),
+    *("responses_create_params", "verifier_metadata", "verification_info"),
+)
+"""Columns that hold a mapping, which some writers store as JSON text."""
 
 
-def _row_id(row: Row) -> str | None:
-    extra = decoded(row.get("extra_info"), "extra_info", dict)
-    names = (row.get("id"), extra.get("id"), extra.get("index"))
-    return next((str(name) for name in names if name is not None), None)
+def _row_id(fields: Fields) -> str | None:
+    """The row's own id, all of which count as used."""
+    columns = [column_of(fields.row, [name]) for name in _IDS]
+    names = [fields.use(column) for column in columns if column is not None]
+    extra = decoded(fields.row.get("extra_info"), "extra_info", dict)
+    names += [fields.use("extra_info", name) for name in ("id", "index") if name in extra]
+    return next((str(name) for name in names if isinstance(name, str | int | float)), None)
 
 
 def _opened(row: Row) -> Row:

@@ -15,6 +15,32 @@ _NAMED_FIELDS = 12
 
 
 @final
+class RowNumber(int):
+    """A row's place (from 0) among the rows of several files; in words its number in its own file: `5 of b.jsonl`."""
+
+    number: int
+    file: str
+
+    @classmethod
+    def of(cls, place: int, number: int, file: str) -> RowNumber:
+        """The row `number` of `file`, at `place` among all."""
+        made = cls(place)
+        made.number, made.file = number, file
+        return made
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.file}"
+
+    def __format__(self, spec: str) -> str:
+        return f"{format(self.number, spec)} of {self.file}"
+
+
+def number_in_file(row: int) -> int:
+    """A row's number (from 0) in its own file."""
+    return row.number if isinstance(row, RowNumber) else row
+
+
+@final
 @dataclass(frozen=True)
 class SkippedRow:
     """A row (from 0) that was not used, and why."""

@@ -2,68 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from sod.bounded import read_yaml_file
-from sod.records import Message, SodError, Task
-from sod.tasks.formats.base import Row
+from sod.records import SodError, Task
+from sod.tasks.formats.base import Fields
 from sod.tasks.formats.sft_trajectory import is_trajectory
 from sod.tasks.loaded import Loaded
+from sod.tasks.sources import Source, names_of
 
 RECIPE = "recipe.yaml"
 TRAJECTORIES, GENERATIONS = "trajectories", "generations.jsonl"
 
 
-def episode_files(source: str) -> list[str]:
-    """The files that a run directory (or its `trajectories/`) holds of its episodes, in the order of its steps.
+def with_episode_files(source: Source) -> Source:
+    """A source in which every run directory is the files that it holds of its episodes, in the order of its steps.
 
-    The source itself where it is no directory. Raises SodError for a directory without episodes.
+    Raises SodError for a run without episodes.
     """
-    directory = Path(source)
-    if not directory.is_dir():
-        return [source]
-    steps = [*directory.glob(f"{TRAJECTORIES}/step-*.jsonl"), *directory.glob("step-*.jsonl")]
-    files = sorted(steps) or [path for path in [directory / GENERATIONS] if path.is_file()]
+    files = [file for name in names_of(source) for file in _episode_files(name)]
+    return files[0] if len(files) == 1 else files
+
+
+def _episode_files(name: str) -> list[str]:
+    directory = Path(name)
+    generations = directory / GENERATIONS
+    if generations.is_file():
+        return [str(generations)]
+    if not (directory / RECIPE).is_file():
+        return [name]
+    files = sorted((directory / TRAJECTORIES).glob("step-*.jsonl"))
     if not files:
         raise SodError(
-            f"{source}: a directory without episodes of a run (trajectories/step-*.jsonl, {GENERATIONS}); "
-            "name a data file, or set train.trajectories_every in the run"
+            f"{name}: a run without episodes in {TRAJECTORIES}/; name one that wrote some (train.trajectories_every), "
+            "or a data file"
         )
     return list(map(str, files))
 
 
-def with_prompts(
-    rows: Sequence[tuple[int, Row]], file: str, load_tasks: Callable[[str, str], Loaded[Task]]
-) -> list[tuple[int, Row]]:
-    """The rows of a file of episodes, each with its prompt: those of format 1 take it from the run's own tasks.
+@final
+class OwnPrompts:
+    """The prompts that episodes of format 1 were not written with: those of their run's tasks, found by its recipe.
 
-    A row whose task is not found stays without one.
+    They are looked up when the first such row is read.
     """
-    if not any(is_trajectory(row) and not row.get("prompt") for _, row in rows):
-        return list(rows)
-    prompts = _prompts_of(Path(file).resolve(), load_tasks)
-    known = [(number, row, prompts.get(str(row.get("task_id")))) for number, row in rows]
-    return [(n, row if prompt is None or row.get("prompt") else row | {"prompt": prompt}) for n, row, prompt in known]
+
+    def __init__(self, source: Source, load_tasks: Callable[[Source, str], Loaded[Task]]) -> None:
+        self._source = source
+        self._load = load_tasks
+        self._prompts: dict[str, Any] | None = None
+
+    def fill(self, fields: Fields) -> None:
+        """Give a row its prompt, if it is an episode that has none and whose task is found."""
+        if not is_trajectory(fields.row) or fields.row.get("prompt"):
+            return
+        if self._prompts is None:
+            runs = dict.fromkeys(run for name in names_of(self._source) for run in _run_of(Path(name)))
+            self._prompts = {id: prompt for run in runs for id, prompt in self._of_run(run)}
+        prompt = self._prompts.get(str(fields.row["task_id"]))
+        if prompt is not None:
+            fields.row = {**fields.row, "prompt": prompt}
+
+    def _of_run(self, run: Path) -> Iterator[tuple[str, Any]]:
+        try:
+            data = read_yaml_file(run / RECIPE)["data"]
+            named = [data[key] for key in ("validation", "train") if data.get(key) is not None]
+            split = str(data.get("split", "train"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return  # no recipe of ours; the rows say that their prompts were not found
+        for source in named:
+            try:
+                tasks = self._load(source, split).items
+            except SodError:
+                continue  # the data have moved since
+            for task in tasks:
+                yield task.id, [{"role": message.role, "content": message.content} for message in task.prompt]
 
 
-def _prompts_of(file: Path, load_tasks: Callable[[str, str], Loaded[Task]]) -> Mapping[str, Any]:
-    """Task id -> prompt, of the tasks that the run of an episode file trains and is validated on."""
-    run = next((parent for parent in list(file.parents)[:3] if (parent / RECIPE).is_file()), None)
-    if run is None:
-        return {}
-    prompts: dict[str, Any] = {}
-    try:
-        data = read_yaml_file(run / RECIPE)["data"]
-        for key in ("validation", "train"):
-            if data.get(key) is not None:
-                for task in load_tasks(str(data[key]), str(data.get("split", "train"))).items:
-                    prompts[task.id] = [_as_row(message) for message in task.prompt]
-    except (SodError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return prompts  # the data have moved; the rows say that their prompts were not found
-    return prompts
-
-
-def _as_row(message: Message) -> Row:
-    return {"role": message.role, "content": message.content}
+def _run_of(file: Path) -> Iterator[Path]:
+    """The run directory that a file of episodes lies in."""
+    for parent in list(file.absolute().parents)[:3]:
+        if (parent / RECIPE).is_file():
+            yield parent
+            return

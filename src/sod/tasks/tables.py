@@ -28,10 +28,13 @@ PLAIN_FOOTER = 64 * 1024
 JSON_BYTES = 4 * 1024**3
 LINE_CHARS = 64 * 1024**2
 """The longest line that is read: its lists and mappings take up to thirty times as much."""
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+"""How a file is compressed, by the end of its name."""
 OBJECT = 64
 """Bytes of a Python object, about."""
 ROWS = 64
 """Rows that are read before what they take is counted."""
+_BLOCK = 1024 * 1024
 
 
 def most_bytes(path: Path) -> int:
@@ -99,23 +102,26 @@ def _refuse_deep_footer(path: Path) -> None:
             raise ValueError("its footer cannot be read; it nests too deep")
 
 
-def json_values(path: Path) -> list[tuple[str, Any]]:
-    """Every value of a JSON or JSON-lines file, each with how a message about it begins; None is no JSON.
+def text_of(path: Path) -> str:
+    """The text of a file, unpacked where its name says that it is compressed.
 
-    Raises ValueError, RecursionError, MemoryError or OSError where the file cannot be read.
+    Raises ValueError for one beyond the bounds or not in UTF-8, OSError for what cannot be read or unpacked.
     """
-    with bounded_memory(most_bytes(path) + SPARE):
-        text = read_bounded(path, JSON_BYTES).decode("utf-8-sig")
-        if path.suffix == ".json" and text.lstrip().startswith("["):
-            return [("not", value) for value in json.loads(text)]
-        # "\n" only: str.splitlines would also cut inside strings, at U+2028 and its like.
-        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        return [(f"line {n} is not", _line_or_none(line)) for n, line in lines]
+    codec = COMPRESSED.get(path.suffix)
+    data = read_bounded(path, JSON_BYTES) if codec is None else _unpacked(path, codec)
+    return data.decode("utf-8-sig")
 
 
-def _line_or_none(line: str) -> Any:
-    """A line's value; None where it is no JSON, or so long that it is no row."""
-    return json_or_none(line) if len(line) <= LINE_CHARS else None
+def _unpacked(path: Path, codec: str) -> bytes:
+    """A few kilobytes may unpack to terabytes, so the bytes are counted as they come."""
+    most = min(JSON_BYTES, most_bytes(path))
+    data = bytearray()
+    with pa.input_stream(str(path), compression=codec) as stream:
+        while block := stream.read(_BLOCK):
+            data += block
+            if len(data) > most:
+                raise ValueError(f"unpacks to more than {most >> 20:,} MiB; unpack it, or split it")
+    return bytes(data)
 
 
 def json_or_none(text: str) -> Any:

@@ -5,7 +5,7 @@ A shape recognises rows and reads them; what it asked a row for is remembered, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, final
 
@@ -23,8 +23,10 @@ class BadRowError(Exception):
 class Fields:
     """A row that remembers which of its fields were used."""
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Mapping[str, Any], given: Collection[str] = ()) -> None:
+        """`given` are the columns that the user named (`data.columns`), which go before what a shape would take."""
         self.row = row
+        self.given = given
         self.remarks: dict[str, None] = {}  # in order
         self._used: set[tuple[str, ...]] = set()
         self._left: dict[str, None] = {}

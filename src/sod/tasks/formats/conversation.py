@@ -10,11 +10,10 @@ from typing import Any
 from sod.records import Message
 from sod.tasks.base import Conversation
 from sod.tasks.formats.base import BadRowError, Fields, Row
-from sod.tasks.formats.content import read_content, refuse_media
+from sod.tasks.formats.content import read_content
 from sod.tasks.formats.text_calls import tools_in
 from sod.tasks.formats.tools import read_tools, tool_name
 
-MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 SYSTEMS = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 
@@ -33,11 +32,8 @@ def conversation_of(fields: Fields, name: str, messages: Sequence[Message]) -> C
 def made(fields: Fields, name: str, messages: Sequence[Message], tools: tuple[Row, ...]) -> Conversation:
     """The conversation of a row.
 
-    Raises BadRowError for rows with media, without an assistant message, or without one that counts in the loss.
+    Raises BadRowError for rows without an assistant message, or without one that counts in the loss.
     """
-    medium = first_of(fields.row, MEDIA)
-    if medium:
-        refuse_media(medium, "a row")
     assistants = [message for message in messages if message.role == "assistant"]
     if not assistants:
         raise BadRowError("no assistant message")
