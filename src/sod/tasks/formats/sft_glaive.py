@@ -22,7 +22,10 @@ _DECODER = json.JSONDecoder()
 def _read(fields: Fields, name: str) -> Conversation:
     system, tools = _system(fields.use("system"))
     items = [] if system is None else [{"role": "system", "content": system}]
-    items += _items(fields.use("chat"))
+    chat = fields.use("chat")
+    if not isinstance(chat, str):
+        raise BadRowError("no chat")
+    items += _items(chat)
     return made(fields, name, read_messages(items, "chat"), tools)
 
 

@@ -10,7 +10,7 @@ _PAIRS = (("chosen", "rejected"), ("messages", "rejected_messages"), ("response"
 
 
 def _refuse(fields: Fields, name: str) -> Conversation:
-    better, worse = next(pair for pair in _PAIRS if pair[0] in fields.row and pair[1] in fields.row)
+    better, worse = next((pair for pair in _PAIRS if first_of(fields.row, pair[1:])), _PAIRS[0])
     raise BadRowError(
         f"a preference row ({better}, {worse}): SFT trains on one answer; keep '{better}' as messages or completion "
         f"and leave '{worse}' out"

@@ -23,9 +23,12 @@ _DECODER = json.JSONDecoder()
 
 
 def _read(fields: Fields, name: str) -> Conversation:
-    tools = _tools(fields.use("system"))
+    system, conversations = fields.use("system"), fields.use("conversations")
+    if not isinstance(system, str) or not isinstance(conversations, list):
+        raise BadRowError("no system text, or no conversations")
+    tools = _tools(system)
     items = []
-    for item in fields.use("conversations"):
+    for item in conversations:
         said = item.get("value") if isinstance(item, dict) else None
         calls = _calls(said) if isinstance(said, str) and item.get("from") == "assistant" else None
         items.append(item if calls is None else {"role": "assistant", "content": "", "tool_calls": calls})

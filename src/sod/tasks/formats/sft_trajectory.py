@@ -35,9 +35,8 @@ def _read(fields: Fields, name: str) -> Conversation:
     if not fields.row.get("prompt"):
         raise BadRowError("an episode without its prompt (a run of format 1 whose tasks were not found)")
     turns = fields.use("turns")
-    if fields.row["stop"] == StopReason.LENGTH.value:
-        turns = turns[:-1]
     try:
+        turns = turns[:-1] if fields.row["stop"] == StopReason.LENGTH.value else turns
         said = [message for turn in turns for message in _turn(turn)]
     except (AttributeError, KeyError, TypeError) as error:
         raise BadRowError("its turns are not as sod writes them") from error
