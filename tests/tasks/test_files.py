@@ -218,8 +218,8 @@ def test_calls_in_every_form(tmp_path: Path) -> None:
     assert conversation.messages == (
         Message("user", "How many?"),
         Message("assistant", "", (asked, asked, asked)),
-        *[Message("tool", "2")] * 3,
-        Message("assistant", "", (asked, ToolCall("search", {"q": "x"}))),
+        *[Message("tool", "2", name="python")] * 3,
+        Message("assistant", "", (ToolCall("python", code, "c1"), ToolCall("search", {"q": "x"}, "c2"))),
         Message("tool", "found", name="search"),
         Message("tool", "2", name="py"),
         Message("assistant", "Two."),
@@ -252,7 +252,6 @@ def test_arrow_does_not_mix_the_arguments_of_two_tools(tmp_path: Path) -> None:
         ([USER], "no assistant message"),
         ([{"role": "usr", "content": "x"}, REPLY], "unknown role 'usr'"),
         (["x", REPLY], "unknown role None"),
-        ([USER, asks(call("browser", {}))], "tool 'browser' is not declared"),
         ([USER, asks(call("python", "print(1)"))], "the arguments of a call to 'python' are no JSON object"),
         ([USER, asks(call("python", [1]))], "the arguments of a call to 'python' are no JSON object"),
         ([USER, asks({"type": "function"})], "a tool call has no name"),
@@ -267,7 +266,8 @@ def test_arrow_does_not_mix_the_arguments_of_two_tools(tmp_path: Path) -> None:
         ),
         ([{**USER, "tool_calls": [call("python", {})]}, REPLY], "user message with tool_calls"),
         ([USER, {"role": "assistant"}], "assistant message without text content"),
-        ([USER, {"role": "assistant", "content": ["x"]}], "assistant message without text content"),
+        ([USER, {"role": "assistant", "content": 3}], "assistant message without text content"),
+        ([USER, {"role": "assistant", "content": [3]}], "assistant message without text content"),
     ],
 )
 def test_bad_conversations_are_skipped_by_name(tmp_path: Path, messages: Any, reason: str) -> None:
@@ -277,10 +277,13 @@ def test_bad_conversations_are_skipped_by_name(tmp_path: Path, messages: Any, re
     assert loaded.skipped == [SkippedRow(1, reason)]
 
 
-def test_calls_without_any_declared_tool_are_skipped(tmp_path: Path) -> None:
-    rows = [{"messages": [USER, REPLY]}, {"messages": [USER, asks(call("python", {}))]}]
-    loaded = load_conversations(jsonl(tmp_path / "a.jsonl", *rows))
-    assert loaded.skipped == [SkippedRow(1, "tool 'python' is not declared")]
+def test_a_call_need_not_be_declared_in_its_row(tmp_path: Path) -> None:
+    """The run may have the tool: `build.conversations` knows."""
+    [conversation] = load_conversations(
+        jsonl(tmp_path / "a.jsonl", {"messages": [USER, asks(call("python", {}))]})
+    ).items
+    assert conversation.messages[1].tool_calls == (ToolCall("python", {}),)
+    assert conversation.tools == ()
 
 
 @pytest.mark.parametrize(
@@ -470,22 +473,29 @@ tasks = st.builds(
 )
 
 
+weights = st.sampled_from([1.0, 0.0, 0.25])
+reasonings = st.none() | st.text(min_size=1)
+
+
 @st.composite
 def exchanges(draw: st.DrawFn) -> list[Message]:
     """A plain message, or an assistant's calls with their answers."""
     calls = draw(st.lists(st.builds(ToolCall, st.sampled_from(["python", "search"]), objects), max_size=2))
+    calls = [ToolCall(call.name, call.arguments, draw(st.none() | st.just(f"c{n}"))) for n, call in enumerate(calls)]
     if not calls:
         return [draw(plain_messages)]
-    answers = [Message("tool", draw(st.text()), name=draw(st.none() | st.text())) for _ in calls]
-    return [Message("assistant", draw(st.text()), tuple(calls)), *answers]
+    answers = [Message("tool", draw(st.text()), name=draw(st.just(call.name) | st.text(min_size=1))) for call in calls]
+    said = draw(st.text())
+    return [Message("assistant", said, tuple(calls), reasoning=draw(reasonings), weight=draw(weights)), *answers]
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
     parts = draw(st.lists(exchanges(), max_size=3))
     messages = [message for part in parts for message in part] + [Message("assistant", draw(st.text()))]
-    tools = [{**PYTHON, "x": draw(json_values)}, {"name": "search", "parameters": draw(objects)}]
-    return Conversation(draw(st.text(min_size=1)), tuple(messages), tuple(tools))
+    search = {"type": "function", "function": {"name": "search", "parameters": draw(objects)}}
+    tools = ({**PYTHON, "x": draw(json_values)}, search)
+    return Conversation(draw(st.text(min_size=1)), tuple(messages), tools, draw(st.none() | st.just(0.5)))
 
 
 round_trip = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

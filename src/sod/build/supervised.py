@@ -55,7 +55,7 @@ def prepare_supervised(
         chat = chat_of(models, models.student.path, None, notice)
         refuse_unread(recipe, chat, resume, notice)
         examples = training_examples(conversations, source, chat, recipe, notice)
-        refuse_unfit_learner(models.student.path, max(len(ids) for ids, _ in examples))
+        refuse_unfit_learner(models.student.path, max(len(example.token_ids) for example in examples))
         refuse_unfit_adapter(models)
         tell_other_device(place.resume, devices.student, notice)
         prepare_torch(recipe, devices, resumed=place.resume is not None)

@@ -161,7 +161,9 @@ class Chat:
         """The template's own rendering of a finished conversation, as text."""
         return self._render([_as_dict(m) for m in messages], generate=False)
 
-    def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    def encode_conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[list[int], list[int]]:
         """`(token_ids, turn_ids)` of an SFT example: the very ledger a rollout of it would have written.
 
         Messages after the last assistant turn carry no signal and are left out. Of what the assistant says the marks
@@ -171,7 +173,7 @@ class Chat:
         first = next((i for i, m in enumerate(messages) if m.role == "assistant"), None)
         if first is None:
             raise ValueError("no assistant message")
-        ids = self.prompt_ids(messages[:first])
+        ids = self.prompt_ids(messages[:first], tools)
         turns = [0] * len(ids)
         turn, at = 0, first
         while at < len(messages):

@@ -27,6 +27,7 @@ from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
 from sod.tasks.formats.shapes import TASK_SHAPES
 from sod.tasks.loaded import Loaded, SkippedRow, number_in_file
 from sod.tasks.media import refuse_media
+from sod.tasks.own_runs import OwnPrompts, with_episode_files
 from sod.tasks.renamed import listed, refuse_absent, renamed, unknown_shape
 from sod.tasks.sources import Source, read_parts, shown
 from sod.tasks.tables import json_or_none
@@ -79,12 +80,15 @@ def load_conversations(
 ) -> Loaded[Conversation]:
     """SFT conversations in one of the shapes of `formats.conversation_shapes`; all else as in `load_tasks`.
 
-    A conversation that calls a tool it does not declare is skipped: its template would show the model a call without
-    its tool. Raises SodError.
+    A source may be a run directory of ours too: its episodes are read, see `formats.sft_trajectory`. What a row calls
+    need not be declared in it: the run may have the tool. Raises SodError.
     """
     wording = Wording(system, suffix)
+    source = with_episode_files(source)
+    prompts = OwnPrompts(source, load_tasks)
 
     def read(shape: Shape[Conversation], fields: Fields, name: str) -> Conversation:
+        prompts.fill(fields)
         conversation = shape.read(fields, name)
         return replace(conversation, messages=wording.apply(conversation.messages, fields.remark))
 
@@ -187,9 +191,18 @@ def _opened(row: Row) -> Row:
     return opened
 
 
-_CALL = pa.struct([("type", pa.string()), ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())]))])
+_FUNCTION = pa.struct([("name", pa.string()), ("arguments", pa.string())])
+_CALL = pa.struct([("id", pa.string()), ("type", pa.string()), ("function", _FUNCTION)])
 _PLAIN_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-_MESSAGE = pa.struct([*_PLAIN_MESSAGE, ("name", pa.string()), ("tool_calls", pa.list_(_CALL))])
+_MESSAGE = pa.struct(
+    [
+        *_PLAIN_MESSAGE,
+        ("name", pa.string()),
+        ("tool_calls", pa.list_(_CALL)),
+        ("reasoning_content", pa.string()),
+        ("weight", pa.float64()),
+    ]
+)
 _REWARD = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])
 
 
@@ -199,7 +212,7 @@ def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
     `extra_info` is a struct where every task has the same scalar keys (what verl reads), else a JSON
     string. Raises SodError when the file cannot be written.
     """
-    plain = all(not m.tool_calls and m.name is None for task in tasks for m in task.prompt)
+    plain = all(m == Message(m.role, m.content) for task in tasks for m in task.prompt)
     message = _PLAIN_MESSAGE if plain else _MESSAGE
     truths = [ground_truth_column([task.ground_truth, *task.truths]) for task in tasks]
     columns = {
@@ -225,15 +238,24 @@ def write_conversations(path: str | Path, conversations: Sequence[Conversation])
         "messages": pa.array([[_raw(m) for m in c.messages] for c in conversations], pa.list_(_MESSAGE)),
         "tools": pa.array([_json(list(c.tools)) for c in conversations], pa.string()),
     }
+    if any(c.reward is not None for c in conversations):
+        columns["reward"] = pa.array([c.reward for c in conversations], pa.float64())
     _write(Path(path), pa.table(columns))
 
 
 def _raw(message: Message) -> Row:
     calls = [
-        {"type": "function", "function": {"name": call.name, "arguments": _json(call.arguments)}}
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _json(call.arguments)}}
         for call in message.tool_calls
     ]
-    return {"role": message.role, "content": message.content, "name": message.name, "tool_calls": calls or None}
+    return {
+        "role": message.role,
+        "content": message.content,
+        "name": message.name,
+        "tool_calls": calls or None,
+        "reasoning_content": message.reasoning,
+        "weight": None if message.weight == 1.0 else message.weight,
+    }
 
 
 def _json(value: Any) -> str:

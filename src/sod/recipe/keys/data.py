@@ -43,6 +43,9 @@ class DataSpec(Section):
     )
     system: str | None = Field(None, description="system message put in front of rows that have none of their own")
     suffix: str | None = Field(None, description="text appended as it is to the last user message before an answer")
+    min_reward: float | None = Field(
+        None, description="SFT on episodes of a run: rows that earned less are left out; null: all of them"
+    )
     overlong_prompts: Literal["skip", "refuse"] = Field(
         "skip", description="what to do with prompts over rollout.max_prompt_tokens: skip and count them, or stop"
     )

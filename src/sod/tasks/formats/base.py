@@ -29,6 +29,7 @@ class Fields:
         self.given = given
         self.remarks: dict[str, None] = {}  # in order
         self._used: set[tuple[str, ...]] = set()
+        self._left: dict[str, None] = {}
 
     def remark(self, text: str) -> None:
         """Have it told that, in this row as in others of its file, `text` holds."""
@@ -42,9 +43,13 @@ class Fields:
             value = value.get(name) if isinstance(value, Mapping) else None
         return value
 
+    def leave(self, name: str) -> None:
+        """Count what stands inside a used field, `messages[].name` say, as unused."""
+        self._left[name] = None
+
     def unused(self) -> list[str]:
         """The dotted names of the fields that hold something and that nobody used."""
-        return [".".join(path) for path in self._unused((), self.row)]
+        return [*(".".join(path) for path in self._unused((), self.row)), *self._left]
 
     def _unused(self, above: tuple[str, ...], values: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         for name, value in values.items():

@@ -124,6 +124,9 @@ def extra_of(fields: Fields) -> dict[str, Any]:
                 if key not in FOREIGN:
                     fields.use(name, key)
             extra = {**held, **extra}
+    together = column_of(fields.row, ["is_multiple_answer"])  # whether a list of truths is one answer
+    if together is not None:
+        extra["is_multiple_answer"] = fields.use(together)
     for name in FULL:
         column = column_of(fields.row, [name])
         if column is not None and column not in extra and isinstance(fields.row[column], str | list):
