@@ -28,7 +28,7 @@ from sod.models.load import load_model, load_tokenizer, save_model
 from sod.recipe import OptimSpec
 from sod.records import Message, SodError, ToolCall
 from sod.training.optim import Optimizer
-from sod.training.sft import Ledger, sft_step
+from sod.training.sft import Example, sft_step
 
 PAGE_TOKENS = 64
 BATCH, STEPS, LAST = 4, 30, 5
@@ -56,7 +56,7 @@ def page_text(tokenizer: Any) -> str:
     return text
 
 
-def tune(model: Any, examples: Sequence[Ledger]) -> float:
+def tune(model: Any, examples: Sequence[Example]) -> float:
     """The mean loss of the last steps. Raises SodError when that is not enough."""
     spec = OptimSpec(lr=2e-4, warmup_steps=3, schedule="cosine", micro_batch_tokens=4096)
     optimizer = Optimizer(model, spec, STEPS)
@@ -79,7 +79,8 @@ def main() -> None:
     chat = Chat(tokenizer, [READ_PAGE], "tokenizer")
     page = page_text(tokenizer)
     model = load_model(source, "bfloat16")
-    examples = [chat.encode_conversation(conversation(name, page)) for name in documents(BATCH * STEPS, seed=1)]
+    conversations = [conversation(name, page) for name in documents(BATCH * STEPS, seed=1)]
+    examples = [Example(*chat.encode_conversation(messages)) for messages in conversations]
     loss = tune(model, examples)
     save_model(model, tokenizer, None, chat.end_id, Path(target))
     made = {"page": page, "steps": STEPS, "loss": loss, "seconds": round(time.monotonic() - began)}

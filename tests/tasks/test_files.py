@@ -184,6 +184,18 @@ def test_bad_task_rows_are_skipped_by_name(tmp_path: Path, change: dict[str, Any
     assert loaded.skipped == [SkippedRow(1, reason)]
 
 
+def test_every_field_is_used_or_counted_as_unused(tmp_path: Path) -> None:
+    rows = [
+        {**GOOD_TASK, "ability": "math", "level": 3, "reward_model": {"style": "rule", "ground_truth": "2"}},
+        {**GOOD_TASK, "ability": "math", "images": [], "reward_model": '{"style": "model", "ground_truth": "2"}'},
+        {**GOOD_TASK, "prompt": "", "lost": 1},
+    ]
+    loaded = load_tasks(jsonl(tmp_path / "a.jsonl", *rows))
+    assert loaded.unused == {"ability": 2, "level": 1, "reward_model.style": 1}
+    assert loaded.unused_line() == "ability (2 rows), level (1 row), reward_model.style (1 row)"
+    assert loaded.shapes == {"verl": 2}
+
+
 # SFT rows
 
 
@@ -206,8 +218,8 @@ def test_calls_in_every_form(tmp_path: Path) -> None:
     assert conversation.messages == (
         Message("user", "How many?"),
         Message("assistant", "", (asked, asked, asked)),
-        *[Message("tool", "2")] * 3,
-        Message("assistant", "", (asked, ToolCall("search", {"q": "x"}))),
+        *[Message("tool", "2", name="python")] * 3,
+        Message("assistant", "", (ToolCall("python", code, "c1"), ToolCall("search", {"q": "x"}, "c2"))),
         Message("tool", "found", name="search"),
         Message("tool", "2", name="py"),
         Message("assistant", "Two."),
@@ -240,7 +252,6 @@ def test_arrow_does_not_mix_the_arguments_of_two_tools(tmp_path: Path) -> None:
         ([USER], "no assistant message"),
         ([{"role": "usr", "content": "x"}, REPLY], "unknown role 'usr'"),
         (["x", REPLY], "unknown role None"),
-        ([USER, asks(call("browser", {}))], "tool 'browser' is not declared"),
         ([USER, asks(call("python", "print(1)"))], "the arguments of a call to 'python' are no JSON object"),
         ([USER, asks(call("python", [1]))], "the arguments of a call to 'python' are no JSON object"),
         ([USER, asks({"type": "function"})], "a tool call has no name"),
@@ -255,7 +266,8 @@ def test_arrow_does_not_mix_the_arguments_of_two_tools(tmp_path: Path) -> None:
         ),
         ([{**USER, "tool_calls": [call("python", {})]}, REPLY], "user message with tool_calls"),
         ([USER, {"role": "assistant"}], "assistant message without text content"),
-        ([USER, {"role": "assistant", "content": ["x"]}], "assistant message without text content"),
+        ([USER, {"role": "assistant", "content": 3}], "assistant message without text content"),
+        ([USER, {"role": "assistant", "content": [3]}], "assistant message without text content"),
     ],
 )
 def test_bad_conversations_are_skipped_by_name(tmp_path: Path, messages: Any, reason: str) -> None:
@@ -265,10 +277,13 @@ def test_bad_conversations_are_skipped_by_name(tmp_path: Path, messages: Any, re
     assert loaded.skipped == [SkippedRow(1, reason)]
 
 
-def test_calls_without_any_declared_tool_are_skipped(tmp_path: Path) -> None:
-    rows = [{"messages": [USER, REPLY]}, {"messages": [USER, asks(call("python", {}))]}]
-    loaded = load_conversations(jsonl(tmp_path / "a.jsonl", *rows))
-    assert loaded.skipped == [SkippedRow(1, "tool 'python' is not declared")]
+def test_a_call_need_not_be_declared_in_its_row(tmp_path: Path) -> None:
+    """The run may have the tool: `build.conversations` knows."""
+    [conversation] = load_conversations(
+        jsonl(tmp_path / "a.jsonl", {"messages": [USER, asks(call("python", {}))]})
+    ).items
+    assert conversation.messages[1].tool_calls == (ToolCall("python", {}),)
+    assert conversation.tools == ()
 
 
 @pytest.mark.parametrize(
@@ -324,7 +339,8 @@ def test_json_may_be_an_array_or_lines(tmp_path: Path) -> None:
 
 def sources(folder: Path) -> dict[str, tuple[str, str]]:
     """Case name -> (source, what the one-line error says)."""
-    (folder / "a.csv").write_text("x")
+    (folder / "a.txt").write_text("x")
+    (folder / "sub").mkdir()
     (folder / "empty.jsonl").write_text("\n")
     (folder / "broken.parquet").write_bytes(b"PAR1 not really")
     (folder / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}')
@@ -334,28 +350,26 @@ def sources(folder: Path) -> dict[str, tuple[str, str]]:
     return {
         "missing": (str(folder / "no.parquet"), "no.parquet: no such data file"),
         "missing, relative": ("data/no.parquet", "data/no.parquet: no such data file"),
-        "folder": (str(folder), "no such data file"),
-        "suffix": (str(folder / "a.csv"), "unknown suffix '.csv'"),
+        "folder": (str(folder / "sub"), "no such data file, and as a folder it has none that ends in .parquet"),
+        "glob": (str(folder / "*.tsv"), "*.tsv: no file matches"),
+        "suffix": (str(folder / "a.txt"), "unknown suffix '.txt'"),
         "empty": (str(folder / "empty.jsonl"), "empty.jsonl: no rows"),
         "no rows": (str(folder / "none.parquet"), "none.parquet: no rows"),
         "corrupt": (str(folder / "broken.parquet"), "not a readable parquet file"),
         "not UTF-8": (str(folder / "latin.jsonl"), "not readable as JSON"),
         "bad array": (str(folder / "array.json"), "not readable as JSON"),
         "columns": (
-            jsonl(folder / "cols.jsonl", {"question": "x", "answer": "y"}),
-            "cols.jsonl: no column 'prompt' (columns found: question, answer)",
+            jsonl(folder / "cols.jsonl", {"q": "x", "a": "y"}),
+            "cols.jsonl: its rows are of no known shape; columns: q, a; say which is which, e.g. "
+            "data.columns='{prompt: q, ground_truth: a}'",
         ),
         "parquet columns": (
-            parquet(folder / "cols.parquet", [{"prompt": "x", "answer": "y"}]),
-            "cols.parquet: no column 'reward_model' (columns found: prompt, answer)",
-        ),
-        "parquet without any": (
-            parquet(folder / "q.parquet", [{"question": "x"}]),
-            "q.parquet: no column 'prompt' (columns found: question)",
+            parquet(folder / "q.parquet", [{"q": "x"}]),
+            "q.parquet: its rows are of no known shape; columns: q",
         ),
         "all bad": (bad, "bad.jsonl: no usable row, 2 skipped: row 0: no prompt; row 1: no prompt"),
         "all broken": (
-            jsonl(folder / "broken.jsonl", "{", "}"),
+            jsonl(folder / "broken.jsonl", '{"a', "}"),
             "broken.jsonl: no usable row, 2 skipped: row 0: line 1 is not a JSON object",
         ),
     }
@@ -402,7 +416,7 @@ def test_hub_failures_name_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(reading, "why_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(SodError, match=r"^owner/name: cannot load split 'train' from the Hub \(no route\)$"):
+    with pytest.raises(SodError, match=r"^owner/name: cannot load split 'train' from the Hub \(no route\); owner"):
         load_tasks("owner/name")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SodError, match=r"^owner/name: .*pip install 'sod-distill\[hub\]'"):
@@ -459,22 +473,29 @@ tasks = st.builds(
 )
 
 
+weights = st.sampled_from([1.0, 0.0, 0.25])
+reasonings = st.none() | st.text(min_size=1)
+
+
 @st.composite
 def exchanges(draw: st.DrawFn) -> list[Message]:
     """A plain message, or an assistant's calls with their answers."""
     calls = draw(st.lists(st.builds(ToolCall, st.sampled_from(["python", "search"]), objects), max_size=2))
+    calls = [ToolCall(call.name, call.arguments, draw(st.none() | st.just(f"c{n}"))) for n, call in enumerate(calls)]
     if not calls:
         return [draw(plain_messages)]
-    answers = [Message("tool", draw(st.text()), name=draw(st.none() | st.text())) for _ in calls]
-    return [Message("assistant", draw(st.text()), tuple(calls)), *answers]
+    answers = [Message("tool", draw(st.text()), name=draw(st.just(call.name) | st.text(min_size=1))) for call in calls]
+    said = draw(st.text())
+    return [Message("assistant", said, tuple(calls), reasoning=draw(reasonings), weight=draw(weights)), *answers]
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
     parts = draw(st.lists(exchanges(), max_size=3))
     messages = [message for part in parts for message in part] + [Message("assistant", draw(st.text()))]
-    tools = [{**PYTHON, "x": draw(json_values)}, {"name": "search", "parameters": draw(objects)}]
-    return Conversation(draw(st.text(min_size=1)), tuple(messages), tuple(tools))
+    search = {"type": "function", "function": {"name": "search", "parameters": draw(objects)}}
+    tools = ({**PYTHON, "x": draw(json_values)}, search)
+    return Conversation(draw(st.text(min_size=1)), tuple(messages), tools, draw(st.none() | st.just(0.5)))
 
 
 round_trip = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -125,7 +125,9 @@ def test_a_line_nested_too_deep_is_skipped(tmp_path: Path) -> None:
     assert (len(loaded.items), [skip.row for skip in loaded.skipped]) == (1, [1])
 
 
-def test_a_compressed_file_is_refused_by_its_suffix(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.zst").write_bytes(b"(\xb5/\xfd")
-    with pytest.raises(SodError, match=r"unknown suffix '\.zst'"):
-        load_tasks(str(tmp_path / "a.jsonl.zst"))
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.jsonl.gz", "a.csv.gz"])
+def test_a_broken_compressed_file_is_one_line(name: str, tmp_path: Path) -> None:
+    for content in (b"(\xb5/\xfd", b"\x1f\x8b\x08", b"plain text"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SodError, match=f"^{tmp_path}/{name}: .*(not readable|no rows)"):
+            load_tasks(str(tmp_path / name))

@@ -1,37 +1,43 @@
-"""The conversations of a supervised run as ledgers: which rows can be one, and whose tools they were written with."""
+"""The conversations of a supervised run as ledgers: which rows can be one, what tools they show, what a turn counts.
+
+A row shows the tools that it declares. One that declares none shows the run's own, as every episode does; one that
+calls a tool of the run's beside its own shows that too. A call to a tool that neither has is no row to learn from.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from sod.build.job import told
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
-from sod.records import Message, SodError
+from sod.records import SodError
 from sod.tasks.base import Conversation
 from sod.tasks.loaded import Loaded, SkippedRow
-from sod.training.sft import Ledger
+from sod.training.sft import Example
+
+Tools = Sequence[Mapping[str, Any]]
 
 
 def training_examples(
     loaded: Loaded[Conversation], source: str, chat: Chat, recipe: Recipe, notice: Notice
-) -> list[Ledger]:
+) -> list[Example]:
     """The conversations of `source` that a run can train on, as ledgers.
 
-    `notice` hears of rows that are of another shape than a rollout's, by their numbers, of rows over
-    `sft.max_tokens`, and of tools that the run does not have. Raises SodError where no row is left.
+    `notice` hears of rows that cannot be one, by their numbers, of rows that earned less than `data.min_reward`, of
+    rows over `sft.max_tokens`, and of what tools were shown. Raises SodError where no row is left.
     """
-    encoded: list[Ledger] = []
-    kept: list[Conversation] = []
+    encoded: list[Example] = []
     skipped: list[SkippedRow] = []
-    for row, conversation in zip(loaded.rows, loaded.items, strict=True):
+    shown = ShownTools(chat.tools)
+    rows = list(zip(loaded.rows, loaded.items, strict=True))
+    for row, conversation in _rewarded(rows, source, recipe, notice):
         try:
-            refuse_other_shape(conversation.messages)
-            encoded.append(chat.encode_conversation(conversation.messages))
-            kept.append(conversation)
+            encoded.append(example_of(conversation, chat))
+            shown.add(conversation)
         except UnboundedTemplateError:
             raise
         except (ValueError, SodError) as error:  # of the shape, or of a template that does not render this row
@@ -39,9 +45,9 @@ def training_examples(
     told(Loaded(encoded, skipped), source, notice)
     if not encoded:
         raise SodError(f"{source}: no row that can be trained on: {Loaded(encoded, skipped).summary()}")
-    for line in other_tools(kept, chat.tools):
+    if line := shown.line():
         notice(f"{source}: {line}")
-    examples = [(ids, turns) for ids, turns in encoded if len(ids) <= recipe.sft.max_tokens]
+    examples = [example for example in encoded if len(example.token_ids) <= recipe.sft.max_tokens]
     if not examples:
         raise SodError(f"{source}: no conversation fits sft.max_tokens={recipe.sft.max_tokens}")
     if overlong := len(encoded) - len(examples):
@@ -49,51 +55,82 @@ def training_examples(
     return examples
 
 
-def refuse_other_shape(messages: Sequence[Message]) -> None:
-    """Raises ValueError where a conversation is none that a rollout could have written.
+def example_of(conversation: Conversation, chat: Chat) -> Example:
+    """The ledger of a conversation and the loss weight of each of its turns.
 
-    That is: a system message or none, the user's, then assistant turns with nothing but tool results between them.
+    Raises ValueError for one that the chat cannot encode, or with a call that nobody declares; SodError where its
+    template fails.
     """
-    roles = [message.role for message in messages]
-    first = roles.index("assistant")
-    if "user" not in roles[:first]:
-        raise ValueError("no user message before the first assistant turn")
-    for at, role in enumerate(roles):
-        if role == "system" and at > 0:
-            raise ValueError(f"message {at}: a system message that is not the first message")
-        if role == "user" and at > first:
-            raise ValueError(f"message {at}: a user message after an assistant turn")
-        if role == "assistant" and roles[at - 1] == "assistant":
-            raise ValueError(f"message {at}: an assistant turn directly after another")
+    tools = tools_to_show(conversation, chat.tools)
+    token_ids, turn_ids = chat.encode_conversation(conversation.messages, tools)
+    weights = tuple(message.weight for message in conversation.messages if message.role == "assistant")
+    return Example(token_ids, turn_ids, weights)
 
 
-def other_tools(conversations: Iterable[Conversation], own: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a run with the tools `own` (function schemas) has to say of conversations that declare others: a line each
-    for tools that it does not have, and for those that have the same name and other parameters.
+def tools_to_show(conversation: Conversation, own: Tools) -> Tools | None:
+    """The tools that a conversation shows; None for those of the run (`own`), as they are.
+
+    Raises ValueError for a call to a tool that neither declares.
     """
-    ours = dict(map(_signature, own))
-    unknown, called, changed = _Tally(), _Tally(), _Tally()
-    for conversation in conversations:
+    ours, theirs = {_name(tool): tool for tool in own}, {_name(tool): tool for tool in conversation.tools}
+    called = list(dict.fromkeys(call.name for message in conversation.messages for call in message.tool_calls))
+    unknown = [name for name in called if name not in ours and name not in theirs]
+    if unknown:
+        raise ValueError(
+            f"it calls '{unknown[0]}', which neither its own tools nor the run's declare; add a 'tools' column"
+        )
+    if not theirs:
+        return None
+    return [*conversation.tools, *(ours[name] for name in called if name not in theirs)]
+
+
+def _rewarded(
+    rows: Sequence[tuple[int, Conversation]], source: str, recipe: Recipe, notice: Notice
+) -> Sequence[tuple[int, Conversation]]:
+    """The rows that earned `data.min_reward`, where it is set; one without a reward is no episode, and stays."""
+    least = recipe.data.min_reward
+    if least is None:
+        return rows
+    if all(conversation.reward is None for _, conversation in rows):
+        raise SodError(f"{source}: data.min_reward={least:g}, and no row says what reward it earned; leave it out")
+    kept = [(row, item) for row, item in rows if item.reward is None or item.reward >= least]
+    if not kept:
+        raise SodError(f"{source}: no row earned data.min_reward={least:g}; lower it")
+    if len(kept) < len(rows):
+        notice(f"{source}: {len(rows) - len(kept):,} of {len(rows):,} rows earned less than data.min_reward; left out")
+    return kept
+
+
+@final
+class ShownTools:
+    """Counts in how many rows which tools are shown that are not the run's (`own`), or that no row declares."""
+
+    def __init__(self, own: Tools) -> None:
+        self._ours = dict(map(_signature, own))
+        self._unknown, self._changed, self._lent = _Tally(), _Tally(), _Tally()
+
+    def add(self, conversation: Conversation) -> None:
+        """Count a row that is trained on."""
         theirs = dict(map(_signature, conversation.tools))
-        calls = {call.name for message in conversation.messages for call in message.tool_calls}
-        absent = [name for name in theirs if name not in ours]
-        unknown.add(absent)
-        called.add([name for name in absent if name in calls])
-        changed.add([name for name in ours if name in theirs and theirs[name] not in (None, ours[name])])
-    shown = f"the run's own ({', '.join(ours)}) are shown" if ours else "no tool is shown"
-    lines = []
-    if unknown.rows:
-        trained = f", and the calls of {called} are trained on all the same" if called.rows else ""
-        lines.append(
-            f"tools that the run does not have are declared in {unknown.in_rows}: {unknown}; {shown} instead{trained}; "
-            "rename them in the data, leave such rows out of data.sft, or set tools to have them"
-        )
-    if changed.rows:
-        lines.append(
-            f"a tool of the run's is declared with other parameters in {changed.in_rows}: {changed}; {shown} instead; "
-            "bring the arguments in data.sft into line"
-        )
-    return lines
+        called = {call.name for message in conversation.messages for call in message.tool_calls}
+        self._unknown.add([name for name in theirs if name not in self._ours])
+        self._changed.add([n for n, ours in self._ours.items() if n in theirs and theirs[n] not in (None, ours)])
+        self._lent.add([name for name in self._ours if name in called and name not in theirs])
+
+    def line(self) -> str:
+        """What was shown, in one line; empty where every row shows the run's own tools and says so."""
+        parts = []
+        if self._unknown.rows:
+            parts.append(f"{self._unknown.in_rows} their own that the run does not have: {self._unknown}")
+        if self._changed.rows:
+            parts.append(f"{self._changed.in_rows} a tool of the run's with parameters of their own: {self._changed}")
+        if self._lent.rows:
+            parts.append(f"{self._lent.in_rows} the run's, which they call without declaring: {self._lent}")
+        if not parts:
+            return ""
+        ours = ", ".join(self._ours)
+        episodes = f"episodes show the run's own ({ours})" if ours else "episodes show none"
+        return f"tools shown in {'; in '.join(parts)}; {episodes}"
 
 
 @final
@@ -115,7 +152,16 @@ class _Tally:
         return _rows(self.rows)
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} ({_rows(count)})" for name, count in self._names.most_common())
+        named = [f"{name} ({_rows(count)})" for name, count in self._names.most_common(_NAMED)]
+        more = len(self._names) - len(named)
+        return ", ".join(named) + (f" and {more:,} more" if more else "")
+
+
+_NAMED = 5
+
+
+def _name(tool: Mapping[str, Any]) -> str:
+    return str((tool.get("function") or tool)["name"])
 
 
 def _signature(tool: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sod.build.declared_tools import tell_other_tools
 from sod.build.job import told
+from sod.build.lengths import prompt_lengths
 from sod.build.proving import readable_tasks
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
@@ -13,6 +15,7 @@ from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.tasks.files import load_tasks
+from sod.tasks.sources import Source, shown
 
 
 def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice) -> Chat:
@@ -28,15 +31,17 @@ def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice) -> Chat:
     return chat
 
 
-def loaded_tasks(source: str | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
-    """The tasks of a data key; skipped rows are told.
+def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:
+    """The tasks of a data key; what was skipped, unused or added is told.
 
     Raises SodError when the key is not set, and where verifiers cannot read what they need.
     """
-    if source is None:
+    if named is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
-    loaded = with_readable_truths(load_tasks(source, recipe.data.split), source, recipe.reward, notice)
-    tasks = told(loaded, source, notice)
+    spec, source = recipe.data, shown(named)
+    read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix)
+    tasks = told(with_readable_truths(read, source, recipe.reward, notice), source, notice)
+    tell_other_tools(tasks, source, recipe, notice)
     return readable_tasks(tasks, source, recipe, notice)
 
 
@@ -54,7 +59,8 @@ def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) ->
 def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
     """The tasks whose prompts fit `rollout.max_prompt_tokens`; the rest is skipped and told, or refused."""
     limit = recipe.rollout.max_prompt_tokens
-    lengths = {task.id: len(chat.prompt_ids(task.prompt)) for task in tasks}
+    found = prompt_lengths(tasks, chat, recipe.chat.template_kwargs)
+    lengths = {task.id: length for task, length in zip(tasks, found, strict=True)}
     overlong = [task for task in tasks if lengths[task.id] > limit]
     if overlong:
         first = overlong[0]

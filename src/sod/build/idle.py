@@ -20,7 +20,7 @@ from sod.objective.presets import knobs
 from sod.recipe import CoefficientSpec, MethodSpec, Notice, Recipe, validated
 from sod.recipe.describe import shown_default
 from sod.records import SodError
-from sod.tasks.sources import is_file_source
+from sod.tasks.sources import ignores_split, names_of
 
 CLIPS = ("clip_low", "clip_high", "dual_clip")
 """Keys of `method` that bound the policy ratio."""
@@ -238,6 +238,9 @@ def _verifiers(recipe: Recipe) -> Iterator[Idle]:
         "code": ("code_seconds", "code_memory_mb", "code_check"),
     }
     used = {str(name) for name in recipe.reward.verifiers}
+    if used == {"code"}:
+        for key in ("answer", "truths"):
+            yield from _set(recipe, f"reward.{key}", "the code verifier runs tests", "leave it out")
     for verifier, keys in of_verifiers.items():
         if verifier not in used:
             for key in keys:
@@ -256,8 +259,9 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
 
 
 def _split(recipe: Recipe) -> Iterator[Idle]:
-    sources = [source for source in (recipe.data.train, recipe.data.validation, recipe.data.sft) if source is not None]
-    if sources and all(map(is_file_source, sources)):
+    keys = (recipe.data.train, recipe.data.validation, recipe.data.sft)
+    sources = [source for key in keys if key is not None for source in names_of(key)]
+    if sources and all(map(ignores_split, sources)):
         yield from _set(recipe, "data.split", "all data are files, and files have no splits")
 
 

@@ -140,9 +140,13 @@ def located(recipe: Recipe, notice: Notice) -> Recipe:
 
 
 def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:
-    """The usable items of a source; skipped rows are told."""
+    """The usable items of a source; skipped rows are told, and so are fields that nobody used."""
     if loaded.skipped:
         notice(f"{source}: {loaded.summary()}")
+    for remark, count in loaded.remarks.items():
+        notice(f"{source}: {remark}: {count:,} of {len(loaded.items):,} rows")
+    if loaded.unused:
+        notice(f"{source}: nothing is made of these fields: {loaded.unused_line()}; data.columns can say what they are")
     return list(loaded.items)
 
 

@@ -11,6 +11,7 @@ from sod.chat.render import Chat
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER
 from sod.recipe import MethodSpec, OptimSpec, Recipe
+from sod.tasks.sources import shown
 from sod.tools.base import Tool
 from sod.tools.python import PythonTool
 from sod.tools.sandbox.local import LocalSandbox
@@ -37,12 +38,12 @@ def train_facts(
     ]
 
 
-def data_facts(tasks: int, source: str | None, held_out: int, recipe: Recipe) -> Facts:
+def data_facts(tasks: int, held_out: int, recipe: Recipe) -> Facts:
     """The data of a run of `sod train`."""
-    facts = [("data", f"{source}: {tasks:,} tasks")]
+    facts = [("data", f"{shown(recipe.data.train or ())}: {tasks:,} tasks")]
     if held_out:
         every = recipe.train.evaluate_every
-        facts.append(("held out", f"{recipe.data.validation}: {held_out:,} tasks, every {every} steps"))
+        facts.append(("held out", f"{shown(recipe.data.validation or ())}: {held_out:,} tasks, every {every} steps"))
     return facts
 
 
@@ -51,7 +52,7 @@ def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, exampl
     return [
         ("method", f"sft, {batch} conversations a step"),
         ("student", _student_text(recipe, student)),
-        ("data", f"{recipe.data.sft}: {examples:,} conversations"),
+        ("data", f"{shown(recipe.data.sft or ())}: {examples:,} conversations"),
         ("chat", chat_text(chat)),
         ("optimizer", optim_text(optim)),
     ]

@@ -20,6 +20,7 @@ from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 from sod.runlog import RunLog
 from sod.tasks.files import load_conversations
+from sod.tasks.sources import shown
 from sod.training.loop import Plan, Trainee
 from sod.training.sft import sft_step
 
@@ -45,15 +46,16 @@ def prepare_supervised(
     idle = idle_in_sft(recipe) if method is None else idle_keys(recipe, method)
     refuse_idle(idle, recipe, resume, notice)
     devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
-    conversations = load_conversations(recipe.data.sft, recipe.data.split)
-    told(conversations, recipe.data.sft, notice)
+    data, source = recipe.data, shown(recipe.data.sft)
+    conversations = load_conversations(recipe.data.sft, data.split, data.columns, data.system, data.suffix)
+    told(conversations, source, notice)
     with ExitStack() as resources:  # the lock does not outlive a failure here
         place = find_place(recipe, directory, resume, kind, resources, notice)
         models = located(recipe.model_copy(update={"teacher": None}), notice)
         chat = chat_of(models, models.student.path, None, notice)
         refuse_unread(recipe, chat, resume, notice)
-        examples = training_examples(conversations, recipe.data.sft, chat, recipe, notice)
-        refuse_unfit_learner(models.student.path, max(len(ids) for ids, _ in examples))
+        examples = training_examples(conversations, source, chat, recipe, notice)
+        refuse_unfit_learner(models.student.path, max(len(example.token_ids) for example in examples))
         refuse_unfit_adapter(models)
         tell_other_device(place.resume, devices.student, notice)
         prepare_torch(recipe, devices, resumed=place.resume is not None)

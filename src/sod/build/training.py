@@ -54,6 +54,7 @@ from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
+from sod.tasks.sources import shown
 from sod.teachers.local import LocalTeacher
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
@@ -119,7 +120,7 @@ def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
     recipe, models = inputs.recipe, _models(run)
     return [
         *train_facts(recipe, inputs.method, inputs.chat, run.student, models.get("teacher"), run.rollout.tools),
-        *data_facts(len(inputs.tasks), recipe.data.train, len(inputs.held_out), recipe),
+        *data_facts(len(inputs.tasks), len(inputs.held_out), recipe),
         *place_facts(plan, inputs.place.done, inputs.place.directory),
     ]
 
@@ -164,10 +165,10 @@ def checked(
     refuse_unfit_self_teacher(recipe, method, tasks, chat)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     proof = Proof(place.directory, resumed=place.log is not None)
-    tasks = proof.tasks(tasks, "data.train", str(recipe.data.train), recipe, notice)
+    tasks = proof.tasks(tasks, "data.train", shown(recipe.data.train or ()), recipe, notice)
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
-        held_out = proof.tasks(chosen, "data.validation", str(recipe.data.validation), recipe, notice)
+        held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
     return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices)
 
 
@@ -177,7 +178,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
-    tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
+    judged = [*inputs.tasks, *inputs.held_out]
+    tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources, judged)
     refuse_unhealthy(tools)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)
@@ -226,7 +228,7 @@ def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, flo
 
 def _refuse_unmade(recipe: Recipe, method: Method) -> None:
     """Raises SodError where what a shipped recipe reads has not been made yet, naming the commands that make it."""
-    paths = {"data.train": recipe.data.train, "student.path": recipe.student.path}
+    paths: dict[str, str | list[str] | None] = {"data.train": recipe.data.train, "student.path": recipe.student.path}
     if recipe.teacher is not None and not method.needs & SELF_TEACHER:
         paths["teacher.path"] = recipe.teacher.path
     if recipe.train.evaluate_every:

@@ -199,9 +199,21 @@ def aligned_scores(scores: TeacherScores, view: TokenBatch, batch: TokenBatch) -
     )
 
 
-def supervised_batch(ledgers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> TokenBatch:
-    """SFT examples, each `(token_ids, turn_ids)`, as a batch: the assistant's tokens are the actions."""
+def supervised_batch(
+    ledgers: Sequence[tuple[Sequence[int], Sequence[int]]], weights: Sequence[Sequence[float]] | None = None
+) -> TokenBatch:
+    """SFT examples, each `(token_ids, turn_ids)`, as a batch: the assistant's tokens are the actions.
+
+    `weights[b][k - 1]` is the loss weight of every token of turn k of example b, 1 where an example has no weights; a
+    turn of weight 0 is context. The batch knows them as `loss_weight_BT`, which is None without `weights`.
+    """
     turn_BT = _pad([turns for _, turns in ledgers], torch.int64)
+    weight_BT = None
+    if weights is not None:
+        weight_BT = _pad(
+            [_of_tokens(turns, own) for (_, turns), own in zip(ledgers, weights, strict=True)], torch.float32
+        )
+        turn_BT = turn_BT * (weight_BT > 0)
     return TokenBatch(
         token_BT=_pad([tokens for tokens, _ in ledgers], torch.int64),
         turn_BT=turn_BT,
@@ -212,7 +224,14 @@ def supervised_batch(ledgers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> 
         prompt_B=(turn_BT > 0).to(torch.int64).argmax(dim=1),
         sampled_BT=torch.zeros(turn_BT.shape),
         error_BK=torch.zeros(len(ledgers), int(turn_BT.max()), dtype=torch.bool),
+        loss_weight_BT=weight_BT,
     )
+
+
+def _of_tokens(turns: Sequence[int], weights: Sequence[float]) -> list[float]:
+    """The weight of each token by that of its turn, 0 at context."""
+    by_turn = [0.0, *weights] if weights else [0.0, *([1.0] * max(turns))]
+    return [by_turn[k] for k in turns]
 
 
 def _tool_errors(trajectories: Sequence[Trajectory]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -50,13 +50,16 @@ def maker_of(path: str) -> Maker | None:
     return next((maker for maker in MAKERS if place.is_relative_to(maker.path)), None)
 
 
-def refuse_unmade(paths: Mapping[str, str | None]) -> None:
-    """Look for the files that a command reads, by the key or option that names them.
+def refuse_unmade(paths: Mapping[str, str | Sequence[str] | None]) -> None:
+    """Look for the files that a command reads, by the key or option that names them, one or several.
 
     Raises SodError naming all that are missing with the commands that make them, in order, where a shipped recipe's
     files are; other missing files are left to those who read them.
     """
-    missing = {f"{path} ({key})": path for key, path in paths.items() if path and _unmade(path)}
+    named = [
+        (key, path) for key, value in paths.items() for path in ([value] if isinstance(value, str) else value or ())
+    ]
+    missing = {f"{path} ({key})": path for key, path in named if path and _unmade(path)}
     if missing:
         commands = ", then ".join(f"`{maker.command}`" for maker in _to_run(missing.values()))
         raise SodError(f"{', '.join(missing)}: not there yet; first run {commands}")

@@ -15,11 +15,15 @@ from sod.seeds import derive
 @final
 @dataclass(frozen=True)
 class Conversation:
-    """One SFT example: messages with at least one assistant turn, and the tools it declares."""
+    """One SFT example: messages with at least one assistant turn, and the tools it declares.
+
+    `reward` is what an episode earned, where the row is one.
+    """
 
     id: str
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    reward: float | None = None
 
 
 def draw(count: int, total: int, seed: int, step: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Tasks and conversations from parquet, JSONL or the Hub, in the schema the field uses (verl's).
+"""Tasks and conversations from parquet, JSONL or the Hub, in the shapes of `sod.tasks.formats`.
 
 Rows are counted from 0. A row that cannot be used is skipped with a named reason and counted; a file
 that cannot be used stops the run. Nested columns may be JSON strings: some writers store them so,
@@ -10,106 +10,199 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sod.records import Message, SodError, Task
 from sod.tasks.base import Conversation
-from sod.tasks.formats.base import BadRowError, Row, decoded
-from sod.tasks.formats.messages import chat_or_none, function_of, read_messages
-from sod.tasks.loaded import Loaded, SkippedRow
-from sod.tasks.sources import FILE_SUFFIXES, read_rows
-from sod.tasks.truths import ground_truth_column, truths_of
+from sod.tasks.formats.base import BadRowError, Fields, Row, Shape, decoded
+from sod.tasks.formats.columns import column_of
+from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
+from sod.tasks.formats.shapes import TASK_SHAPES
+from sod.tasks.loaded import Loaded, SkippedRow, number_in_file
+from sod.tasks.media import refuse_media
+from sod.tasks.own_runs import OwnPrompts, with_episode_files
+from sod.tasks.renamed import listed, refuse_absent, renamed, unknown_shape
+from sod.tasks.sources import Source, read_parts, shown
+from sod.tasks.tables import json_or_none
+from sod.tasks.truths import ground_truth_column
+from sod.tasks.wording import Wording
 
 T = TypeVar("T")
+OF_CONVERSATIONS = ("messages", "conversations", "completion")
+"""Names of `data.columns` that say nothing about tasks; those of tasks say nothing about conversations."""
 
 
-def load_tasks(source: str, split: str = "train") -> Loaded[Task]:
-    """RL tasks from a `.parquet`, `.jsonl` or `.json` file, or from a Hub data set `owner/name`.
+OF_TASKS = ("prompt", "ground_truth")
+OF_SFT = ("messages",)
+_OTHER_KIND = {
+    OF_TASKS: "its rows are conversations, as data.sft takes them; tasks need a column with the answer to check",
+    OF_SFT: "its rows are tasks, as data.train takes them; conversations need a column with the assistant's messages",
+}
 
-    Columns: `prompt` (messages, or one string: the user message), `reward_model` with `ground_truth`
-    (one answer, or a list of accepted ones), optional `data_source`, `extra_info` and `id`. The task
-    id is `id`, else `extra_info.id`, else `extra_info.index`, else `<file stem>-<row>`; an id seen
-    before gets its row number appended.
-    `split` (Hub only) is ignored for files. Raises SodError when the source cannot be used at all.
+
+def load_tasks(
+    source: Source,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    system: str | None = None,
+    suffix: str | None = None,
+) -> Loaded[Task]:
+    """RL tasks from files, folders, globs, and data sets of the Hub (`sources`), in the shapes of `formats.shapes`.
+
+    The task id is `id` or what sets call it (`_IDS`), else `extra_info.id`, else `extra_info.index`, else
+    `<file stem>-<row>`; an id seen before gets its row number appended. `split` is one of a Hub data set, of a folder
+    or of a JSON file with a list for each. `columns` says what a column is (`renamed`), `system` and `suffix` what is
+    added to prompts (`wording`). Raises SodError when a source cannot be used at all.
     """
-    return _load(source, split, ("prompt", "reward_model"), ("id", "data_source", "extra_info"), _task)
+    wording = Wording(system, suffix)
+
+    def read(shape: Shape[Task], fields: Fields, name: str) -> Task:
+        task = shape.read(fields, name)
+        return replace(task, prompt=wording.apply(task.prompt, fields.remark))
+
+    asked = {target: column for target, column in (columns or {}).items() if target not in OF_CONVERSATIONS}
+    return _load(source, split, asked, TASK_SHAPES, OF_TASKS, read)
 
 
-def load_conversations(source: str, split: str = "train") -> Loaded[Conversation]:
-    """SFT conversations; sources as in `load_tasks`.
+def load_conversations(
+    source: Source,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    system: str | None = None,
+    suffix: str | None = None,
+) -> Loaded[Conversation]:
+    """SFT conversations in one of the shapes of `formats.conversation_shapes`; all else as in `load_tasks`.
 
-    Columns: `messages`, optional `tools` (function schemas) and `id`. Tool calls may be in OpenAI's
-    form or flat (`name`, `arguments`). A conversation that calls a tool it does not declare is
-    skipped: its template would show the model a call without its tool. Raises SodError.
+    A source may be a run directory of ours too: its episodes are read, see `formats.sft_trajectory`. What a row calls
+    need not be declared in it: the run may have the tool. Raises SodError.
     """
-    return _load(source, split, ("messages",), ("tools", "id"), _conversation)
+    wording = Wording(system, suffix)
+    source = with_episode_files(source)
+    prompts = OwnPrompts(source, load_tasks)
+
+    def read(shape: Shape[Conversation], fields: Fields, name: str) -> Conversation:
+        prompts.fill(fields)
+        conversation = shape.read(fields, name)
+        return replace(conversation, messages=wording.apply(conversation.messages, fields.remark))
+
+    own = {*OF_CONVERSATIONS, "tools", "id"} | ({"prompt"} if "completion" in (columns or {}) else set())
+    asked = {target: column for target, column in (columns or {}).items() if target in own}
+    return _load(source, split, asked, CONVERSATION_SHAPES, OF_SFT, read)
 
 
 def _load(
-    source: str, split: str, needed: tuple[str, ...], optional: tuple[str, ...], parse: Callable[[Row, str], T]
+    source: Source,
+    split: str,
+    columns: Mapping[str, str],
+    shapes: tuple[Shape[T], ...],
+    wanted: tuple[str, ...],
+    read: Callable[[Shape[T], Fields, str], T],
 ) -> Loaded[T]:
-    rows, skipped = read_rows(source, needed, optional, split)
-    path = Path(source)
-    stem = path.stem if path.suffix in FILE_SUFFIXES else path.name  # "owner/model-v1.1" has no suffix
-    items: list[T] = []
-    used: list[int] = []
-    seen: set[str] = set()
-    for number, row in rows:
-        try:
-            name = _row_id(row) or f"{stem}-{number}"
-            while name in seen:
-                name = f"{name}-{number}"
-            items.append(parse(row, name))
-            used.append(number)
-            seen.add(name)
-        except BadRowError as error:
-            skipped.append(SkippedRow(number, str(error)))
-        except RecursionError:
-            skipped.append(SkippedRow(number, "nested too deep"))
-    skipped.sort(key=lambda skip: skip.row)
-    return Loaded(items, skipped, used).refuse_empty(source)
+    parts = read_parts(source, split)
+    refuse_absent(shown(source), [row for part in parts for _, row in part.rows], columns)
+    gathered: _Gathered[T] = _Gathered()
+    for part in parts:
+        gathered.skipped += part.skipped
+        rows = [row for _, row in part.rows]
+        seen = (renamed(_opened(row), columns).row for row in rows)
+        first = next((shape for row in seen for shape in shapes if shape.matches(row)), None)
+        if first is None:
+            others = CONVERSATION_SHAPES if wanted == OF_TASKS else TASK_SHAPES
+            if any(shape.matches(_opened(row)) for row in rows[:100] for shape in others):
+                raise SodError(f"{part.name}: {_OTHER_KIND[wanted]}; columns: {listed(rows)}")
+            raise unknown_shape(part.name, rows, wanted)
+        for number, row in part.rows:
+            try:
+                fields = renamed(_opened(row), columns)
+                refuse_media(fields.row)
+                # A row that no shape knows is read as the first of its file: what it lacks is the reason to skip it.
+                shape = next((shape for shape in shapes if shape.matches(fields.row)), first)
+                name = gathered.free_name(_row_id(fields) or f"{part.stem}-{number_in_file(number)}", number)
+                gathered.add(number, name, read(shape, fields, name), shape.name, fields)
+            except BadRowError as error:
+                gathered.skipped.append(SkippedRow(number, str(error)))
+            except RecursionError:
+                gathered.skipped.append(SkippedRow(number, "nested too deep"))
+    return gathered.loaded().refuse_empty(shown(source))
 
 
-def _row_id(row: Row) -> str | None:
-    extra = decoded(row.get("extra_info"), "extra_info", dict)
-    names = (row.get("id"), extra.get("id"), extra.get("index"))
-    return next((str(name) for name in names if name is not None), None)
+@final
+class _Gathered(Generic[T]):
+    """What was read of a source so far."""
+
+    def __init__(self) -> None:
+        self.skipped: list[SkippedRow] = []
+        self._items: list[T] = []
+        self._rows: list[int] = []
+        self._names: set[str] = set()
+        self._counts: tuple[Counter[str], Counter[str], Counter[str]] = (Counter(), Counter(), Counter())
+
+    def free_name(self, name: str, number: int) -> str:
+        """A name that no row before has: `name`, or that with the row's number behind it."""
+        while name in self._names:
+            name = f"{name}-{number_in_file(number)}"
+        return name
+
+    def add(self, number: int, name: str, item: T, shape: str, fields: Fields) -> None:
+        """A row that was read as `item`."""
+        self._items.append(item)
+        self._rows.append(number)
+        self._names.add(name)
+        for counter, found in zip(self._counts, (fields.unused(), [shape], [*fields.remarks]), strict=True):
+            counter.update(found)
+
+    def loaded(self) -> Loaded[T]:
+        """All of it."""
+        skipped = sorted(self.skipped, key=lambda skip: skip.row)
+        return Loaded(self._items, skipped, self._rows, *self._counts)
 
 
-def _task(row: Row, name: str) -> Task:
-    prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt.strip():
-        prompt = chat_or_none(prompt) or [{"role": "user", "content": prompt}]
-    truths = truths_of(decoded(row.get("reward_model"), "reward_model", dict).get("ground_truth"))
-    if not truths:
-        raise BadRowError("no reward_model.ground_truth")
-    return Task(
-        id=name,
-        prompt=read_messages(prompt, "prompt", declared=None),
-        ground_truth=truths[0],
-        truths=truths[1:],
-        data_source=str(row.get("data_source") or "unknown"),
-        extra=decoded(row.get("extra_info"), "extra_info", dict),
-    )
+_IDS = ("id", "task_id", "unique_id", "problem_id", "question_id", "record_id", "query_id", "uuid", "uid", "_id")
+_OPENED = (
+    *("reward_model", "reward_spec", "extra_info", "metadata", "info", "extra_fields"),
+    *("responses_create_params", "verifier_metadata", "verification_info"),
+)
+"""Columns that hold a mapping, which some writers store as JSON text."""
 
 
-def _conversation(row: Row, name: str) -> Conversation:
-    tools = decoded(row.get("tools"), "tools", list)
-    declared = frozenset(function_of(tool, "a declared tool")[0] for tool in tools)
-    messages = read_messages(row.get("messages"), "messages", declared)
-    if not any(message.role == "assistant" for message in messages):
-        raise BadRowError("no assistant message")
-    return Conversation(id=name, messages=messages, tools=tuple(tools))
+def _row_id(fields: Fields) -> str | None:
+    """The row's own id, all of which count as used."""
+    columns = [column_of(fields.row, [name]) for name in _IDS]
+    names = [fields.use(column) for column in columns if column is not None]
+    extra = decoded(fields.row.get("extra_info"), "extra_info", dict)
+    names += [fields.use("extra_info", name) for name in ("id", "index") if name in extra]
+    return next((str(name) for name in names if isinstance(name, str | int | float)), None)
 
 
-_CALL = pa.struct([("type", pa.string()), ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())]))])
+def _opened(row: Row) -> Row:
+    """The row with the mappings that it stores as JSON text as mappings, so that what is in them can be told apart."""
+    opened = dict(row)
+    for name in _OPENED:
+        value = json_or_none(row[name]) if isinstance(row.get(name), str) else None
+        if isinstance(value, dict):
+            opened[name] = value
+    return opened
+
+
+_FUNCTION = pa.struct([("name", pa.string()), ("arguments", pa.string())])
+_CALL = pa.struct([("id", pa.string()), ("type", pa.string()), ("function", _FUNCTION)])
 _PLAIN_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-_MESSAGE = pa.struct([*_PLAIN_MESSAGE, ("name", pa.string()), ("tool_calls", pa.list_(_CALL))])
+_MESSAGE = pa.struct(
+    [
+        *_PLAIN_MESSAGE,
+        ("name", pa.string()),
+        ("tool_calls", pa.list_(_CALL)),
+        ("reasoning_content", pa.string()),
+        ("weight", pa.float64()),
+    ]
+)
 _REWARD = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])
 
 
@@ -119,7 +212,7 @@ def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
     `extra_info` is a struct where every task has the same scalar keys (what verl reads), else a JSON
     string. Raises SodError when the file cannot be written.
     """
-    plain = all(not m.tool_calls and m.name is None for task in tasks for m in task.prompt)
+    plain = all(m == Message(m.role, m.content) for task in tasks for m in task.prompt)
     message = _PLAIN_MESSAGE if plain else _MESSAGE
     truths = [ground_truth_column([task.ground_truth, *task.truths]) for task in tasks]
     columns = {
@@ -145,15 +238,24 @@ def write_conversations(path: str | Path, conversations: Sequence[Conversation])
         "messages": pa.array([[_raw(m) for m in c.messages] for c in conversations], pa.list_(_MESSAGE)),
         "tools": pa.array([_json(list(c.tools)) for c in conversations], pa.string()),
     }
+    if any(c.reward is not None for c in conversations):
+        columns["reward"] = pa.array([c.reward for c in conversations], pa.float64())
     _write(Path(path), pa.table(columns))
 
 
 def _raw(message: Message) -> Row:
     calls = [
-        {"type": "function", "function": {"name": call.name, "arguments": _json(call.arguments)}}
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _json(call.arguments)}}
         for call in message.tool_calls
     ]
-    return {"role": message.role, "content": message.content, "name": message.name, "tool_calls": calls or None}
+    return {
+        "role": message.role,
+        "content": message.content,
+        "name": message.name,
+        "tool_calls": calls or None,
+        "reasoning_content": message.reasoning,
+        "weight": None if message.weight == 1.0 else message.weight,
+    }
 
 
 def _json(value: Any) -> str:

@@ -23,7 +23,7 @@ from sod.records import Message, SodError, Task, ToolCall
 from sod.seeds import derive
 from sod.tasks.base import Conversation
 from sod.tasks.files import write_conversations, write_tasks
-from sod.tasks.sources import read_rows
+from sod.tasks.sources import read_rows, refuse_missing
 
 SYSTEM_PROMPT = r"Use the python tool for each calculation and give the final answer in \boxed{}."
 DATA_SOURCE = "openai/gsm8k"
@@ -105,7 +105,8 @@ def convert(
     of the other two files. `tool_schema` is what the conversations declare: a function `python` with
     a parameter `code`. Raises SodError when the input cannot be used or is too small.
     """
-    rows, broken = read_rows(str(input), ("question", "answer"))
+    rows, broken = read_rows(str(input))
+    refuse_missing(str(input), rows, ("question", "answer"))
     task_skipped: dict[str, list[int]] = {}
     for skip in broken:
         task_skipped.setdefault("not a JSON object", []).append(skip.row)

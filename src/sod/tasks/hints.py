@@ -129,8 +129,7 @@ def posed_rows(source: str, key: str | None = None) -> list[Posed]:
     """The usable tasks of a data file with their reference solutions; see `write_hints`."""
     loaded = load_tasks(source)
     unusable = {skip.row for skip in loaded.skipped}
-    columns = REFERENCES if key is None else (key,)
-    rows, _ = read_rows(source, ("prompt",), columns)
+    rows, _ = read_rows(source)
     usable = [(number, row) for number, row in rows if number not in unusable]
     posed = [
         Posed(number, task, _reference(task, row, key))

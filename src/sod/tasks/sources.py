@@ -1,94 +1,259 @@
-"""Rows of parquet, JSONL, or the Hub as plain Python.
+"""What a data key names: files, folders of files, globs, or a data set of the Hub, and lists of these.
 
 A row that is no JSON object is skipped and counted; a source that cannot be used stops the run.
 """
 
 from __future__ import annotations
 
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pyarrow as pa
 
 from sod.hub import is_cached_dataset, is_hub_id, unreachable, why_unreachable
 from sod.records import SodError
+from sod.tasks.csv_rows import csv_rows
 from sod.tasks.formats.base import Row
-from sod.tasks.loaded import SkippedRow, skips_line
-from sod.tasks.tables import json_values, read_table
+from sod.tasks.json_rows import SPLITS, json_values
+from sod.tasks.loaded import RowNumber, SkippedRow, skips_line
+from sod.tasks.tables import COMPRESSED, read_table
 
-FILE_SUFFIXES = {".parquet", ".jsonl", ".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst"}
+JSON = (".jsonl", ".json", ".ndjson")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+READABLE = (".parquet", *JSON, *DELIMITERS)
+FILE_SUFFIXES = {*READABLE, *COMPRESSED, ".txt", ".arrow"}
+_HUB = re.compile(r"(?P<id>[^:@\s]+)(?::(?P<config>[^:@\s]+))?(?:@(?P<split>\S+))?")
+_OTHER_JSON = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+"""Files beside data that are none."""
+
+Source = str | Sequence[str]
 
 
-def is_file_source(source: str) -> bool:
-    """Whether a data key names a file, there or not, and no data set of the Hub."""
-    path = Path(source)
-    return path.is_file() or path.suffix in FILE_SUFFIXES or not is_hub_id(source)
+@final
+@dataclass(frozen=True)
+class HubSource:
+    """`owner/name:config@split`: a data set of the Hub; None is its only configuration, and `data.split`."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
 
 
-def read_rows(
-    source: str, needed: tuple[str, ...], optional: tuple[str, ...] = (), split: str = "train"
-) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
-    """(row number, row) for each row as plain Python, and the rows that are not JSON objects.
+@final
+@dataclass(frozen=True)
+class Part:
+    """The rows of one file or data set of a source: `name` is what messages call it, `stem` begins its rows' ids."""
 
-    Of parquet and Hub tables only the columns in `needed` and `optional` are read. Raises SodError
-    when the source does not exist, is empty or unreadable, or lacks a needed column.
+    name: str
+    stem: str
+    rows: list[tuple[int, Row]]
+    skipped: list[SkippedRow]
+
+
+def names_of(source: Source) -> list[str]:
+    """Every source that a data key names."""
+    return [source] if isinstance(source, str) else list(source)
+
+
+def shown(source: Source) -> str:
+    """A source in a message."""
+    return ", ".join(names_of(source))
+
+
+def hub_source(source: str) -> HubSource | None:
+    """The data set of the Hub that a source can only mean; None where it means a file, there or not."""
+    match = _HUB.fullmatch(source)
+    if match is None or Path(source).exists() or _is_glob(source):
+        return None
+    if Path(match["id"]).suffix in FILE_SUFFIXES or not is_hub_id(match["id"]):
+        return None
+    return HubSource(match["id"], match["config"], match["split"])
+
+
+def ignores_split(source: str) -> bool:
+    """Whether `data.split` says nothing about a source: it is a file that cannot hold several splits."""
+    return hub_source(source) is None and not Path(source).is_dir() and ".json" not in Path(source).suffixes
+
+
+def read_parts(source: Source, split: str = "train") -> list[Part]:
+    """The rows of every file and data set that `source` names, numbered from 0 in each; over several as `RowNumber`.
+
+    Raises SodError when one does not exist, is empty or unreadable.
     """
-    path = Path(source)
-    skipped: list[SkippedRow] = []
-    if path.is_file():
-        if path.suffix == ".parquet":
-            columns, rows = _read_parquet(path, needed + optional)
-        elif path.suffix in (".jsonl", ".json"):
-            columns, rows, skipped = _read_json(path)
-        else:
-            raise SodError(f"{source}: unknown suffix '{path.suffix}', expected .parquet, .jsonl or .json")
-    elif not is_file_source(source):
-        columns, rows = _read_hub(source, split, needed + optional)
-    else:
-        raise SodError(f"{source}: no such data file")
-    if not rows:
-        raise SodError(f"{source}: " + (f"no usable row, {skips_line(skipped)}" if skipped else "no rows"))
+    if not names_of(source):
+        raise SodError("no data file is named; the list is empty")
+    parts = [part for name in names_of(source) for part in _parts(name, split)]
+    return parts if len(parts) == 1 else _numbered(parts)
+
+
+def read_rows(source: Source, split: str = "train") -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
+    """(row number, row) for each row as plain Python, and the rows that are not JSON objects. Raises SodError."""
+    parts = read_parts(source, split)
+    return [row for part in parts for row in part.rows], [skip for part in parts for skip in part.skipped]
+
+
+def refuse_missing(source: str, rows: Sequence[tuple[int, Row]], needed: Sequence[str]) -> None:
+    """Raises SodError where no row has a column that is needed."""
+    columns = dict.fromkeys(name for _, row in rows for name in row)
     if missing := [column for column in needed if column not in columns]:
         raise SodError(f"{source}: no column '{missing[0]}' (columns found: {', '.join(columns) or 'none'})")
+
+
+def _numbered(parts: Sequence[Part]) -> list[Part]:
+    """The parts with rows that say which one they are of."""
+    short = [Path(part.name).name for part in parts]
+    numbered, before = [], 0
+    for part in parts:
+        name = Path(part.name).name
+        name = part.name if short.count(name) > 1 else name
+        rows = [(RowNumber.of(before + number, number, name), row) for number, row in part.rows]
+        skipped = [SkippedRow(RowNumber.of(before + skip.row, skip.row, name), skip.reason) for skip in part.skipped]
+        numbered.append(Part(part.name, part.stem, list(rows), skipped))
+        before += len(rows) + len(skipped)
+    return numbered
+
+
+def _parts(source: str, split: str) -> list[Part]:
+    hub = hub_source(source)
+    if hub is not None:
+        rows = _read_hub(hub, hub.split or split)
+        return [Part(source, Path(hub.id).name, rows, _refused_empty(source, rows, []))]
+    return [_part(path, split) for path in _files(source, split)]
+
+
+def _part(path: Path, split: str) -> Part:
+    packed = path.suffix in COMPRESSED
+    kind = Path(path.stem).suffix if packed else path.suffix
+    skipped: list[SkippedRow] = []
+    if kind == ".parquet" and not packed:
+        rows = _read_parquet(path)
+    elif kind in JSON:
+        rows, skipped = _read_json(path, split)
+    elif kind in DELIMITERS:
+        rows, skipped = _read_csv(path, DELIMITERS[kind])
+    else:
+        raise SodError(
+            f"{path}: unknown suffix '{path.suffix}', expected {', '.join(READABLE)}, all but parquet also with .gz or "
+            ".zst behind it"
+        )
+    stem = Path(path.stem).stem if packed else path.stem
+    return Part(str(path), stem, rows, _refused_empty(str(path), rows, skipped))
+
+
+def _refused_empty(name: str, rows: Sequence[Any], skipped: list[SkippedRow]) -> list[SkippedRow]:
+    """The skipped rows. Raises SodError where there are no others."""
+    if not rows:
+        raise SodError(f"{name}: " + (f"no usable row, {skips_line(skipped)}" if skipped else "no rows"))
+    return skipped
+
+
+def _is_glob(source: str) -> bool:
+    return any(mark in source for mark in "*?[")
+
+
+def _files(source: str, split: str) -> list[Path]:
+    """The files that a source names. Raises SodError where there are none."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return _in_folder(path, split)
+    if _is_glob(source):
+        found = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file())
+        if not found:
+            raise SodError(f"{source}: no file matches")
+        return found
+    raise SodError(f"{source}: no such data file")
+
+
+def _in_folder(folder: Path, split: str) -> list[Path]:
+    """The data files of a folder or of `data` in it, in order; of files named by split those of `split`."""
+    for place in (folder, folder / "data"):
+        found = sorted(path for path in place.glob("*") if _is_data(path))
+        named = {path: _split_of(path) for path in found}
+        if any(named.values()):
+            chosen = [path for path in found if named[path] == split]
+            if not chosen:
+                have = ", ".join(dict.fromkeys(name for name in named.values() if name))
+                raise SodError(f"{place}: no file of split '{split}', there are {have}; set data.split")
+            return chosen
+        if found:
+            return found
+    raise SodError(f"{folder}: no such data file, and as a folder it has none that ends in {', '.join(READABLE)}")
+
+
+def _is_data(path: Path) -> bool:
+    inner = Path(path.stem) if path.suffix in COMPRESSED else path
+    return path.is_file() and inner.suffix in READABLE and path.name not in _OTHER_JSON
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file's name begins with, as the Hub's files are named (`train-00000-of-00002.parquet`)."""
+    return next((name for name in SPLITS if re.match(rf"{name}(?![a-zA-Z])", path.name)), None)
+
+
+def _read_parquet(path: Path) -> list[tuple[int, Row]]:
+    try:
+        rows = read_table(path)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise SodError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
+    return [(n, _without_nones(row)) for n, row in enumerate(rows)]
+
+
+def _read_json(path: Path, split: str) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
+    try:
+        values = json_values(path, split)
+    except (pa.ArrowException, ValueError, RecursionError, OSError, MemoryError) as error:
+        raise SodError(f"{path}: not readable as JSON ({_one_line(error)})") from error
+    rows, skipped = [], []
+    for number, (where, value) in enumerate(values):
+        row = _as_row(value)
+        if row is None:
+            skipped.append(SkippedRow(number, f"{where} a JSON object"))
+        else:
+            rows.append((number, row))
     return rows, skipped
 
 
-def _read_parquet(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, Row]]]:
+def _as_row(value: Any) -> Row | None:
+    """A value of a JSON file as a row: a list of messages is a conversation. None for what is no row."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        for key, column in (("role", "messages"), ("from", "conversations")):
+            if all(key in item for item in value):
+                return {column: value}
+    return value if isinstance(value, dict) else None
+
+
+def _read_csv(path: Path, delimiter: str) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
     try:
-        columns, rows = read_table(path, wanted)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise SodError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
-    if rows is None:  # none of our columns; the caller names the missing one
-        return columns, [(0, {})]
-    return columns, [(n, _without_nones(row)) for n, row in enumerate(rows)]
+        read = csv_rows(path, delimiter)
+    except (pa.ArrowException, ValueError, OSError, MemoryError) as error:
+        raise SodError(f"{path}: not readable as a table of text ({_one_line(error)})") from error
+    skipped = [SkippedRow(n, "it has more cells than there are columns") for n, row in enumerate(read) if row is None]
+    return [(n, row) for n, row in enumerate(read) if row is not None], skipped
 
 
-def _read_json(path: Path) -> tuple[list[str], list[tuple[int, Row]], list[SkippedRow]]:
-    try:
-        values = json_values(path)
-    except (ValueError, RecursionError, OSError, MemoryError) as error:
-        raise SodError(f"{path}: not readable as JSON ({_one_line(error)})") from error
-    rows = [(n, value) for n, (_, value) in enumerate(values) if isinstance(value, dict)]
-    bad = [(n, where) for n, (where, value) in enumerate(values) if not isinstance(value, dict)]
-    columns = list(dict.fromkeys(key for _, row in rows for key in row))
-    return columns, rows, [SkippedRow(n, f"{where} a JSON object") for n, where in bad]
-
-
-def _read_hub(source: str, split: str, wanted: tuple[str, ...]) -> tuple[list[str], list[tuple[int, Row]]]:
+def _read_hub(source: HubSource, split: str) -> list[tuple[int, Row]]:
     try:
         import datasets  # optional: only this branch needs it
     except ImportError as error:
-        raise SodError(f"{source}: no such file; for the Hub, pip install 'sod-distill[hub]'") from error
+        raise SodError(f"{source.id}: no such file; for the Hub, pip install 'sod-distill[hub]'") from error
     reason = why_unreachable()
-    if reason is not None and not is_cached_dataset(source):
-        raise unreachable(source, "data file", reason)
+    if reason is not None and not is_cached_dataset(source.id):
+        raise unreachable(source.id, "data file", reason)
+    config = {} if source.config is None else {"name": source.config}
     try:
-        table = datasets.load_dataset(source, split=split, trust_remote_code=False)
+        table = datasets.load_dataset(source.id, **config, split=split, trust_remote_code=False)
     except Exception as error:  # the client raises many unrelated types (network, hub, arrow, scripts)
-        raise SodError(f"{source}: cannot load split '{split}' from the Hub ({_one_line(error)})") from error
-    columns = list(table.column_names)
-    kept = table.select_columns([name for name in wanted if name in columns])
-    return columns, [(n, _without_nones(row)) for n, row in enumerate(kept)]
+        raise SodError(
+            f"{source.id}: cannot load split '{split}' from the Hub ({_one_line(error)}); {source.id}:CONFIG@SPLIT "
+            "names another"
+        ) from error
+    return [(n, _without_nones(row)) for n, row in enumerate(table)]
 
 
 def _without_nones(value: Any) -> Any:

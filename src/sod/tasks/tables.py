@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,13 @@ PLAIN_FOOTER = 64 * 1024
 JSON_BYTES = 4 * 1024**3
 LINE_CHARS = 64 * 1024**2
 """The longest line that is read: its lists and mappings take up to thirty times as much."""
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+"""How a file is compressed, by the end of its name."""
 OBJECT = 64
 """Bytes of a Python object, about."""
 ROWS = 64
 """Rows that are read before what they take is counted."""
+_BLOCK = 1024 * 1024
 
 
 def most_bytes(path: Path) -> int:
@@ -40,26 +42,23 @@ def most_bytes(path: Path) -> int:
     return FLOOR + TIMES * path.stat().st_size
 
 
-def read_table(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[dict[str, Any]] | None]:
-    """`(columns, rows of the wanted ones)`; rows is None where the file has none of them.
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a parquet file, all columns.
 
     Raises ValueError for a file beyond the bounds, MemoryError, OSError or pyarrow's errors for what cannot be read.
     """
     _refuse_deep_footer(path)
     most = most_bytes(path)
     with bounded_memory(most + SPARE), pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
-        schema = file.schema_arrow
-        columns = list(schema.names)
-        kept = [name for name in wanted if name in columns]
-        for name in kept:
-            _refuse_deep(schema.field(name).type)
-        return columns, _rows(file, kept, most) if kept else None
+        for field in file.schema_arrow:
+            _refuse_deep(field.type)
+        return _rows(file, most)
 
 
-def _rows(file: Any, columns: Sequence[str], most: int) -> list[dict[str, Any]]:
+def _rows(file: Any, most: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     taken = 0
-    for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+    for batch in file.iter_batches(batch_size=ROWS, use_threads=False):
         taken += sum(_bytes(column) for column in batch.columns)
         if taken > most:
             raise ValueError(
@@ -103,23 +102,26 @@ def _refuse_deep_footer(path: Path) -> None:
             raise ValueError("its footer cannot be read; it nests too deep")
 
 
-def json_values(path: Path) -> list[tuple[str, Any]]:
-    """Every value of a JSON or JSON-lines file, each with how a message about it begins; None is no JSON.
+def text_of(path: Path) -> str:
+    """The text of a file, unpacked where its name says that it is compressed.
 
-    Raises ValueError, RecursionError, MemoryError or OSError where the file cannot be read.
+    Raises ValueError for one beyond the bounds or not in UTF-8, OSError for what cannot be read or unpacked.
     """
-    with bounded_memory(most_bytes(path) + SPARE):
-        text = read_bounded(path, JSON_BYTES).decode("utf-8-sig")
-        if path.suffix == ".json" and text.lstrip().startswith("["):
-            return [("not", value) for value in json.loads(text)]
-        # "\n" only: str.splitlines would also cut inside strings, at U+2028 and its like.
-        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        return [(f"line {n} is not", _line_or_none(line)) for n, line in lines]
+    codec = COMPRESSED.get(path.suffix)
+    data = read_bounded(path, JSON_BYTES) if codec is None else _unpacked(path, codec)
+    return data.decode("utf-8-sig")
 
 
-def _line_or_none(line: str) -> Any:
-    """A line's value; None where it is no JSON, or so long that it is no row."""
-    return json_or_none(line) if len(line) <= LINE_CHARS else None
+def _unpacked(path: Path, codec: str) -> bytes:
+    """A few kilobytes may unpack to terabytes, so the bytes are counted as they come."""
+    most = min(JSON_BYTES, most_bytes(path))
+    data = bytearray()
+    with pa.input_stream(str(path), compression=codec) as stream:
+        while block := stream.read(_BLOCK):
+            data += block
+            if len(data) > most:
+                raise ValueError(f"unpacks to more than {most >> 20:,} MiB; unpack it, or split it")
+    return bytes(data)
 
 
 def json_or_none(text: str) -> Any:

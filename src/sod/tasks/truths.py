@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sod.tasks.tables import json_or_none
@@ -13,9 +13,12 @@ from sod.tasks.tables import json_or_none
 def truths_of(value: Any) -> tuple[str, ...]:
     """The accepted answers as text, the first one first; none where the row has none.
 
-    Several are a list of texts and numbers, or JSON text of a list of texts. The text `[1, 2]` may be an interval, so
-    it stays text; lists and mappings of anything else become JSON text.
+    Several are a list of texts and numbers, or JSON text of a list of texts; or a mapping that says them under the
+    names of question-answering sets (`{"target": [...]}`, `{"value": ..., "aliases": [...]}`). The text `[1, 2]` may be
+    an interval, so it stays text; lists and mappings of anything else become JSON text.
     """
+    if isinstance(value, Mapping) and value.keys() & _SAID and value.keys() <= _SAID | _BESIDE:
+        value = [item for name in _SAID_IN_ORDER for item in _listed(value.get(name))]
     if isinstance(value, str) and value.lstrip().startswith("["):
         listed = json_or_none(value)
         value = listed if _several(listed) and all(isinstance(item, str) for item in listed) else value
@@ -29,6 +32,21 @@ def ground_truth_column(truths: Sequence[str]) -> str:
     """The text from which `truths_of` reads these answers."""
     single = truths[0]
     return single if len(truths) == 1 and truths_of(single) == (single,) else json.dumps(truths, ensure_ascii=False)
+
+
+_SAID_IN_ORDER = ("value", "target", "targets", "text", "aliases")
+_SAID = frozenset(_SAID_IN_ORDER)
+_BESIDE = frozenset(
+    (
+        *("answer_start", "type", "pass_at_n", "normalized_value", "normalized_aliases"),
+        *("matched_wiki_entity_name", "normalized_matched_wiki_entity_name"),
+    )
+)
+"""What TriviaQA and SQuAD say beside it, in other spellings or for other ends."""
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _several(value: Any) -> bool:

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
 
 from sod.clock import Clock
 from sod.models.lora import dropping
 from sod.models.memory import naming_phase
 from sod.models.score import action_logps
 from sod.models.settle import settle_of
-from sod.objective.batch import supervised_batch
+from sod.objective.batch import TokenBatch, supervised_batch
 from sod.recipe import OptimSpec
 from sod.tasks.base import draw
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport
 
-Ledger = tuple[Sequence[int], Sequence[int]]
-"""`(token_ids, turn_ids)` of one example; turn id 0 is context."""
+
+@final
+@dataclass(frozen=True)
+class Example:
+    """One conversation as a ledger: turn id 0 is context, `weights[k - 1]` what turn k counts; none: all count 1."""
+
+    token_ids: Sequence[int]
+    turn_ids: Sequence[int]
+    weights: Sequence[float] = ()
 
 
 def sft_step(
-    model: Any, optimizer: Optimizer, examples: Sequence[Ledger], batch_size: int, spec: OptimSpec, seed: int, step: int
+    model: Any,
+    optimizer: Optimizer,
+    examples: Sequence[Example],
+    batch_size: int,
+    spec: OptimSpec,
+    seed: int,
+    step: int,
 ) -> StepReport:
-    """One update by the mean negative log-likelihood (nats/token) of the assistant's tokens.
+    """One update by the weighted mean of the negative log-likelihood (nats/token) of the assistant's tokens.
 
+    The denominator is the sum of the weights of all tokens of the batch, one for all its micro-batches: where every
+    turn counts 1, the number of tokens. A weight says how much a turn counts beside the others of its batch.
     The examples of a step are a pure function of (seed, step). Raises NonFiniteError before a non-finite
     gradient could move a weight.
     """
@@ -36,16 +54,30 @@ def sft_step(
 
 
 def _updated(
-    model: Any, optimizer: Optimizer, examples: Sequence[Ledger], batch_size: int, spec: OptimSpec, seed: int, step: int
+    model: Any,
+    optimizer: Optimizer,
+    examples: Sequence[Example],
+    batch_size: int,
+    spec: OptimSpec,
+    seed: int,
+    step: int,
 ) -> tuple[dict[str, float], float]:
     """Loss, gradient norm and learning rate, and the tokens of the batch."""
-    batch = supervised_batch([examples[i] for i in draw(batch_size, len(examples), seed, step)])
-    total = batch.action_tokens()
+    chosen = [examples[i] for i in draw(batch_size, len(examples), seed, step)]
+    batch = supervised_batch([(e.token_ids, e.turn_ids) for e in chosen], [e.weights for e in chosen])
+    total = float(weights_of(batch).double().sum())
     loss = 0.0
     for micro in batch.split(spec.micro_batch_tokens):
-        part = -action_logps(model, micro).sum() / total
+        part = -(action_logps(model, micro) * weights_of(micro)).sum() / total
         part.backward()
         optimizer.accumulate()
         loss += float(part.detach())
     update = optimizer.step(step)
     return {"loss": loss, "grad_norm": update.grad_norm, "lr": update.lr}, float(batch.length_B.sum())
+
+
+def weights_of(batch: TokenBatch) -> Tensor:
+    """The loss weight of each token. Float32, B x T, on the CPU. Raises ValueError for a batch without any."""
+    if batch.loss_weight_BT is None:
+        raise ValueError("the batch has no loss weights")
+    return batch.loss_weight_BT

@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from sod.recipe.keys.section import Section
+from sod.recipe.nearest import offered
+
+COLUMNS = (
+    *("prompt", "ground_truth", "data_source", "id", "tools", "choices", "hint", "solution", "extra_info"),
+    *("messages", "conversations", "completion"),
+)
+"""What `data.columns` can give a name: of RL tasks, and of conversations."""
+
+
+Source = str | list[str]
+"""A file, a folder, a glob or `owner/name:config@split` of the hub; or a list of these."""
 
 
 class DataSpec(Section):
-    """Where tasks and conversations come from: parquet or JSONL files, or Hugging Face hub ids."""
+    """Where tasks and conversations come from: files, folders, globs or Hugging Face hub ids, or lists of these."""
 
-    train: str | None = Field(None, description="tasks to train on: rows with prompt and reward_model.ground_truth")
-    validation: str | None = Field(None, description="tasks for evaluations during training, rows as in data.train")
-    sft: str | None = Field(None, description="conversations for supervised fine-tuning: rows with messages")
-    split: str = Field("train", description="split of a hub dataset; files have none")
+    train: Source | None = Field(
+        None, description="tasks to train on: files, globs, owner/name:config@split, or a list"
+    )
+    validation: Source | None = Field(None, description="tasks for evaluations during training, as data.train")
+    sft: Source | None = Field(None, description="conversations for supervised fine-tuning, named as data.train")
+    split: str = Field("train", description="split of hub datasets that name none, of folders and of split JSON files")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="columns by what they are, e.g. {prompt: q, ground_truth: meta.answer}; others go by their names",
+    )
+    system: str | None = Field(None, description="system message put in front of rows that have none of their own")
+    suffix: str | None = Field(None, description="text appended as it is to the last user message before an answer")
+    min_reward: float | None = Field(
+        None, description="SFT on episodes of a run: rows that earned less are left out; null: all of them"
+    )
     overlong_prompts: Literal["skip", "refuse"] = Field(
         "skip", description="what to do with prompts over rollout.max_prompt_tokens: skip and count them, or stop"
     )
+
+    @field_validator("train", "validation", "sft", mode="before")
+    @classmethod
+    def _names(cls, value: Any, info: ValidationInfo) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if value is not None and not (names and all(isinstance(name, str) and name.strip() for name in names)):
+            raise ValueError(
+                f"data.{info.field_name}={value!r}: name a file, a folder, a glob or a hub dataset, "
+                "owner/name:config@split, or a list of these"
+            )
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        for name, column in columns.items():
+            if name not in COLUMNS:
+                raise ValueError(
+                    f"data.columns.{name}: no part of a row is called so{offered(name, COLUMNS)}; there are "
+                    f"{', '.join(COLUMNS)}"
+                )
+            if not column.strip():
+                raise ValueError(f"data.columns.{name}: names no column")
+        return columns

@@ -5,7 +5,7 @@ A shape recognises rows and reads them; what it asked a row for is remembered, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, final
 
@@ -23,9 +23,17 @@ class BadRowError(Exception):
 class Fields:
     """A row that remembers which of its fields were used."""
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Mapping[str, Any], given: Collection[str] = ()) -> None:
+        """`given` are the columns that the user named (`data.columns`), which go before what a shape would take."""
         self.row = row
+        self.given = given
+        self.remarks: dict[str, None] = {}  # in order
         self._used: set[tuple[str, ...]] = set()
+        self._left: dict[str, None] = {}
+
+    def remark(self, text: str) -> None:
+        """Have it told that, in this row as in others of its file, `text` holds."""
+        self.remarks[text] = None
 
     def use(self, *path: str) -> Any:
         """The value at a path, with all that is below it counted as used; None where there is none."""
@@ -35,9 +43,13 @@ class Fields:
             value = value.get(name) if isinstance(value, Mapping) else None
         return value
 
+    def leave(self, name: str) -> None:
+        """Count what stands inside a used field, `messages[].name` say, as unused."""
+        self._left[name] = None
+
     def unused(self) -> list[str]:
         """The dotted names of the fields that hold something and that nobody used."""
-        return [".".join(path) for path in self._unused((), self.row)]
+        return [*(".".join(path) for path in self._unused((), self.row)), *self._left]
 
     def _unused(self, above: tuple[str, ...], values: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         for name, value in values.items():
@@ -55,7 +67,8 @@ class Fields:
 class Shape(Generic[T]):
     """A shape of rows: its name in messages and documents, what tells it, and how a row of it is read.
 
-    `read(fields, id)` raises BadRowError where the row cannot be used.
+    `matches(row)` looks at the row's columns. `read(fields, id)` asks `fields` for what it needs, and raises
+    BadRowError where the row cannot be used.
     """
 
     name: str

@@ -1,85 +1,117 @@
-"""What rows call messages, as messages."""
+"""What rows call messages, as messages.
+
+OpenAI's, its older `function_call` and newer Responses items, ShareGPT's `from` and `value`, Anthropic's blocks, and
+calls in the text between Hermes' marks. What an item is stands in `turns`; here the parts of a turn are joined, and
+each tool message finds the call that it answers.
+"""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
-from sod.records import ROLES, Message, Role, ToolCall
-from sod.tasks.formats.base import BadRowError, Row, decoded
+from sod.records import Message
+from sod.tasks.formats.base import BadRowError, Fields, decoded
+from sod.tasks.formats.calls import literal_or_none
+from sod.tasks.formats.turns import READ, Draft, drafts_of
 from sod.tasks.tables import json_or_none
 
+_PAIR = {"system": "system", "human": "user", "user": "user", "query": "user", "tool": "tool"} | dict.fromkeys(
+    ("assistant", "gpt", "bot", "response"), "assistant"
+)
+"""The keys of ms-swift's pairs, one item for a question and its answer, in the order in which they are said."""
 
-def read_messages(raw: Any, column: str, declared: frozenset[str] | None) -> tuple[Message, ...]:
-    """`declared` are the names that may be called; None where the run declares the tools."""
-    messages: list[Message] = []
-    unanswered: list[tuple[str | None, str]] = []  # (call id, tool name)
-    for item in decoded(raw, column, list):
-        role = item.get("role") if isinstance(item, dict) else None
-        if role not in ROLES:
-            raise BadRowError(f"unknown role {role!r}")
-        calls = _calls(decoded(item.get("tool_calls"), "tool_calls", list), declared)
-        if calls and role != "assistant":
-            raise BadRowError(f"{role} message with tool_calls")
-        name = _answer(unanswered, item) if role == "tool" else None
-        if role != "tool":
-            unanswered = [(ident, call.name) for ident, call in calls]
-        content = _content(item, may_be_empty=bool(calls))
-        messages.append(Message(cast(Role, role), content, tuple(call for _, call in calls), name))
-    if not messages:
+
+def read_messages(raw: Any, column: str, fields: Fields | None = None) -> tuple[Message, ...]:
+    """The messages of a row's column, a list or its JSON text.
+
+    `fields` hears of keys of messages that nobody reads. Raises BadRowError.
+    """
+    drafts: list[Draft] = []
+    for item in _items(raw, column):
+        if fields is not None and isinstance(item, dict):
+            for key in item.keys() - READ:
+                if item[key] not in (None, "", [], {}):
+                    fields.leave(f"{column}[].{key}")
+        for draft in drafts_of(item):
+            _append(drafts, draft)
+    drafts = [draft for draft in drafts if not draft.part or draft.calls or draft.content or draft.reasoning]
+    if not drafts:
         raise BadRowError(f"no {column}")
-    return tuple(messages)
+    return tuple(_messages(drafts))
 
 
-def _calls(raw: list[Any], declared: frozenset[str] | None) -> list[tuple[str | None, ToolCall]]:
-    calls: list[tuple[str | None, ToolCall]] = []
-    for item in raw:
-        name, function = function_of(item, "a tool call")
-        if declared is not None and name not in declared:
-            raise BadRowError(f"tool '{name}' is not declared")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            arguments = json_or_none(arguments)
-        if not isinstance(arguments, dict):
-            raise BadRowError(f"the arguments of a call to '{name}' are no JSON object")
-        calls.append((item.get("id"), ToolCall(name, arguments)))
-    return calls
-
-
-def function_of(item: Any, what: str) -> tuple[str, Row]:
-    """The name and body of a call or a declaration, in OpenAI's form or flat."""
-    function = (item.get("function") or item) if isinstance(item, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRowError(f"{what} has no name")
-    return function["name"], function
-
-
-def _answer(unanswered: list[tuple[str | None, str]], item: Row) -> str | None:
-    """Take the call this tool message answers off the list; the tool's name if the row tells it."""
-    if not unanswered:
-        raise BadRowError("tool message with no preceding call")
-    ident = item.get("tool_call_id")
-    match = next((n for n, (call, _) in enumerate(unanswered) if ident is not None and call == ident), None)
-    _, called = unanswered.pop(match or 0)
-    name = item.get("name")
-    return name if isinstance(name, str) else (called if match is not None else None)
-
-
-def _content(item: Row, may_be_empty: bool) -> str:
-    content = item.get("content")
-    if content is None and may_be_empty:
-        return ""
-    if not isinstance(content, str):
-        raise BadRowError(f"{item['role']} message without text content")
-    try:
-        content.encode()  # a lone surrogate (JSON can spell one) would fail only at the tokenizer
-    except UnicodeEncodeError as error:
-        raise BadRowError(f"{item['role']} message is not valid Unicode") from error
-    return content
+def prompt_messages(raw: Any, column: str, fields: Fields | None = None) -> tuple[Message, ...]:
+    """The messages of a prompt, which may be one text: the user message. Raises BadRowError."""
+    if isinstance(raw, str) and raw.strip():
+        raw = chat_or_none(raw) or [{"role": "user", "content": raw}]
+    return read_messages(raw, column, fields)
 
 
 def chat_or_none(text: str) -> list[Any] | None:
     """The messages of a prompt stored as JSON; None for a prompt that is simply text."""
     value = json_or_none(text) if text.lstrip().startswith("[") else None
-    if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
+    if isinstance(value, list) and value and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in value):
         return value
     return None
+
+
+def _items(raw: Any, column: str) -> Iterator[Any]:
+    """The items of a column; a pair is one item for each of its keys."""
+    if isinstance(raw, str) and raw.lstrip().startswith("[{'") and json_or_none(raw) is None:
+        raw = literal_or_none(raw) or raw  # as Python writes it
+    for item in decoded(raw, column, list):
+        if isinstance(item, dict) and item and item.keys() <= _PAIR.keys():
+            yield from ({"role": role, "content": item[key]} for key, role in _PAIR.items() if key in item)
+        else:
+            yield item
+
+
+def _append(drafts: list[Draft], draft: Draft) -> None:
+    """Add a draft, or join it to the turn that it is a part of."""
+    last = drafts[-1] if drafts else None
+    if last is None or last.role != "assistant" or draft.role != "assistant":
+        drafts.append(draft)
+        return
+    only_thought = last.part and not last.calls and not last.content
+    starts_turn = draft.part and not draft.calls
+    if not only_thought and (starts_turn or not draft.part):
+        drafts.append(draft)
+        return
+    if None not in (last.weight, draft.weight) and last.weight != draft.weight:
+        raise BadRowError("parts of one assistant turn with different weights")
+    last.content = "\n".join(text for text in (last.content, draft.content) if text)
+    last.reasoning = "\n".join(text for text in (last.reasoning, draft.reasoning) if text) or None
+    last.calls += draft.calls
+    last.malformed += draft.malformed
+    last.weight = draft.weight if last.weight is None else last.weight
+    last.part = only_thought and draft.part
+
+
+def _messages(drafts: list[Draft]) -> Iterator[Message]:
+    unanswered: list[tuple[str | None, str | None]] = []  # (call id, tool name)
+    for draft in drafts:
+        if draft.role == "tool" and draft.world and not unanswered:
+            draft.role = "user"  # what answers an action that was written as text
+        name = _answer(unanswered, draft) if draft.role == "tool" else None
+        if draft.role != "tool":
+            unanswered = [(ident, call.name) for ident, call in draft.calls]
+            unanswered += [(None, None)] * draft.malformed
+        yield Message(
+            draft.role,
+            draft.content,
+            tuple(call for _, call in draft.calls),
+            name,
+            draft.reasoning,
+            1.0 if draft.weight is None else draft.weight,
+        )
+
+
+def _answer(unanswered: list[tuple[str | None, str | None]], draft: Draft) -> str | None:
+    """Take the call this tool message answers off the list: by its id, else in order. The tool's name."""
+    if not unanswered:
+        raise BadRowError("tool message with no preceding call")
+    ident = draft.answers
+    match = next((n for n, (call, _) in enumerate(unanswered) if ident is not None and call == ident), None)
+    _, called = unanswered.pop(match or 0)
+    return draft.name or called
