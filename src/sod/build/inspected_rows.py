@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import final
 
+from sod.build.declared_tools import Tools, tools_to_show
 from sod.chat.render import Chat
 from sod.recipe import RewardSpec
 from sod.records import Message, Task
@@ -55,14 +56,18 @@ def shown_task(number: int, task: Task, spec: RewardSpec, chat: Chat | None) -> 
     return ShownRow(title, [Part(_decoded(chat, ids))], len(ids))
 
 
-def shown_conversation(number: int, conversation: Conversation, chat: Chat | None) -> ShownRow:
-    """A conversation with the marks of loss. Raises ValueError or SodError where it cannot be rendered."""
+def shown_conversation(number: int, conversation: Conversation, own: Tools, chat: Chat | None) -> ShownRow:
+    """A conversation with the marks of loss, where the run has tools of its `own`.
+
+    Raises ValueError or SodError where a run could not train on it.
+    """
     title = f"row {number}, {conversation.id}"
+    tools = tools_to_show(conversation, own)
     if chat is None:
         parts = list(_text_parts(conversation.messages, trains=True))
         trained = sum(len(part.text) for part in parts if part.loss)
         return ShownRow(title, parts, sum(len(part.text) for part in parts), trained)
-    ids, turns = chat.encode_conversation(conversation.messages)
+    ids, turns = chat.encode_conversation(conversation.messages, tools)
     weights = [message.weight for message in conversation.messages if message.role == "assistant"]
     marked = [turn > 0 and weights[turn - 1] > 0 for turn in turns]
     runs = groupby(range(len(ids)), key=lambda at: marked[at])

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, final
 from sod.build.declared_tools import signature, tell_other_tools
 from sod.build.inspected_rows import ShownRow, shown_conversation, shown_task
 from sod.build.proving import readable_tasks
+from sod.build.rewarded import rewarded
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
@@ -25,6 +26,7 @@ from sod.records import SodError, Task
 from sod.rewards.answers import asked_forms
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations, load_tasks
+from sod.tasks.formats.sft_pairs import PAIRS
 from sod.tasks.loaded import Loaded, SkippedRow
 
 T = TypeVar("T")
@@ -36,8 +38,6 @@ Progress = Callable[[int, int], None]
 NAMES: Mapping[Kind, str] = {"tasks": "RL tasks", "sft": "SFT conversations"}
 OTHER: Mapping[Kind, Kind] = {"tasks": "sft", "sft": "tasks"}
 _LETTER = re.compile(r"\(?[A-Z]\)?")
-PAIRS = "prompt and answer"
-"""The shape of conversations that a task may have as well."""
 NAMED_ROWS = 3  # of each reason for which rows are skipped
 NAMED_REASONS = 4
 
@@ -103,7 +103,7 @@ def _likelier(tasks: Loaded[Task] | None, conversations: Loaded[Conversation] | 
     as_tasks, as_sft = _count(tasks), _count(conversations)
     if as_tasks != as_sft or conversations is None:
         return "tasks" if as_tasks > as_sft else "sft"
-    return "tasks" if conversations.shapes.get(PAIRS) else "sft"
+    return "tasks" if conversations.shapes.get(PAIRS.name) else "sft"
 
 
 def _count(loaded: Loaded[Any] | None) -> int:
@@ -197,12 +197,16 @@ def _of_conversations(
 ) -> Inspection:
     shown: list[ShownRow] = []
     skipped = list(loaded.skipped)
-    for done, (number, conversation) in enumerate(zip(loaded.rows, loaded.items, strict=True), 1):
+    notes: list[str] = []
+    own = tool_schemas(recipe)
+    rows_read = list(zip(loaded.rows, loaded.items, strict=True))
+    kept = rewarded(rows_read, source, recipe, lambda text: notes.append(text.removeprefix(f"{source}: ")))
+    for done, (number, conversation) in enumerate(kept, 1):
         try:
-            shown.append(shown_conversation(number, conversation, chat))
+            shown.append(shown_conversation(number, conversation, own, chat))
         except (ValueError, SodError) as error:  # of the shape, or of a template that does not render this row
             skipped.append(SkippedRow(number, str(error)))
-        progress(done, len(loaded.items))
+        progress(done, len(kept))
     read = replace(loaded, skipped=sorted(skipped, key=lambda skip: skip.row))
     if not shown:
         raise SodError(f"{source}: no row can be rendered; skipped are {_skips_text(read.skipped)}")
@@ -212,6 +216,7 @@ def _of_conversations(
     facts = [
         ("read as", _read_as("sft", read, len(shown))),
         *_common_facts(read),
+        *[("note", note) for note in notes],
         ("tools", _declared_text(loaded.items, recipe)),
         ("lengths", _lengths_text([row.length for row in shown], chat, limit)),
         ("loss", f"on {trained:,} of {length:,} {unit} ({trained / max(length, 1):.0%})"),
