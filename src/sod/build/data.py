@@ -7,6 +7,7 @@ from typing import Any
 
 from sod.build.declared_tools import tell_other_tools
 from sod.build.job import told
+from sod.build.lengths import prompt_lengths
 from sod.build.proving import readable_tasks
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
@@ -50,7 +51,8 @@ def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) ->
 def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
     """The tasks whose prompts fit `rollout.max_prompt_tokens`; the rest is skipped and told, or refused."""
     limit = recipe.rollout.max_prompt_tokens
-    lengths = {task.id: len(chat.prompt_ids(task.prompt)) for task in tasks}
+    found = prompt_lengths(tasks, chat, recipe.chat.template_kwargs)
+    lengths = {task.id: length for task, length in zip(tasks, found, strict=True)}
     overlong = [task for task in tasks if lengths[task.id] > limit]
     if overlong:
         first = overlong[0]
