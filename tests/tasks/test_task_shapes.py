@@ -19,6 +19,7 @@ from sod.tasks.loaded import Loaded, SkippedRow
 
 USER = {"role": "user", "content": "2+2?"}
 ASKED = (Message("user", "2+2?"),)
+OBJECT = {"type": "object"}
 VERL = {"prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "4"}}
 
 
@@ -109,7 +110,9 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Task, set[str]]] = {
             ),
             "4",
             "adder",
-            tools=({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}},),
+            tools=(
+                {"type": "function", "function": {"name": "add", "strict": True, "parameters": {"type": "object"}}},
+            ),
         ),
         {"responses_create_params.temperature", "verifier_metadata", "agent_ref.type"},
     ),

@@ -68,8 +68,10 @@ def _readers(rows: Sequence[Row], source: str, spec: RewardSpec, notice: Notice)
     readers: dict[str, Reader] = {}
     choosing = [(number, task) for number, task in rows if _verifier(task, spec) == "choice"]
     letters = choice_letters(choosing, source, spec.choice.letters, notice)
-    for name in dict.fromkeys(task.data_source for _, task in rows):
-        mine = [(number, task) for number, task in rows if task.data_source == name]
+    by_source: dict[str, list[Row]] = {}
+    for number, task in rows:
+        by_source.setdefault(task.data_source, []).append((number, task))
+    for name, mine in by_source.items():
         verifier = _verifier(mine[0][1], spec)
         if verifier == "math":
             readers[name] = lambda _, text: math_truth(text)

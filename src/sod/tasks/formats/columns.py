@@ -12,6 +12,8 @@ from typing import Any
 from sod.records import Message
 from sod.tasks.formats.base import BadRowError, Fields, decoded
 from sod.tasks.formats.messages import prompt_messages
+from sod.tasks.formats.tools import read_tools
+from sod.tasks.tables import json_or_none
 from sod.tasks.truths import truths_of
 
 PROMPTS = ("prompt", "problem", "question", "query", "input", "instruction", "question_stem", "messages")
@@ -68,7 +70,7 @@ def prompt_of(fields: Fields) -> tuple[Message, ...]:
         value = [value]
     if isinstance(value, str) and plain(column) in ("input", "instruction"):
         value = _instructed(fields, value)
-    messages = prompt_messages(value, column)
+    messages = prompt_messages(value, column, fields)
     asked = _without_answer(messages) if plain(column) == "messages" else messages
     if len(asked) < len(messages):
         fields.remark("the answer at the end of messages is left out of the prompt")
@@ -137,16 +139,9 @@ def extra_of(fields: Fields) -> dict[str, Any]:
 def tools_of(fields: Fields, raw: Any, *path: str) -> tuple[Mapping[str, Any], ...]:
     """The function schemas that a row declares, in OpenAI's form. Raises BadRowError.
 
-    Names alone (a list of texts) declare nothing that could be shown: they stay unused.
+    Names alone (a list of words) declare nothing that could be shown: they stay unused.
     """
-    if isinstance(raw, list) and raw and all(isinstance(tool, str) for tool in raw):
+    if isinstance(raw, list) and all(isinstance(tool, str) and json_or_none(tool) is None for tool in raw):
         return ()
     fields.use(*path)
-    tools = []
-    for tool in decoded(raw, ".".join(path), list):
-        function = (tool.get("function") or tool) if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise BadRowError("a declared tool has no name")
-        body = {key: value for key, value in function.items() if key not in ("type", "strict")}
-        tools.append({"type": "function", "function": body})
-    return tuple(tools)
+    return read_tools(raw, ".".join(path))
