@@ -145,7 +145,8 @@ CONVERSATIONS: Sequence[Example] = (
         "ToolACE: functions in the system text, calls in brackets",
         {
             "system": "You are given functions. Put it in the format of [func1(params_name=params_value...)]\n"
-            '[{"name": "multiply", "parameters": {"type": "dict", "properties": {"a": {"type": "int"}, "b": {"type": "int"}}}}]',
+            '[{"name": "multiply", "parameters": {"type": "dict", '
+            '"properties": {"a": {"type": "int"}, "b": {"type": "int"}}}}]',
             "conversations": [
                 {"from": "user", "value": ASKED},
                 {"from": "assistant", "value": "[multiply(a=17, b=23)]"},
