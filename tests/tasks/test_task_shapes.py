@@ -195,6 +195,18 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Task, set[str]]] = {
         Task("rows-0", ASKED, "4", truths=("four",)),
         set(),
     ),
+    "SQuAD": (
+        {"id": "s", "context": "Sums.", "question": "2+2?", "answers": {"text": ["4", "four"], "answer_start": [0, 1]}},
+        "flat",
+        Task("s", (Message("user", "Sums.\n\n2+2?"),), "4", truths=("four",)),
+        set(),
+    ),
+    "Open-Reasoner-Zero": (
+        {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "assistant", "ground_truth": {"value": "4"}}]},
+        "open-reasoner-zero",
+        Task("rows-0", ASKED, "4"),
+        set(),
+    ),
     "alpaca": (
         {"instruction": "Add.", "input": "2+2?", "output": "4"},
         "flat",

@@ -43,7 +43,7 @@ class Evaluated:
         Another evaluation may stand there already, see `claimed`.
         """
         tasks = f"tasks{spec.tasks}" if spec.tasks else "all"
-        named = re.sub(r"[^\w.-]+", "-", Path(data).stem).strip("-")  # of a hub dataset or a glob, too
+        named = re.sub(r"[^\w.]+", "-", Path(data).stem).strip("-")  # of a hub dataset or a glob, too
         parts = [named or "data", tasks, f"k{spec.k}"]
         if self.run is None:
             return Path("runs") / "evaluations" / "-".join([self.name, *parts])

@@ -16,11 +16,15 @@ from sod.tasks.formats.tools import read_tools
 from sod.tasks.tables import json_or_none
 from sod.tasks.truths import truths_of
 
-PROMPTS = ("prompt", "problem", "question", "query", "input", "instruction", "question_stem", "messages")
+QUESTIONS = ("problem", "question", "query", "question_stem")
+PROMPTS = ("prompt", *QUESTIONS, "input", "instruction", "messages", "context_messages")
 """Where a prompt stands, the first that a row has."""
+ABOUT = ("context", "passage", "article", "body")
+"""Texts that a question is about: they are put before it."""
 TRUTHS = (
     *("ground_truth", "groundtruth", "expected_answer", "final_answer", "reference_answer", "correct_answer"),
-    *("gold_answer", "golden_answers", "gt_answer", "answer", "answers", "label", "target", "solution", "output"),
+    *("ground_truth_answer", "gold_answer", "golden_answers", "gt_answer", "answer", "answers", "label", "target"),
+    *("solution", "solutions", "output"),
 )
 """Where the truth stands, the first that a row has: what can only be a final answer before what may be a whole one.
 
@@ -70,6 +74,8 @@ def prompt_of(fields: Fields) -> tuple[Message, ...]:
         value = [value]
     if isinstance(value, str) and plain(column) in ("input", "instruction"):
         value = _instructed(fields, value)
+    elif isinstance(value, str) and column_of({column: value}, QUESTIONS):
+        value = _with_what_it_is_about(fields, value)
     messages = prompt_messages(value, column, fields)
     asked = _without_answer(messages) if plain(column) == "messages" else messages
     if len(asked) < len(messages):
@@ -81,6 +87,16 @@ def _instructed(fields: Fields, value: str) -> str:
     instruction, given = (column_of(fields.row, [name]) for name in ("instruction", "input"))
     texts = [fields.use(column) for column in (instruction, given) if column is not None]
     return "\n\n".join(text for text in texts if isinstance(text, str) and text.strip()) or value
+
+
+def _with_what_it_is_about(fields: Fields, question: str) -> str:
+    columns = [column_of(fields.row, [name]) for name in ABOUT]
+    texts = {name: fields.row[name] for name in columns if name is not None and isinstance(fields.row[name], str)}
+    for column, text in texts.items():
+        if fields.use(column).strip():
+            fields.remark(f"{column} is put before the question")
+            question = f"{text}\n\n{question}"
+    return question
 
 
 def _without_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
