@@ -59,8 +59,10 @@ def make_place(
         write_tasks(place / f"{name}.parquet", tasks)
     write_conversations(place / "sft.parquet", conversations[:8])
     write_conversations(place / "fewer.parquet", conversations[8:12])
+    earned = [replace(c, reward=float(n % 2)) for n, c in enumerate(conversations[:8])]
+    write_conversations(place / "earned.parquet", earned)
     assert conversations[0].tools[0] == SCHEMA
-    return ["model", "other", "near", "speaker", "templated"], [*files_of_tasks(), "sft", "fewer"]
+    return ["model", "other", "near", "speaker", "templated"], [*files_of_tasks(), "sft", "fewer", "earned"]
 
 
 def files_of_tasks() -> dict[str, list[Task]]:
