@@ -29,11 +29,6 @@ CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "391"}
 SAYS = {"role": "assistant", "content": "It is 391."}
 MARKED = '<tool_call>\n{"name": "python", "arguments": {"code": "print(17*23)"}}\n</tool_call>'
-CHECKED = "def check(candidate):\n    assert candidate(1) == 2\n"
-CASE = (
-    "import unittest\n\nclass TestCases(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(1), 2)\n"
-)
-PAIR = {"inputs": ["1\n"], "outputs": ["2\n"]}
 
 TASKS: Sequence[Example] = (
     Example(
@@ -86,48 +81,6 @@ TASKS: Sequence[Example] = (
         "Multiple choice: options as a list, a mapping or columns, the right one as letter, index or text",
         {"question": ASKED, "choices": ["381", "391", "401"], "answer": 1},
         {"reward.verifier": "choice"},
-    ),
-    Example(
-        "HumanEval",
-        {
-            "prompt": "def f(x):\n    ...\n",
-            "entry_point": "f",
-            "test": CHECKED,
-            "canonical_solution": "    return x + 1\n",
-        },
-    ),
-    Example("MBPP", {"text": "Write f(x), which returns x+1.", "test_list": ["assert f(1) == 2"]}),
-    Example("APPS, TACO", {"question": "Read x and print x+1.", "input_output": PAIR}),
-    Example(
-        "DeepCoder, PrimeIntellect", {"problem": "Read x and print x+1.", "tests": [{"input": "1", "output": "2"}]}
-    ),
-    Example("AceCode", {"question": "Write f(x), which returns x+1.", "test_cases": ["assert f(1) == 2"]}),
-    Example(
-        "KodCode: pytest",
-        {
-            "question": "Write f(x), which returns x+1.",
-            "test": "from solution import f\n\ndef test_a():\n    assert f(1) == 2\n",
-            "solution": "def f(x):\n    return x + 1\n",
-        },
-    ),
-    Example(
-        "BigCodeBench: unittest",
-        {"instruct_prompt": "Write f(x), which returns x+1.", "entry_point": "f", "test": CASE},
-    ),
-    Example(
-        "LiveCodeBench",
-        {
-            "question_content": "Read x and print x+1.",
-            "public_test_cases": '[{"input": "1", "output": "2", "testtype": "stdin"}]',
-        },
-    ),
-    Example(
-        "CodeContests",
-        {"description": "Read x and print x+1.", "public_tests": {"input": ["1\n"], "output": ["2\n"]}},
-    ),
-    Example(
-        "LeetCodeDataset",
-        {"query": "Write f(x), which returns x+1.", "entry_point": "f", "test": CHECKED, "starter_code": "def f(x):"},
     ),
 )
 CONVERSATIONS: Sequence[Example] = (
@@ -194,6 +147,47 @@ CONVERSATIONS: Sequence[Example] = (
             "system": 'SYSTEM: You have access to functions. Use them if required -\n{"name": "now", "parameters": {}}',
             "chat": 'USER: What time is it?\n\nASSISTANT: <functioncall> {"name": "now", "arguments": \'{}\'} '
             '<|endoftext|>\n\nFUNCTION RESPONSE: {"time": "12:00"}\n\nASSISTANT: Noon. <|endoftext|>',
+        },
+        sft=True,
+    ),
+    Example(
+        "ToolACE: functions in the system text, calls in brackets",
+        {
+            "system": "You are given functions. Put it in the format of [func1(params_name=params_value...)]\n"
+            '[{"name": "multiply", "parameters": {"type": "dict", '
+            '"properties": {"a": {"type": "int"}, "b": {"type": "int"}}}}]',
+            "conversations": [
+                {"from": "user", "value": ASKED},
+                {"from": "assistant", "value": "[multiply(a=17, b=23)]"},
+                {"from": "tool", "value": '[{"name": "multiply", "results": 391}]'},
+                {"from": "assistant", "value": "It is 391."},
+            ],
+        },
+        sft=True,
+    ),
+    Example(
+        "Our own episodes: a run directory, its `trajectories/*.jsonl`, or an evaluation's `generations.jsonl`",
+        {
+            "format": 2,
+            "task_id": "t",
+            "sample": 0,
+            "stop": "answer",
+            "reward": 1.0,
+            "prompt": [ASKS],
+            "tools": [PYTHON],
+            "turns": [
+                {
+                    "k": 1,
+                    "said": {
+                        "thinking": "",
+                        "answer": "",
+                        "calls": [{"name": "python", "arguments": {"code": "print(17*23)"}}],
+                    },
+                    "calls": [{"name": "python", "arguments": {"code": "print(17*23)"}}],
+                    "results": [{"text": "391", "error": None}],
+                },
+                {"k": 2, "said": {"thinking": "", "answer": "\\boxed{391}", "calls": []}, "calls": [], "results": []},
+            ],
         },
         sft=True,
     ),
