@@ -8,13 +8,17 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-# As families name their control tokens: <|...|>, DeepSeek's with full-width bars, Gemma's, Mistral's, GLM's, BOS and EOS.
+# As families name their control tokens: <|...|>, DeepSeek's full-width bars, Gemma's, Mistral's, GLM's, BOS and EOS.
 _CONTROL = re.compile(
-    r"<[|\uff5c][^<>'\"{}\s]{1,40}?[|\uff5c]>|<\|[a-z_]+>|<[a-z_]+\|>|<\|\"\|>|</?s>|<bos>|<eos>|<pad>|<unk>|<sop>"
+    r"<[|\uff5c][^<>'\"{}\s]{1,40}?[|\uff5c]>|<\|[a-z_]+>|<[a-z_]+\|>|<\|\"\|>|</?s>|<bos>|<eos>|<pad>|<unk>"
+    r"|<sop>"
     r"|<(?:start|end)_of_[a-z]+>|\[/?[A-Z_]{3,}\]|\[gMASK\]|</?think>|</?tool_call>|</?tool_response>"
     r"|<start_function_[a-z]+>|<end_function_[a-z]+>|<escape>|\][<~][^\[\]]{1,20}\[|\[e~\["
 )
-_BOS = ("<|begin_of_text|>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<bos>", "<s>", "<|startoftext|>", "<BOS_TOKEN>")
+_BUILT = re.compile(r"[\"']<\|[\"'] ?[+~]")  # tokens that are put together of a role
+_BOS = (
+    "<|begin_of_text|>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<bos>", "<s>", "<|startoftext|>", "<BOS_TOKEN>",
+)  # fmt: skip
 _EOS = (
     "<|eot_id|>", "<|return|>", "<|im_end|>", "<turn|>", "<end_of_turn>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
     "<|END_OF_TURN_TOKEN|>", "<|end_of_text|>", "<|end|>", "<|eot|>", "<seed:eos>", "[e~[", "<|endoftext|>", "</s>",
@@ -24,7 +28,10 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 def control_tokens(template: str) -> list[str]:
     """The texts in a template that its tokenizer has as tokens, by their look."""
-    return sorted(set(_CONTROL.findall(template)))
+    found = set(_CONTROL.findall(template))
+    if _BUILT.search(template):
+        found |= {f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
+    return sorted(found)
 
 
 def tokenizer_for(template: str, extra: tuple[str, ...] = ()) -> Any:

@@ -1,29 +1,30 @@
 """Which template renders a run's messages, and which dialect reads what the model says to them.
 
 The tokenizer's own template is taken where it shows the tools and writes calls that a known dialect reads back, which
-is tried out; else ours (`sod.chat.ours`), which works with any tokenizer that has a token to end a turn in.
+is tried out. Else there are two of ours (`sod.chat.ours`): Hermes, for tokenizers that have ChatML's tokens, and for
+others their own template behind one that tells of the tools in the user's message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from sod.chat.confined import Confined, UnboundedTemplateError
 from sod.chat.content import ContentEncoder, Tokenizer
 from sod.chat.dialects.base import Dialect
+from sod.chat.dialects.gemma3 import GEMMA3
 from sod.chat.dialects.hermes import HERMES
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.forms import FORMS, Form
 from sod.chat.layout import Layout
-from sod.chat.ours import Marks, has_chatml, hermes_template, marks_of
+from sod.chat.ours import Marks, has_chatml, hermes_template, marks_of, told_template
 from sod.chat.probes import PARAMETER, PROBE_TOOL, SHOWN, USER, calling, others
-from sod.chat.rendering import Rendering, Tools
+from sod.chat.rendering import Rendering, Tools, Way
 from sod.records import Message, SodError
 
-Wanted = Literal["auto", "tokenizer", "hermes"]
+Wanted = Literal["auto", "tokenizer", "told", "hermes"]
 
 
 @final
@@ -32,136 +33,175 @@ class Choice:
     """What was taken, and `why`, in a few words for the user; `own` is whether it is the tokenizer's own template."""
 
     rendering: Rendering
-    form: Form
-    dialect: Dialect
+    way: Way
     layout: Layout
     own: bool
     why: str
 
 
 @final
+@dataclass(frozen=True)
 class Chooser:
     """Tries the templates of one tokenizer with the tools that a run shows."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        encoder: ContentEncoder,
-        tools: Tools,
-        kwargs: Mapping[str, Any],
-        dialect: str = "auto",
-    ) -> None:
-        """Raises SodError where no dialect has that name."""
-        self._tokenizer = tokenizer
-        self._encoder = encoder
-        self._tools = tools
-        self._kwargs = kwargs
-        self._dialects = _named(dialect)
+    tokenizer: Tokenizer
+    encoder: ContentEncoder
+    tools: Tools
+    kwargs: Mapping[str, Any]
+    dialects: Sequence[Dialect] = DIALECTS
 
     def choose(self, wanted: Wanted) -> Choice:
         """The template that is wanted, proven. Raises SodError with what it lacks and with a way that works."""
-        own = self._tokenizer.chat_template
-        if wanted == "tokenizer" and not own:
-            raise self._advised("chat.template: the tokenizer has no chat template")
-        if not own:
-            return self._ours("the tokenizer has no chat template")
-        if wanted == "hermes" or own == hermes_template():
-            return self._ours("it is the tokenizer's own" if own == hermes_template() else "as set")
+        own = self.tokenizer.chat_template
+        if wanted == "hermes" or (own == hermes_template() and wanted != "told"):
+            return self._advised("hermes", "it is the tokenizer's own" if own == hermes_template() else "as set")
+        if not own and wanted == "auto":
+            return self._advised("hermes", "the tokenizer has no chat template")
+        if wanted != "auto":
+            return self._advised(wanted, "as set")
         try:
-            return self._own(with_tools=wanted == "auto" or bool(self._tools))
+            return replace(self, tools=self.tools or [PROBE_TOOL])._tried("tokenizer", "")
         except UnboundedTemplateError as error:
-            raise self._advised(str(error)) from error
+            raise self._with_advice(error, "tokenizer") from error
         except SodError as error:
-            if wanted == "tokenizer" or self._dialects is not DIALECTS:
-                raise self._advised(str(error)) from error
-            return self._ours(f"the tokenizer's own does not do ({_reason(error)})")
+            if self.dialects is not DIALECTS:
+                raise self._with_advice(error, "tokenizer") from error
+            return self._instead(f"the tokenizer's own does not do ({_reason(error)})")
 
-    def _ours(self, why: str) -> Choice:
-        """Our template. Raises SodError where the tokenizer lacks every token to end a turn in."""
-        if self._dialects is not DIALECTS and HERMES not in self._dialects:
-            raise SodError(
-                f"chat.dialect={self._dialects[0].name} goes with the tokenizer's own template, and {why}: leave it out"
-            )
-        marks = self._marks()
-        if self._tokenizer.chat_template == hermes_template(marks):
-            why = "it is the tokenizer's own"
-        rendering = Rendering(self._tokenizer, hermes_template(marks), None, self._kwargs)
-        layout = self._layout(rendering, FORMS[0], HERMES, True)
-        turns = "" if marks == Marks() else f" in turns that end with {marks.end}"
-        return Choice(rendering, FORMS[0], HERMES, layout, False, f"sod's hermes template{turns}, as {why}")
-
-    def _marks(self) -> Marks:
-        if not self._tokenizer.chat_template or has_chatml(self._tokenizer):
-            return marks_of(self._tokenizer, None, self._encoder)
-        confined = Confined(self._tokenizer)
+    def _instead(self, why: str) -> Choice:
+        """Ours where the tokenizer's own does not do."""
+        if has_chatml(self.tokenizer):
+            return self._advised("hermes", why)
         try:
-            return marks_of(self._tokenizer, Rendering(self._tokenizer, None, confined), self._encoder)
-        finally:
-            confined.end()
+            return self._tried("told", why)
+        except SodError:
+            return self._advised("hermes", why)
 
-    def _own(self, with_tools: bool) -> Choice:
-        """The tokenizer's own template with the first dialect that reads it. Raises SodError, which says why not."""
-        confined = Confined(self._tokenizer)
+    def _advised(self, wanted: Wanted, why: str) -> Choice:
         try:
-            rendering = Rendering(self._tokenizer, None, confined, self._kwargs)
-            return self._read_by_a_dialect(rendering) if with_tools else self._without_tools(rendering)
+            return self._tried(wanted, why)
+        except SodError as error:
+            raise self._with_advice(error, wanted) from error
+
+    def _with_advice(self, problem: SodError, wanted: Wanted) -> SodError:
+        """The problem, and what does work instead, which is tried out."""
+        if "chat.template=hermes" in str(problem):
+            return problem
+        ways: tuple[Wanted, ...] = ("hermes", "told", "tokenizer")
+        for way in ways:
+            try:
+                if way != wanted:
+                    replace(self, dialects=DIALECTS)._tried(way, "")
+                    return SodError(f"{problem}; use chat.template={way}")
+            except SodError:
+                continue
+        return SodError(f"{problem}")
+
+    def _tried(self, wanted: Wanted, why: str) -> Choice:
+        """The choice, if it works. Raises SodError, which says why it does not."""
+        if wanted == "hermes":
+            return self._hermes(why)
+        if not self.tokenizer.chat_template:
+            raise SodError(f"chat.template={wanted}: the tokenizer has no chat template")
+        confined = Confined(self.tokenizer)
+        try:
+            own = Rendering(self.tokenizer, None, confined, self.kwargs)
+            if wanted == "told":
+                return self._told(replace(own, template=told_template(own.source)), why)
+            return self._own(own)
         except SodError:
             confined.end()
             raise
 
-    def _without_tools(self, rendering: Rendering) -> Choice:
-        """For a run that shows no tools: no call is ever written, so only thoughts are read."""
-        problem = SodError("chat template: nothing could be rendered")
-        for dialect in self._candidates(rendering.source):
-            for form in FORMS:
-                try:
-                    layout = self._layout(rendering, form, dialect, False)
-                except UnboundedTemplateError:
-                    raise
-                except SodError as error:
-                    problem = error if form == FORMS[0] else problem
-                    continue
-                return Choice(rendering, form, dialect, layout, True, "the tokenizer's own template")
-        raise problem
+    def _hermes(self, why: str) -> Choice:
+        """Our template. Raises SodError where the tokenizer lacks every token to end a turn in."""
+        self._refuse_named(HERMES, "hermes")
+        marks = self._marks()
+        if self.tokenizer.chat_template == hermes_template(marks):
+            why = "it is the tokenizer's own"
+        rendering = Rendering(self.tokenizer, hermes_template(marks), None, self.kwargs)
+        turns = "" if marks == Marks() else f" in turns that end with {marks.end}"
+        return Choice(rendering, Way(), self._layout(rendering, Way(), True), False, _because("hermes", turns, why))
 
-    def _read_by_a_dialect(self, rendering: Rendering) -> Choice:
-        self._refuse_hidden_tools(rendering)
-        forms = self._forms_of_calls(rendering)
+    def _told(self, rendering: Rendering, why: str) -> Choice:
+        """The tokenizer's own template behind ours. Raises SodError where it takes no such messages."""
+        self._refuse_named(GEMMA3, "told")
         problem: SodError | None = None
-        for dialect in self._candidates(rendering.source):
-            for form in forms:
-                try:
-                    layout = self._layout(rendering, form, dialect, True)
-                except UnboundedTemplateError:
-                    raise
-                except SodError as error:
-                    problem = problem or error
-                    continue
-                why = f"the tokenizer's own template, as it shows the tools and its calls are read as {dialect.name}"
-                return Choice(rendering, form, dialect, layout, True, why)
+        for form in FORMS:
+            try:
+                layout = self._layout(rendering, Way(form, GEMMA3), True)
+                return Choice(rendering, Way(form, GEMMA3), layout, False, _because("told", "", why))
+            except UnboundedTemplateError:
+                raise
+            except SodError as error:
+                problem = problem or error
         assert problem is not None
         raise problem
 
-    def _candidates(self, source: str) -> Sequence[Dialect]:
-        """The dialects that the template is written for; where none knows it, all."""
-        return [dialect for dialect in self._dialects if dialect.speaks(source)] or self._dialects
+    def _refuse_named(self, dialect: Dialect, template: str) -> None:
+        if dialect not in self.dialects:
+            name = self.dialects[0].name
+            raise SodError(f"chat.dialect={name}: chat.template={template} is written in {dialect.name}; leave it out")
 
-    def _refuse_hidden_tools(self, rendering: Rendering) -> None:
-        """Raises SodError where the template writes the names of a tool and of its parameter in no form."""
+    def _marks(self) -> Marks:
+        if not self.tokenizer.chat_template or has_chatml(self.tokenizer):
+            return marks_of(self.tokenizer, None, self.encoder)
+        confined = Confined(self.tokenizer)
+        try:
+            return marks_of(self.tokenizer, Rendering(self.tokenizer, None, confined), self.encoder)
+        finally:
+            confined.end()
+
+    def _own(self, rendering: Rendering) -> Choice:
+        """The tokenizer's own template with the first dialect that reads it, in the first form that it takes."""
         problem: SodError | None = None
-        for form in (FORMS[0], FORMS[-1]):
+        shows = self._shows_tools(rendering)
+        if not shows and self.tools:
+            raise SodError("chat template: it does not show the tools to the model")
+        for way in self._ways(rendering, shows):
             try:
-                text = rendering.text([USER], form, [PROBE_TOOL], True)
+                layout = self._layout(rendering, way, shows)
             except UnboundedTemplateError:
                 raise
             except SodError as error:
                 problem = problem or error
                 continue
-            if all(name in text for name in SHOWN):
-                return
-            problem = problem or SodError("chat template: it does not show the tools to the model")
-        assert problem is not None
+            tools = (
+                f"it shows the tools and its calls are read as {way.dialect.name}" if shows else "there are no tools"
+            )
+            return Choice(rendering, way, layout, True, f"the tokenizer's own template, as {tools}")
+        if problem is None or not self._spoken(rendering):
+            known = ", ".join(dialect.name for dialect in self.dialects)
+            raise SodError(f"chat template: no known dialect reads the calls that it writes ({known})")
         raise problem
+
+    def _spoken(self, rendering: Rendering) -> list[Dialect]:
+        """The dialects that the template is written for, by its words."""
+        return [dialect for dialect in self.dialects if dialect.speaks(rendering.source)]
+
+    def _ways(self, rendering: Rendering, calls: bool) -> Iterator[Way]:
+        """Every dialect that may be spoken, in every form in which the template renders a call."""
+        spoken = self._spoken(rendering)
+        forms = self._forms_of_calls(rendering) if calls else list(FORMS)
+        for dialect in spoken or self.dialects:
+            for form in forms:
+                if not form.written or (spoken and len(forms) == 1):
+                    yield Way(form, dialect)
+
+    def _shows_tools(self, rendering: Rendering) -> bool:
+        """Whether the template writes the names of a tool and of its parameter. Raises SodError where it fails."""
+        problem: SodError | None = None
+        for form in (FORMS[0], Form(blocks=True)):
+            try:
+                text = rendering.text([USER], Way(form), [PROBE_TOOL], True)
+            except UnboundedTemplateError:
+                raise
+            except SodError as error:
+                problem = problem or error
+                continue
+            if USER.content in text:
+                return all(name in text for name in SHOWN)
+        raise problem or SodError("chat template: it does not render a user's message")
 
     def _forms_of_calls(self, rendering: Rendering) -> list[Form]:
         """The forms in which the template renders a call and its result. Raises SodError where there is none."""
@@ -170,8 +210,10 @@ class Chooser:
         said = calling(1, 1)
         messages = [USER, said, *others(1, ("tool",), said.tool_calls)]
         for form in FORMS:
+            if form.written and found:
+                break  # it renders calls of itself
             try:
-                text = rendering.text(messages, form, [PROBE_TOOL], False)
+                text = rendering.text(messages, Way(form), [PROBE_TOOL], False)
             except UnboundedTemplateError:
                 raise
             except SodError as error:
@@ -183,35 +225,21 @@ class Chooser:
             raise problem or SodError("chat template: it does not render an assistant's call")
         return found
 
-    def _layout(self, rendering: Rendering, form: Form, dialect: Dialect, tools: bool) -> Layout:
-        shown = self._tools or [PROBE_TOOL]
+    def _layout(self, rendering: Rendering, way: Way, tools: bool) -> Layout:
+        shown = self.tools or [PROBE_TOOL]
         rendered: dict[str, str] = {}
 
         def text(messages: Sequence[Message], generate: bool, with_tools: bool) -> str:
             key = f"{generate} {with_tools} {messages!r}"
             if key not in rendered:
-                rendered[key] = rendering.text(messages, form, shown if with_tools else [], generate)
+                rendered[key] = rendering.text(messages, way, shown if with_tools else [], generate)
             return rendered[key]
 
-        return Layout(text, dialect, self._encoder, tools)
-
-    def _advised(self, problem: str) -> SodError:
-        """The problem, and what does work instead, which is tried out."""
-        fallback = partial(Chooser(self._tokenizer, self._encoder, self._tools, self._kwargs).choose, "hermes")
-        if "chat.template=hermes" in problem:
-            return SodError(problem)
-        try:
-            fallback()
-        except SodError as error:
-            return SodError(f"{problem}; nor does chat.template=hermes work: {error}")
-        return SodError(f"{problem}; use chat.template=hermes")
+        return Layout(text, way.dialect, self.encoder, tools)
 
 
-def _reason(error: SodError) -> str:
-    return str(error).removeprefix("chat template: ")
-
-
-def _named(name: str) -> Sequence[Dialect]:
+def named_dialects(name: str) -> Sequence[Dialect]:
+    """All dialects for `auto`, else the one of that name. Raises SodError where there is none."""
     if name == "auto":
         return DIALECTS
     found = [dialect for dialect in DIALECTS if dialect.name == name]
@@ -219,3 +247,15 @@ def _named(name: str) -> Sequence[Dialect]:
         known = ", ".join(dialect.name for dialect in DIALECTS)
         raise SodError(f"chat.dialect: no dialect is called {name!r}; there are auto, {known}")
     return found
+
+
+def _because(template: str, turns: str, why: str) -> str:
+    what = {
+        "hermes": "sod's hermes template",
+        "told": "the tokenizer's own template with the tools told in the user's message",
+    }[template]
+    return f"{what}{turns}, {why}" if why.startswith("as ") else f"{what}{turns}, as {why}"
+
+
+def _reason(error: SodError) -> str:
+    return str(error).removeprefix("chat template: ")

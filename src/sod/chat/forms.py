@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
 from sod.records import Message, ToolCall
 
+Write = Callable[[Message], str]
+"""What a dialect writes for an assistant's message."""
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -21,20 +23,13 @@ class Form:
     `text_arguments`: a call's arguments are the text of their JSON (DeepSeek's add them to a string), not a mapping.
     `no_content`: an empty content beside calls is None, which some templates tell a call by.
     `blocks`: a content is a list of blocks, as templates of models that also see images expect it.
+    `written`: calls are part of the content as the dialect writes them, as the template only shows tools (Granite 3).
     """
 
     text_arguments: bool = False
     no_content: bool = False
     blocks: bool = False
-
-    def __str__(self) -> str:
-        return ", ".join(
-            [
-                f"arguments as {'text' if self.text_arguments else 'a mapping'}",
-                *(["no content beside calls"] if self.no_content else []),
-                *(["content in blocks"] if self.blocks else []),
-            ]
-        )
+    written: bool = False
 
 
 FORMS = (
@@ -44,6 +39,7 @@ FORMS = (
     Form(text_arguments=True, no_content=True),
     Form(blocks=True),
     Form(text_arguments=True, blocks=True),
+    Form(written=True),
 )
 """All forms, in the order in which they are tried."""
 
@@ -60,12 +56,12 @@ def _short_id(call: ToolCall, number: int) -> str:
     return call.id if call.id is not None and _SHORT_ID.fullmatch(call.id) else f"call{number:05d}"
 
 
-def rows(messages: Sequence[Message], form: Form) -> list[dict[str, Any]]:
+def rows(messages: Sequence[Message], form: Form, write: Write) -> list[dict[str, Any]]:
     """The messages as a template takes them. A tool message has the name and the id of the call that it answers."""
     found: list[dict[str, Any]] = []
     open_calls: list[ToolCall] = []
     for message in messages:
-        row: dict[str, Any] = {"role": message.role, "content": _content(message, form)}
+        row: dict[str, Any] = {"role": message.role, "content": _content(message, form, write)}
         if message.role == "assistant":
             open_calls = list(with_ids(message.tool_calls))
             row |= _of_assistant(message, form)
@@ -76,7 +72,9 @@ def rows(messages: Sequence[Message], form: Form) -> list[dict[str, Any]]:
     return found
 
 
-def _content(message: Message, form: Form) -> Any:
+def _content(message: Message, form: Form, write: Write) -> Any:
+    if form.written and message.tool_calls:
+        return write(replace(message, tool_calls=with_ids(message.tool_calls), reasoning=None))
     if form.no_content and message.tool_calls and not message.content:
         return None
     if form.blocks:
@@ -90,7 +88,7 @@ def _of_assistant(message: Message, form: Form) -> dict[str, Any]:
         row["reasoning_content"] = message.reasoning
         if not (message.content and message.tool_calls):  # gpt-oss' name for it; it takes but one of the two with calls
             row["thinking"] = message.reasoning
-    if message.tool_calls:
+    if message.tool_calls and not form.written:
         row["tool_calls"] = [_call(call, form) for call in with_ids(message.tool_calls)]
     return row
 

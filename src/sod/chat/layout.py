@@ -6,8 +6,8 @@ of suffix is proven before it is used: three turns with such a suffix between th
 prompt, the turn as the dialect reads it, its end, the same suffix, and so on. A thought that the template puts before
 an earlier turn, or leaves out there, is no difference: what was appended stays as it was.
 
-The end of a turn is found by reading: the first control token that is no mark of the dialect and before which the
-dialect reads the very turn. So it may differ after calls (gpt-oss, GLM, Gemma 4), and be the mark of the next role
+The end of a turn is found by reading: the first control token that the dialect does not write itself and before which
+it reads the very turn. So it may differ after calls (gpt-oss, GLM, Gemma 4), and be the mark of the next role
 (GLM). Where the last answer of a conversation ends in another token than earlier ones (gpt-oss), that one is sampled.
 """
 
@@ -143,10 +143,9 @@ class Layout:
         return None
 
     def _ends_here(self, text: str, begin: int, turn: Message) -> bool:
-        """Whether the token at `begin`, which `text` ends with, ends the turn and is no mark of the dialect."""
-        last = self._dialect.pieces(text, False)[-1]
-        is_mark = last.frame and last.text.strip().endswith(text[begin:].strip())
-        return not is_mark and self.says(text[:begin], turn)
+        """Whether the token at `begin`, which `text` ends with, ends the turn: it is none that the dialect writes."""
+        written = self._dialect.write(turn, False)
+        return text[begin:].strip() not in written and self.says(text[:begin], turn)
 
     def _controls(self, text: str, begin: int, limit: int) -> list[Control]:
         found = self._encoder.controls(text[begin:limit])

@@ -8,9 +8,8 @@ from importlib.resources import files
 from typing import final
 
 from sod.chat.content import ContentEncoder, Tokenizer
-from sod.chat.forms import FORMS
 from sod.chat.probes import ANSWER, USER, answer
-from sod.chat.rendering import Rendering
+from sod.chat.rendering import Rendering, Way
 from sod.records import Message, SodError
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -28,14 +27,19 @@ class Marks:
 
 def hermes_template(marks: Marks | None = None) -> str:
     """Our own small template with Hermes tool calls, in ChatML or with other marks."""
-    text, marks = _chatml(), marks or Marks()
+    text, marks = _shipped("hermes"), marks or Marks()
     text = text.replace(START, marks.start).replace(END, marks.end)
     return "{{- bos_token -}}\n" + text if marks.bos else text
 
 
+def told_template(own: str) -> str:
+    """A template that knows no tools, with one of ours in front of it that tells of them in the user's message."""
+    return _shipped("told") + own
+
+
 @cache
-def _chatml() -> str:
-    return files("sod.chat").joinpath("templates/hermes.jinja").read_text(encoding="utf-8")
+def _shipped(name: str) -> str:
+    return files("sod.chat").joinpath(f"templates/{name}.jinja").read_text(encoding="utf-8")
 
 
 def marks_of(tokenizer: Tokenizer, own: Rendering | None, encoder: ContentEncoder) -> Marks:
@@ -67,7 +71,7 @@ def _own_marks(own: Rendering, encoder: ContentEncoder) -> tuple[str | None, str
     """What the tokenizer's own template begins and ends a message with: the tokens between an answer and a question."""
     question = ANSWER.format(2)
     try:
-        text = own.text([USER, answer(1), Message("user", question)], FORMS[0], [], False)
+        text = own.text([USER, answer(1), Message("user", question)], Way(), [], False)
     except SodError:
         return None, None
     between = text.partition(ANSWER.format(1))[2].partition(question)[0]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Any, final
 
 from sod.chat.bound import BoundDialect
-from sod.chat.choice import Chooser
+from sod.chat.choice import Chooser, Wanted, named_dialects
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.content import ContentEncoder, Tokenizer
 from sod.chat.forms import with_ids
@@ -43,7 +43,7 @@ class Chat:
         self,
         tokenizer: Tokenizer,
         tools: Sequence[Mapping[str, Any]] = (),
-        template: Literal["auto", "tokenizer", "hermes"] = "auto",
+        template: Wanted = "auto",
         template_kwargs: Mapping[str, Any] | None = None,
         dialect: str = "auto",
     ) -> None:
@@ -56,8 +56,8 @@ class Chat:
         kwargs = dict(template_kwargs or {})
         self._encoder = ContentEncoder(tokenizer)
         self._refuse_control(kwargs)
-        self._chooser = Chooser(tokenizer, self._encoder, self.tools, kwargs, dialect)
-        self._choice = self._chooser.choose(template)
+        chooser = Chooser(tokenizer, self._encoder, self.tools, kwargs, named_dialects(dialect))
+        self._choice = chooser.choose(template)
         self._layout = self._choice.layout
         self.template = self._choice.rendering.template
         self.why = self._choice.why
@@ -66,7 +66,7 @@ class Chat:
         self.end_text = str(tokenizer.decode([self.end_id], skip_special_tokens=False))
         self.stop_ids: frozenset[int] = frozenset(self._ends() | self._other_ends())
         thought_open = self._layout.thought_open
-        self.dialect = BoundDialect(self._choice.dialect, self.decode_turn, self.stop_ids, thought_open)
+        self.dialect = BoundDialect(self._choice.way.dialect, self.decode_turn, self.stop_ids, thought_open)
         self._prompts = Prompts(self._encoder, self.dialect.pieces, self._prompt_text)
         self._shape = Shape(self._plain_text)
         self._check_borders()
@@ -75,6 +75,11 @@ class Chat:
     def own_template(self) -> bool:
         """Whether the template is the tokenizer's own."""
         return self._choice.own
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The tokens that no text becomes."""
+        return self._encoder.watched
 
     @property
     def saved_end(self) -> int | list[int]:
@@ -135,7 +140,7 @@ class Chat:
 
     def conversation_text(self, messages: Sequence[Message]) -> str:
         """The template's own rendering of a finished conversation, as text."""
-        return self._choice.rendering.text(self._shape.shaped(messages), self._choice.form, self.tools, False)
+        return self._choice.rendering.text(self._shape.shaped(messages), self._choice.way, self.tools, False)
 
     def encode_conversation(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
@@ -219,7 +224,7 @@ class Chat:
         if after_tool is None or after_tool.thought_open == self._layout.thought_open:
             return self._layout.thought_open
         tail = self.tokenizer.decode(list(before[-_TAIL:]), skip_special_tokens=False)
-        return self._choice.dialect.opens_thought(str(tail))
+        return self._choice.way.dialect.opens_thought(str(tail))
 
     @cached_property
     def _end_of_call(self) -> int:
@@ -249,7 +254,7 @@ class Chat:
                 )
 
     def _prompt_text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
-        return self._choice.rendering.text(messages, self._choice.form, tools, True)
+        return self._choice.rendering.text(messages, self._choice.way, tools, True)
 
     def _plain_text(self, messages: Sequence[Message]) -> str:
         return self._prompt_text(messages, self.tools)
@@ -260,7 +265,8 @@ class Chat:
         if suffix is None:
             return
         result, calls = [Message("tool", "8")], with_ids([ToolCall("a", {})])
-        text = self._layout.prompt + "7" + self.end_text + suffix.text(result, calls)
+        end = str(self.tokenizer.decode([suffix.end.id], skip_special_tokens=False))
+        text = self._layout.prompt + "7" + end + suffix.text(result, calls)
         encode = self.tokenizer.encode
         parts = [encode(part, add_special_tokens=False) for part in (self._layout.prompt, "7")]
         ids = [*parts[0], *parts[1], suffix.end.id, *self._encoder.encode(suffix.pieces(result, calls))]

@@ -12,9 +12,9 @@ from sod.recipe.keys.section import Section
 class ChatSpec(Section):
     """How messages become tokens."""
 
-    template: Literal["auto", "tokenizer", "hermes"] = Field(
+    template: Literal["auto", "tokenizer", "told", "hermes"] = Field(
         "auto",
-        description="chat template: the tokenizer's own, our Hermes one, or auto: its own where its calls can be read",
+        description="the tokenizer's own, that with tools told in words, our Hermes one; auto: the first that works",
     )
     dialect: str = Field(
         "auto", description="how calls are written, where the tokenizer's own template does not tell: hermes, ..."
