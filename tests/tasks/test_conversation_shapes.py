@@ -360,20 +360,20 @@ def reads_or_refuses(row: dict[str, Any]) -> None:
             message.content.encode()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_no_row_ends_in_a_traceback(row: dict[str, Any]) -> None:
     reads_or_refuses(row)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ITEMS)
 def test_no_messages_end_in_a_traceback(items: list[Any]) -> None:
     reads_or_refuses({"messages": items})
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(ROWS, ITEMS)
 def test_many_rows_and_messages(row: dict[str, Any], items: list[Any]) -> None:
     reads_or_refuses(row)
