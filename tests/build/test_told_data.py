@@ -45,7 +45,7 @@ def test_rows_of_several_files_are_named_with_their_file(tmp_path: Path) -> None
     assert [task.id for task in tasks] == ["0-0", "1-1"]
     (note,) = notes
     assert note.startswith(
-        "0.jsonl, 1.jsonl: 2 rows, 2 skipped: row 1 of 0.jsonl: no answer; row 0 of 1.jsonl: task 1-0: "
+        "0.jsonl, 1.jsonl: 2 rows, 2 skipped: row 1 of 0.jsonl: no ground truth; row 0 of 1.jsonl: task 1-0: "
     )
 
 
