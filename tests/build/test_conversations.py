@@ -191,6 +191,12 @@ class TestTools:
         (line,) = start(GOOD, {"messages": [USER, CALL, RESULT, ASSISTANT]}, tools={"python": None})
         assert "row 1: it calls 'python'" in line
 
+    def test_tools_in_a_file_of_their_own(self, start: Any, tmp_path: Path) -> None:
+        (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
+        unknown = {"messages": [USER, ASKED, RESULT, ASSISTANT]}
+        (line,) = start(unknown, unknown, data={"tools": str(tmp_path / "tools.json")})
+        assert "tools shown in 2 rows their own that the run does not have: get_weather (2 rows)" in line
+
     def test_a_run_without_tools(self, start: Any) -> None:
         (line,) = start({"messages": [USER, ASSISTANT], "tools": [PYTHON]}, tools={"python": None})
         assert "their own that the run does not have: python (1 row); episodes show none" in line

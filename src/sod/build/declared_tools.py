@@ -26,7 +26,8 @@ def tools_to_show(conversation: Conversation, own: Tools) -> Tools | None:
     unknown = [name for name in called if name not in ours and name not in theirs]
     if unknown:
         raise ValueError(
-            f"it calls '{unknown[0]}', which neither its own tools nor the run's declare; add a 'tools' column"
+            f"it calls '{unknown[0]}', which neither its own tools nor the run's declare; add a 'tools' column, or "
+            "name a file of them in data.tools"
         )
     if not theirs:
         return None
