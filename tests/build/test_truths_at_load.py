@@ -50,7 +50,7 @@ def test_a_solution_gives_its_answer_and_that_is_told(tmp_path: Path) -> None:
 
 
 def test_a_row_that_no_answer_can_match_is_skipped_by_number(tmp_path: Path) -> None:
-    tasks, (note,) = load(write(tmp_path / "a.jsonl", "5", "%", "6", {"target": ["x"]}))
+    tasks, (note,) = load(write(tmp_path / "a.jsonl", "5", "%", "6", {"tests": ["x"]}))
     assert [task.id for task in tasks] == ["t0", "t2"]
     assert '2 rows, 2 skipped: row 1: task t1: its ground_truth "%"' in note
     assert "row 3: task t3: its ground_truth is a JSON object" in note

@@ -25,8 +25,8 @@ are skipped and why, how long they are, and three of them as the model will see 
 `--recipe R` it reads as that recipe says, and shows tokens.
 
 The rule: every field of a row is used, or named as unused; every row trains on what it declares, or is skipped by
-number with the reason. A row is read by the first shape that knows it; nested columns may be JSON text. What verifiers
-make of a truth: [sandbox.md](sandbox.md#rewards).
+number with the reason. A row is read by the first shape that knows it; nested columns may be JSON text. How
+verifiers read a truth: [sandbox.md](sandbox.md#rewards).
 """
 
 
