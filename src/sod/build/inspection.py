@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, final
 
 from sod.build.declared_tools import signature, tell_other_tools
 from sod.build.inspected_rows import ShownRow, conversation_lengths, shown_conversation, shown_task
-from sod.build.proving import readable_tasks
+from sod.build.programming import with_readable_tests, with_tests_told
 from sod.build.rewarded import rewarded
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
@@ -122,7 +122,7 @@ def _why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
 def _unasked(judged: _Judged) -> Iterator[str]:
     """Of prompts that do not say how to answer, while a box is what is read."""
     spec = judged.recipe.reward
-    reading = [task for task in judged.loaded.items if spec.by_source.get(task.data_source, spec.verifier) != "code"]
+    reading = [task for task in judged.loaded.items if spec.verifier_of(task) != "code"]
     unasked = sum(not asked_forms(task.prompt) for task in reading)
     if unasked and spec.answer == "auto":
         yield f"{unasked:,} of {len(reading):,} prompts ask for no form of answer; data.suffix can ask for \\boxed{{}}"
@@ -167,11 +167,10 @@ def _readable(loaded: Loaded[Task], source: str, recipe: Recipe) -> _Judged:
     def note(text: str) -> None:
         notes.append(text.removeprefix(f"{source}: "))
 
-    read = with_readable_truths(loaded, source, recipe.reward, note)
-    kept = {task.id for task in readable_tasks(read.items, source, recipe, note)}
+    spec = recipe.reward
+    read = with_readable_truths(with_tests_told(loaded, source, spec, note), source, spec, note)
+    read = with_readable_tests(read, source, spec)
     tell_other_tools(read.items, source, recipe, note)
-    rows = [(number, task) for number, task in zip(read.rows, read.items, strict=True) if task.id in kept]
-    read = replace(read, items=[task for _, task in rows], rows=[number for number, _ in rows])
     return _Judged(recipe, read, notes)
 
 
