@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sod.engines.base import SampleRequest, Sampling
+from sod.engines.plain_engine import PlainEngine
 from sod.engines.torch_engine import TorchEngine
 
 VOCABULARY = 200
@@ -71,7 +72,7 @@ def tiny_config(kind: str, **changes: Any) -> Any:
     return AutoConfig.for_model(kind, **(sizes | copy.deepcopy(changes)))  # a configuration writes into its dicts
 
 
-def tiny_model(config: Any) -> Any:
+def tiny_model(config: Any, scale: float = 4.0) -> Any:
     """A random model with weights so large that what came before matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -79,30 +80,36 @@ def tiny_model(config: Any) -> Any:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                weight.mul_(4)
+                weight.mul_(scale)
     return model.eval()
 
 
-def worst_gap(model: Any, longest: int) -> float:
-    """How far the engine's log-probabilities are from the plain forward's, in nats, at the worst sampled token.
+def worst_gap(engine: TorchEngine | PlainEngine, longest: int, turns: int = 4) -> float:
+    """How far an engine's log-probabilities are from the plain forward's, in nats, at the worst sampled token.
 
-    Three episodes of three turns each, with what a tool would say between them; the longest ends at `longest` tokens.
+    Four episodes of some turns each, with what a tool would say between them; two of them begin alike, and the longest
+    ends at `longest` tokens. Some turns stop early, at a token that the engine stops at.
     """
-    engine = TorchEngine(model, frozenset(), max_rows=4)
     noise = random.Random(0)
-    new, between = longest // 6, longest // 10
+    new, between = longest // (2 * turns), longest // (3 * turns)
     context = {session: noise.choices(range(3, VOCABULARY), k=between + 2 * n) for n, session in enumerate("abc")}
-    spare = longest - (between + 4) - 3 * new - 2 * between
+    context["d"] = context["a"]
+    spare = longest - (between + 4) - turns * new - (turns - 1) * between
     worst = 0.0
-    for turn in range(3):
-        last = new + (spare if turn == 2 else 0)
+    for turn in range(turns):
+        last = new + (spare if turn == turns - 1 else 0)
         asked = [SampleRequest(name, tuple(ids), last, 10 * turn + n) for n, (name, ids) in enumerate(context.items())]
         for request, answer in zip(asked, engine.generate(asked, Sampling()), strict=True):
             ids = [*request.token_ids, *answer.token_ids]
-            with torch.no_grad():
-                logp_TV = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
-            start = len(request.token_ids)
-            plain_N = logp_TV[torch.arange(start - 1, len(ids) - 1), torch.tensor(answer.token_ids)]
+            plain_N = plain_logps(engine.model, ids, len(request.token_ids))
             worst = max(worst, float((plain_N - torch.tensor(answer.logps).double()).abs().max()))
-            context[request.session] = ids + noise.choices(range(3, VOCABULARY), k=between)
+            more = between + (last - len(answer.token_ids))  # all end where they would without a stop
+            context[request.session] = ids + noise.choices(range(3, VOCABULARY), k=more)
     return worst
+
+
+def plain_logps(model: Any, ids: list[int], first: int) -> torch.Tensor:
+    """Log-probabilities of the tokens from `first` on by the model's whole forward, in float64."""
+    with torch.no_grad():
+        logp_TV = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
+    return logp_TV[torch.arange(first - 1, len(ids) - 1), torch.tensor(ids[first:])]

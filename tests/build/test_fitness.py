@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from architectures import LATENT, LONGROPE, rope, tiny_config
+from architectures import LATENT, LINEAR, LONGROPE, rope, tiny_config
 from sod.build.fitness import refuse_unfit, refuse_unfit_learner, refuse_unfit_player, refuse_unfit_self_teacher
 from sod.build.method import make_method
 from sod.chat.render import Chat
@@ -77,46 +77,59 @@ def test_the_context_that_counts(changes: dict[str, Any], longest: int, config_a
         assert f"{scaled}: past {longest} tokens" in refused(recipe_of(*models, prompt=11, response=longest - 10))
 
 
-def test_windows_are_the_students_limit_alone(config_at: Callable[..., str]) -> None:
-    """A teacher scores by the model's own forward, which slides as it should; one that plays does not."""
+def test_windows_end_no_text(config_at: Callable[..., str]) -> None:
+    """A teacher scores by the model's own forward, which slides as it should, and so does the plain engine."""
     plain, slides = config_at("plain", "llama"), config_at("slides", "mistral", sliding_window=48)
     refuse_unfit(recipe_of(plain, slides), make_method(MethodSpec(name="sod")))
-    assert f"{slides}: past 48 tokens its sliding window" in refused(recipe_of(slides, plain))
-    refuse_unfit(recipe_of(slides, plain, prompt=20, response=28), make_method(MethodSpec(name="sod")))
+    refuse_unfit(recipe_of(slides, plain), make_method(MethodSpec(name="sod")))
+    assert f"{slides}: past 256 tokens" in refused(recipe_of(slides, plain, response=157))
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "why"),
+    ("kind", "changes"),
     [
-        ("deepseek_v3", LATENT, "latent attention"),
-        ("stablelm", {}, "attention of its own"),
-        ("gemma2", {"head_dim": 8}, "final_logit_softcapping"),
-        ("granite", {"logits_scaling": 1.001}, "logits_scaling 1.001"),
-        ("t5", {}, "not a decoder-only language model"),
-        ("bart", {}, "not a decoder-only language model"),
-        ("qwen2_5_vl", {}, "not a decoder-only language model"),
-        ("mamba", {}, "linear_attention|no num_attention_heads"),
-        ("rwkv", {}, "attention of its own|no num_attention_heads"),
+        ("deepseek_v3", LATENT),
+        ("stablelm", {}),
+        ("gemma2", {"head_dim": 8}),
+        ("granite", {"logits_scaling": 8.0}),
+        ("qwen3_5_text", LINEAR),
+        ("mamba", {}),
     ],
 )
-def test_architectures(kind: str, changes: dict[str, Any], why: str, config_at: Callable[..., str]) -> None:
-    """A student that cannot be sampled, by training as by evaluation."""
-    student = config_at("student", kind, **changes)
+def test_what_an_engine_samples_is_fit(kind: str, changes: dict[str, Any], config_at: Callable[..., str]) -> None:
+    refuse_unfit_player(config_at("student", kind, **changes), recipe_of("unread"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("t5", "not a decoder-only language model"),
+        ("bart", "not a decoder-only language model"),
+        ("qwen2_5_vl", "not a decoder-only language model"),
+    ],
+)
+def test_architectures(kind: str, why: str, config_at: Callable[..., str]) -> None:
+    """A student that cannot be scored, by training as by evaluation."""
+    student = config_at("student", kind)
     recipe = recipe_of(student)
     for check in (
         lambda: refuse_unfit(recipe, make_method(MethodSpec(name="grpo"))),
         lambda: refuse_unfit_player(student, recipe),
     ):
-        with pytest.raises(SodError, match=rf"^{student}: architecture '{kind}' .*({why}).* use a model of") as caught:
+        with pytest.raises(SodError, match=rf"^{student}: architecture '{kind}' .*{why}.* use a model of") as caught:
             check()
         assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_text_and_images(tmp_path: Path) -> None:
-    """Its sizes are in a part of its configuration."""
-    AutoConfig.for_model("gemma3").save_pretrained(tmp_path)
-    with pytest.raises(SodError, match=r"'gemma3' has no vocab_size in its .* save its language model alone"):
-        refuse_unfit_learner(str(tmp_path), 100)
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_5", "mistral3"])
+def test_a_model_of_text_and_images_is_its_language_model(kind: str, tmp_path: Path) -> None:
+    """The context is that of its text part."""
+    config = AutoConfig.for_model(kind)
+    config.text_config.max_position_embeddings = 256
+    config.save_pretrained(tmp_path)
+    refuse_unfit_learner(str(tmp_path), 256)
+    with pytest.raises(SodError, match="past 256 tokens"):
+        refuse_unfit_learner(str(tmp_path), 257)
 
 
 def test_conversations_of_sft(config_at: Callable[..., str]) -> None:

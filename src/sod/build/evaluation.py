@@ -67,7 +67,7 @@ def evaluate_model(
         prepare_torch(recipe, devices)
         with naming_phase("loading the student"):
             model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer), devices.student)
-        collector = make_collector(recipe, chat, tools, reward_function, model)
+        collector = make_collector(recipe, chat, tools, reward_function, model, notice=notice)
         resources.callback(collector.engine.close)
         hints = Hints(recipe.reward, notice, compares=False)
         with naming_phase("sampling"):

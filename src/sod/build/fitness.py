@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from sod.chat.render import Chat
 from sod.models.adapters import base_source, is_adapter, refuse_missing_peft
-from sod.models.architecture import read_config, refuse_unsampled, refuse_unscored
-from sod.models.length import Asked, context_bounds, refuse_longer, rope_bounds, window_bounds
+from sod.models.architecture import read_config, refuse_unscored
+from sod.models.length import Asked, context_bounds, refuse_longer, rope_bounds
 from sod.models.lora import chosen_targets, refuse_other_adapter, skeleton
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
@@ -30,9 +29,7 @@ def refuse_unfit(recipe: Recipe, method: Method) -> None:
 
 def refuse_unfit_player(path: str, recipe: Recipe) -> None:
     """Raises SodError where the model at `path` cannot sample and score episodes of the recipe's lengths."""
-    config = _refuse_unfit_scorer(path, _episodes(recipe))
-    refuse_unsampled(config, path)
-    refuse_longer(_episodes(recipe), window_bounds(config), path)
+    _refuse_unfit_scorer(path, _episodes(recipe))  # what can be scored is sampled, by one of two engines
 
 
 def refuse_unfit_self_teacher(recipe: Recipe, method: Method, tasks: Iterable[Task], chat: Chat) -> None:
@@ -68,11 +65,10 @@ def refuse_unfit_adapter(recipe: Recipe) -> None:
         chosen_targets(skeleton(spec.path), spec.lora, spec.path)
 
 
-def _refuse_unfit_scorer(path: str, asked: Asked) -> Any:
+def _refuse_unfit_scorer(path: str, asked: Asked) -> None:
     config = read_config(base_source(path))
     refuse_unscored(config, path)
     refuse_longer(asked, [*context_bounds(config), *rope_bounds(config)], path)
-    return config
 
 
 def _episodes(recipe: Recipe) -> Asked:

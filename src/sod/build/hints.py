@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from sod.chat.render import Chat
 from sod.engines.base import Sampled, SampleRequest, Sampling
-from sod.engines.torch_engine import TorchEngine
+from sod.engines.choice import choose_engine
 from sod.models.device import find_device
+from sod.models.length import context_bounds
 from sod.models.load import load_model, load_tokenizer
 from sod.records import Message
+from sod.report.console import notice
 from sod.seeds import derive
 from sod.tasks.hints import HintMaker, NoHint, Posed, states_answer
 
@@ -37,11 +40,12 @@ def model_hints(path: str, max_tokens: int, temperature: float, seed: int) -> Hi
     def make(rows: Sequence[Posed]) -> list[str | NoHint]:
         chat = Chat(load_tokenizer(path), template_kwargs={"enable_thinking": False})
         model = load_model(path, "bfloat16", device=find_device("auto", "--model"))
-        engine = TorchEngine(model, chat.stop_ids, ROWS)
-        longest: int = model.config.max_position_embeddings
+        longest = min((bound.tokens for bound in context_bounds(model.config)), default=sys.maxsize)
         sampling = Sampling(temperature)
         prompts = {one.row: chat.prompt_ids(asked(one)) for one in rows}
         fitting = [one for one in rows if len(prompts[one.row]) + max_tokens <= longest]
+        reaching = max((len(prompts[one.row]) + max_tokens for one in fitting), default=0)
+        engine = choose_engine(model, chat.stop_ids, reaching, notice, ROWS)
         said: dict[int, Sampled] = {}
         for start in range(0, len(fitting), ROWS):
             some = fitting[start : start + ROWS]

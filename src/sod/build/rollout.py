@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from sod.chat.render import Chat
-from sod.engines.torch_engine import TorchEngine
+from sod.engines.choice import choose_engine
 from sod.models.meter import Meter
 from sod.models.settle import settle_of
-from sod.recipe import Recipe
+from sod.recipe import Notice, Recipe
 from sod.rollout.collect import Collector, RewardFunction, RolloutSchedule
 from sod.rollout.episode import EpisodeLimits
 from sod.tools.base import Tool
@@ -22,11 +23,17 @@ def make_collector(
     reward_function: RewardFunction,
     model: Any,
     meter: Meter | None = None,
+    notice: Notice = warnings.warn,
 ) -> Collector:
-    """The rollout of the recipe with `model` as its student."""
+    """The rollout of the recipe with `model` as its student; `notice` hears where it is sampled more slowly.
+
+    Raises SodError for a model that no engine samples with.
+    """
     spec = recipe.rollout
+    longest = spec.max_prompt_tokens + spec.max_response_tokens
+    engine = choose_engine(model, chat.stop_ids, longest, notice, spec.max_rows, meter, spec.cache_share)
     return Collector(
-        engine=TorchEngine(model, chat.stop_ids, spec.max_rows, meter=meter, cache_share=spec.cache_share),
+        engine=engine,
         chat=chat,
         tools=tools,
         limits=EpisodeLimits(spec.max_turns, spec.max_turn_tokens, spec.max_response_tokens),

@@ -194,7 +194,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teacher,
-        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter),
+        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -206,7 +206,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
-        run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model)
+        run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model, notice=notice)
         resources.callback(run.expert.engine.close)
     return run
 

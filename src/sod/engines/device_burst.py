@@ -29,6 +29,7 @@ from sod.engines.device_layers import Run, compiled_layers, decoder_layers, runn
 from sod.engines.device_noise import signed, uniforms
 from sod.engines.device_window import StaticWindow
 from sod.engines.slots import Row
+from sod.models.logits import project, shape_of
 from sod.models.source import first_line
 from sod.records import SodError
 from sod.report.console import notice
@@ -195,7 +196,7 @@ class Bursts:
                 use_cache=False,
                 window=window,
             ).last_hidden_state
-        logits_BV = self._model.get_output_embeddings()(hidden_B1D[:, -1])
+        logits_BV = project(self._model.get_output_embeddings(), hidden_B1D[:, -1], shape_of(self._model.config))
         noise_B = all_rows.noise_KB[:, rows].index_select(0, all_rows.number_1)[0]
         new_B, logp_B = way.draw(logits_BV, noise_B, row_B, bucket.sampling)
         live_B = left_B > 0

@@ -5,6 +5,9 @@ Legend: B rows, V vocabulary, M blocks of the vocabulary, W tokens in a block.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sod.engines.base import Sampling
+from sod.records import SodError
 from sod.seeds import uniforms
 
 BLOCK = 256  # tokens whose mass is summed before any is looked at alone
@@ -82,3 +86,9 @@ def _invert(logits_BV: Tensor, sampling: Sampling, noise_B: Tensor) -> tuple[Ten
     token_B = token_B.clamp(max=vocabulary - 1)  # beyond it only where a logit is NaN, and so the log-probability
     logp_B = (score_BV - highest_B1).gather(1, token_B[:, None]).squeeze(1) - total_B.log()
     return token_B, logp_B.float()
+
+
+def refuse_not_finite(logps: Sequence[float]) -> None:
+    """Raises SodError where a drawn token's log-probability shows that the model's logits were not finite."""
+    if not all(map(math.isfinite, logps)):
+        raise SodError("sampling: the model's logits are not finite (NaN or infinite weights?)")

@@ -1,4 +1,4 @@
-"""Who is in the batch of the torch engine: the rows under way, and where the keys and values of every episode are.
+"""Who is in the batch of the fast engine: the rows under way, and where the keys and values of every episode are.
 
 A slot is one row of the cache. The rows under way fill the slots from 0 on without a gap, so that a decoding step
 reads views of the cache and copies nothing. The keys and values of an episode are in one of two places:
@@ -21,7 +21,7 @@ from typing import final
 
 from torch import Tensor
 
-from sod.engines.base import SampleRequest
+from sod.engines.base import SampleRequest, Sampling
 from sod.engines.cache import Offloaded, SlotCache, SlotWindow, Storage
 
 
@@ -76,6 +76,17 @@ class Row:
         if self.token_ids:
             return self.token_ids[-1:]
         return self.request.token_ids[self.cached :]
+
+
+def refuse_clash(
+    under_way: Sequence[Row], under_settings: Sampling, requests: Sequence[SampleRequest], sampling: Sampling
+) -> None:
+    """Raises ValueError where new turns cannot join those under way: as `Engine.submit` says."""
+    if under_way and sampling != under_settings:
+        raise ValueError("turns with other sampling settings are still under way")
+    sessions = [row.session for row in under_way] + [request.session for request in requests]
+    if len(set(sessions)) < len(sessions):
+        raise ValueError("a session has two turns under way")
 
 
 @final

@@ -1,4 +1,4 @@
-"""The embedded engine: continuous batching with the trainer's own module, in this process.
+"""The fast engine: continuous batching with the trainer's own module, in this process.
 
 A turn that ends leaves the batch at once and the next one takes its place; the keys and values of its episode are
 kept, so that its next turn prefills what is new only. Samples of one prompt share its prefill. The schedule is a
@@ -11,7 +11,6 @@ Legend: B rows, N new tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -29,11 +28,12 @@ from sod.engines.device_cache import FixedStorage, shares_of_memory
 from sod.engines.device_draw import draw
 from sod.engines.device_noise import signed, uniforms
 from sod.engines.proof import MOST, prove
-from sod.engines.sampler import draw_tokens
-from sod.engines.slots import Row, Slots
-from sod.models.architecture import in_one_line, refuse_unsampled
+from sod.engines.sampler import draw_tokens, refuse_not_finite
+from sod.engines.slots import Row, Slots, refuse_clash
+from sod.models.architecture import in_one_line, refuse_unusual
 from sod.models.attention import NAME as ATTENTION
 from sod.models.length import Asked, refuse_longer, rope_bounds, window_bounds
+from sod.models.logits import project, shape_of
 from sod.models.meter import Cost, Meter
 from sod.records import SodError
 
@@ -49,8 +49,8 @@ class TorchEngine:
 
     `max_rows` episodes decode together. Of those that wait for a tool, so many keep their keys and values as fit
     `offload_bytes`; the longest waiting are dropped first and prefilled again. No turn ends in a fault: what fails
-    here fails the run. Raises SodError for a model whose attention is not plain causal attention over the whole
-    context, and for a turn that may become longer than the model samples exactly.
+    here fails the run. Raises UnknownArchitectureError for a model whose attention is not plain causal attention over
+    the whole context, and SodError for a turn that may become longer than this engine samples exactly.
 
     On a CUDA device the cache has a fixed size, `cache_share` of the device's memory: three quarters for the rows that
     decode, a quarter for `offload_bytes`. Fewer rows than `max_rows` decode together where these do not fit, and a turn
@@ -68,7 +68,7 @@ class TorchEngine:
         cache_share: float = CACHE_SHARE,
         cache_bytes: int | None = None,
     ) -> None:
-        refuse_unsampled(model.config, "student")
+        refuse_unusual(model.config, "student")
         self.stop_ids = stop_ids
         self.max_rows = max_rows
         self._offload_bytes = OFFLOAD_BYTES if offload_bytes is None else offload_bytes
@@ -84,7 +84,7 @@ class TorchEngine:
         self._sampling = Sampling()
         self._version = 0
         self._closed = False
-        with in_one_line(model.config, "student", "cannot run on the torch engine's cache"), torch.inference_mode():
+        with in_one_line(model.config, "student", "cannot run on the fast engine's cache"), torch.inference_mode():
             self._take(model)
             prove(model, self._last_hidden, self._cost.layer_weights)
             self._slots.clear()
@@ -102,15 +102,10 @@ class TorchEngine:
     def submit(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
         """Queue turns; see `Engine.submit`."""
         self._refuse_closed()
-        under_way = self._under_way()
-        if under_way and sampling != self._sampling:
-            raise ValueError("turns with other sampling settings are still under way")
+        refuse_clash(self._under_way(), self._sampling, requests, sampling)
         longest = max((len(request.token_ids) + request.max_new_tokens for request in requests), default=0)
         exact = [*rope_bounds(self.model.config), *window_bounds(self.model.config)]
         refuse_longer(Asked(longest, "context and max_new_tokens"), exact, "student")
-        sessions = [row.session for row in under_way] + [request.session for request in requests]
-        if len(set(sessions)) < len(sessions):
-            raise ValueError("a session has two turns under way")
         self._refuse_beyond_cache(longest)
         self._sampling = sampling
         self._waiting.extend(Row(request) for request in requests)
@@ -302,7 +297,7 @@ class TorchEngine:
         with self._measured_burst(rows, ran):
             drawn = bursts.run(rows, ran, self._sampling)
         for row, (token_ids, logps) in zip(rows, drawn, strict=True):
-            _refuse_not_finite(logps)
+            refuse_not_finite(logps)
             row.token_ids += token_ids
             row.logps += logps
             row.stopped = token_ids[-1] in self.stop_ids
@@ -320,9 +315,10 @@ class TorchEngine:
         """Draw the next token of the rows in slots `first` and on; the turns that end with it leave their slots."""
         moved = self._cost.head_weights * self._cost.weight_bytes
         with self._meter.phase("sample", len(rows), self._cost.head(len(rows)), moved):
-            token_B, logp_B = self._drawn(rows, self.model.get_output_embeddings()(hidden_BD))
+            logits_BV = project(self.model.get_output_embeddings(), hidden_BD, shape_of(self.model.config))
+            token_B, logp_B = self._drawn(rows, logits_BV)
         logps = logp_B.tolist()
-        _refuse_not_finite(logps)
+        refuse_not_finite(logps)
         for row, token, logp in zip(rows, token_B.tolist(), logps, strict=True):
             row.token_ids.append(token)
             row.logps.append(logp)
@@ -353,8 +349,3 @@ class TorchEngine:
     def _last_hidden(self, ids: list[int], cached: int) -> Tensor:
         """The hidden state of the last of `ids`, of which `cached` are in the first slot. Shape D."""
         return self._forward(0, [Row(SampleRequest("", ids, 1, 0), cached=cached)])[0]
-
-
-def _refuse_not_finite(logps: Sequence[float]) -> None:
-    if not all(map(math.isfinite, logps)):
-        raise SodError("sampling: the model's logits are not finite (NaN or infinite weights?)")

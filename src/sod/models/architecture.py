@@ -1,14 +1,15 @@
-"""Which architectures can be scored and sampled, as far as a configuration tells: asked before weights are read.
+"""Which architectures can be scored, and which engine samples with them, as far as a configuration tells: asked before
+weights are read.
 
 What a configuration does not tell is proven on the loaded model: `score.check_projection` for what all models need, the
-engine's own proof for what is sampled with (docs/architectures.md has the table of those that were tried).
+engines' own proofs for what is sampled with (docs/architectures.md has the table of those that were tried).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, final
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -19,63 +20,106 @@ from sod.records import SodError
 USE_ANOTHER = (
     "use a model of another family, e.g. Llama, Mistral, Qwen2, Qwen3, OLMo 2, SmolLM 2 or 3 (docs/architectures.md)"
 )
-_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-_LOGITS = {"final_logit_softcapping": None, "logits_scaling": 1, "logit_scale": 1, "lm_head_multiplier": 1}
-"""Keys under which families change their logits after the projection, and the value at which they do not."""
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers")
 _ATTENTION = {
     "kv_lora_rank": "latent attention",
     "attn_logit_softcapping": "soft-capped attention",
     "alibi": "ALiBi",
 }
+_LANGUAGE_NAMES = {
+    r"^(model\.)?language_model\.model\.": "model.",
+    r"^(model\.)?language_model\.lm_head\.": "lm_head.",
+    r"^model\.language_model\.": "model.",
+}
+"""How weights of the language model in one of text and images are called, and how in the language model alone."""
 _WINDOWED = frozenset({"full_attention", "sliding_attention"})
 
 
+@final
+class UnknownArchitectureError(SodError):
+    """An architecture that cannot be scored, or sampled by one of the engines; `reason` names it and says why."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}; {USE_ANOTHER}")
+        self.reason = reason
+
+
 def read_config(source: Source) -> Any:
-    """The configuration of a model. Raises SodError naming its path."""
+    """The configuration of a model; of one of text and images that of its language model, if that can be taken out.
+
+    Raises SodError naming its path.
+    """
+    config = _whole_config(source)
+    return language_part(config) or config
+
+
+def language_options(source: Source) -> dict[str, Any]:
+    """What `from_pretrained` gets beside the source's options, so that it reads the language model alone.
+
+    Nothing for a model that is nothing else. Raises SodError naming its path.
+    """
+    part = language_part(_whole_config(source))
+    return {} if part is None else {"config": part, "key_mapping": dict(_LANGUAGE_NAMES)}
+
+
+def _whole_config(source: Source) -> Any:
     try:
         return AutoConfig.from_pretrained(source.path, **source.options)
     except Exception as error:  # transformers raises whatever its classes make of the values
         raise SodError(f"{source.path}: cannot load a model: {first_line(error)}") from error
 
 
+def language_part(config: Any) -> Any | None:
+    """The language model's part of a configuration of several parts; None where there is none that stands alone."""
+    part = getattr(config, "text_config", None)
+    return part if type(part) in MODEL_FOR_CAUSAL_LM_MAPPING else None
+
+
 def refuse_unscored(config: Any, where: str) -> None:
-    """Raises SodError for a configuration whose models cannot be scored: no decoder, or logits changed after it."""
+    """Raises SodError for a configuration whose models cannot be scored: no decoder that stands alone."""
     name = named(config)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
-        raise SodError(f"{where}: {name} is not a decoder-only language model; {USE_ANOTHER}")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
+        raise UnknownArchitectureError(where, f"{name} is not a decoder-only language model")
     missing = [key for key in _SIZES if not isinstance(getattr(config, key, None), int)]
     if missing:
-        raise SodError(
-            f"{where}: {name} has no {missing[0]} in its config.json: it is without attention, or of several parts "
-            f"(text and images); save its language model alone, or {USE_ANOTHER}"
+        raise UnknownArchitectureError(
+            where,
+            f"{name} has no {missing[0]} in its config.json: it is of several parts (text and images), of which "
+            "transformers knows no language model; save that alone",
         )
-    for key, harmless in _LOGITS.items():
-        value = getattr(config, key, None)
-        if value is not None and value != harmless:
-            raise SodError(
-                f"{where}: {name} changes its logits after the output projection ({key} {value}), which chunked "
-                f"scoring does not support; {USE_ANOTHER}"
-            )
 
 
-def refuse_unsampled(config: Any, where: str) -> None:
-    """Raises SodError for a configuration whose models the torch engine cannot sample with."""
-    name = named(config)
+def unusual_attention(config: Any) -> str | None:
+    """What keeps models of this configuration from the fast engine and from packed rows; None where nothing does.
+
+    They have something else than plain causal attention through transformers' attention interface.
+    """
     kinds = set(getattr(config, "layer_types", None) or []) - _WINDOWED
-    reasons = [f"layers of kind {', '.join(sorted(kinds))}"] if kinds else []
-    reasons += [what for key, what in _ATTENTION.items() if getattr(config, key, None)]
+    if kinds:
+        return f"layers of kind {', '.join(sorted(kinds))}"
+    if not isinstance(getattr(config, "num_attention_heads", None), int):
+        return "no attention"
+    reasons = [what for key, what in _ATTENTION.items() if getattr(config, key, None)]
+    if reasons:
+        return reasons[0]
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is not None and not model_class._supports_attention_backend:
-        reasons.append("attention of its own, not transformers' attention interface")
-    if reasons:
-        raise SodError(f"{where}: {name} has {reasons[0]}, which the torch engine does not support; {USE_ANOTHER}")
+        return "attention of its own, not transformers' attention interface"
+    return None
+
+
+def refuse_unusual(config: Any, where: str) -> None:
+    """Raises UnknownArchitectureError where attention is not plain."""
+    reason = unusual_attention(config)
+    if reason is not None:
+        raise UnknownArchitectureError(where, f"{named(config)} has {reason}")
 
 
 @contextmanager
 def in_one_line(config: Any, where: str, what: str) -> Iterator[None]:
     """Turns whatever an architecture makes of calls that it does not know into one line: it `what`.
 
-    Raises SodError naming `where`. A SodError from inside passes, and so does a lack of memory.
+    Raises UnknownArchitectureError naming `where`. A SodError from inside passes, and so does a lack of memory.
     """
     try:
         yield
@@ -85,7 +129,7 @@ def in_one_line(config: Any, where: str, what: str) -> Iterator[None]:
         if short_of_memory(error):
             raise
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise SodError(f"{where}: {named(config)} {what} ({reason}); {USE_ANOTHER}") from error
+        raise UnknownArchitectureError(where, f"{named(config)} {what} ({reason})") from error
 
 
 def named(config: Any) -> str:

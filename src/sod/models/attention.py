@@ -17,13 +17,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from sod.models.architecture import USE_ANOTHER
+from sod.models.architecture import UnknownArchitectureError
 from sod.models.packed import PACKED, attend_packed
-from sod.records import SodError
 
 NAME = "sod"
 UNKNOWN = {"softcap": "soft caps", "s_aux": "attention sinks"}
-"""Arguments of attention functions that the engine's cache does not know, and what they stand for."""
+"""Arguments of attention functions that nothing here knows, and what they stand for."""
 
 
 class Window(Protocol):
@@ -64,27 +63,22 @@ def attend(
     PyTorch's. Shape B x N x H x D.
 
     With `cu_seq` the one row holds several behind one another, the longest of `longest` tokens (`sod.models.packed`).
-    Raises SodError for what these do not know: soft caps, sinks, and a sliding window that hides tokens.
+    Raises SodError for what none of these knows: soft caps, sinks, and with a `window` a sliding window that hides
+    tokens.
     """
-    if window is None and cu_seq is not None:
-        return attend_packed(query_BHND, key_BGND, value_BGND, scaling, cu_seq, longest), None
-    if window is None and shared is None:
-        return sdpa_attention_forward(
-            module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs
-        )
     unknown = [what for name, what in UNKNOWN.items() if kwargs.get(name) is not None]
     sliding = kwargs.get("sliding_window")
     if window is not None and sliding is not None and window.columns > sliding:
         unknown.append(f"a sliding window of {sliding} tokens")
     if unknown:
-        raise SodError(
-            f"student: {type(module).__name__} has {', '.join(unknown)}, which the torch engine does not support; "
-            f"{USE_ANOTHER}"
-        )
+        raise UnknownArchitectureError("student", f"{type(module).__name__} has {', '.join(unknown)}")
+    if window is not None:
+        return window.attend(module.layer_idx, query_BHND, key_BGND, value_BGND, scaling), None
+    if cu_seq is not None:
+        return attend_packed(query_BHND, key_BGND, value_BGND, scaling, cu_seq, longest), None
     if shared is not None:
         return shared.attend(query_BHND, key_BGND, value_BGND, scaling), None
-    assert window is not None
-    return window.attend(module.layer_idx, query_BHND, key_BGND, value_BGND, scaling), None
+    return sdpa_attention_forward(module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs)
 
 
 for name in (NAME, PACKED):

@@ -6,7 +6,7 @@ memory cost more than the products: compiled, an update of Qwen3-0.6B's shape to
 layers, and shapes are symbolic, so that new lengths do not compile anew. torch keeps what was compiled in its own cache
 on disk. On a CPU nothing is compiled: it costs more than a short run there saves.
 
-What an engine runs through its cache (`window`) is left as it is: the engine has its own way of being fast.
+What an engine runs through its cache is left as it is: the fast engine has its own way of being fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from sod.models.recompute import decoder_layers
+from sod.models.recompute import CACHES, decoder_layers
 
 WORTH_IT = 50_000_000  # weights; below it a start of 3 to 13 s buys little
 _FUSED_HEADS: WeakSet[Any] = WeakSet()
@@ -96,7 +96,7 @@ class _Compiled:
         self._fast = torch.compile(forward, dynamic=True, backend=backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("window") is not None:
+        if any(kwargs.get(name) is not None for name in CACHES):
             return self._plain(*args, **kwargs)
         return self._fast(*args, **kwargs)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sod.models.device import moved
 from sod.models.forward import hidden_before_actions
+from sod.models.logits import LogitShape, shape_of
 from sod.models.score import logits, over_actions, picked
 from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch
@@ -56,8 +57,9 @@ def dense_terms(
     with torch.no_grad():
         hidden_ND = hidden_before_actions(teacher, teacher_batch)
     rows = max(CUDA_ROWS if student.device.type == "cuda" else LEAST_ROWS, CHUNK_LOGITS // sizes[0])
-    project = partial(_project, teacher.get_output_embeddings(), measure, temperature)
-    logp_BT, value_BT = over_actions(student, batch, rows, project, hidden_ND)
+    shapes = shape_of(student.config), shape_of(teacher.config)
+    values = partial(_values, teacher.get_output_embeddings(), shapes, measure, temperature)
+    logp_BT, value_BT = over_actions(student, batch, rows, values, hidden_ND)
     return logp_BT, value_BT
 
 
@@ -73,8 +75,9 @@ def check_same_actions(batch: TokenBatch, teacher_batch: TokenBatch) -> None:
         raise ValueError("the action tokens of the teacher's batch are not those of the student's")
 
 
-def _project(
+def _values(
     teacher_head: Any,
+    shapes: tuple[LogitShape, LogitShape],
     measure: Measure,
     temperature: float,
     head: Any,
@@ -82,9 +85,10 @@ def _project(
     target_N: Tensor,
     teacher_hidden_ND: Tensor,
 ) -> Tensor:
-    student_NV = logits(head, hidden_ND, 1.0)
+    shape, teacher_shape = shapes
+    student_NV = logits(head, hidden_ND, 1.0, shape)
     with torch.no_grad():
         # Where the two models are on different devices their logits have to meet, chunk by chunk.
-        teacher_NV = moved(logits(teacher_head, teacher_hidden_ND, 1.0), student_NV.device)
+        teacher_NV = moved(logits(teacher_head, teacher_hidden_ND, 1.0, teacher_shape), student_NV.device)
     (logp_N,) = picked(student_NV if temperature == 1.0 else student_NV / temperature, target_N)
     return torch.stack([logp_N, measure(student_NV, teacher_NV).float()])

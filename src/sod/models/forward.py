@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from sod.models.architecture import in_one_line, refuse_unsampled
+from sod.models.architecture import in_one_line, unusual_attention
 from sod.models.attention import NAME
 from sod.models.device import moved
 from sod.models.length import rope_bounds, window_bounds
@@ -82,19 +82,7 @@ def packs(model: Any) -> bool:
     From then on the attention of a model that packs is `attention.attend`.
     """
     if model not in _proven:
-        before = model.config._attn_implementation
-        dropping = [module for module in model.modules() if module.training]
-        model.eval()
-        try:
-            refuse_unsampled(model.config, "packing")
-            with in_one_line(model.config, "packing", "cannot be packed"), torch.no_grad():
-                _proven[model] = _proves(model)
-        except SodError:
-            _proven[model] = False
-        for module in dropping:
-            module.training = True
-        if before != NAME:
-            model.set_attn_implementation(PACKED if _proven[model] else before)
+        _proven[model] = unusual_attention(model.config) is None and _proves_to_pack(model)
     return _proven[model]
 
 
@@ -105,6 +93,23 @@ def _within_windows(model: Any, batch: TokenBatch) -> bool:
     """Whether no row is so long that its tokens' attention depends on more than the tokens before them."""
     longest = int(batch.length_B.max())
     return all(longest <= bound.tokens for bound in (*rope_bounds(model.config), *window_bounds(model.config)))
+
+
+def _proves_to_pack(model: Any) -> bool:
+    """The proof, in eval mode; it leaves the model its attention, or that of a model that packs."""
+    before = model.config._attn_implementation
+    dropping = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with in_one_line(model.config, "packing", "cannot be packed"), torch.no_grad():
+            proven = _proves(model)
+    except SodError:
+        proven = False
+    for module in dropping:
+        module.training = True
+    if before != NAME:
+        model.set_attn_implementation(PACKED if proven else before)
+    return proven
 
 
 def _proves(model: Any) -> bool:

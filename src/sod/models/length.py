@@ -2,8 +2,8 @@
 
 Three things end it. A model knows positions up to its context only. RoPE that changes with the length of the whole
 text (dynamic NTK, longrope) turns every earlier token's distribution into another one when the text passes the original
-length, so that what was sampled is no longer what is scored. And the torch engine attends to all that there is, so it
-samples rightly from layers with a sliding window only while everything is inside the window.
+length, so that what was sampled is no longer what is scored. And the fast engine attends to all that there is, so it
+samples rightly from layers with a sliding window only while everything is inside the window; the plain one goes on.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def window_bounds(config: Any) -> list[Bound]:
     kinds = getattr(config, "layer_types", None)
     if not isinstance(window, int) or window <= 0 or (kinds and "sliding_attention" not in kinds):
         return []
-    reason = "its sliding window hides the first tokens, which the torch engine does not support"
+    reason = "its sliding window hides the first tokens, which the fast engine does not know"
     return [Bound(window, reason, "a model of full attention")]
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from sod.models.adapters import base_source, is_adapter, tokenizer_home
-from sod.models.architecture import read_config, refuse_unscored
+from sod.models.architecture import language_options, read_config, refuse_unscored
 from sod.models.lora import has_adapter, load_adapter, save_adapter
 from sod.models.memory import short_of_memory
 from sod.models.score import check_projection
@@ -55,7 +55,8 @@ def load_model(
     """The causal language model of a local directory or hub id, in eval mode, on a device; of an adapter, its base
     model with it.
 
-    Its distributions are over the `support`, that of its tokenizer; without one, over all rows of its output embedding.
+    Of a model of text and images it is the language model alone. Its distributions are over the `support`, that of its
+    tokenizer; without one, over all rows of its output embedding.
     Raises SodError naming `path` when it is missing, cut short, or of an architecture that chunked scoring does not
     know (before its weights are read where its configuration tells), and where it has fewer rows than the support.
     """
@@ -63,7 +64,11 @@ def load_model(
     refuse_unscored(read_config(source), path)
     with one_line(f"{path}: cannot load a model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path, dtype=torch_dtype(dtype), output_loading_info=True, **source.options
+            source.path,
+            dtype=torch_dtype(dtype),
+            output_loading_info=True,
+            **source.options,
+            **language_options(source),
         )
     model, report = loaded
     if report["missing_keys"]:  # transformers would leave them random

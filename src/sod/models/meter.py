@@ -42,8 +42,8 @@ class Cost:
     def of(cls, model: Any) -> Cost:
         """The cost of a Hugging Face causal LM."""
         config = model.config
-        heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        heads = getattr(config, "num_attention_heads", None) or 0  # none in a state space model
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
         key_heads = getattr(config, "num_key_value_heads", None) or heads
         size = model.dtype.itemsize
         embeddings = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}

@@ -1,8 +1,10 @@
-"""Whether a model is what scoring takes it for: a causal decoder, then the output embedding, and nothing else.
+"""Whether a model is what scoring takes it for: a causal decoder, then the output embedding, and of scales and caps
+those that its configuration tells (`sod.models.logits`), nothing else.
 
-The model's own forward is watched. What goes into the output embedding must be, bit for bit, what the decoder gave.
-What comes out is replaced by logits of every size, which must leave the forward as they are: a scale of 1.001 is seen,
-and so is a soft cap far above the logits that the weights at hand would make.
+The model's own forward is watched. What goes into the output embedding must be, bit for bit, what the decoder gave,
+divided by what the configuration says. What comes out is replaced by logits of every size, which must leave the forward
+as `logits.shaped` would make them: a scale of 1.001 that nothing tells of is seen, and so is a soft cap far above the
+logits that the weights at hand would make.
 
 Legend: B rows, T tokens, D hidden size, V vocabulary.
 """
@@ -17,6 +19,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from sod.models.logits import LogitShape, shape_of, shaped
 from sod.records import SodError
 
 LARGEST = 100.0  # of the logits put in: beyond what models make, so that every cap bends it
@@ -35,7 +38,7 @@ class Watched:
 
 
 def change_of_logits(model: Any, token_BT: Tensor, where: str) -> str | None:
-    """What the model's forward does to hidden states or logits beside projecting them; None for nothing.
+    """What the model's forward does to hidden states or logits beside what is known; None for nothing.
 
     Raises SodError naming `where` where NaN or infinite numbers come out.
     """
@@ -47,17 +50,28 @@ def change_of_logits(model: Any, token_BT: Tensor, where: str) -> str | None:
     hidden_BTD, into_BTD = watched.decoded[-1], watched.projected[-1]
     if not all(bool(torch.isfinite(x).all()) for x in (hidden_BTD, into_BTD, watched.logits[-1], out_BTV)):
         raise SodError(f"{where}: the model's output is not finite (NaN or infinite weights?)")
-    if not torch.equal(hidden_BTD, into_BTD):
+    shape = shape_of(model.config)
+    expected_BTD = hidden_BTD if shape.before == 1.0 else hidden_BTD / shape.before
+    # Some families project in the type of their output embedding, whatever that of their decoder is.
+    if not torch.equal(expected_BTD.to(into_BTD.dtype), into_BTD):
         return "changes its hidden states before the output projection"
     put_BTV = watched.put_in[-1]
     if out_BTV.shape != put_BTV.shape:
         return f"changes its logits after the output projection ({put_BTV.shape[-1]} become {out_BTV.shape[-1]})"
-    # A shift of all logits of a token changes no distribution.
-    moved_BTV = out_BTV.double() - put_BTV.double()
-    off = float((moved_BTV.amax(-1) - moved_BTV.amin(-1)).max())
+    # Some do it in float32, others in the type of the model: which of the two makes no difference of ours.
+    off = min(_apart(out_BTV, shaped(put, shape)) for put in (put_BTV, put_BTV.float()))
     if off > TOLERANCE:
-        return f"changes its logits after the output projection (by up to {off:.3g} in a range of {2 * LARGEST:.0f})"
+        told = "" if shape == LogitShape() else ", otherwise than its configuration tells"
+        return (
+            f"changes its logits after the output projection (by up to {off:.3g} in a range of {2 * LARGEST:.0f}{told})"
+        )
     return None
+
+
+def _apart(out_BTV: Tensor, expected_BTV: Tensor) -> float:
+    """How far logits are from what they should be; a shift of all logits of a token changes no distribution."""
+    moved_BTV = out_BTV.double() - expected_BTV.double()
+    return float((moved_BTV.amax(-1) - moved_BTV.amin(-1)).max())
 
 
 @contextmanager

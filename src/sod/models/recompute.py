@@ -17,7 +17,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sod.records import SodError
 
-CACHES = ("past_key_values", "window")  # keyword arguments that a layer writes to: it must not run twice
+CACHES = (
+    "past_key_values",
+    "cache_params",
+    "window",
+)  # keyword arguments that a layer writes to: it must not run twice
 
 
 def recompute_layers(model: Any) -> None:

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sod.models.architecture import USE_ANOTHER, in_one_line, named
+from sod.models.architecture import UnknownArchitectureError, in_one_line, named
 from sod.models.compiled import fused
 from sod.models.device import moved
 from sod.models.forward import hidden_before_actions
 from sod.models.fused import logp_of_targets
+from sod.models.logits import PLAIN, LogitShape, project, shape_of
 from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
 from sod.objective.columns import action_numbers
 from sod.objective.scores import SAMPLED_ONLY, ScoreNeed, TeacherScores
-from sod.records import SodError
 
 CHUNK_LOGITS = 2**23  # logits per projection: 32 MB of float32, several times over in the backward pass
 CUDA_ROWS = 2048  # at least, on CUDA: fewer would mostly read the output embedding (measured with 152k tokens)
@@ -38,7 +38,9 @@ def action_logps(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Ten
 
     Differentiable when gradients are enabled.
     """
-    return over_actions(model, batch, chunk_rows(model), partial(_logp, temperature=temperature))[0]
+    return over_actions(
+        model, batch, chunk_rows(model), partial(_logp, temperature=temperature, shape=shape_of(model.config))
+    )[0]
 
 
 def chunk_rows(model: Any) -> int:
@@ -46,17 +48,17 @@ def chunk_rows(model: Any) -> int:
     return max(CUDA_ROWS if model.device.type == "cuda" else 64, CHUNK_LOGITS // columns_of(model))
 
 
-def over_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
-    """`project` at every action token, from one forward. Shape C x B x T, float32; 0 at context. See `at_actions`."""
-    value_CN = at_actions(model, batch, rows, project, *more_N)
+def over_actions(model: Any, batch: TokenBatch, rows: int, values: partial[Tensor], *more_N: Tensor) -> Tensor:
+    """`values` at every action token, from one forward. Shape C x B x T, float32; 0 at context. See `at_actions`."""
+    value_CN = at_actions(model, batch, rows, values, *more_N)
     action_BT = batch.turn_BT > 0
     return torch.zeros(len(value_CN), *action_BT.shape).masked_scatter(action_BT, value_CN)
 
 
-def at_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor], *more_N: Tensor) -> Tensor:
-    """`project` at every action token in row-major order, from one forward. Shape C x N, float32.
+def at_actions(model: Any, batch: TokenBatch, rows: int, values: partial[Tensor], *more_N: Tensor) -> Tensor:
+    """`values` at every action token in row-major order, from one forward. Shape C x N, float32.
 
-    `project(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
+    `values(head, hidden_ND, target_N, *more_N)` takes at most `rows` action tokens (the output embedding, what the
     decoder says before the token, the token, further columns) and returns C x N, all on the model's device but for the
     further columns, which are where the caller left them. With gradients, what it makes of several chunks is not kept
     but made again in the backward pass. The values returned are on the batch's device.
@@ -64,7 +66,7 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, project: partial[Tensor
     hidden_ND = hidden_before_actions(model, batch)
     target_N = moved(batch.token_BT[batch.turn_BT > 0], hidden_ND.device)
     head = model.get_output_embeddings()
-    projected = fused(project, head)
+    projected = fused(values, head)
     parts: list[Tensor] = []
     # A single chunk is no more to keep than to make again.
     again = torch.is_grad_enabled() and len(hidden_ND) > rows
@@ -92,7 +94,7 @@ def teacher_scores(
         raise ValueError(f"the {need.k} most probable of {tokens_of(model)} tokens were asked for")
     action_BT = batch.turn_BT > 0
     number_BT = action_numbers(action_BT)
-    project = partial(_columns, temperature=temperature, need=need)
+    columns = partial(_columns, temperature=temperature, need=need, shape=shape_of(model.config))
     # Rows of what `_columns` returns, by what they hold.
     rows = {"logp": 1, "top1": int(need.top1), "entropy": int(need.entropy), "logps": need.k, "ids": need.k}
     value_CN = torch.zeros(sum(rows.values()), int(action_BT.sum()))
@@ -101,7 +103,7 @@ def teacher_scores(
             micro = batch.rows(index)
             # The numbers of the micro-batch's own action tokens: its rows are in another order, its tokens fewer.
             micro_BT = number_BT[torch.tensor(index)][:, : micro.token_BT.shape[1]]
-            value_CN[:, micro_BT[micro_BT >= 0]] = at_actions(model, micro, chunk_rows(model), project)
+            value_CN[:, micro_BT[micro_BT >= 0]] = at_actions(model, micro, chunk_rows(model), columns)
     part_CN = dict(zip(rows, value_CN.split(list(rows.values())), strict=True))
 
     def at_tokens(value_1N: Tensor) -> Tensor:
@@ -117,9 +119,9 @@ def teacher_scores(
     )
 
 
-def logits(head: Any, hidden_ND: Tensor, temperature: float) -> Tensor:
-    """The projection in float32, divided by the temperature. Shape N x V."""
-    logits_NV: Tensor = head(hidden_ND).float()
+def logits(head: Any, hidden_ND: Tensor, temperature: float, shape: LogitShape = PLAIN) -> Tensor:
+    """The model's logits in float32, divided by the temperature. Shape N x V."""
+    logits_NV: Tensor = project(head, hidden_ND, shape).float()
     return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
@@ -128,18 +130,24 @@ def picked(logits_NV: Tensor, *targets_N: Tensor) -> Tensor:
     return (logits_NV.gather(1, torch.stack(targets_N, dim=1)) - logits_NV.logsumexp(1, keepdim=True)).T
 
 
-def _logp(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> Tensor:
+def _logp(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float, shape: LogitShape) -> Tensor:
     if hidden_ND.is_cuda:  # there the compiler makes few passes of it by itself
-        return picked(logits(head, hidden_ND, temperature), target_N)
-    return logp_of_targets(head(hidden_ND), target_N, temperature)[None]
+        return picked(logits(head, hidden_ND, temperature, shape), target_N)
+    if shape.cap is None:
+        # A scale is a temperature: no pass of its own.
+        raw_NV = head(hidden_ND if shape.before == 1.0 else hidden_ND / shape.before)
+        return logp_of_targets(raw_NV, target_N, temperature / shape.scale)[None]
+    return logp_of_targets(project(head, hidden_ND, shape), target_N, temperature)[None]
 
 
-def _columns(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float, need: ScoreNeed) -> Tensor:
+def _columns(
+    head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float, need: ScoreNeed, shape: LogitShape
+) -> Tensor:
     """The log-probability of the target, then what `need` asks for, a row each. Shape C x N, float32.
 
     Token ids travel as float32 too, which holds every whole number up to 2^24 exactly.
     """
-    logits_NV = logits(head, hidden_ND, temperature)
+    logits_NV = logits(head, hidden_ND, temperature, shape)
     targets = [target_N, logits_NV.argmax(1)] if need.top1 else [target_N]
     logp_CN = picked(logits_NV, *targets)
     rows = [logp_CN[:1]]
@@ -155,23 +163,24 @@ def _columns(head: Any, hidden_ND: Tensor, target_N: Tensor, temperature: float,
 
 
 def check_projection(model: Any, where: str) -> None:
-    """Prove on a few tokens that a causal decoder plus the output embedding is the model's whole forward.
+    """Prove on a few tokens that a causal decoder plus `logits.project` is the model's whole forward.
 
-    Some architectures scale or cap their logits after the projection, or let a token see what follows it; scoring
-    them in chunks this way would be silently wrong. Raises SodError naming `where`, also where the forward fails.
+    Some architectures change their hidden states or logits in other ways than `sod.models.logits` knows, or let a token
+    see what follows it, or another row of its batch; scoring rows in chunks, padded on the right, would be silently
+    wrong. Raises SodError naming `where`, also where the forward fails.
     """
     with in_one_line(model.config, where, "cannot be scored"), torch.inference_mode():
         device = model.get_output_embeddings().weight.device
-        token_BT = (torch.arange(16, device=device) * 7919 % int(model.config.vocab_size))[None]
+        token_BT = (torch.arange(32, device=device) * 7919 % int(model.config.vocab_size)).view(2, 16)
         whole_TD, half_TD = (
             model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
-            for ids in (token_BT, token_BT[:, :8])
+            for ids in (token_BT, token_BT[:1, :8])
         )
-        changed = change_of_logits(model, token_BT, where)
+        changed = change_of_logits(model, token_BT[:1], where)
     gap = apart(whole_TD[:8], half_TD)
     if changed is None and not gap <= rounding(half_TD.dtype):
-        changed = f"lets tokens see those after them (which changes them by {gap:.1%})"
+        changed = f"lets tokens see those after them, or other rows (which changes them by {gap:.1%})"
     if changed is not None:
-        raise SodError(
-            f"{where}: {named(model.config)} {changed}, which chunked scoring does not support; {USE_ANOTHER}"
+        raise UnknownArchitectureError(
+            where, f"{named(model.config)} {changed}, which chunked scoring does not support"
         )

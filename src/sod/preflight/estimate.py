@@ -14,6 +14,7 @@ import torch
 
 from sod.build.job import located
 from sod.build.method import make_method
+from sod.engines.choice import why_plain
 from sod.engines.device_cache import shares_of_memory
 from sod.engines.torch_engine import OFFLOAD_BYTES
 from sod.models.adapters import base_source
@@ -21,7 +22,17 @@ from sod.models.compiled import WORTH_IT
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.preflight.devices import CPU, devices_of
-from sod.preflight.models import FLOAT, Micro, Planned, cuda_forward, decoding_of, on_cuda, scoring_of, update_of
+from sod.preflight.models import (
+    FLOAT,
+    Micro,
+    Planned,
+    cuda_forward,
+    decoding_of,
+    on_cuda,
+    plain_decoding_of,
+    scoring_of,
+    update_of,
+)
 from sod.recipe import Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
@@ -210,6 +221,8 @@ def _playing(who: str, model: Planned, device: str, recipe: Recipe) -> list[Part
     episodes = rollout.prompts * (rollout.samples if who == "student" else 1)
     columns = rollout.max_prompt_tokens + rollout.max_response_tokens
     rows = min(rollout.max_rows, episodes)
+    if why_plain(model.config, columns) is not None:
+        return _playing_plainly(who, model, device, recipe, episodes)
     if device != CPU:
         forward = cuda_forward(model, rows, rollout.max_prompt_tokens)
         decode, waiting = shares_of_memory(torch.device(device), rollout.cache_share)
@@ -225,5 +238,24 @@ def _playing(who: str, model: Planned, device: str, recipe: Recipe) -> list[Part
     return [
         Part(name, device, decoding.cache, (SAMPLING,)),
         Part(f"{who}: cache while it grows, episodes set aside", device, beside, (SAMPLING,)),
+        Part(f"{who}: forwards of the engine", device, decoding.forward, (SAMPLING,)),
+    ]
+
+
+def _playing_plainly(who: str, model: Planned, device: str, recipe: Recipe, episodes: int) -> list[Part]:
+    """What the plain engine takes; on CUDA its caches stay below their share of the device."""
+    rollout = recipe.rollout
+    columns = rollout.max_prompt_tokens + rollout.max_response_tokens
+    rows = min(rollout.max_rows, episodes)
+    share: int | None = None
+    waiting = OFFLOAD_BYTES
+    if device != CPU:
+        share, waiting = shares_of_memory(torch.device(device), rollout.cache_share)
+    decoding = plain_decoding_of(model, rows, episodes, rollout.max_prompt_tokens, columns, waiting)
+    caches = decoding.cache + decoding.growing
+    name = f"{who}: plain engine's caches of {rows} x {columns:,} tokens, twice while one grows"
+    return [
+        Part(name, device, caches if share is None else min(caches, share), (SAMPLING,)),
+        Part(f"{who}: episodes set aside", device, decoding.aside, (SAMPLING,)),
         Part(f"{who}: forwards of the engine", device, decoding.forward, (SAMPLING,)),
     ]

@@ -13,7 +13,7 @@ from sod.engines.cache import COLUMN_STEP, ROW_STEP
 from sod.engines.sampler import CACHED_LOGITS
 from sod.engines.torch_engine import PREFILL_TOKENS, SCORES
 from sod.models.adapters import base_source
-from sod.models.architecture import read_config, refuse_unscored
+from sod.models.architecture import in_one_line, read_config, refuse_unscored
 from sod.models.dense import dense_terms
 from sod.models.load import torch_dtype
 from sod.models.score import CUDA_ROWS, action_logps, chunk_rows, teacher_scores
@@ -132,7 +132,8 @@ def update_of(
         logp_BT, value_BT = dense_terms(model, teacher.fake(1), batch, batch, measure)
         return logp_BT.sum() + value_BT.sum()
 
-    sizes = update_sizes(student.fake, student.layers, loss, accumulated)
+    with in_one_line(student.config, student.spec.path, "cannot be planned"):
+        sizes = update_sizes(student.fake, student.layers, loss, accumulated)
     return _with_all_actions(sizes, student, micro, 1 if dense is None else 2)
 
 
@@ -164,7 +165,8 @@ def scoring_of(teacher: Planned, micro: Micro, need: ScoreNeed) -> int:
         return teacher_scores(model, batch, micro.tokens, 1.0, need)
 
     kept = micro.tokens * (2 + need.k * 2) * FLOAT
-    return forward_size(teacher.fake(1), forward) + kept
+    with in_one_line(teacher.config, teacher.spec.path, "cannot be planned"):
+        return forward_size(teacher.fake(1), forward) + kept
 
 
 @final
@@ -207,10 +209,27 @@ def decoding_of(model: Planned, rows: int, episodes: int, prompt: int, columns: 
     )
 
 
+def plain_decoding_of(model: Planned, rows: int, episodes: int, prompt: int, columns: int, offload: int) -> Decoding:
+    """The same for the plain engine, which adds a token to caches by making them anew and prefills prompt by prompt.
+
+    Every layer counts as one that keeps all tokens: those with windows and states take less.
+    """
+    token, together = _token_bytes(model), min(rows, episodes)
+    cache_bytes = together * columns * token
+    return Decoding(
+        cache=cache_bytes,
+        growing=cache_bytes,
+        aside=min(offload, episodes * columns * token),
+        forward=max(
+            _prefill(model, 1, prompt, prompt), together * columns_of(model.fake(1)) * (model.size + 4 * FLOAT)
+        ),
+    )
+
+
 def _token_bytes(model: Planned) -> int:
     config = model.config
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads = getattr(config, "num_attention_heads", None) or 0  # none in a state space model
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     return int(2 * key_heads * head_dim * config.num_hidden_layers * model.size)
 
@@ -224,7 +243,8 @@ def _prefill(model: Planned, rows: int, prompt: int, tokens: int) -> int:
         token_BT = torch.zeros(together, prompt, dtype=torch.int64)
         return fake.get_decoder()(input_ids=token_BT, use_cache=False).last_hidden_state
 
-    return forward_size(model.fake(1), forward)
+    with in_one_line(model.config, model.spec.path, "cannot be planned"):
+        return forward_size(model.fake(1), forward)
 
 
 @cache

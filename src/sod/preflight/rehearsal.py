@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
-from sod.models.architecture import in_one_line
+from sod.models.architecture import in_one_line, unusual_attention
 from sod.models.attention import NAME as ATTENTION
 from sod.models.lora import new_adapter
 from sod.models.recompute import recompute_layers
@@ -112,7 +112,8 @@ def fake_model(
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(_cut(config, layers), dtype=dtype)
         model.eval()
-        model.set_attn_implementation(ATTENTION)
+        if unusual_attention(config) is None:
+            model.set_attn_implementation(ATTENTION)
         if lora is not None:
             with torch.device("meta"):
                 new_adapter(model, lora, 0, where)
