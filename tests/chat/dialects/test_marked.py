@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sod.chat.dialects import tagged
+from sod.chat.dialects import json_calls, tagged
 from sod.chat.dialects.base import Dialect
 from sod.chat.dialects.functionary import FUNCTIONARY
 from sod.chat.dialects.glm4 import GLM4_5, GLM4_7
@@ -29,14 +29,16 @@ from sod.chat.dialects.listed import (
     MINIMAX_M1,
     NEMOTRON_NANO_2,
     TOOL_CALLS,
+    Listed,
 )
-from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM
+from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM, Bare
 from sod.chat.dialects.marked import Marked
 from sod.chat.dialects.qwen_xml import NEMOTRON3, QWEN_XML, SEED_OSS, STEP3_5
 from sod.chat.dialects.tagged import Tags
 from sod.records import MalformedCall, Message, Said, ToolCall
 
 FAMILIES: list[Dialect] = [FUNCTIONARY, *(dialect for dialect in DIALECTS if isinstance(dialect, Marked))]
+IN_JSON = [dialect for dialect in DIALECTS if isinstance(dialect, Marked) and isinstance(dialect.form, Listed | Bare)]
 IN_TAGS = [dialect for dialect in DIALECTS if isinstance(dialect, Marked) and isinstance(dialect.form, Tags)]
 CALL = ToolCall("python", {"code": "print(1)\n", "n": 3, "deep": [{"x": [None, True, 1.5, "12"]}], "s": "12", "e": ""})
 OTHER = ToolCall("search", {})
@@ -443,6 +445,28 @@ def test_the_work_grows_with_the_length_and_no_faster(lead: str, unit: str, monk
     text = lead + unit * 300
     QWEN_XML.read(text, False, True)
     assert len(looked) <= text.count("<parameter=") + 300
+
+
+@pytest.mark.parametrize(
+    "unit", ['OPEN["', "OPEN[", 'OPEN{"a": "', 'OPEN["\\\\"', '</think>{"name": "f", "parameters": {}, "']
+)
+@pytest.mark.parametrize("dialect", IN_JSON, ids=names(IN_JSON))
+def test_json_is_decoded_no_more_than_twice(dialect: Marked, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Characters handed to the decoder, in a text of calls that cannot be read."""
+    handed: list[int] = []
+    decoder = json_calls._DECODER
+
+    class Counting:
+        def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
+            handed.append(len(text))
+            return decoder.raw_decode(text, at)
+
+    monkeypatch.setattr(json_calls, "_DECODER", Counting())
+    form = dialect.form
+    assert isinstance(form, Listed | Bare)
+    text = unit.replace("OPEN", form.open if isinstance(form, Listed) else form.tag) * 100
+    dialect.read(text, False, True)
+    assert sum(handed) <= 2 * len(text)
 
 
 def test_xlam_reads_a_list_that_is_all_of_a_turn() -> None:
