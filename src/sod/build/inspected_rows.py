@@ -36,7 +36,7 @@ class ShownRow:
 
 def shown_task(number: int, task: Task, spec: RewardSpec, chat: Chat | None) -> ShownRow:
     """The prompt of a task, and its truth as the verifier reads it."""
-    verifier = spec.by_source.get(task.data_source, spec.verifier)
+    verifier = spec.verifier_of(task)
     if verifier == "code":
         judged = "code runs its tests"
     else:

@@ -9,8 +9,9 @@ import regex  # type: ignore[import-untyped]  # what the verifiers match with
 from pydantic import Field, field_validator, model_validator
 
 from sod.recipe.keys.section import Section
+from sod.records import Task
+from sod.records import VerifierName as VerifierName
 
-VerifierName = Literal["math", "choice", "code"]
 ANSWER_FORMS = ("auto", "boxed", "hash", "answer_line", "tags", "last_number")
 ANSWER_PATTERN = "regex:"
 
@@ -85,9 +86,13 @@ class RewardSpec(Section):
             )
         return self
 
+    def verifier_of(self, task: Task) -> VerifierName:
+        """Who judges a task: as `by_source` says of its data_source, else as its row tells, else `verifier`."""
+        return self.by_source.get(task.data_source) or task.verifier or self.verifier
+
     @property
     def verifiers(self) -> set[VerifierName]:
-        """Every verifier that a task may need."""
+        """Every verifier that is named here; tasks whose rows hold tests need `code` beside them."""
         return {self.verifier, *self.by_source.values()}
 
 
