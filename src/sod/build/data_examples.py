@@ -85,7 +85,6 @@ TASKS: Sequence[Example] = (
     Example(
         "Multiple choice: options as a list, a mapping or columns, the right one as letter, index or text",
         {"question": ASKED, "choices": ["381", "391", "401"], "answer": 1},
-        {"reward.verifier": "choice"},
     ),
     Example(
         "HumanEval",
@@ -191,7 +190,8 @@ CONVERSATIONS: Sequence[Example] = (
     Example(
         "Glaive: texts",
         {
-            "system": 'SYSTEM: You are an assistant with access to the following functions. Use them if required -\n{"name": "now", "parameters": {}}',
+            "system": "SYSTEM: You are an assistant with access to the following functions. Use them if required -\n"
+            '{"name": "now", "parameters": {}}',
             "chat": 'USER: What time is it?\n\nASSISTANT: <functioncall> {"name": "now", "arguments": \'{}\'} '
             '<|endoftext|>\n\nFUNCTION RESPONSE: {"time": "12:00"}\n\nASSISTANT: Noon. <|endoftext|>',
         },
