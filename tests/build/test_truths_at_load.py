@@ -211,7 +211,7 @@ def test_rows_of_choices_are_judged_as_such(tmp_path: Path) -> None:
     assert [(task.ground_truth, task.verifier) for task in tasks] == [("E", "choice"), ("D", "choice")]
     assert "2 of 2 rows are multiple choice, which the choice verifier judges" in judged
     assert "widened to ABCDE" in widened
-    with pytest.raises(SodError, match=r"row 0, task a-0: multiple choice, of which reward\.answer=last_number finds no"):
+    with pytest.raises(SodError, match=r"row 0, task a-0: multiple choice, of which reward\.answer=last_number finds"):
         load(source, answer="last_number")
     _, notes = load(source, by_source={"unknown": "math"}, answer="last_number")
     assert notes == []
