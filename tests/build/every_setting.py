@@ -160,6 +160,8 @@ CHANGES: Mapping[str, Example] = {
     "data.columns": Example({"ground_truth": "id"}, SAID, apart=True),
     "data.system": Example("Be brief.", apart=True),
     "data.suffix": Example(" Now.", apart=True),
+    "data.tools": Example("{schemas}", {"data.sft": "{undeclared}"}, idle=PLAYING),
+    "data.min_reward": Example(0.5, {"data.sft": "{earned}"}, idle=PLAYING),
     "data.overlong_prompts": Example(
         "refuse", {"data.train": "{long}", "rollout.max_prompt_tokens": 100}, refused=EVERY, apart=True
     ),
