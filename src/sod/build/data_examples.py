@@ -29,6 +29,11 @@ CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "391"}
 SAYS = {"role": "assistant", "content": "It is 391."}
 MARKED = '<tool_call>\n{"name": "python", "arguments": {"code": "print(17*23)"}}\n</tool_call>'
+CHECKED = "def check(candidate):\n    assert candidate(1) == 2\n"
+CASE = (
+    "import unittest\n\nclass TestCases(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(1), 2)\n"
+)
+PAIR = {"inputs": ["1\n"], "outputs": ["2\n"]}
 
 TASKS: Sequence[Example] = (
     Example(
@@ -80,7 +85,48 @@ TASKS: Sequence[Example] = (
     Example(
         "Multiple choice: options as a list, a mapping or columns, the right one as letter, index or text",
         {"question": ASKED, "choices": ["381", "391", "401"], "answer": 1},
-        {"reward.verifier": "choice"},
+    ),
+    Example(
+        "HumanEval",
+        {
+            "prompt": "def f(x):\n    ...\n",
+            "entry_point": "f",
+            "test": CHECKED,
+            "canonical_solution": "    return x + 1\n",
+        },
+    ),
+    Example("MBPP", {"text": "Write f(x), which returns x+1.", "test_list": ["assert f(1) == 2"]}),
+    Example("APPS, TACO", {"question": "Read x and print x+1.", "input_output": PAIR}),
+    Example(
+        "DeepCoder, PrimeIntellect", {"problem": "Read x and print x+1.", "tests": [{"input": "1", "output": "2"}]}
+    ),
+    Example("AceCode", {"question": "Write f(x), which returns x+1.", "test_cases": ["assert f(1) == 2"]}),
+    Example(
+        "KodCode: pytest",
+        {
+            "question": "Write f(x), which returns x+1.",
+            "test": "from solution import f\n\ndef test_a():\n    assert f(1) == 2\n",
+            "solution": "def f(x):\n    return x + 1\n",
+        },
+    ),
+    Example(
+        "BigCodeBench: unittest",
+        {"instruct_prompt": "Write f(x), which returns x+1.", "entry_point": "f", "test": CASE},
+    ),
+    Example(
+        "LiveCodeBench",
+        {
+            "question_content": "Read x and print x+1.",
+            "public_test_cases": '[{"input": "1", "output": "2", "testtype": "stdin"}]',
+        },
+    ),
+    Example(
+        "CodeContests",
+        {"description": "Read x and print x+1.", "public_tests": {"input": ["1\n"], "output": ["2\n"]}},
+    ),
+    Example(
+        "LeetCodeDataset",
+        {"query": "Write f(x), which returns x+1.", "entry_point": "f", "test": CHECKED, "starter_code": "def f(x):"},
     ),
 )
 CONVERSATIONS: Sequence[Example] = (
@@ -144,7 +190,8 @@ CONVERSATIONS: Sequence[Example] = (
     Example(
         "Glaive: texts",
         {
-            "system": 'SYSTEM: You have access to functions. Use them if required -\n{"name": "now", "parameters": {}}',
+            "system": "SYSTEM: You are an assistant with access to the following functions. Use them if required -\n"
+            '{"name": "now", "parameters": {}}',
             "chat": 'USER: What time is it?\n\nASSISTANT: <functioncall> {"name": "now", "arguments": \'{}\'} '
             '<|endoftext|>\n\nFUNCTION RESPONSE: {"time": "12:00"}\n\nASSISTANT: Noon. <|endoftext|>',
         },

@@ -72,7 +72,8 @@ def _section(example: Example) -> str:
     unused = facts["unused"].partition(": ")[2] or f"not used: {facts['unused']}"
     lines.append(f"Shape `{shape}`; {_settings(example)}{unused}. {_sentence(said)}".strip())
     shown = "".join(f"⟦{part.text}⟧" if part.loss else part.text for part in row.parts).strip()
-    return "\n".join([*lines, "", "```text", shown, "```", ""])
+    fence = "````" if "```" in shown else "```"
+    return "\n".join([*lines, "", f"{fence}text", shown, fence, ""])
 
 
 def _keys_table() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal, TypeVar, final
@@ -28,6 +27,7 @@ from sod.rewards.answers import asked_forms
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations, load_tasks
 from sod.tasks.formats.sft_pairs import PAIRS
+from sod.tasks.lent_tools import with_lent_tools
 from sod.tasks.loaded import Loaded, SkippedRow
 
 T = TypeVar("T")
@@ -87,7 +87,8 @@ def inspected(
 
 def _conversations(source: str, recipe: Recipe) -> Loaded[Conversation]:
     spec = recipe.data
-    return load_conversations(source, spec.split, spec.columns, spec.system, spec.suffix)
+    read = load_conversations(source, spec.split, spec.columns, spec.system, spec.suffix)
+    return with_lent_tools(read, spec.tools)
 
 
 def _tried(kind: Kind, load: Callable[[], T], problems: dict[Kind, str]) -> T | None:
@@ -139,38 +140,20 @@ class _Judged:
 
 
 def _judged(source: str, recipe: Recipe) -> _Judged:
-    """Where the recipe leaves `reward.verifier` as it is and math can judge none, code is tried. Raises SodError."""
-    spec = recipe.data
-    loaded = load_tasks(source, spec.split, spec.columns, spec.system, spec.suffix)
-    left_open = not {"verifier", "by_source"} & recipe.reward.model_fields_set
-    try:
-        judged = _readable(loaded, source, recipe)
-    except SodError:
-        if not left_open:
-            raise
-        code = recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"verifier": "code"})})
-        with suppress(SodError):
-            judged = _readable(loaded, source, code)
-            said = "the truths are tests of programs: set reward.verifier=code"
-            return replace(judged, notes=[*judged.notes, said])
-        raise
-    if left_open and all(_LETTER.fullmatch(task.ground_truth.strip()) for task in judged.loaded.items):
-        said = "every truth is a letter: reward.verifier=choice reads letters"
-        return replace(judged, notes=[*judged.notes, said])
-    return judged
-
-
-def _readable(loaded: Loaded[Task], source: str, recipe: Recipe) -> _Judged:
-    """The tasks that the recipe's verifiers can judge. Raises SodError where there is none."""
+    """The tasks of a file as a run would judge them. Raises SodError where there is none."""
     notes: list[str] = []
 
     def note(text: str) -> None:
         notes.append(text.removeprefix(f"{source}: "))
 
-    spec = recipe.reward
-    read = with_readable_truths(with_tests_told(loaded, source, spec, note), source, spec, note)
+    spec, data = recipe.reward, recipe.data
+    read = load_tasks(source, data.split, data.columns, data.system, data.suffix)
+    read = with_readable_truths(with_tests_told(read, source, spec, note), source, spec, note)
     read = with_readable_tests(read, source, spec)
     tell_other_tools(read.items, source, recipe, note)
+    by_math = [task for task in read.items if spec.verifier_of(task) == "math"]
+    if by_math and all(_LETTER.fullmatch(task.ground_truth.strip()) for task in by_math):
+        note("every truth is a letter: reward.verifier=choice reads letters")
     return _Judged(recipe, read, notes)
 
 
