@@ -309,7 +309,7 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
     with ExitStack() as opened:
         later = after_the_state(recipe, options.keep_failing)
         reward_function, tools, later_tools = (
-            make_reward_function(recipe, opened),
+            make_reward_function(recipe, opened, tasks),
             make_tools(recipe, opened),
             make_tools(later, opened),
         )

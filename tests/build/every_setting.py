@@ -159,9 +159,14 @@ CHANGES: Mapping[str, Example] = {
     "data.split": Example("test", HUB, apart=True),
     "data.tools": Example("{schemas}", {"data.sft": "{undeclared}"}, idle=PLAYING),
     "data.min_reward": Example(0.5, {"data.sft": "{earned}"}, idle=PLAYING),
+    "data.columns": Example({"ground_truth": "id"}, SAID, idle=DEMONSTRATIONS, apart=True),
+    "data.system": Example("Be brief.", apart=True),
+    "data.suffix": Example(" Now.", apart=True),
     "data.overlong_prompts": Example(
         "refuse", {"data.train": "{long}", "rollout.max_prompt_tokens": 100}, refused=EVERY, apart=True
     ),
+    "tools.python.name": Example("run", TOOL, apart=True),
+    "tools.python.argument": Example("program", TOOL, apart=True),
     "tools.python.stateful": Example(True, TOOL, refused=REPLAYING, apart=True),
     "tools.python.max_code_chars": Example(16, TOOL, apart=True),
     "tools.python.max_output_chars": Example(16, TOOL, apart=True),
@@ -189,6 +194,8 @@ CHANGES: Mapping[str, Example] = {
     "reward.by_source": Example({"letters": "choice", "numbers": "math", "plain": "choice"}, SAID, apart=True),
     "reward.choice.letters": Example("ABCDE", SAID, apart=True),
     "reward.choice.answer_line": Example(False, SAID, apart=True),
+    "reward.answer": Example("hash", SAID, apart=True),
+    "reward.truths": Example("all", {**SAID, "data.train": "{several}"}, apart=True),
     "reward.tool_bonus": Example(True, apart=True),
     "reward.overlong_buffer": Example(0, apart=True),
     "reward.code_seconds": Example(0.001, CODE, apart=True),

@@ -85,6 +85,7 @@ def files_of_tasks() -> dict[str, list[Task]]:
             asked("pick", "B", 1, source="plain"),
         ],
         "tosses": tosses,
+        "several": [replace(task, truths=("8",)) for task in tosses],
         "eights": [replace(task, ground_truth="8") for task in tosses],
         "code": [asked("write", PRINTS_7), asked("large", PRINTS_7), asked("write", NO_TESTS, 1)],
     }

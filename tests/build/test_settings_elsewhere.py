@@ -298,7 +298,7 @@ def math_limits(**reward: int) -> list[str]:
     """The limits that the interpreter of the math verifier was started with: workers, CPU seconds, seconds, ..."""
     recipe = Recipe.model_validate({"student": {"path": "s"}, "reward": reward})
     with ExitStack() as opened:
-        (judged,) = make_reward_function(recipe, opened)([answered("\\boxed{x+1}", "1+x")])
+        (judged,) = make_reward_function(recipe, opened, [])([answered("\\boxed{x+1}", "1+x")])
         assert judged.correct
         commands = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in descendants(os.getpid())]
         (command,) = [command for command in commands if str(MATH_WORKER) in command]

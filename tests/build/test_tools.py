@@ -10,7 +10,7 @@ import pytest
 from sod.build.data import make_chat
 from sod.build.tools import make_tools, tool_schemas
 from sod.recipe import Recipe
-from sod.tools.python import SCHEMA, STATEFUL_SCHEMA
+from sod.tools.python import SCHEMA, python_schema
 
 
 def recipe(python: dict[str, Any] | None) -> Recipe:
@@ -26,8 +26,9 @@ def recipe(python: dict[str, Any] | None) -> Recipe:
         (None, []),
         ({}, [SCHEMA]),
         ({"failure_rate": 0.5}, [SCHEMA]),
-        ({"stateful": True}, [STATEFUL_SCHEMA]),
-        ({"stateful": True, "failure_rate": 0.5}, [STATEFUL_SCHEMA]),
+        ({"stateful": True}, [python_schema(stateful=True)]),
+        ({"name": "code_interpreter", "argument": "program"}, [python_schema(False, "code_interpreter", "program")]),
+        ({"stateful": True, "failure_rate": 0.5}, [python_schema(stateful=True)]),
     ],
 )
 def test_what_is_shown_is_what_runs(python: dict[str, Any] | None, schemas: list[Any], tokenizer: Any) -> None:

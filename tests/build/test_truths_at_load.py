@@ -70,11 +70,15 @@ def test_lists_are_accepted_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verifier", [{"verifier": "choice"}, {"by_source": {"aqua": "choice"}}])
-def test_a_letter_beyond_the_choices_is_refused_with_the_key(tmp_path: Path, verifier: dict[str, Any]) -> None:
+def test_letters_are_as_many_as_the_data_has(tmp_path: Path, verifier: dict[str, Any]) -> None:
     source = write(tmp_path / "a.jsonl", "A", "(E)", "J", "B", source="aqua")
-    message = r"a\.jsonl: row 1, task t1: ground_truth E is beyond reward\.choice\.letters=ABCD; set .*=ABCDEFGHIJ$"
+    tasks, (note,) = load(source, **verifier)
+    assert truths(tasks) == ["A", "(E)", "J", "B"]
+    assert "reward.choice.letters=ABCD is widened to ABCDEFGHIJ" in note
+    assert note.endswith("the first beyond ABCD is row 1, task t1")
+    message = r"a\.jsonl: row 1, task t1: ground_truth E is beyond reward\.choice\.letters=ABC; set .*=ABCDEFGHIJ$"
     with pytest.raises(SodError, match=message):
-        load(source, **verifier)
+        load(source, choice={"letters": "ABC"}, **verifier)
     tasks, notes = load(source, choice={"letters": "ABCDEFGHIJ"}, **verifier)
     assert (truths(tasks), notes) == (["A", "(E)", "J", "B"], [])
 
@@ -112,17 +116,99 @@ def test_letters_are_different_capitals(letters: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "reward", "told"),
     [
-        ('Give the answer after "####".', {}, True),
-        ("End with a line Answer: $Answer.", {}, True),
-        ("End with a line Answer: $Answer, boxed.", {}, False),
-        ("What is the answer?", {}, False),
-        ("End with a line Answer: X.", {"verifier": "choice"}, True),
-        ("End with a line Answer: X.", {"verifier": "choice", "choice": {"answer_line": True}}, False),
+        ('Give the answer after "####".', {"answer": "boxed"}, True),
+        ('Give the answer after "####".', {"answer": "hash"}, False),
+        ("End with a line Answer: $Answer.", {"answer": "hash"}, True),
+        ("End with a line Answer: $Answer, \\boxed{}.", {"answer": "boxed"}, False),
+        ("End with a line Answer: $Answer.", {"answer": "regex:Answer: (.+)"}, False),
+        ("What is the answer?", {"answer": "hash"}, False),
+        ("End with a line Answer: X.", {"answer": "boxed", "verifier": "choice"}, True),
+        ("End with Answer: X.", {"answer": "boxed", "verifier": "choice", "choice": {"answer_line": True}}, False),
     ],
 )
 def test_prompts_that_ask_for_another_form_are_told(
     tmp_path: Path, prompt: str, reward: dict[str, Any], told: bool
 ) -> None:
-    truth = "A" if reward else "5"
+    truth = "A" if "verifier" in reward else "5"
     _, notes = load(write(tmp_path / "a.jsonl", truth, prompt=prompt), **reward)
-    assert ["the verifier reads \\boxed{} only" in note for note in notes] == [True] * told
+    assert ["set reward.answer=auto" in note for note in notes] == [True] * told
+
+
+def test_the_forms_that_are_read_are_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", "5", "6", prompt='Put it after "####".')
+    write(Path(source), "7", prompt="The last line is Answer: $Answer.")
+    write(Path(source), "8", prompt="What is it?")
+    _, (note,) = load(source)
+    assert "(reward.answer=auto): behind '####' for 2, behind 'Answer:' for 1, in \\boxed{} for 1 of 4 tasks" in note
+
+
+def test_a_solution_in_the_answer_column_of_gsm8k_is_cut(tmp_path: Path) -> None:
+    solution = "She sold 4*2=<<4*2=8>>8 and 10, so 8+10=<<8+10=18>>18.\n#### 18"
+    tasks, notes = load(write(tmp_path / "a.jsonl", solution, prompt='Put it after "####".'))
+    assert truths(tasks) == ["18"]
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "reward", "truth", "others"),
+    [
+        ({"source": "set"}, {}, "3", ("5",)),
+        ({"source": "set"}, {"truths": "all"}, "3, 5", ()),
+        ({"source": "Hothan/OlympiadBench"}, {}, "3, 5", ()),
+        ({"source": "olympiadbench"}, {"truths": "any"}, "3", ("5",)),
+        ({"source": "olympiadbench", "flag": False}, {}, "3", ("5",)),
+        ({"source": "set", "flag": True}, {}, "3, 5", ()),
+    ],
+)
+def test_lists_are_alternatives_or_meant_together(
+    tmp_path: Path, row: dict[str, Any], reward: dict[str, Any], truth: str, others: tuple[str, ...]
+) -> None:
+    extra = {} if row.get("flag") is None else {"is_multiple_answer": row["flag"]}
+    line = {
+        "data_source": row["source"],
+        "prompt": PLAIN,
+        "extra_info": extra,
+        "reward_model": {"ground_truth": ["3", "5"]},
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    (task,), notes = load(str(tmp_path / "a.jsonl"), **reward)
+    assert (task.ground_truth, task.truths) == (truth, others)
+    assert ["meant together (reward.truths)" in note for note in notes] == [True] * (not others)
+
+
+def test_a_part_of_a_list_that_cannot_be_matched_spoils_the_whole(tmp_path: Path) -> None:
+    """Of alternatives it is left out, and told."""
+    source = write(tmp_path / "a.jsonl", ["3", "%"], "4")
+    tasks, (note,) = load(source, truths="all")
+    assert truths(tasks) == ["4"]
+    assert "row 0: task t0" in note
+
+
+@pytest.mark.parametrize(
+    ("truth", "letter"),
+    [("E", "E"), ("(C)", "(C)"), ("B) 12", "B) 12"), ("option D", "option D"), ("18", "C"), (" 4 ", "A"), ("19", None)],
+)
+def test_what_a_choice_may_be_called(tmp_path: Path, truth: str, letter: str | None) -> None:
+    """By its letter, its label or its text; another text is skipped by row."""
+    rows = [
+        {"prompt": "?", "reward_model": {"ground_truth": text}, "extra_info": {"options": ["4", "12", "18", "x", "y"]}}
+        for text in ("A", truth)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tasks, notes = load(str(tmp_path / "a.jsonl"), verifier="choice")
+    assert truths(tasks) == ["A", *([letter] if letter else [])]
+    assert any("row 1" in note and "none of the row's choices" in note for note in notes) == (letter is None)
+    for task in tasks:
+        assert ChoiceVerifier("ABCDE").letter(task.ground_truth)
+
+
+def test_indices_go_by_the_choices_of_the_row(tmp_path: Path) -> None:
+    """MMLU-Pro has ten, whatever the usual letters are."""
+    rows = [
+        {"prompt": "?", "reward_model": {"ground_truth": n}, "extra_info": {"choices": ["text"] * 10}} for n in (9, 0)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tasks, (widened, read) = load(str(tmp_path / "a.jsonl"), verifier="choice")
+    assert truths(tasks) == ["J", "A"]
+    assert "widened to ABCDEFGHIJ" in widened
+    assert "at its index into reward.choice.letters=ABCDEFGHIJ" in read

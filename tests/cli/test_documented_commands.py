@@ -53,6 +53,7 @@ QUICK = {
     "sod data hints --input tasks.parquet --out hinted.parquet": (
         "sod data hints --input DIR/train.parquet --out DIR/hinted.parquet"
     ),
+    "sod data inspect FILE": "sod data inspect DIR/train.parquet",
     "sod sandbox run --code-file F": "{}",
     "sod sft --resume RUN": "sod sft --resume runs/cold-start",
     "sod init": "{}",
@@ -105,6 +106,9 @@ BY_A_TEST = {
     "python examples/one_step.py": "tests/test_examples.py::test_one_step_shows_a_step_of_sod",
     "python -m sod.build.document > docs/keys.md": (
         "tests/build/test_document.py::test_the_page_in_the_repository_is_current"
+    ),
+    "python -m sod.build.document_data > docs/data.md": (
+        "tests/build/test_document_data.py::test_the_page_in_the_repository_is_current"
     ),
     "python tests/report/test_metric_table.py > docs/metrics.md": (
         "tests/report/test_metric_table.py::test_the_page_is_the_table"

@@ -22,6 +22,7 @@ COMMANDS = [
     ("init",),
     ("data", "gsm8k"),
     ("data", "hints"),
+    ("data", "inspect"),
     ("models", "smollm2"),
     ("models", "prune"),
     ("sandbox", "run"),

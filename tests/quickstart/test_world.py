@@ -17,7 +17,7 @@ from sod.tasks import chain
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations, load_tasks
 from sod.tasks.privileged import privileged_prompt
-from sod.tools.python import SCHEMA
+from sod.tools.python import SCHEMA, python_schema
 
 SIZES = {"sft": 60, "train": 20, "validation": 5, "test": 5}
 
@@ -32,6 +32,16 @@ def read(directory: Path, name: str) -> list[Conversation]:
 
 def tasks(directory: Path, name: str) -> list[Task]:
     return load_tasks(str(directory / f"{name}.parquet")).items
+
+
+def test_traces_call_the_tool_that_is_given(tmp_path: Path) -> None:
+    tool = python_schema(False, "code_interpreter", "program")
+    make_data(WorldSpec(**SIZES), 4, tmp_path / "w", tool)
+    (first, *_) = read(tmp_path / "w", "sft")
+    calls = [call for message in first.messages for call in message.tool_calls]
+    assert {call.name for call in calls} == {"code_interpreter"}
+    assert all(list(call.arguments) == ["program"] for call in calls)
+    assert first.tools == (tool,)
 
 
 def test_without_privileges_the_world_is_what_it_was(tmp_path: Path) -> None:

@@ -334,3 +334,26 @@ def test_resolved_round_trips_through_yaml(
     again = parse_recipe(yaml.safe_load(text), "again")
     assert again == recipe
     assert resolved(again) == resolved(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("reward.answer=box", r"reward\.answer.*must be auto, boxed, hash, answer_line"),
+        ("reward.answer=regex:(", r"reward\.answer.*regex:\( is no regular expression: missing \)"),
+        ("reward.answer='regex:'", r"reward\.answer.*needs a pattern behind it"),
+        ("tools.python.name=code interpreter", r"tools\.python\.name.*a function's name"),
+        ("tools.python.name=1a", r"tools\.python\.name.*a function's name"),
+        ("tools.python.argument=a-b", r"tools\.python\.argument.*a parameter's name"),
+    ],
+)
+def test_names_and_forms_are_checked_as_the_recipe_is_read(file: Path, override: str, message: str) -> None:
+    with pytest.raises(SodError, match=rf"^[^\n]*{message}[^\n]*$"):
+        load_recipe(file, [override])
+
+
+def test_a_form_of_numbers_and_choices_do_not_go_together(file: Path) -> None:
+    assert load_recipe(file, ["reward.answer=last_number"]).reward.answer == "last_number"
+    assert load_recipe(file, ["reward.answer=regex:Result is (.+)"]).reward.answer == "regex:Result is (.+)"
+    with pytest.raises(SodError, match="finds no letter for the choice verifier"):
+        load_recipe(file, ["reward.answer=last_number", "reward.verifier=choice"])

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sod.records import Fault, SodError, Verdict
-from sod.rewards.choice import ChoiceVerifier
+from sod.rewards.choice import ChoiceVerifier, letters_of
 from support import answered
 
 
@@ -72,6 +72,25 @@ def test_an_answer_line_that_is_not_the_last_does_not_count() -> None:
 
 def test_letters_can_be_more_than_four() -> None:
     assert verdict_of(r"\boxed{J}", truth="J", letters="ABCDEFGHIJ").correct
+
+
+def test_letters_are_as_many_as_the_tasks_have() -> None:
+    tasks = [answered("", truth).task for truth in ("A", "E) 12", "b")]
+    assert letters_of(tasks, "ABCD") == "ABCDE"
+    assert letters_of(tasks[:1], "ABCD") == "ABCD"
+    assert letters_of(tasks, "ABC") == "ABC"
+    options = answered("", "A", {"options": list(map(str, range(10)))}).task
+    assert letters_of([options], "ABCD") == "ABCDEFGHIJ"
+
+
+@pytest.mark.parametrize("box", ["B) 12", "(B) a tall tree", "B. twelve", "B: x", "option B", "Choice (B)"])
+def test_a_choice_may_be_named_with_its_label(box: str) -> None:
+    assert verdict_of(rf"\boxed{{{box}}}").correct
+
+
+@pytest.mark.parametrize("box", ["A) or B)", "(B) or (C)", "B or C", "Because"])
+def test_two_labels_name_none(box: str) -> None:
+    assert verdict_of(rf"\boxed{{{box}}}").answer is None
 
 
 def test_any_of_several_letters_is_right() -> None:

@@ -82,6 +82,30 @@ def test_what_was_found_equal_votes_together(verifier: MathVerifier) -> None:
     assert [verdict.answer for verdict in found] == ["x+1", "x+1", "x+1", "x+2"]
 
 
+@pytest.mark.parametrize(
+    ("box", "truth", "right"),
+    [
+        ("3, 5", "3, 5", True),
+        ("5,3", "3, 5", True),
+        (r"3 \text{ and } 5", "3, 5", True),
+        ("5 or 3", "3, 5", True),
+        ("x=3 or x=5", "3, 5", True),
+        (r"\{5, 3\}", "3, 5", True),
+        ("3", "3, 5", False),
+        ("3, 5, 7", "3, 5", False),
+        ("3, 6", "3, 5", False),
+        ("3, 500", "3, 500", True),
+        ("500, 3", "3, 500", True),
+        ("3500", "3, 500", False),
+        ("x=4, y=3", "x=3, y=4", False),
+        ("234,1", "1,234", False),
+        (r"1+x, \sqrt{12}", r"2\sqrt{3}, x+1", True),
+    ],
+)
+def test_a_list_is_right_as_a_whole_in_any_order(verifier: MathVerifier, box: str, truth: str, right: bool) -> None:
+    assert verdicts(verifier, [(box, truth)])[0].correct == right
+
+
 def test_no_box_answers_nothing(verifier: MathVerifier) -> None:
     (verdict,) = verifier.verify([answered("it is x+1", "x+1")])
     assert verdict == Verdict(None, False, "nothing was boxed")

@@ -42,6 +42,19 @@ def test_schema_names_the_tool(tool: Tool) -> None:
     assert tool.schema["function"]["parameters"]["required"] == ["code"]
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+def test_the_tool_and_its_argument_can_have_other_names(stateful: bool) -> None:
+    """As the data calls them: schema, program and tool errors follow."""
+    tool = PythonTool(LocalSandbox(LIMITS, workers=1), stateful=stateful, name="code_interpreter", argument="program")
+    function = tool.schema["function"]
+    assert tool.name == function["name"] == "code_interpreter"
+    assert list(function["parameters"]["properties"]) == function["parameters"]["required"] == ["program"]
+    assert call(tool, {"program": "print(12*7)"}).text == "84"
+    refused = call(tool, {"code": "print(1)"})
+    assert (refused.text, refused.error) == ("Error: bad_arguments: `program` is missing", "bad_arguments")
+    tool.close()
+
+
 @pytest.mark.parametrize(
     ("code", "text", "error"),
     [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from sod.build.declared_tools import tell_other_tools
 from sod.build.job import told
+from sod.build.lengths import prompt_lengths
 from sod.build.proving import readable_tasks
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
@@ -15,8 +16,6 @@ from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.tasks.files import load_tasks
 from sod.tasks.sources import Source, shown
-
-NAMED = 10  # tools that a message names
 
 
 def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
@@ -38,16 +37,6 @@ def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice)
     return readable_tasks(tasks, source, recipe, notice)
 
 
-def tell_other_tools(tasks: Sequence[Task], source: str, recipe: Recipe, notice: Notice) -> None:
-    """Tell the tools that rows declare and the run does not have: their prompts show the run's."""
-    own = [str(schema["function"]["name"]) for schema in tool_schemas(recipe)]
-    declared = Counter(name for task in tasks for name in {str(tool["function"]["name"]) for tool in task.tools})
-    others = [f"{name} ({count:,} rows)" for name, count in declared.most_common(NAMED) if name not in own]
-    if others:
-        shown_instead = f"prompts show the run's own ({', '.join(own)})" if own else "prompts show no tool"
-        notice(f"{source}: rows declare tools that the run does not have: {', '.join(others)}; {shown_instead}")
-
-
 def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) -> None:
     """Tell the keys of `reward.by_source` that no task has as its data_source: their verifiers judge nothing."""
     sources = dict.fromkeys(task.data_source for task in tasks)
@@ -62,7 +51,8 @@ def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) ->
 def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
     """The tasks whose prompts fit `rollout.max_prompt_tokens`; the rest is skipped and told, or refused."""
     limit = recipe.rollout.max_prompt_tokens
-    lengths = {task.id: len(chat.prompt_ids(task.prompt)) for task in tasks}
+    found = prompt_lengths(tasks, chat, recipe.chat.template_kwargs)
+    lengths = {task.id: length for task, length in zip(tasks, found, strict=True)}
     overlong = [task for task in tasks if lengths[task.id] > limit]
     if overlong:
         first = overlong[0]

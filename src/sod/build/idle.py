@@ -238,6 +238,9 @@ def _verifiers(recipe: Recipe) -> Iterator[Idle]:
         "code": ("code_seconds", "code_memory_mb", "code_check"),
     }
     used = {str(name) for name in recipe.reward.verifiers}
+    if used == {"code"}:
+        for key in ("answer", "truths"):
+            yield from _set(recipe, f"reward.{key}", "the code verifier runs tests", "leave it out")
     for verifier, keys in of_verifiers.items():
         if verifier not in used:
             for key in keys:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe import PythonSpec, Recipe, VerifierName
+from sod.records import Task
+from sod.rewards.answers import Answers
 from sod.rewards.base import Verifier
-from sod.rewards.choice import ChoiceVerifier
+from sod.rewards.choice import ChoiceVerifier, letters_of
 from sod.rewards.code import CodeVerifier
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
@@ -42,8 +44,12 @@ def make_local_sandbox(spec: PythonSpec, limits: ProgramLimits) -> LocalSandbox:
 @final
 @dataclass(frozen=True)
 class _Declared:
-    """A tool of the recipe: what can be known of it before it is started, and how it is made."""
+    """A tool of the recipe: what can be known of it before it is started, and how it is made.
 
+    `key` is its section of `tools`.
+    """
+
+    key: str
     schema: Mapping[str, Any]
     keeps_state: bool
     make: Callable[[], Tool]
@@ -60,7 +66,8 @@ def _declared(recipe: Recipe) -> list[_Declared]:
     python = recipe.tools.python
     if python is not None:
         seed = derive(recipe.seed, "unreliable")
-        declared.append(_Declared(python_schema(python.stateful), python.stateful, lambda: _make_python(python, seed)))
+        schema = python_schema(python.stateful, python.name, python.argument)
+        declared.append(_Declared("python", schema, python.stateful, lambda: _make_python(python, seed)))
     return declared
 
 
@@ -89,21 +96,27 @@ def make_tools(recipe: Recipe, opened: ExitStack) -> dict[str, Tool]:
 def _make_python(spec: PythonSpec, seed: int) -> Tool:
     limits = ProgramLimits(seconds=spec.timeout_seconds, memory_mb=spec.memory_mb, processes=spec.processes)
     sandbox = make_sandbox(spec, limits)
-    tool = PythonTool(sandbox, spec.max_code_chars, spec.max_output_chars, stateful=spec.stateful)
+    tool = PythonTool(
+        sandbox, spec.max_code_chars, spec.max_output_chars, spec.stateful, name=spec.name, argument=spec.argument
+    )
     return UnreliableTool(tool, spec.failure_rate, seed) if spec.failure_rate > 0 else tool
 
 
 def stateful_tools(recipe: Recipe) -> list[str]:
-    """The recipe's tools that will keep state over the calls of an episode, known before any of them runs."""
-    return [declared.name for declared in _declared(recipe) if declared.keeps_state]
+    """The sections of the recipe's tools that will keep state over the calls of an episode, before any of them runs."""
+    return [declared.key for declared in _declared(recipe) if declared.keeps_state]
 
 
-def make_reward_function(recipe: Recipe, opened: ExitStack) -> VerifierReward:
-    """The verifiers and the shaping of `reward` in the recipe; what they run is closed with `opened`."""
+def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
+    """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
+
+    The letters of multiple choice are those that the tasks have, where the recipe leaves them as they are.
+    """
     spec = recipe.reward
     verifiers: dict[str, Verifier] = {}
     for name in sorted(spec.verifiers):
-        verifiers[name] = _make_verifier(name, recipe, opened)
+        mine = [task for task in tasks if spec.by_source.get(task.data_source, spec.verifier) == name]
+        verifiers[name] = _make_verifier(name, recipe, opened, mine)
         opened.callback(verifiers[name].close)
     shaping = Shaping(
         spec.correct, spec.wrong, spec.tool_bonus, spec.overlong_buffer, recipe.rollout.max_response_tokens
@@ -112,12 +125,13 @@ def make_reward_function(recipe: Recipe, opened: ExitStack) -> VerifierReward:
     return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries)
 
 
-def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack) -> Verifier:
+def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> Verifier:
     spec = recipe.reward
     if name == "math":
-        return MathVerifier(workers=spec.workers, seconds=spec.math_seconds)
+        return MathVerifier(workers=spec.workers, seconds=spec.math_seconds, answer=spec.answer)
     if name == "choice":
-        return ChoiceVerifier(spec.choice.letters, spec.choice.answer_line)
+        letters = letters_of(tasks, spec.choice.letters)
+        return ChoiceVerifier(letters, spec.choice.answer_line, Answers(spec.answer, spec.math_seconds))
     return make_code_verifier(recipe, opened)
 
 

@@ -178,7 +178,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
-    tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources)
+    judged = [*inputs.tasks, *inputs.held_out]
+    tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources, judged)
     refuse_unhealthy(tools)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)

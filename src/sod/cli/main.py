@@ -15,6 +15,8 @@ from sod.cli.evaluate import EXAMPLES as EVAL_EXAMPLES
 from sod.cli.evaluate import evaluate
 from sod.cli.init import EXAMPLES as INIT_EXAMPLES
 from sod.cli.init import init
+from sod.cli.inspect import EXAMPLES as INSPECT_EXAMPLES
+from sod.cli.inspect import inspect
 from sod.cli.making import data_app, models_app
 from sod.cli.plan import EXAMPLES as PLAN_EXAMPLES
 from sod.cli.plan import plan
@@ -122,6 +124,7 @@ def methods() -> None:
     out.print(rows_table("knobs", ("knob", "values", "meaning"), knob_rows()))
 
 
+data_app.command(epilog=INSPECT_EXAMPLES)(inspect)
 app.add_typer(data_app, name="data", rich_help_panel=PARTS)
 app.add_typer(models_app, name="models", rich_help_panel=PARTS)
 app.add_typer(sandbox_app, name="sandbox", rich_help_panel=PARTS)

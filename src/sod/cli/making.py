@@ -12,7 +12,7 @@ from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 from sod.report.console import notice, out, rows_table
 
-data_app = typer.Typer(no_args_is_help=True, help="Write training data in the verl schema.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and write some.")
 models_app = typer.Typer(no_args_is_help=True, help="Make small local models.")
 
 

@@ -13,14 +13,10 @@ from typing import final
 
 from sod.recipe import Notice, RewardSpec
 from sod.records import Group, StopReason, Task, Trajectory
+from sod.rewards.answers import SHOWN, Answers
 
 FEWEST = 8  # episodes, groups or calls of which anything is said
 MOSTLY = 0.8  # the share from which on a thing is the rule
-READS = {
-    "math": "the verifier reads \\boxed{}",
-    "choice": "the verifier reads a letter in \\boxed{}",
-    "code": "the verifier reads the last fenced Python block",
-}
 LIMITS = {
     StopReason.LENGTH: "cut off at a token limit; raise rollout.max_turn_tokens and rollout.max_response_tokens",
     StopReason.MAX_TURNS: "still calling tools at their last turn; raise rollout.max_turns",
@@ -59,13 +55,21 @@ class Hints:
     def _unanswered(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
         if any(trajectory.answer is not None for trajectory in trajectories):
             return
-        verifiers = {self.reward.by_source.get(task.data_source, self.reward.verifier) for task in tasks}
-        reads = "; ".join(READS[name] for name in sorted(verifiers))
+        read = {self._reads(task) for task in tasks}
+        reads = "; ".join(f"the verifier reads {where}" for where in sorted(read))
         yield (
             "unanswered",
             f"0 of {len(trajectories)} episodes gave a readable answer ({reads}); have the prompts ask for it, "
-            "teach it with `sod sft`, or change reward.verifier",
+            "teach it with `sod sft`, or change reward.answer or reward.verifier",
         )
+
+    def _reads(self, task: Task) -> str:
+        """Where the verifier of a task looks for the answer."""
+        verifier = self.reward.by_source.get(task.data_source, self.reward.verifier)
+        if verifier == "code":
+            return "the last fenced Python block"
+        what = "a letter" if verifier == "choice" else "the answer"
+        return f"{what} {SHOWN[Answers(self.reward.answer).forms(task)[0]]}"
 
 
 def _cut_off(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:

@@ -16,9 +16,10 @@ from sod.build.training import prepare_train
 from sod.clock import Clock
 from sod.objective.methods import Method
 from sod.quickstart.world import data_paths, make_data, make_models
-from sod.recipe import ModelSpec, Notice, Recipe, StudentSpec
+from sod.recipe import ModelSpec, Notice, PythonSpec, Recipe, StudentSpec
 from sod.records import SodError
 from sod.runlog import locked, write_json_atomic
+from sod.tools.python import python_schema
 
 RunJob = Callable[[str, Job], None]
 """Runs a job to its end, showing its progress under a title."""
@@ -73,7 +74,9 @@ def make_world(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
         raise SodError("this recipe has no world section")
     clock = Clock()
     with clock.timed("data and models"):
-        conversations = make_data(world, recipe.seed, out / "data")
+        python = recipe.tools.python or PythonSpec()
+        tool = python_schema(False, python.name, python.argument)
+        conversations = make_data(world, recipe.seed, out / "data", tool)
         make_models(world, recipe, conversations, {name: out / name for name in ("teacher-init", "student-init")})
     whole = recipe.student.model_copy(update={"lora": None})
     base = in_world(recipe.model_copy(update={"student": whole}), out, "student-init")

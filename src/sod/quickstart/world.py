@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +23,10 @@ from sod.tools.python import SCHEMA
 from sod.tools.unreliable import UNAVAILABLE
 
 
-def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation]:
+def make_data(world: WorldSpec, seed: int, directory: Path, tool: Mapping[str, Any] = SCHEMA) -> list[Conversation]:
     """Write the world's disjoint splits below `directory`; returns conversations to learn a tokenizer from.
+
+    The traces call the Python `tool` (its schema).
 
     The teacher's expert makes no mistakes; the student's misreads an operand now and then and carries on. A share
     `world.privileged` of the student's traces has a privileged prompt and no misreadings; then the tasks carry hints.
@@ -33,10 +37,10 @@ def make_data(world: WorldSpec, seed: int, directory: Path) -> list[Conversation
     sizes = {"sft": world.sft, "train": world.train, "validation": world.validation, "test": world.test}
     chains = chain.splits(sizes, world.shortest, world.longest, seed)
     rng = np.random.default_rng(derive(seed, "slips"))
-    clean = [chain.as_conversation(c, n, SCHEMA) for n, c in enumerate(chains["sft"])]
-    sloppy = [chain.as_conversation(c.misread(rng, world.slips), n, SCHEMA, c) for n, c in enumerate(chains["sft"])]
+    clean = [chain.as_conversation(c, n, tool) for n, c in enumerate(chains["sft"])]
+    sloppy = [chain.as_conversation(c.misread(rng, world.slips), n, tool, c) for n, c in enumerate(chains["sft"])]
     told = {
-        number: chain.as_conversation(chains["sft"][number], number, SCHEMA, privilege=privilege)
+        number: chain.as_conversation(chains["sft"][number], number, tool, privilege=privilege)
         for number, privilege in privileges(world.sft, world.privileged, seed).items()
     }
     write_conversations(directory / "sft-teacher.parquet", clean)
@@ -81,9 +85,10 @@ def data_paths(directory: Path) -> dict[str, str]:
 
 def make_models(world: WorldSpec, recipe: Recipe, conversations: list[Conversation], paths: dict[str, Path]) -> None:
     """Write a tokenizer learned from the conversations with a random teacher and a random student."""
-    blank = Chat(train_tokenizer([], 300), [SCHEMA], template="hermes")
+    tools = conversations[0].tools
+    blank = Chat(train_tokenizer([], 300), tools, template="hermes")
     corpus = (blank.conversation_text(c.messages) for c in conversations[:2_000])
-    chat = Chat(train_tokenizer(corpus, world.vocab_size), [SCHEMA], template="hermes")
+    chat = Chat(train_tokenizer(corpus, world.vocab_size), tools, template="hermes")
     for role, shape in (("teacher", world.teacher), ("student", world.student)):
         model = new_qwen3(
             chat.tokenizer,

@@ -14,11 +14,16 @@ from typing import Any, final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from sod.report.metrics import METRICS, PHASE_SECONDS, STEP_SECONDS, Metric
 
 PIPED_WIDTH = 120
 """Columns of a table that no terminal shows; COLUMNS in the environment says otherwise."""
+
+LONGEST_PART = 400
+"""Characters of a part of a row that are shown; of a longer one its ends."""
+MOST_PARTS = 16
 
 
 def given_width() -> int | None:
@@ -143,6 +148,36 @@ def facts(title: str, rows: Sequence[tuple[str, str]]) -> None:
         folded = textwrap.wrap(line, width, subsequent_indent=" " * (longest + 4)) if width else [line]
         for part in folded:
             out.print(part, markup=False)
+
+
+def shown_parts(parts: Sequence[tuple[str, bool]], full: bool) -> Text:
+    """Stretches of a text, marked where the second is true; the middle of long ones is left out unless `full`.
+
+    Marked is what stands between ⟦ and ⟧: green on a terminal, and also where there are no colours.
+    """
+    text = Text()
+    for part, marked in _shortened(parts, full):
+        text.append(f"⟦{part}⟧" if marked else part, style="green" if marked else "dim")
+    return text
+
+
+def _shortened(parts: Sequence[tuple[str, bool]], full: bool) -> Iterator[tuple[str, bool]]:
+    if full:
+        yield from parts
+        return
+    for at, (part, marked) in enumerate(parts):
+        if at == MOST_PARTS:
+            yield f"\n... and {len(parts) - at} more parts, --full shows them", False
+            return
+        yield _middle_left_out(part, LONGEST_PART), marked
+
+
+def _middle_left_out(text: str, most: int) -> str:
+    """The text, or its two ends with how much stands between them."""
+    if len(text) <= most:
+        return text
+    head, tail = text[: most // 2].rstrip(), text[-(most // 2) :].lstrip()
+    return f"{head} ... [{len(text) - len(head) - len(tail):,} characters] ... {tail}"
 
 
 def notice(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The verifier for boxed mathematics: exact in process, symbolic in worker processes.
+"""The verifier for mathematics: exact in process, symbolic in worker processes.
 
 An answer is first compared exactly (`sod.rewards.math`). Where that fails and the ground truth is
 an expression, a set, an interval, a matrix, an equation, the pair is put to math-verify in a
@@ -25,14 +25,15 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from sod.records import Episode, Fault, Task, Verdict
-from sod.rewards.base import verified_text
-from sod.rewards.math import WRAPPERS, last_boxed, normalise, rational
+from sod.rewards.answers import Answers, Read
+from sod.rewards.math import WRAPPERS, normalise, rational
 from sod.rewards.math_workers import MathWorkers, Pair
 from sod.rewards.votes import Compared, merged
 
 LONGEST_ASKED = 1000  # characters of an answer or truth that math-verify is asked about
 
 _CONNECTIVE = re.compile(r"\s*,?\s*\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)\s*\}")
+_BETWEEN = re.compile(rf"{_CONNECTIVE.pattern}\s*|\s*,?\s\b(?:and|or)\b\s")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -49,7 +50,8 @@ _RELATION = re.compile(r"(?<![<>!:])=(?!=)")
 
 @final
 class MathVerifier:
-    """Verifies the last `\\boxed{}`; see the module for what counts as equal.
+    """Verifies the answer that stands where `answer`, the recipe's `reward.answer`, says; see the module for what
+    counts as equal.
 
     `seconds` (whole) is the limit of one symbolic comparison in CPU time, so that a busy machine
     changes no verdict; `memory_mb` (MiB) its limit of memory; `workers` how many run at a time;
@@ -68,7 +70,9 @@ class MathVerifier:
         memory_mb: int = 1024,
         remember: int = 20_000,
         accept_unevaluated: bool = False,
+        answer: str = "auto",
     ) -> None:
+        self._answers = Answers(answer, seconds)
         self._workers = MathWorkers(workers, seconds, memory_mb)
         self._remember = remember
         self._accept_unevaluated = accept_unevaluated
@@ -77,20 +81,21 @@ class MathVerifier:
 
     def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Calls from several threads run one after the other."""
-        boxes = [last_boxed(verified_text(episode)) for episode in episodes]
+        reads = [self._answers.read(episode) for episode in episodes]
+        boxes = [read.text for read in reads]
         truths = [_accepted(episode.task) for episode in episodes]
         with self._lock:
             pairs = [self._pairs(box, accepted) for box, accepted in zip(boxes, truths, strict=True)]
             statuses = self._statuses([pair for mine in pairs for pair in mine.values()])
             return [
-                _verdict(box, accepted, {truth: statuses[pair] for truth, pair in mine.items()})
-                for box, accepted, mine in zip(boxes, truths, pairs, strict=True)
+                _verdict(read, accepted, {truth: statuses[pair] for truth, pair in mine.items()})
+                for read, accepted, mine in zip(reads, truths, pairs, strict=True)
             ]
 
     def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
         """See `Verifier.votes`. Wrong answers are compared by what makes an answer right, in both directions."""
         with self._lock:
-            spelled = merged([_wrong_boxes(group) for group in groups], self._compared)
+            spelled = merged([self._wrong(group) for group in groups], self._compared)
         return [
             [_vote(episode, spelling) for episode in group] for group, spelling in zip(groups, spelled, strict=True)
         ]
@@ -100,6 +105,13 @@ class MathVerifier:
         with self._lock:
             self._workers.close()
 
+    def _wrong(self, group: Sequence[Episode]) -> list[tuple[str, str]]:
+        """(answer, its text as it was written) of the episodes that answered wrong."""
+        wrong = [one for one in group if one.trajectory.answer is not None and not one.trajectory.correct]
+        return [
+            (str(one.trajectory.answer), self._answers.read(one).text or str(one.trajectory.answer)) for one in wrong
+        ]
+
     def _pairs(self, box: str | None, truths: Sequence[str]) -> dict[str, Pair]:
         """What to put to math-verify, by truth; nothing where the exact comparison says all."""
         if box is None or any(_exactly(box, truth) for truth in truths):
@@ -108,6 +120,8 @@ class MathVerifier:
         return {truth: pair for truth, pair in asked.items() if pair is not None}
 
     def _pair(self, box: str, truth: str) -> Pair | None:
+        if max(len(box), len(truth)) > 2 * LONGEST_ASKED:  # of white space alone a connective takes its square
+            return None
         return may_ask(_CONNECTIVE.sub(",", box), _CONNECTIVE.sub(",", truth), self._accept_unevaluated)
 
     def _compared(self, couples: Sequence[tuple[str, str]]) -> list[Compared]:
@@ -151,10 +165,11 @@ def _accepted(task: Task) -> list[str]:
     return truths if len(truths) == 1 or _LIKE_THOUSANDS.search(together) else [*truths, together]
 
 
-def _verdict(box: str | None, truths: Sequence[str], statuses: Mapping[str, str | Fault]) -> Verdict | Fault:
+def _verdict(read: Read, truths: Sequence[str], statuses: Mapping[str, str | Fault]) -> Verdict | Fault:
     """`statuses` are math-verify's, by truth, where it was asked."""
+    box = read.text
     if box is None:
-        return Verdict(None, 0.0, "nothing was boxed")
+        return Verdict(None, 0.0, read.why)
     for truth in truths:
         if statuses.get(truth) == "equal" or _exactly(box, truth):
             # One spelling for everything that was found equal: a vote can count it.
@@ -169,12 +184,6 @@ def _verdict(box: str | None, truths: Sequence[str], statuses: Mapping[str, str 
     return Verdict(given, 0.0, f"{given[:80]} is not {asked[:80]}{more}{why}")
 
 
-def _wrong_boxes(group: Sequence[Episode]) -> list[tuple[str, str]]:
-    """(answer, its box) of the episodes that answered wrong."""
-    wrong = [episode for episode in group if episode.trajectory.answer is not None and not episode.trajectory.correct]
-    return [(str(one.trajectory.answer), last_boxed(verified_text(one)) or str(one.trajectory.answer)) for one in wrong]
-
-
 def _vote(episode: Episode, spelling: Mapping[str, str]) -> str | None:
     """All right answers of a task are one: any of its truths is."""
     answer = episode.trajectory.answer
@@ -184,11 +193,34 @@ def _vote(episode: Episode, spelling: Mapping[str, str]) -> str | None:
 
 
 def _exactly(box: str, truth: str) -> bool:
-    """Equal without asking anybody, or a number behind a name: `x=5` is 5."""
+    """Equal without asking anybody, or a number behind a name: `x=5` is 5. A list is equal in any order."""
     given, asked = normalise(box), normalise(truth)
-    name, _, value = given.partition("=")
-    named = rational(asked) is not None and _NAME.fullmatch(name) is not None and normalise(value) == asked
-    return named or (given == asked and given != "")
+    named = rational(asked) is not None and _unnamed(given) == asked
+    return named or (given == asked and given != "") or _same_list(box, truth)
+
+
+def _unnamed(text: str) -> str:
+    """The number behind a name; any other text as it is."""
+    name, _, value = text.partition("=")
+    number = normalise(value)
+    return number if _NAME.fullmatch(name) and rational(number) is not None else text
+
+
+def _same_list(box: str, truth: str) -> bool:
+    """Whether both list the same values. math-verify would read the list `3, 500` as one number."""
+    if len(box) > LONGEST_ASKED or rational(normalise(truth)) is not None:  # `1,234` is no list
+        return False
+    given, asked = sorted(_members(box)), sorted(_members(truth))
+    if len(asked) < 2 or len(given) != len(asked):
+        return False
+    of_one_name = len({part.partition("=")[0] for part in given}) == 1
+    return given == asked or (of_one_name and sorted(map(_unnamed, given)) == asked)
+
+
+def _members(text: str) -> list[str]:
+    """What stands between the commas, and between `and` and `or`, of a bare list or of one in braces."""
+    bare = text.strip().removeprefix("\\{").removesuffix("\\}")
+    return [normalise(part) for part in _split(_BETWEEN.sub(",", bare))]
 
 
 def may_ask(box: str, truth: str, accept_unevaluated: bool = False) -> Pair | None:

@@ -121,16 +121,18 @@ def as_conversation(
     posed: Chain | None = None,
     privilege: Privilege | None = None,
 ) -> Conversation:
-    """The expert's trace: one `python` call per operation, then the boxed result.
+    """The expert's trace: one call of the Python `tool` (its schema) per operation, then the boxed result.
 
     `posed` is the task as it stands in the prompt, where that is not the chain the expert works out. With a
     `privilege` the prompt tells the ground truth of that task, or its hint.
     """
     task = as_task(posed or chain, number)
+    function = tool["function"]
+    name, (argument,) = function["name"], function["parameters"]["required"]
     messages = list(privileged_prompt(task, privilege) if privilege else task.prompt)
     for code, result in chain.steps():
-        messages.append(Message("assistant", "", (ToolCall("python", {"code": f"print({code})"}),)))
-        messages.append(Message("tool", str(result), name="python"))
+        messages.append(Message("assistant", "", (ToolCall(name, {argument: f"print({code})"}),)))
+        messages.append(Message("tool", str(result), name=name))
     messages.append(Message("assistant", f"\\boxed{{{chain.value}}}"))
     return Conversation(f"chain-sft-{number}", tuple(messages), (tool,))
 

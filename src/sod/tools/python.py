@@ -13,39 +13,38 @@ from sod.tools.sandbox.probe import healthy
 from sod.tools.sandbox.sessions import STATE_LOST
 
 NAME = "python"
-SCHEMA: Mapping[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": NAME,
-        "description": "Run Python code and read what it prints.",
-        "parameters": {
-            "type": "object",
-            "properties": {"code": {"type": "string"}},
-            "required": ["code"],
+ARGUMENT = "code"
+"""What the tool and its argument are called where the recipe says nothing else."""
+
+
+def python_schema(stateful: bool, name: str = NAME, argument: str = ARGUMENT) -> Mapping[str, Any]:
+    """What is shown to the model: one required string, the `argument`."""
+    kept = " Names and files of earlier calls are still there." if stateful else ""
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"Run Python code and read what it prints.{kept}",
+            "parameters": {
+                "type": "object",
+                "properties": {argument: {"type": "string"}},
+                "required": [argument],
+            },
         },
-    },
-}
-STATEFUL_SCHEMA: Mapping[str, Any] = {
-    **SCHEMA,
-    "function": {
-        **SCHEMA["function"],
-        "description": "Run Python code and read what it prints. Names and files of earlier calls are still there.",
-    },
-}
+    }
 
 
-def python_schema(stateful: bool) -> Mapping[str, Any]:
-    """What is shown to the model: one required string, `code`."""
-    return STATEFUL_SCHEMA if stateful else SCHEMA
+SCHEMA: Mapping[str, Any] = python_schema(stateful=False)
 
 
 @final
 class PythonTool:
-    """Executes `code` and shows what it prints; the value of a last expression is not echoed.
+    """Executes its one argument, code, and shows what it prints; the value of a last expression is not echoed.
 
     Each call is a program of its own; where `stateful`, it is a cell of its episode's session, and
     finds what earlier calls of the episode defined. That needs a `SessionSandbox`.
-    `max_code_chars` and `max_output_chars` are in characters. The sandbox is closed with the tool.
+    `max_code_chars` and `max_output_chars` are in characters. `name` and `argument` are what the model calls the tool
+    and its code: data of others has `code_interpreter`, say. The sandbox is closed with the tool.
     """
 
     def __init__(
@@ -54,7 +53,11 @@ class PythonTool:
         max_code_chars: int = 20_000,
         max_output_chars: int = 2_000,
         stateful: bool = False,
+        name: str = NAME,
+        argument: str = ARGUMENT,
     ) -> None:
+        self._name = name
+        self._argument = argument
         self._sandbox = sandbox
         self._sessions = cast(SessionSandbox, sandbox) if stateful else None
         self._max_code_chars = max_code_chars
@@ -62,13 +65,13 @@ class PythonTool:
 
     @property
     def name(self) -> str:
-        """`python`."""
-        return NAME
+        """What the model calls it, `python` by default."""
+        return self._name
 
     @property
     def schema(self) -> Mapping[str, Any]:
-        """One required string, `code`."""
-        return python_schema(self.keeps_state)
+        """One required string, the code."""
+        return python_schema(self.keeps_state, self._name, self._argument)
 
     @property
     def sandbox(self) -> Sandbox:
@@ -107,20 +110,21 @@ class PythonTool:
     def _execute(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
         """Run calls whose arguments are as they must be."""
         if self._sessions is None:
-            outcomes = self._sandbox.execute([Program(request.call.arguments["code"]) for request in requests])
+            outcomes = self._sandbox.execute([Program(r.call.arguments[self._argument]) for r in requests])
         else:
-            outcomes = self._sessions.run_cells([Cell(r.episode, r.call.arguments["code"]) for r in requests])
+            outcomes = self._sessions.run_cells([Cell(r.episode, r.call.arguments[self._argument]) for r in requests])
         return [outcome if isinstance(outcome, Fault) else self._show(outcome) for outcome in outcomes]
 
     def _refuse(self, arguments: Mapping[str, Any]) -> ToolResult | None:
         """A tool error for arguments that cannot be executed, else None."""
-        if "code" not in arguments:
-            return _error("bad_arguments", "`code` is missing")
-        if not isinstance(arguments["code"], str):
-            return _error("bad_arguments", "`code` must be a string")
-        if others := [repr(key) for key in arguments if key != "code"]:
-            return _error("bad_arguments", f"only `code` is accepted, not {', '.join(others)}")
-        length = len(arguments["code"])
+        code = self._argument
+        if code not in arguments:
+            return _error("bad_arguments", f"`{code}` is missing")
+        if not isinstance(arguments[code], str):
+            return _error("bad_arguments", f"`{code}` must be a string")
+        if others := [repr(key) for key in arguments if key != code]:
+            return _error("bad_arguments", f"only `{code}` is accepted, not {', '.join(others)}")
+        length = len(arguments[code])
         if length > self._max_code_chars:
             return _error("code_too_long", f"{length} characters, at most {self._max_code_chars}")
         return None

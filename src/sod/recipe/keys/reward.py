@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+import regex  # type: ignore[import-untyped]  # what the verifiers match with
 from pydantic import Field, field_validator, model_validator
 
 from sod.recipe.keys.section import Section
 
 VerifierName = Literal["math", "choice", "code"]
+ANSWER_FORMS = ("auto", "boxed", "hash", "answer_line", "tags", "last_number")
+ANSWER_PATTERN = "regex:"
 
 
 class ChoiceSpec(Section):
@@ -37,6 +40,14 @@ class RewardSpec(Section):
     by_source: dict[str, VerifierName] = Field(
         default_factory=dict, description="verifiers of single data_sources, in place of reward.verifier"
     )
+    answer: str = Field(
+        "auto",
+        description="where answers stand: boxed, hash, answer_line, tags, last_number, regex:...; auto: as prompts ask",
+    )
+    truths: Literal["auto", "any", "all"] = Field(
+        "auto",
+        description="of several truths any is right, or all together; auto: as a row's is_multiple_answer says",
+    )
     tool_bonus: bool = Field(
         False, description="the SOD paper's: a wrong answer earns -1 plus 0.1 a round of tool calls, at most -0.6"
     )
@@ -52,8 +63,21 @@ class RewardSpec(Section):
     )
     workers: int = Field(2, ge=1, description="processes of the math verifier")
 
+    @field_validator("answer")
+    @classmethod
+    def _known_form(cls, answer: str) -> str:
+        if answer.startswith(ANSWER_PATTERN):
+            _refuse_unusable(answer.removeprefix(ANSWER_PATTERN))
+        elif answer not in ANSWER_FORMS:
+            raise ValueError(f"must be {', '.join(ANSWER_FORMS)}, or {ANSWER_PATTERN} and a pattern")
+        return answer
+
     @model_validator(mode="after")
     def _consistent(self) -> RewardSpec:
+        if self.answer == "last_number" and "choice" in self.verifiers:
+            raise ValueError(
+                "reward.answer: last_number finds no letter for the choice verifier; take auto, or regex: and a pattern"
+            )
         if self.tool_bonus and self.wrong != -1.0:
             raise ValueError(
                 f"reward.wrong: {self.wrong:g} cannot be set with reward.tool_bonus, which starts from -1; "
@@ -65,3 +89,13 @@ class RewardSpec(Section):
     def verifiers(self) -> set[VerifierName]:
         """Every verifier that a task may need."""
         return {self.verifier, *self.by_source.values()}
+
+
+def _refuse_unusable(pattern: str) -> None:
+    """Raises ValueError for a pattern that is none, or that matches nothing but emptiness."""
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"{ANSWER_PATTERN}{pattern} is no regular expression: {error}") from error
+    if not pattern:
+        raise ValueError(f"{ANSWER_PATTERN} needs a pattern behind it, such as {ANSWER_PATTERN}Answer is (.+)")

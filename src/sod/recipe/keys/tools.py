@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field, field_validator, model_validator
 
 from sod.recipe.keys.section import Section
@@ -43,6 +45,8 @@ class FusionSpec(Section):
 class PythonSpec(Section):
     """The Python tool and its limits per call."""
 
+    name: str = Field("python", description="what the model calls it: code_interpreter in the data of ReTool, say")
+    argument: str = Field("code", description="the name of the tool's one argument, the code")
     stateful: bool = Field(
         False, description="one interpreter per episode, which keeps its state; else every call is a program of its own"
     )
@@ -63,6 +67,20 @@ class PythonSpec(Section):
     failure_rate: float = Field(
         0.0, ge=0, lt=1, description="share of calls that get an error for no reason: a world with an unreliable tool"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _callable(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", name):
+            raise ValueError("must be a letter and at most 63 letters, digits, _ and - behind it, as a function's name")
+        return name
+
+    @field_validator("argument")
+    @classmethod
+    def _identifier(cls, argument: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", argument):
+            raise ValueError("must be a letter and at most 63 letters, digits and _ behind it, as a parameter's name")
+        return argument
 
     @model_validator(mode="after")
     def _consistent(self) -> PythonSpec:

@@ -1,0 +1,85 @@
+"""Rows of a data file as the model will see them, with what of them carries loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import final
+
+from sod.chat.render import Chat
+from sod.recipe import RewardSpec
+from sod.records import Message, Task
+from sod.rewards.answers import SHOWN, Answers
+from sod.tasks.base import Conversation
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """A stretch of what the model sees of a row; `loss` where its tokens are trained on."""
+
+    text: str
+    loss: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class ShownRow:
+    """A row as the model will see it. `title` says in a line what is to be known of it.
+
+    `length` and `trained` (what carries loss) are in tokens, in characters where there is no tokenizer.
+    """
+
+    title: str
+    parts: Sequence[Part]
+    length: int
+    trained: int = 0
+
+
+def shown_task(number: int, task: Task, spec: RewardSpec, chat: Chat | None) -> ShownRow:
+    """The prompt of a task, and its truth as the verifier reads it."""
+    verifier = spec.by_source.get(task.data_source, spec.verifier)
+    if verifier == "code":
+        judged = "code runs its tests"
+    else:
+        where = SHOWN[Answers(spec.answer).forms(task)[0]]
+        truths = " or ".join(repr(text) for text in (task.ground_truth, *task.truths))
+        judged = f"{verifier} reads the answer {where}; right is {truths}"
+    title = f"row {number}, task {task.id} ({task.data_source}): {judged}"
+    if chat is None:
+        parts = list(_text_parts(task.prompt, trains=False))
+        return ShownRow(title, parts, sum(len(message.content) for message in task.prompt))
+    ids = chat.prompt_ids(task.prompt)
+    return ShownRow(title, [Part(_decoded(chat, ids))], len(ids))
+
+
+def shown_conversation(number: int, conversation: Conversation, chat: Chat | None) -> ShownRow:
+    """A conversation with the marks of loss. Raises ValueError or SodError where it cannot be rendered."""
+    title = f"row {number}, {conversation.id}"
+    if chat is None:
+        parts = list(_text_parts(conversation.messages, trains=True))
+        trained = sum(len(part.text) for part in parts if part.loss)
+        return ShownRow(title, parts, sum(len(part.text) for part in parts), trained)
+    ids, turns = chat.encode_conversation(conversation.messages)
+    weights = [message.weight for message in conversation.messages if message.role == "assistant"]
+    marked = [turn > 0 and weights[turn - 1] > 0 for turn in turns]
+    runs = groupby(range(len(ids)), key=lambda at: marked[at])
+    parts = [Part(_decoded(chat, [ids[at] for at in run]), loss) for loss, run in runs]
+    return ShownRow(title, parts, len(ids), sum(marked))
+
+
+def _decoded(chat: Chat, ids: Sequence[int]) -> str:
+    return str(chat.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _text_parts(messages: Sequence[Message], trains: bool) -> Iterator[Part]:
+    """Messages with their roles before them, as there is no template to write them."""
+    for at, message in enumerate(messages):
+        loss = trains and message.role == "assistant" and message.weight > 0
+        yield Part(f"{message.role}: " if at == 0 else f"\n{message.role}: ")
+        thought = [f"(thinking) {message.reasoning}"] if message.reasoning else []
+        calls = [f"{call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})" for call in message.tool_calls]
+        content = [message.content] if message.content else []
+        yield Part("\n".join([*thought, *content, *calls]), loss)
