@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal, final
 
 Role = Literal["system", "user", "assistant", "tool"]
+VerifierName = Literal["math", "choice", "code"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
 
 
@@ -52,7 +53,8 @@ class Task:
     """A problem: prompt messages and what a verifier needs.
 
     Tools are declared by the run. `truths` are answers that are accepted beside `ground_truth`. `tools` are the
-    function schemas that a row declares: carried and not used yet.
+    function schemas that a row declares: carried and not used yet. `verifier` is who has to judge it, where its row
+    tells: tests are run by `code`, whatever the recipe has for other rows.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Task:
     extra: Mapping[str, Any] = field(default_factory=dict)
     truths: tuple[str, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
+    verifier: VerifierName | None = None
 
 
 @final

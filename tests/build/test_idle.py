@@ -123,10 +123,6 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "seconds of no math": ("sod", {"reward": {"verifier": "choice", "math_seconds": 9}}, "reward.math_seconds=9 does"),
     "workers of no math": ("sod", {"reward": {"verifier": "choice", "workers": 1}}, "reward.workers=1 does nothing"),
-    "seconds of no code": ("sod", {"reward": {"code_seconds": 9.0}}, "no answer goes to the code verifier"),
-    "memory of no code": ("sod", {"reward": {"code_memory_mb": 64}}, "reward.code_memory_mb=64 does nothing"),
-    "letters of no choice": ("sod", {"reward": {"choice": {"letters": "ABCDE"}}}, "reward.choice.letters=ABCDE does"),
-    "a check of no code": ("sod", {"reward": {"code_check": False}}, "reward.code_check=false does nothing here"),
     "dual clip of one update": ({"name": "sod", "dual_clip": 3.0}, {}, "method.dual_clip=3 does nothing here"),
     "a start beyond the last turn": (
         {"name": "tcod_f2b", "start": 4},
@@ -174,6 +170,7 @@ IN_USE: dict[str, tuple[Any, dict[str, Any]]] = {
     "clip": ({"name": "sod", "clip_low": 0.1}, {"rollout": {"prompts": 4}, "optim": {"mini_batch_prompts": 2}}),
     "the whole batch": ("sod", {"rollout": {"prompts": 4}, "optim": {"mini_batch_prompts": 4}}),
     "code": ("sod", {"reward": {"by_source": {"apps": "code"}, "code_seconds": 9.0, "math_seconds": 9}}),
+    "code of rows with tests": ("sod", {"reward": {"code_seconds": 9.0, "code_memory_mb": 64, "code_check": False}}),
     "what it says anyway": ({"name": "opsd_gt", "teacher_every": 10}, {"data": {"split": "train"}}),
     "split": ("sod", {"data": {"train": "owner/name", "split": "test"}}),
     "window": ("sod", {"rollout": {"max_fault_rate": 0.5, "fault_window": 9}}),

@@ -43,16 +43,16 @@ def written(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_tests_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+def test_tests_that_cannot_be_read_are_skipped_and_named(tmp_path: Path) -> None:
     source = written(tmp_path / "tasks.jsonl", SOUND, {"inputs": ["1"], "outputs": []}, BIGCODEBENCH)
     notes: list[str] = []
     assert [task.id for task in loaded_tasks(source, "data.train", recipe(), notes.append)] == ["t0", "t2"]
     assert notes == [
-        f"{source}: 1 of 3 tasks have tests that cannot be read: t1: inputs and outputs must be lists of equal length; "
-        "left out"
+        f"{source}: 2 rows, 1 skipped: row 1: task t1: its tests cannot be read: inputs and outputs must be lists of "
+        "equal length"
     ]
     with pytest.raises(
-        SodError, match="1 of 1 tasks have tests that cannot be read: t0: no tests among id, x; none is left"
+        SodError, match="no usable row, 1 skipped: row 0: task t0: its tests cannot be read: no tests among id, x"
     ):
         loaded_tasks(written(tmp_path / "none.jsonl", {"x": 1}), "data.train", recipe(), notes.append)
 

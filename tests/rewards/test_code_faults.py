@@ -61,7 +61,7 @@ def changing(sandbox: LocalSandbox, change: Callable[[Program, dict[str, Any]], 
 
 def test_an_interpreter_that_does_not_start_is_a_fault(sandbox: LocalSandbox) -> None:
     def broken(program: Program, job: dict[str, Any]) -> Program:
-        return replace(program, stdin=json.dumps({**job, "harness": "raise SystemExit"}))
+        return replace(program, stdin=json.dumps({**job, "answer": "raise SystemExit"}))
 
     (fault,) = changing(sandbox, broken).verify([answered(TWICE, "", checked(PASSES))])
     assert isinstance(fault, Fault)

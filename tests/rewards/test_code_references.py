@@ -53,7 +53,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
             "            self.assertEqual(f(), -1)\n",
             canonical_solution="import os\ndef f():\n    return os.getpid()\n",
         ),
-        "its reference solution fails: self.assertEqual(f(), -1)",
+        "its reference solution fails: test_one: self.assertEqual(f(), -1)",
     ),
     "arguments that cannot cross": (
         checked(UNITTEST + "self.assertEqual(f(print), 1)\n", canonical_solution="def f(x):\n    return 1\n"),

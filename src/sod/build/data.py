@@ -8,7 +8,7 @@ from typing import Any
 from sod.build.declared_tools import tell_other_tools
 from sod.build.job import told
 from sod.build.lengths import prompt_lengths
-from sod.build.proving import readable_tasks
+from sod.build.programming import with_readable_tests, with_tests_told
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
@@ -40,9 +40,10 @@ def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice)
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
     spec, source = recipe.data, shown(named)
     read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix)
-    tasks = told(with_readable_truths(read, source, recipe.reward, notice), source, notice)
+    read = with_readable_truths(with_tests_told(read, source, recipe.reward, notice), source, recipe.reward, notice)
+    tasks = told(with_readable_tests(read, source, recipe.reward), source, notice)
     tell_other_tools(tasks, source, recipe, notice)
-    return readable_tasks(tasks, source, recipe, notice)
+    return tasks
 
 
 def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) -> None:

@@ -18,7 +18,6 @@ from sod.build.tools import make_code_verifier
 from sod.recipe import Notice, Recipe
 from sod.records import SodError, Task
 from sod.rewards.code_references import task_faults
-from sod.rewards.code_suites import read_suite
 from sod.runlog.files import read_json, write_json_atomic
 
 FILE = "left_out.json"  # of a run directory
@@ -30,21 +29,6 @@ LeftOut = Mapping[str, str]
 """By the id of a task, why it is left out."""
 
 
-def readable_tasks(tasks: Sequence[Task], source: str, recipe: Recipe, notice: Notice) -> list[Task]:
-    """The tasks whose tests the code verifier can read, and those of other verifiers; the rest is told.
-
-    Raises SodError where none is left.
-    """
-    unread: dict[str, str] = {}
-    for task in tasks:
-        if _is_code(task, recipe):
-            try:
-                read_suite(task)
-            except SodError as error:
-                unread[task.id] = str(error).removeprefix("code: ")
-    return _without(tasks, unread, source, "tests that cannot be read", notice)
-
-
 def proven_tasks(
     tasks: Sequence[Task], source: str, recipe: Recipe, notice: Notice, known: LeftOut | None = None
 ) -> tuple[list[Task], LeftOut]:
@@ -53,17 +37,13 @@ def proven_tasks(
     `known` is what was found before. Raises SodError where none is left, and where the sandbox fails.
     """
     left_out = _faults(tasks, source, recipe, notice) if known is None else known
-    kept = _without(tasks, left_out, source, "tests or reference solutions at fault", notice)
+    kept = _without(tasks, left_out, source, notice)
     return kept, {task.id: left_out[task.id] for task in tasks if task.id in left_out}
-
-
-def _is_code(task: Task, recipe: Recipe) -> bool:
-    return recipe.reward.by_source.get(task.data_source, recipe.reward.verifier) == "code"
 
 
 def _faults(tasks: Sequence[Task], source: str, recipe: Recipe, notice: Notice) -> LeftOut:
     """What is at fault with the programming tasks. Raises SodError where the sandbox fails."""
-    programming = [task for task in tasks if _is_code(task, recipe)]
+    programming = [task for task in tasks if recipe.reward.verifier_of(task) == "code"]
     if not programming or not recipe.reward.code_check:
         return {}
     told = 0.0
@@ -82,7 +62,7 @@ def _faults(tasks: Sequence[Task], source: str, recipe: Recipe, notice: Notice) 
         return task_faults(make_code_verifier(recipe, opened), programming, progress)
 
 
-def _without(tasks: Sequence[Task], left_out: LeftOut, source: str, what: str, notice: Notice) -> list[Task]:
+def _without(tasks: Sequence[Task], left_out: LeftOut, source: str, notice: Notice) -> list[Task]:
     """The tasks that are not left out; the others are told. Raises SodError where none is left."""
     kept = [task for task in tasks if task.id not in left_out]
     if len(kept) == len(tasks):
@@ -91,7 +71,8 @@ def _without(tasks: Sequence[Task], left_out: LeftOut, source: str, what: str, n
     named = [f"{name}: {reason}" for name, reason in list(mine.items())[:NAMED]]
     if len(mine) > NAMED:
         named.append(f"and {len(mine) - NAMED:,} more")
-    message = f"{source}: {len(mine):,} of {len(tasks):,} tasks have {what}: {'; '.join(named)}"
+    counted = f"{len(mine):,} of {len(tasks):,} tasks have tests or reference solutions at fault"
+    message = f"{source}: {counted}: {'; '.join(named)}"
     hint = _module_hint(mine)
     if not kept:
         raise SodError(f"{message}; none is left{hint or '; mend the tests, or choose another reward.verifier'}")

@@ -110,19 +110,20 @@ def stateful_tools(recipe: Recipe) -> list[str]:
 def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
-    The letters of multiple choice are those that the tasks have, where the recipe leaves them as they are.
+    There are the verifiers that the recipe names, and those that the tasks need beside them. The letters of multiple
+    choice are those that the tasks have, where the recipe leaves them as they are.
     """
     spec = recipe.reward
     verifiers: dict[str, Verifier] = {}
-    for name in sorted(spec.verifiers):
-        mine = [task for task in tasks if spec.by_source.get(task.data_source, spec.verifier) == name]
+    for name in sorted(spec.verifiers | set(map(spec.verifier_of, tasks))):
+        mine = [task for task in tasks if spec.verifier_of(task) == name]
         verifiers[name] = _make_verifier(name, recipe, opened, mine)
         opened.callback(verifiers[name].close)
     shaping = Shaping(
         spec.correct, spec.wrong, spec.tool_bonus, spec.overlong_buffer, recipe.rollout.max_response_tokens
     )
     by_source = {source: verifiers[name] for source, name in spec.by_source.items()}
-    return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries)
+    return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries, verifiers)
 
 
 def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> Verifier:

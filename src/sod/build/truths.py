@@ -39,7 +39,7 @@ def with_readable_truths(loaded: Loaded[Task], source: str, spec: RewardSpec, no
     first: dict[str, str] = {}
     for number, task in rows:
         try:
-            task, said = _read(task, readers.get(task.data_source), spec)
+            task, said = _read(task, readers.get((task.data_source, _verifier(task, spec))), spec)
         except UnmatchedTruthError as error:
             skipped.append(SkippedRow(number, f"task {task.id}: its ground_truth {error}"))
             continue
@@ -56,30 +56,46 @@ def with_readable_truths(loaded: Loaded[Task], source: str, spec: RewardSpec, no
 
 
 def _verifier(task: Task, spec: RewardSpec) -> VerifierName:
-    return spec.by_source.get(task.data_source, spec.verifier)
+    return spec.verifier_of(task)
 
 
 def _texts(task: Task) -> tuple[str, ...]:
     return (task.ground_truth, *task.truths)
 
 
-def _readers(rows: Sequence[Row], source: str, spec: RewardSpec, notice: Notice) -> dict[str, Reader]:
-    """By data_source, where the verifier compares truths at all (code runs tests). Raises SodError."""
-    readers: dict[str, Reader] = {}
+def _readers(
+    rows: Sequence[Row], source: str, spec: RewardSpec, notice: Notice
+) -> dict[tuple[str, VerifierName], Reader]:
+    """By data_source and verifier, where that compares truths at all (code runs tests). Raises SodError."""
+    readers: dict[tuple[str, VerifierName], Reader] = {}
     choosing = [(number, task) for number, task in rows if _verifier(task, spec) == "choice"]
+    if choosing:
+        _tell_of_choices(choosing, len(rows), source, spec, notice)
     letters = choice_letters(choosing, source, spec.choice.letters, notice)
-    by_source: dict[str, list[Row]] = {}
+    kinds: dict[tuple[str, VerifierName], list[Row]] = {}
     for number, task in rows:
-        by_source.setdefault(task.data_source, []).append((number, task))
-    for name, mine in by_source.items():
-        verifier = _verifier(mine[0][1], spec)
-        if verifier == "math":
-            readers[name] = lambda _, text: math_truth(text)
-        elif verifier == "choice":
-            readers[name] = partial(choice_truth, letters=letters, as_index=has_indices(mine, source, letters))
-        if name in readers:
+        kinds.setdefault((task.data_source, _verifier(task, spec)), []).append((number, task))
+    for kind, mine in kinds.items():
+        if kind[1] == "math":
+            readers[kind] = lambda _, text: math_truth(text)
+        elif kind[1] == "choice":
+            readers[kind] = partial(choice_truth, letters=letters, as_index=has_indices(mine, source, letters))
+        if kind in readers:
             _refuse_blank(mine, source)
     return readers
+
+
+def _tell_of_choices(rows: Sequence[Row], total: int, source: str, spec: RewardSpec, notice: Notice) -> None:
+    """Tell that rows go to the choice verifier by themselves. Raises SodError where no letter would be read."""
+    number, task = rows[0]
+    if spec.answer == "last_number":
+        raise SodError(
+            f"{source}: row {number}, task {task.id}: multiple choice, of which reward.answer=last_number finds no "
+            "letter; take auto, or regex: and a pattern"
+        )
+    by_rows = sum(task.verifier == "choice" and task.data_source not in spec.by_source for _, task in rows)
+    if by_rows and spec.verifier != "choice":
+        notice(f"{source}: {by_rows:,} of {total:,} rows are multiple choice, which the choice verifier judges")
 
 
 def _refuse_blank(rows: Sequence[Row], source: str) -> None:

@@ -65,7 +65,7 @@ class Hints:
 
     def _reads(self, task: Task) -> str:
         """Where the verifier of a task looks for the answer."""
-        verifier = self.reward.by_source.get(task.data_source, self.reward.verifier)
+        verifier = self.reward.verifier_of(task)
         if verifier == "code":
             return "the last fenced Python block"
         what = "a letter" if verifier == "choice" else "the answer"

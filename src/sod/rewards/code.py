@@ -21,22 +21,26 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from sod.outcomes import filled
-from sod.records import Episode, Execution, Fault, FaultKind, Program, Verdict
+from sod.records import Episode, Execution, Fault, FaultKind, Program, Task, Verdict
 from sod.rewards.base import as_answered, verified_text
 from sod.rewards.code_blocks import last_block
 from sod.rewards.code_cases import CaseSuite, same_output, same_value
-from sod.rewards.code_suites import CheckSuite, Suite, read_suite
+from sod.rewards.code_python_tests import CheckSuite
+from sod.rewards.code_suites import Suite, read_suite
+from sod.rewards.code_unpacking import Unpacking
 
 LONGEST_CODE = 65_536  # characters
 OVERHEAD_SECONDS = 10.0  # for starting the harness, beyond the time of the tests
 SMALLEST_LIMIT = 65_536  # bytes of output
 REPORT = "report.json"
 SHOWN = 200  # characters of an expected or actual output in a detail
+HELD = 128 << 20  # characters of programs' inputs that are held at a time
 
 # Names that LiveCodeBench's and LeetCode's starter code takes for granted.
 PRELUDE = """
@@ -79,18 +83,16 @@ class CodeVerifier:
         self._total_seconds = total_seconds
         self.memory_mb = memory_mb
         self._whole_text = whole_text
-        self._cases_source = Path(__file__).with_name("code_harness_cases.py").read_text("utf-8")
-        self._check_source = Path(__file__).with_name("code_harness_check.py").read_text("utf-8")
-        self._tests_source = Path(__file__).with_name("code_harness_tests.py").read_text("utf-8")
+        self.unpacking = Unpacking(execute)
 
     def verify(self, episodes: Sequence[Episode]) -> list[Verdict | Fault]:
         """See `Verifier.verify`. Raises SodError for tests that cannot be read."""
-        suites = [read_suite(episode.task) for episode in episodes]
         codes = [self._code(verified_text(episode)) for episode in episodes]
         without: list[Verdict | Fault | None] = [
             Verdict(None, 0.0, "no program in the answer") if code is None else None for code in codes
         ]
-        return filled(without, list(zip(suites, codes, strict=True)), self._judged)
+        pairs = [(episode.task, code) for episode, code in zip(episodes, codes, strict=True)]
+        return filled(without, pairs, self._judged)
 
     def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
         """See `Verifier.votes`. Programs are the same only where their text is."""
@@ -99,15 +101,47 @@ class CodeVerifier:
     def close(self) -> None:
         """Nothing of its own is open: the sandbox belongs to whoever made it."""
 
-    def _judged(self, candidates: Sequence[tuple[Suite, str | None]]) -> list[Verdict | Fault]:
-        return self.judged([(suite, code or "") for suite, code in candidates])
+    def _judged(self, answers: Sequence[tuple[Task, str | None]]) -> list[Verdict | Fault]:
+        return self.judged(self._with_suites(answers))
 
-    def judged(self, candidates: Sequence[tuple[Suite, str]]) -> list[Verdict | Fault]:
-        """Run every program, each with its suite."""
-        nonces = [secrets.token_hex(16) for _ in candidates]  # no result depends on it: nothing to reproduce
-        runs = [(suite, code, nonce) for (suite, code), nonce in zip(candidates, nonces, strict=True)]
-        executions = self.execute([self._program(*run) for run in runs])
-        return [_verdict(*run, execution) for run, execution in zip(runs, executions, strict=True)]
+    def _with_suites(self, answers: Sequence[tuple[Task, str | None]]) -> Iterator[tuple[Suite | Fault, str]]:
+        """Each program with its task's tests, which are read once for answers that stand together."""
+        last: Task | None = None
+        suite: Suite | Fault | None = None
+        for task, code in answers:
+            if suite is None or task is not last:
+                last, suite = task, self._suite(task)
+            yield suite, code or ""
+
+    def _suite(self, task: Task) -> Suite | Fault:
+        plain = self.unpacking.plain(task)
+        return plain if isinstance(plain, Fault) else read_suite(plain)
+
+    def judged(self, candidates: Iterable[tuple[Suite | Fault, str]]) -> list[Verdict | Fault]:
+        """Run every program, each with its suite; a fault in place of a suite is the outcome."""
+        outcomes: list[Verdict | Fault] = []
+        waiting: list[_Run] = []
+        size = 0
+        for suite, code in candidates:
+            run = suite if isinstance(suite, Fault) else self._run(suite, code)
+            length = 0 if isinstance(run, Fault) else len(run.program.stdin)
+            if isinstance(run, Fault) or size + length > HELD:
+                outcomes += self._executed(waiting)
+                waiting, size = [], 0
+            if isinstance(run, Fault):
+                outcomes.append(run)
+            else:
+                waiting.append(run)
+                size += length
+        return outcomes + self._executed(waiting)
+
+    def _executed(self, runs: Sequence[_Run]) -> list[Verdict | Fault]:
+        executions = self.execute([run.program for run in runs]) if runs else []
+        return [_verdict(run, execution) for run, execution in zip(runs, executions, strict=True)]
+
+    def _run(self, suite: Suite, code: str) -> _Run:
+        nonce = secrets.token_hex(16)  # no result depends on it: nothing to reproduce
+        return _Run(suite, code, nonce, self._program(suite, code, nonce))
 
     def _code(self, text: str) -> str | None:
         code = last_block(text)
@@ -121,20 +155,41 @@ class CodeVerifier:
         if isinstance(suite, CaseSuite):
             job |= {"code": code, "prelude": PRELUDE, "fn_name": suite.fn_name, "limit": _output_limit(suite)}
             job["tests"] = [case.given for case in suite.cases]
-            source, fetch = self._cases_source, [REPORT]
+            source, fetch = harness("cases"), [REPORT]
         else:
-            job |= {"prompt": suite.prompt, "entry_point": suite.entry_point, "test": suite.test}
-            job |= {"sources": _sources(suite, code), "harness": self._check_source}
-            job["tests"] = self._tests_source
-            source, fetch = self._check_source, []
+            job |= {**python_job(suite), "sources": _sources(suite, code), "answer": harness("answer")}
+            job |= {"values": harness("values"), "tests": harness("tests")}
+            source, fetch = harness("check"), []
         limit = total + OVERHEAD_SECONDS
         return Program(source, json.dumps(job), fetch=tuple(fetch), seconds=limit, memory_mb=self.memory_mb)
 
 
+class _Run(NamedTuple):
+    """An answer on its way."""
+
+    suite: Suite
+    code: str
+    nonce: str
+    program: Program
+
+
+@cache
+def harness(name: str) -> str:
+    """The text of a harness, which runs in the sandbox."""
+    return Path(__file__).with_name(f"code_harness_{name}.py").read_text("utf-8")
+
+
+def python_job(suite: CheckSuite) -> dict[str, Any]:
+    """What `code_harness_tests` is to know of a suite."""
+    about = {"prompt": suite.prompt, "entry_point": suite.entry_point, "names": suite.names, "test": suite.test}
+    return {**about, "classes": suite.classes, "pytest": harness("pytest")}
+
+
 def _sources(suite: CheckSuite, code: str) -> list[str]:
     """What the candidate runs: the prompt (its imports and helpers) and the answer, or the prompt continued."""
-    name = re.escape(suite.entry_point)
-    if re.search(rf"^(?:(?:async\s+)?def\s+{name}\b|{name}\s*=)", code, re.MULTILINE):
+    root = re.match(r"\w*", suite.entry_point)  # of `Solution().f` the class
+    name = re.escape(root[0] if root else suite.entry_point)
+    if re.search(rf"^(?:(?:(?:async\s+)?def|class)\s+{name}\b|{name}\s*=)", code, re.MULTILINE):
         return [suite.prompt, code]
     return [suite.prompt + code]
 
@@ -145,7 +200,8 @@ def _output_limit(suite: CaseSuite) -> int:
     return 1 << max(SMALLEST_LIMIT, 8 * max(map(len, texts))).bit_length()
 
 
-def _verdict(suite: Suite, code: str, nonce: str, execution: Execution | Fault) -> Verdict | Fault:
+def _verdict(run: _Run, execution: Execution | Fault) -> Verdict | Fault:
+    suite, code, nonce, _ = run
     if isinstance(execution, Fault):
         return execution
     last = execution.stderr.rstrip().rpartition("\n")[2]
@@ -198,7 +254,7 @@ def first_failure(suite: CaseSuite, results: Sequence[dict[str, str]]) -> str:
 
 def _failure(suite: CaseSuite, reading: Sequence[Any], results: Sequence[dict[str, str]]) -> tuple[int, str]:
     """The number of the first test that failed, and how; no words if none did."""
-    same = same_value if suite.fn_name is not None else same_output
+    same = same_value if suite.fn_name is not None else partial(same_output, close=suite.close)
     for number, expected in enumerate(reading, 1):
         if number > len(results):
             return number, f"test {number} was not run"

@@ -15,18 +15,25 @@ An answer is right if it does as one of them says in every test of the task; rea
 - values of which each is a list of one element: the list, or the element (APPS and TACO wrap values, and their own
   checker takes both);
 - text: the value that it is in JSON or Python, or, where inputs are not text or an output is no JSON, the text itself.
+
+Outputs of whole programs are compared as LiveCodeBench does it. The checkers of APPS, TACO and CodeContests also take
+other spaces within a line and numbers that are close: in suites that are `close`, a number that is written with a
+fraction may differ by `RELATIVE` of it. A whole number may not, in which ours is stricter than theirs.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, final
 
 from sod.records import SodError
+
+RELATIVE, ABSOLUTE = 1e-5, 1e-8  # as numpy's `allclose`, which those checkers call
 
 Value = Any
 """A value as JSON has it."""
@@ -50,12 +57,14 @@ class Case:
 class CaseSuite:
     """Tests that run one by one, of a whole program or, with `fn_name`, of a function.
 
-    `other_readings` are what else all the expected values may mean, in the order of `cases`.
+    `other_readings` are what else all the expected values may mean, in the order of `cases`; with `close` numbers
+    of an output may be close to the expected ones.
     """
 
     cases: tuple[Case, ...]
     fn_name: str | None = None
     other_readings: tuple[tuple[Any, ...], ...] = ()
+    close: bool = False
 
     @property
     def readings(self) -> tuple[tuple[Any, ...], ...]:
@@ -165,12 +174,34 @@ def _equal(one: Value, other: Value) -> bool:
     return bool(one == other)
 
 
-def same_output(output: str, expected: str) -> bool:
-    """LiveCodeBench's comparison: as many lines, each equal without outer spaces, or equal number by number."""
+def same_output(output: str, expected: str, close: bool = False) -> bool:
+    """LiveCodeBench's comparison: as many lines, each equal without outer spaces, or equal number by number.
+
+    With `close` also as APPS does it: word by word, and numbers with a fraction about.
+    """
     lines, wanted = ([line.strip() for line in text.strip().split("\n")] for text in (output, expected))
     if len(lines) != len(wanted):
         return False
-    return all(line == want or _same_numbers(line, want) for line, want in zip(lines, wanted, strict=True))
+    return all(
+        line == want or _same_numbers(line, want) or (close and _close_words(line, want))
+        for line, want in zip(lines, wanted, strict=True)
+    )
+
+
+def _close_words(line: str, want: str) -> bool:
+    words, wanted = line.split(), want.split()
+    return len(words) == len(wanted) and all(map(_close_word, words, wanted))
+
+
+def _close_word(word: str, want: str) -> bool:
+    if word == want or _same_numbers(word, want):
+        return True
+    if want.lstrip("+-").isdigit() or not (word + want).isascii() or "_" in word + want:
+        return False
+    try:
+        return math.isclose(float(word), float(want), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    except ValueError:
+        return False
 
 
 def _same_numbers(line: str, want: str) -> bool:

@@ -89,7 +89,8 @@ def run(job: dict[str, Any], given: Any, result: int) -> None:
     if not functional:
         return
     owner = module.__dict__.get("Solution")
-    function = getattr(owner() if owner is not None else module, job["fn_name"])
+    method = getattr(owner, job["fn_name"], None)
+    function = getattr(owner() if owner is not None and method is not None else module, job["fn_name"])
     data = json.dumps(function(*given)).encode()
     while data:
         data = data[os.write(result, data) :]

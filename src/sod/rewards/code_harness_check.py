@@ -1,48 +1,46 @@
 """Runs inside the sandbox: tests in Python such as HumanEval's, with the candidate in another interpreter.
 
-The text of this file is the program, and, with the argument `candidate`, the program of a second
-interpreter that it starts. The first one (the *judge*) holds the tests and calls the candidate by
-messages; the second one holds the model's code, sees the arguments of each call and returns values.
+The text of this file is the program. It (the *judge*) holds the tests and starts a second interpreter, whose program is
+`code_harness_answer`: that holds the model's code, sees the arguments of each call and returns values.
 What keeps a candidate from the verdict:
 
-- values cross as data (numbers, text, None, lists, tuples, dicts, sets), never as objects with methods
-  of their own, and errors as the names of built-in exceptions that no loop takes for its end;
+- values cross as data, never as objects with methods of the candidate's (`code_harness_values`), and errors as the
+  names of built-in exceptions that no loop takes for its end;
 - the candidate is started by exec, so it holds no copy of the judge's memory, and the judge is not
   *dumpable*, so the kernel refuses access to its memory and descriptors under /proc;
 - the judge reads no file that a candidate can write: tests are compiled and what they import is imported
   before the candidate's interpreter starts, and what is imported later comes from Python's own
   directories; the candidate works in a directory that is not on the judge's path.
 
-stdin brings the job as JSON; its `tests` is the text of `code_harness_tests`, which knows how tests are written. The
-judge writes the job's nonce to stdout when the model's code is about to run: what goes wrong without that line is not
-the candidate's doing. The last line of stdout is the report, with the nonce.
+stdin brings the job as JSON; its `answer`, `values` and `tests` are the texts of `code_harness_answer`, of
+`code_harness_values` and of `code_harness_tests`, which knows how tests are written. The judge writes the job's nonce
+to stdout when the model's code is about to run: what goes wrong without that line is not the candidate's doing. The
+last line of stdout is the report, with the nonce.
 """
 
 from __future__ import annotations
 
 import builtins
+import ctypes
 import json
 import os
+import select
+import signal
+import subprocess
 import sys
+import time
+import traceback
 import types
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-if sys.argv[1:2] != ["candidate"]:  # the judge's alone: a candidate's interpreter starts in half the time without
-    import ctypes
-    import select
-    import signal
-    import subprocess
-    import time
-    import traceback
-
 PR_SET_DUMPABLE = 4
 WORDS = 300  # characters of a value or message kept
 LONGEST_REPLY = 64 << 20  # bytes
-DEEPEST = 100  # levels of a reply: fewer than `pack` can take where the tests pass the value on
 START_SECONDS = 8.0  # for the candidate's interpreter to start, before the model's code runs
 WORKPLACE = "candidate"  # its directory
+SENT = ("path", "sources", "entry_point", "classes", "values")  # of the job
 LOOP_ENDS = (StopIteration, StopAsyncIteration)  # `zip`, `map` and `for` take them for the end of what they go through
 
 Value = Any
@@ -60,49 +58,6 @@ class CandidateEndedError(BaseException):
     """The candidate ran out of time, ended itself or answered with something that is no answer."""
 
 
-# --- values as data -------------------------------------------------------------------------------
-
-
-def pack(value: Value) -> Value:
-    """JSON for a value. Raises TypeError for what is not plain data."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    for name, kind in (("list", list), ("tuple", tuple), ("set", set), ("frozenset", frozenset)):
-        if isinstance(value, kind):
-            return {name: [pack(item) for item in value]}
-    if isinstance(value, dict):
-        return {"dict": [[pack(key), pack(item)] for key, item in value.items()]}
-    if isinstance(value, complex):
-        return {"complex": [value.real, value.imag]}
-    if isinstance(value, bytes):
-        return {"bytes": value.hex()}
-    raise TypeError(f"{type(value).__name__} is not plain data")
-
-
-def unpack(value: Value, depth: int = 0) -> Value:
-    """The inverse. Raises an Exception for anything else, and for more than DEEPEST levels."""
-    if depth > DEEPEST:
-        raise ValueError(f"more than {DEEPEST} levels")
-    if not isinstance(value, dict):
-        if isinstance(value, list):
-            raise ValueError("not a packed value")
-        return value
-    ((name, content),) = value.items()
-    if name == "dict":
-        return {unpack(key, depth + 1): unpack(item, depth + 1) for key, item in content}
-    if name == "complex":
-        return complex(*content)
-    if name == "bytes":
-        return bytes.fromhex(content)
-    kinds: dict[str, Callable[[list[Value]], Value]] = {
-        "list": list,
-        "tuple": tuple,
-        "set": set,
-        "frozenset": frozenset,
-    }
-    return kinds[name]([unpack(item, depth + 1) for item in content])
-
-
 def raised(name: str, text: str) -> Exception:
     """What the tests see of an exception of the candidate's: the same built-in type, unless it ends loops."""
     kind = getattr(builtins, name, None)
@@ -114,52 +69,11 @@ def raised(name: str, text: str) -> Exception:
         return raised(kind.__base__.__name__, text) if kind.__base__ is not None else RuntimeError(text)
 
 
-# --- the candidate's interpreter ------------------------------------------------------------------
-
-
-def candidate_main(requests: int, replies: int) -> None:
-    """Load the answer, then serve calls until the checker goes away."""
-    with open(requests, "rb") as lines, open(replies, "wb") as out:
-
-        def reply(message: dict[str, Value]) -> None:
-            out.write(json.dumps(message).encode() + b"\n")
-            out.flush()
-
-        reply({"value": None})  # ready: now the model's code is sent
-        job = json.loads(lines.readline())
-        sys.path[:] = ["", *job["path"]]  # it may import what it wrote
-        function = None
-        try:
-            function = load(job)
-            reply({"value": None})
-        except BaseException as error:
-            reply(failure(error))
-        for line in lines:
-            try:
-                args, kwargs = unpack(json.loads(line))
-                message = {"value": pack(function(*args, **kwargs))}  # type: ignore[misc]
-            except BaseException as error:
-                message = failure(error)
-            reply(message)
-
-
-def load(job: dict[str, Any]) -> Callable[..., Value]:
-    """Run the sources in one namespace; the function named by the job."""
-    module = types.ModuleType("solution")
-    sys.modules["solution"] = module
-    *helpers, code = job["sources"]
-    for source in helpers:
-        with suppress(SyntaxError):  # a prompt that is no program by itself
-            exec(compile(source, "<prompt>", "exec"), module.__dict__)
-    exec(compile(code, "<answer>", "exec"), module.__dict__)
-    function: Callable[..., Value] = getattr(module, job["entry_point"])
-    return function
-
-
-def failure(error: BaseException) -> dict[str, Value]:
-    """The error as data: the nearest built-in type, so that tests can expect a ValueError of its subclasses too."""
-    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-    return {"error": names[0], "text": str(error)[:WORDS]}
+def module_of(name: str, source: str) -> Any:
+    """A module of the given text, which can be imported from now on."""
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+    return module
 
 
 # --- the judge ------------------------------------------------------------------------------------
@@ -181,11 +95,17 @@ def interpreter() -> str:
 
 
 class Candidate:
-    """The other interpreter, as the function that the tests call. It starts with the first call."""
+    """The other interpreter: what tests ask of its program. It starts with the first that they ask for.
+
+    `testing` is the test under way, `classes` are those of the prompt as the tests have them.
+    """
 
     def __init__(self, job: dict[str, Any], workplace: str, begin: Callable[[], None]) -> None:
         """`begin` is called when the model's code is about to run."""
         self._job = job
+        self._values = module_of("harness_values", job["values"])
+        self.classes: dict[str, type] = {}
+        self.testing = ""
         self._workplace = workplace
         self._begin = begin
         self._buffer = bytearray()
@@ -209,15 +129,14 @@ class Candidate:
         self._begin()
         self.begun = True
         self._deadline = time.monotonic() + self._job["seconds"]
-        refusal = self._exchange({name: self._job[name] for name in ("path", "sources", "entry_point")})[1]
+        refusal = self._exchange({name: self._job[name] for name in SENT})[1]
         if refusal is not None:
             raise self._ended(f"{type(refusal).__name__}: {refusal}".strip(": ")[:WORDS])
 
     def _spawn(self) -> None:
         requests, self._requests = os.pipe()
         self._replies, replies = os.pipe()
-        harness = self._job["harness"]
-        command = [interpreter(), "-I", "-S", "-B", "-c", harness, "candidate", str(requests), str(replies)]
+        command = [interpreter(), "-I", "-S", "-B", "-c", self._job["answer"], str(requests), str(replies)]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -231,23 +150,48 @@ class Candidate:
         os.close(replies)
         os.set_blocking(self._requests, False)
 
-    def __call__(self, *args: Value, **kwargs: Value) -> Value:
+    def named(self, name: str) -> Value:
+        """What the candidate's program defines under a name, for the tests to call."""
+        return self._values.Held(self._ask, name)
+
+    def _ask(self, operation: str, *operands: Value) -> Value:
         self.start()
         try:
-            message = pack((args, kwargs))
+            message = self._values.Writer(self.classes).message((operation, *operands))
         except (TypeError, RecursionError) as error:
             self.trouble = UnsupportedError(f"the tests pass {error}")
             raise self.trouble from error
-        self._returned = False
-        self._last, refusal = self._exchange(message)
+        called = operation == "call"
+        self._returned = self._returned and not called
+        reply, refusal = self._exchange(message)
         if refusal is not None:
             raise refusal
+        if not called:
+            return reply
+        self._last = self._returned_by(reply, *operands)
         self._returned = True
         return self._last
 
+    def _returned_by(self, reply: Value, _: Value, args: Value, kwargs: Value) -> Value:
+        """The value of a call, whose arguments become what a call that returns None has made of them."""
+        try:
+            value, changed = reply
+            new_args, new_kwargs = ((), {}) if changed is None else changed
+            named = [(kwargs[name], new) for name, new in new_kwargs.items()]
+            for old, new in [*zip(args, new_args, strict=False), *named]:
+                self._values.change(old, new)
+        except Exception as error:  # not what the answer's interpreter writes
+            raise self._ended(f"the candidate's reply cannot be read: {error}"[:WORDS]) from None
+        return value
+
     def last_call(self) -> str:
         """What the last call did, in words."""
-        return f"the last call returned {self._last!r}"[:WORDS] if self._returned else "the last call raised"
+        if not self._returned:
+            return "the last call raised"
+        try:
+            return f"the last call returned {self._last!r}"[:WORDS]
+        except BaseException:  # of an object that cannot show itself
+            return "the last call returned an object"
 
     def _exchange(self, message: Value) -> tuple[Value, Exception | None]:
         """Send one message and wait for its reply: a value, or an error."""
@@ -282,9 +226,13 @@ class Candidate:
             reply = json.loads(line)
             if "error" in reply:
                 return None, raised(str(reply["error"]), str(reply["text"])[:WORDS])
-            return unpack(reply["value"]), None
+            return self._values.Reader(self.classes, self._kept).value(reply), None
         except Exception as error:  # not what `candidate_main` writes
             raise self._ended(f"the candidate's reply cannot be read: {error}"[:WORDS]) from None
+
+    def _kept(self, number: Value, kind: Value) -> Value:
+        """What the tests get in place of an object of the candidate's."""
+        return self._values.Held(self._ask, int(number), str(kind))
 
     def _read_line(self) -> bytes:
         searched = 0
@@ -333,22 +281,20 @@ def check(job: dict[str, Any], candidate: Candidate) -> tuple[str, str]:
 
 
 def run_check(job: dict[str, Any], candidate: Candidate) -> None:
-    tests = types.ModuleType("harness_tests")
-    sys.modules["harness_tests"] = tests
-    exec(compile(job["tests"], "<harness>", "exec"), tests.__dict__)
-    run = tests.prepared(job, candidate)
+    run = module_of("harness_tests", job["tests"]).prepared(job, candidate)
     candidate.start()
     run()
 
 
 def reason(error: BaseException, test: str, candidate: Candidate) -> str:
-    """The line of the tests that failed, and what the candidate had said."""
+    """The test and its line that failed, and what the candidate had said."""
+    within = f"{candidate.testing}: " if candidate.testing else ""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"]
     said = f"{type(error).__name__}: {error}".strip(": ")[:WORDS]
     if not lines or lines[-1] is None:
-        return said
+        return within + said
     where = test.splitlines()[lines[-1] - 1].strip()[:WORDS]
-    return f"{where}: {said}; {candidate.last_call()}"
+    return f"{within}{where}: {said}; {candidate.last_call()}"
 
 
 def judge_main() -> None:
@@ -376,7 +322,4 @@ def write_line(descriptor: int, line: str) -> None:
 
 if __name__ == "__main__":
     sys.set_int_max_str_digits(0)
-    if sys.argv[1:2] == ["candidate"]:
-        candidate_main(int(sys.argv[2]), int(sys.argv[3]))
-    else:
-        judge_main()
+    judge_main()

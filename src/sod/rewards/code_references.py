@@ -11,18 +11,19 @@ columns the first few programs in Python 3 are tried until one passes.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sod.records import Execution, Fault, FaultKind, Program, SodError, Task, Verdict
-from sod.rewards.code import OVERHEAD_SECONDS, CodeVerifier
+from sod.rewards.code import OVERHEAD_SECONDS, CodeVerifier, harness, python_job
 from sod.rewards.code_blocks import is_program, last_block
-from sod.rewards.code_suites import CheckSuite, Suite, read_suite, suite_fields
+from sod.rewards.code_python_tests import CheckSuite
+from sod.rewards.code_suites import Suite, pickled_columns, read_suite, suite_fields
 
 SURE = ("canonical_solution", "reference_solution")  # never the start of a program, nor prose
-REFERENCES = (*SURE, "solution", "solutions", "code", "completion")
+REFERENCES = (*SURE, "solution", "solutions", "code", "completion", "gold_standard_solution")
 TRIED = 3  # references of a task
 CHUNK = 64  # tasks whose tests run at a time
 PYTHON_3 = (3, "PYTHON3")  # in CodeContests' `language`
@@ -38,8 +39,10 @@ def task_faults(verifier: CodeVerifier, tasks: Sequence[Task], progress: Progres
     """
     found: dict[str, str] = {}
     started = time.monotonic()
+    packed = {task.id for task in tasks if pickled_columns(task)}
     for start in range(0, len(tasks), CHUNK):
-        chunk = tasks[start : start + CHUNK]
+        found |= _pickle_faults(verifier, [task for task in tasks[start : start + CHUNK] if task.id in packed])
+        chunk = [task for task in tasks[start : start + CHUNK] if task.id not in packed]
         suites = [read_suite(task) for task in chunk]
         probes = _probed(verifier, suites)
         failures = _reference_failures(verifier, chunk, suites)
@@ -47,7 +50,19 @@ def task_faults(verifier: CodeVerifier, tasks: Sequence[Task], progress: Progres
             reason = _reason(status, detail, failure)
             if reason:
                 found[task.id] = reason
-        progress(start + len(chunk), time.monotonic() - started)
+        progress(min(start + CHUNK, len(tasks)), time.monotonic() - started)
+    return found
+
+
+def _pickle_faults(verifier: CodeVerifier, tasks: Sequence[Task]) -> dict[str, str]:
+    """What is wrong with test cases that are pickles; they have no reference solutions, and are not brought out."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        problem = verifier.unpacking.problem(task)
+        if isinstance(problem, Fault):
+            raise _sandbox_failed(problem)
+        if problem:
+            found[task.id] = problem
     return found
 
 
@@ -66,11 +81,10 @@ def _reason(status: str, detail: str, failure: str | None) -> str:
 
 def _probed(verifier: CodeVerifier, suites: Sequence[Suite]) -> list[tuple[str, str]]:
     """`ok`, `broken` or `empty` and why, for each suite: tests with inputs and outputs have nothing to run."""
-    source = Path(__file__).with_name("code_harness_tests.py").read_text("utf-8")
     checks = {at: suite for at, suite in enumerate(suites) if isinstance(suite, CheckSuite)}
-    jobs = [{"prompt": one.prompt, "entry_point": one.entry_point, "test": one.test} for one in checks.values()]
+    jobs = [python_job(suite) for suite in checks.values()]
     limit = verifier.seconds + OVERHEAD_SECONDS
-    programs = [Program(source, json.dumps(job), seconds=limit, memory_mb=verifier.memory_mb) for job in jobs]
+    programs = [Program(harness("tests"), json.dumps(job), seconds=limit, memory_mb=verifier.memory_mb) for job in jobs]
     outcomes = [("ok", "")] * len(suites)
     for at, execution in zip(checks, verifier.execute(programs) if programs else [], strict=True):
         outcomes[at] = _probe_report(execution)
@@ -147,5 +161,8 @@ def _texts(value: Any) -> list[str]:
 def _may_solve(text: str, suite: Suite) -> bool:
     """Whether it can be a program for the task: columns of these names hold prose and other languages too."""
     name = suite.entry_point if isinstance(suite, CheckSuite) else suite.fn_name
-    about = name in text if name is not None else "print" in text or "write" in text
+    if name is not None:
+        about = all(part in text for part in re.findall(r"\w+", name))
+    else:
+        about = "print" in text or "write" in text
     return about and is_program(text)

@@ -78,7 +78,7 @@ def trajectory_row(
         "answer": trajectory.answer,
         "verdict": trajectory.verdict,
         "fault": None if fault is None else {"kind": fault.kind, "detail": fault.detail, "retryable": fault.retryable},
-        "truths": None if task is None else [task.ground_truth, *task.truths],
+        "truths": None if task is None or task.verifier == "code" else [task.ground_truth, *task.truths],  # no tests
         "prompt": None if task is None else [_message_row(message) for message in task.prompt],
         "tools": None if tools is None else [dict(schema) for schema in tools],
         "prompt_tokens": trajectory.prompt_tokens,

@@ -1,0 +1,139 @@
+"""Runs inside the sandbox, in an interpreter of its own: the model's program, for the judge of `code_harness_check`.
+
+The judge starts it with two descriptors: requests come by one, replies go by the other, a line of JSON each. The first
+request is the job: the model's code (`sources`), what the tests are about (`entry_point`), the classes that the prompt
+defines, and the text of `code_harness_values`. Every other one asks for something: a call, an attribute, an item. What
+the model's code does in here it does to itself: the judge believes nothing but data.
+
+Standard library only, and little of it: every answer that is judged waits for its start.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+READY: dict[str, Any] = {"value": None, "objects": []}
+WORDS = 300  # characters of a message kept
+
+Value = Any
+
+
+def module_of(name: str, source: str) -> Any:
+    """A module of the given text, which can be imported from now on."""
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+    return module
+
+
+def candidate_main(requests: int, replies: int) -> None:
+    """Load the answer, then do what is asked of it until the judge goes away."""
+    with open(requests, "rb") as lines, open(replies, "wb") as out:
+
+        def reply(message: dict[str, Value]) -> None:
+            out.write(json.dumps(message).encode() + b"\n")
+            out.flush()
+
+        reply(READY)  # now the model's code is sent
+        job = json.loads(lines.readline())
+        sys.path[:] = ["", *job["path"]]  # it may import what it wrote
+        answer = None
+        try:
+            answer = Answer(job, module_of("harness_values", job["values"]))
+            reply(READY)
+        except BaseException as error:
+            reply(failure(error))
+        for line in lines:
+            try:
+                message = answer.done(json.loads(line))  # type: ignore[union-attr]
+            except BaseException as error:
+                message = failure(error)
+            reply(message)
+
+
+class Answer:
+    """The model's program, and what of it the tests hold."""
+
+    def __init__(self, job: dict[str, Any], values: Any) -> None:
+        self._values = values
+        self._module = load(job)
+        self._names = self._module.__dict__
+        self._classes = {name: self._names[name] for name in job["classes"] if isinstance(self._names.get(name), type)}
+        self._found: dict[str, Value] = {}
+        self._held: list[Value] = []
+        self._at(job["entry_point"])
+
+    def done(self, message: dict[str, Value]) -> dict[str, Value]:
+        """Do what a message asks for; the reply."""
+        operation, *operands = self._values.Reader(self._classes, self._at).value(message)
+        if operation != "call":
+            return self._written(OPERATIONS[operation](*operands))
+        function, args, kwargs = operands
+        value = function(*args, **kwargs)
+        return self._written((value, (args, kwargs) if value is None else None))
+
+    def _written(self, value: Value) -> dict[str, Value]:
+        return self._values.Writer(self._classes, self._hold).message(value)  # type: ignore[no-any-return]
+
+    def _at(self, target: int | str, _: str = "") -> Value:
+        """What is held under a number; what a name, or an expression such as `Solution().f`, stands for."""
+        if isinstance(target, int):
+            return self._held[target]
+        if target not in self._found:
+            self._found[target] = eval(target, self._names)
+        return self._found[target]
+
+    def _hold(self, value: Value) -> int:
+        self._held.append(value)
+        return len(self._held) - 1
+
+
+def following(iterator: Value) -> Value:
+    """Whether there is a next value, and which."""
+    try:
+        return [True, next(iterator)]
+    except StopIteration:
+        return [False, None]
+
+
+OPERATIONS: dict[str, Callable[..., Value]] = {
+    "get": getattr,
+    "set": setattr,
+    "len": len,
+    "bool": bool,
+    "str": str,
+    "repr": repr,
+    "iter": iter,
+    "next": following,
+    "getitem": lambda one, key: one[key],
+    "setitem": lambda one, key, value: one.__setitem__(key, value),
+    "delitem": lambda one, key: one.__delitem__(key),
+    "eq": lambda one, other: one == other,
+}
+
+
+def load(job: dict[str, Any]) -> types.ModuleType:
+    """Run the sources in one namespace, that of a module."""
+    module = types.ModuleType("solution")
+    sys.modules["solution"] = module
+    *helpers, code = job["sources"]
+    for source in helpers:
+        with suppress(SyntaxError):  # a prompt that is no program by itself
+            exec(compile(source, "<prompt>", "exec"), module.__dict__)
+    exec(compile(code, "<answer>", "exec"), module.__dict__)
+    return module
+
+
+def failure(error: BaseException) -> dict[str, Value]:
+    """The error as data: the nearest built-in type, so that tests can expect a ValueError of its subclasses too."""
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+    return {"error": names[0], "text": str(error)[:WORDS]}
+
+
+if __name__ == "__main__":
+    sys.set_int_max_str_digits(0)
+    candidate_main(int(sys.argv[1]), int(sys.argv[2]))
