@@ -53,8 +53,9 @@ class Task:
     """A problem: prompt messages and what a verifier needs.
 
     Tools are declared by the run. `truths` are answers that are accepted beside `ground_truth`. `tools` are the
-    function schemas that a row declares: carried and not used yet. `verifier` is who has to judge it, where its row
-    tells: tests are run by `code`, whatever the recipe has for other rows.
+    function schemas that a row declares: a run shows its own, and tells of those that it does not have. `verifier` is
+    who has to judge it, where its row tells: tests are run by `code`, letters read by `choice`, whatever the recipe has
+    for other rows.
     """
 
     id: str

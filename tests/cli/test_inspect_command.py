@@ -94,6 +94,7 @@ def test_long_rows_are_shortened_unless_they_are_asked_for(sod: Any, tmp_path: P
     ("rows", "options", "said"),
     [
         ([{"a": 1}], [], "no row can be used; as RL tasks: "),
+        ([verl("4", images=[{"bytes": "aGk="}])], [], "a.jsonl: no usable row, 1 skipped: row 0: images"),
         ([verl("42")], ["--as", "sft"], "its rows are tasks"),
         ([verl({"tests": ["x"]})], ["reward.verifier=math"], "is a JSON object"),
         ([[1]], [], "no usable row"),

@@ -113,9 +113,10 @@ def _count(loaded: Loaded[Any] | None) -> int:
 
 
 def _why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
-    """In one line; the reason once where both are the same."""
-    if len(set(problems.values())) == 1:
-        return next(iter(problems.values()))
+    """In one line: the reason once where both are the same, and the one of the kind whose shapes know the rows."""
+    known = [text for text in problems.values() if "no usable row" in text]
+    if len(set(problems.values())) == 1 or len(known) == 1:
+        return (known or list(problems.values()))[0]
     reasons = [f"as {NAMES[kind]}: {text.removeprefix(f'{source}: ')}" for kind, text in problems.items()]
     return f"{source}: no row can be used; {'; '.join(reasons)}"
 

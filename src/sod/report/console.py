@@ -173,8 +173,8 @@ def _shortened(parts: Sequence[tuple[str, bool]], full: bool) -> Iterator[tuple[
 
 
 def _middle_left_out(text: str, most: int) -> str:
-    """The text, or its two ends with how much stands between them."""
-    if len(text) <= most:
+    """The text, or its two ends with how much stands between them, where that is worth a mark."""
+    if len(text) <= most + most // 4:
         return text
     head, tail = text[: most // 2].rstrip(), text[-(most // 2) :].lstrip()
     return f"{head} ... [{len(text) - len(head) - len(tail):,} characters] ... {tail}"
