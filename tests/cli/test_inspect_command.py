@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[list[Any], list[str], list[str]]] = {
         ["right is '3, 5'", "meant together"],
     ),
     "solution": ([verl("6*7=42\n#### 42")], [], ["the truth is what stands behind '####'", "right is '42'"]),
-    "program": ([verl(CHECK)], [], ["set reward.verifier=code", "code runs its tests"]),
+    "program": ([verl(CHECK)], [], ["rows have tests, which the code verifier runs", "code runs its tests"]),
     "unused": ([verl("42", level=3), verl("1", level=4)], [], ["unused level (2 rows)"]),
     "skipped": (
         [verl("42"), {"prompt": [ASKS], "reward_model": {}}],

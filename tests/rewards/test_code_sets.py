@@ -340,6 +340,28 @@ def with_pytest() -> Iterator[CodeVerifier]:
     local.close()
 
 
+PLANTS = """
+import os, tempfile
+here = os.getcwd()
+for place in (here, os.path.dirname(here), tempfile.gettempdir(), os.environ.get("HOME", "/"), "/", "/tmp"):
+    for name in ("conftest.py", "pytest.ini", "pytest.py", "_pytest/__init__.py", "tests.py", "late.py"):
+        try:
+            os.makedirs(os.path.dirname(os.path.join(place, name)), exist_ok=True)
+            open(os.path.join(place, name), "w").write("import os; os._exit(0)")
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sandbox")
+def test_pytest_reads_no_file_of_the_answers(with_pytest: CodeVerifier, tmp_path: Path) -> None:
+    (task,) = of_tasks(tmp_path / "rows.jsonl", [{"question": "?", "test": PYTEST}])
+    wrong = OVER_PYTEST.replace("2 * (", "6 or (")
+    verdicts = with_pytest.verify([episode(task, PLANTS + code) for code in (OVER_PYTEST, wrong)])
+    assert [isinstance(one, Verdict) and one.correct for one in verdicts] == [True, False], verdicts
+
+
 @pytest.mark.usefixtures("sandbox")  # skips where there is no isolation
 def test_tests_for_pytest_are_run_by_pytest(with_pytest: CodeVerifier, tmp_path: Path) -> None:
     (task,) = of_tasks(tmp_path / "rows.jsonl", [{"question": "?", "test": PYTEST, "solution": OVER_PYTEST}])

@@ -19,6 +19,7 @@ from sod.tasks.loaded import Loaded, SkippedRow
 
 USER = {"role": "user", "content": "2+2?"}
 ASKED = (Message("user", "2+2?"),)
+OBJECT = {"type": "object"}
 VERL = {"prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "4"}}
 
 
@@ -104,12 +105,14 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Task, set[str]]] = {
             (
                 Message("system", "Be brief."),
                 *ASKED,
-                Message("assistant", "", (ToolCall("add", {"a": 2}),)),
+                Message("assistant", "", (ToolCall("add", {"a": 2}, "c"),)),
                 Message("tool", "4", name="add"),
             ),
             "4",
             "adder",
-            tools=({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}},),
+            tools=(
+                {"type": "function", "function": {"name": "add", "strict": True, "parameters": {"type": "object"}}},
+            ),
         ),
         {"responses_create_params.temperature", "verifier_metadata", "agent_ref.type"},
     ),
@@ -190,6 +193,18 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Task, set[str]]] = {
         {"question": "2+2?", "answer": {"value": "4", "aliases": ["4", "four"], "normalized_value": "4"}},
         "flat",
         Task("rows-0", ASKED, "4", truths=("four",)),
+        set(),
+    ),
+    "SQuAD": (
+        {"id": "s", "context": "Sums.", "question": "2+2?", "answers": {"text": ["4", "four"], "answer_start": [0, 1]}},
+        "flat",
+        Task("s", (Message("user", "Sums.\n\n2+2?"),), "4", truths=("four",)),
+        set(),
+    ),
+    "Open-Reasoner-Zero": (
+        {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "assistant", "ground_truth": {"value": "4"}}]},
+        "open-reasoner-zero",
+        Task("rows-0", ASKED, "4"),
         set(),
     ),
     "alpaca": (
@@ -468,7 +483,7 @@ anything = given(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @anything
 def test_any_row_is_a_task_or_skipped_or_one_line(tmp_path: Path, found: list[Any], columns: dict[str, str]) -> None:
     never_a_traceback(tmp_path, found, columns)

@@ -74,6 +74,15 @@ TASKS: Sequence[Example] = (
         {"prompt": ASKED, "verification_info": '{"ground_truth": "391"}', "task_type": "math"},
     ),
     Example(
+        "Open-Reasoner-Zero: a conversation with the truth at its end",
+        {
+            "conversations": [
+                {"from": "human", "value": ASKED},
+                {"from": "assistant", "ground_truth": {"value": "391", "pass_at_n": 0.5}},
+            ]
+        },
+    ),
+    Example(
         "Multiple choice: options as a list, a mapping or columns, the right one as letter, index or text",
         {"question": ASKED, "choices": ["381", "391", "401"], "answer": 1},
         {"reward.verifier": "choice"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ class Evaluated:
         Another evaluation may stand there already, see `claimed`.
         """
         tasks = f"tasks{spec.tasks}" if spec.tasks else "all"
-        parts = [Path(data).stem, tasks, f"k{spec.k}"]
+        named = re.sub(r"[^\w.]+", "-", Path(data).stem).strip("-")  # of a hub dataset or a glob, too
+        parts = [named or "data", tasks, f"k{spec.k}"]
         if self.run is None:
             return Path("runs") / "evaluations" / "-".join([self.name, *parts])
         if self.step is not None:

@@ -33,7 +33,9 @@ def evaluate(
         typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, a checkpoint of one, model directory or hub id."),
     ],
     overrides: Overrides = None,
-    data: Annotated[str, typer.Option("--data", help="RL tasks: parquet, JSONL or hub id.")] = "",
+    data: Annotated[
+        str, typer.Option("--data", help="RL tasks: a file, a folder, a glob, or owner/name:config@split.")
+    ] = "",
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Samples per task; default evaluation.k of the recipe.")
     ] = None,

@@ -164,7 +164,7 @@ class _Gathered(Generic[T]):
         return Loaded(self._items, skipped, self._rows, *self._counts)
 
 
-_IDS = ("id", "task_id", "unique_id", "problem_id", "question_id", "record_id", "uuid", "uid", "_id")
+_IDS = ("id", "task_id", "unique_id", "problem_id", "question_id", "record_id", "query_id", "uuid", "uid", "_id")
 _OPENED = (
     *("reward_model", "reward_spec", "extra_info", "metadata", "info", "extra_fields"),
     *("responses_create_params", "verifier_metadata", "verification_info"),

@@ -37,6 +37,14 @@ def json_values(path: Path, split: str = "train") -> Values:
         return _unwrapped(only, split) if isinstance(only, dict) else values
 
 
+def conversation_column(value: Any) -> str | None:
+    """What rows call such a value, which is a conversation by itself; None where it is none."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return None
+    columns = {"role": "messages", "from": "conversations"}
+    return next((column for key, column in columns.items() if all(key in item for item in value)), None)
+
+
 def _values(text: str, is_lines: bool) -> Values:
     # "\n" only: str.splitlines would also cut inside strings, at U+2028 and its like.
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -44,7 +52,8 @@ def _values(text: str, is_lines: bool) -> Values:
         return []
     first = lines[0][1]
     if first.lstrip().startswith("[") and not (is_lines and len(lines) > 1 and json_or_none(first) is not None):
-        return [("not", value) for value in json.loads(text)]
+        whole = json.loads(text)
+        return [("not", whole)] if conversation_column(whole) else [("not", value) for value in whole]
     if len(lines) > 1 and json_or_none(first) is None and _begins_with_an_object(text):
         return list(_one_after_another(text))
     return [(f"line {n} is not", _line_or_none(line)) for n, line in lines]

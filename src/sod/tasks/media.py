@@ -10,7 +10,18 @@ from sod.tasks.formats.columns import EMPTY
 
 COLUMNS = frozenset(
     (
-        *("image", "images", "image_1", "image_url", "image_path", "decoded_image", "video", "videos", "video_path"),
+        *(
+            "image",
+            "images",
+            "image_1",
+            "image_url",
+            "image_path",
+            "decoded_image",
+            "picture",
+            "video",
+            "videos",
+            "video_path",
+        ),
         *("audio", "audios", "audio_path", "multi_modal_data", "multi_modal_inputs"),
     )
 )

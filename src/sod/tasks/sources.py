@@ -18,7 +18,7 @@ from sod.hub import is_cached_dataset, is_hub_id, unreachable, why_unreachable
 from sod.records import SodError
 from sod.tasks.csv_rows import csv_rows
 from sod.tasks.formats.base import Row
-from sod.tasks.json_rows import SPLITS, json_values
+from sod.tasks.json_rows import SPLITS, conversation_column, json_values
 from sod.tasks.loaded import RowNumber, SkippedRow, skips_line
 from sod.tasks.tables import COMPRESSED, read_table
 
@@ -67,7 +67,7 @@ def shown(source: Source) -> str:
 def hub_source(source: str) -> HubSource | None:
     """The data set of the Hub that a source can only mean; None where it means a file, there or not."""
     match = _HUB.fullmatch(source)
-    if match is None or Path(source).exists() or _is_glob(source):
+    if match is None or Path(source).exists():
         return None
     if Path(match["id"]).suffix in FILE_SUFFIXES or not is_hub_id(match["id"]):
         return None
@@ -221,10 +221,9 @@ def _read_json(path: Path, split: str) -> tuple[list[tuple[int, Row]], list[Skip
 
 def _as_row(value: Any) -> Row | None:
     """A value of a JSON file as a row: a list of messages is a conversation. None for what is no row."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        for key, column in (("role", "messages"), ("from", "conversations")):
-            if all(key in item for item in value):
-                return {column: value}
+    column = conversation_column(value)
+    if column is not None:
+        return {column: value}
     return value if isinstance(value, dict) else None
 
 

@@ -38,7 +38,7 @@ _SAID_IN_ORDER = ("value", "target", "targets", "text", "aliases")
 _SAID = frozenset(_SAID_IN_ORDER)
 _BESIDE = frozenset(
     (
-        *("answer_start", "type", "normalized_value", "normalized_aliases"),
+        *("answer_start", "type", "pass_at_n", "normalized_value", "normalized_aliases"),
         *("matched_wiki_entity_name", "normalized_matched_wiki_entity_name"),
     )
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from sod.recipe.keys.section import Section
 from sod.recipe.nearest import offered
@@ -16,15 +16,7 @@ COLUMNS = (
 """What `data.columns` can give a name: of RL tasks, and of conversations."""
 
 
-def _named(value: Any) -> Any:
-    if isinstance(value, dict):
-        raise ValueError(f"{value!r} is a mapping; a hub dataset is one text, owner/name:config@split")
-    if isinstance(value, list) and not value:
-        raise ValueError("an empty list names no data")
-    return value
-
-
-Source = Annotated[str | list[str], BeforeValidator(_named)]
+Source = str | list[str]
 """A file, a folder, a glob or `owner/name:config@split` of the hub; or a list of these."""
 
 
@@ -50,14 +42,25 @@ class DataSpec(Section):
         "skip", description="what to do with prompts over rollout.max_prompt_tokens: skip and count them, or stop"
     )
 
+    @field_validator("train", "validation", "sft", mode="before")
+    @classmethod
+    def _names(cls, value: Any, info: ValidationInfo) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if value is not None and not (names and all(isinstance(name, str) and name.strip() for name in names)):
+            raise ValueError(
+                f"data.{info.field_name}={value!r}: name a file, a folder, a glob or a hub dataset, "
+                "owner/name:config@split, or a list of these"
+            )
+        return value
+
     @field_validator("columns")
     @classmethod
     def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
         for name, column in columns.items():
             if name not in COLUMNS:
                 raise ValueError(
-                    f"data.columns.{name}: not among {', '.join(COLUMNS)}{offered(name, COLUMNS)}; it is "
-                    "{what it is: the column's name}"
+                    f"data.columns.{name}: no part of a row is called so{offered(name, COLUMNS)}; there are "
+                    f"{', '.join(COLUMNS)}"
                 )
             if not column.strip():
                 raise ValueError(f"data.columns.{name}: names no column")

@@ -126,6 +126,8 @@ def _pair(number: int, item: Any) -> tuple[Any, Any]:
 
 def _place(value: Any, column: str, labels: Sequence[str], options: Sequence[str]) -> int:
     """Which option a row's answer means: its text, its label, its letter, or its index from 0. Raises BadRowError."""
+    if isinstance(value, list) and len(value) == 1:
+        (value,) = value
     text = str(value).strip()
     number = int(text) if re.fullmatch(r"\d{1,2}", text) else None
     is_index = isinstance(value, int) or column.endswith(("index", "idx"))

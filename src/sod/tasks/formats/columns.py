@@ -12,13 +12,19 @@ from typing import Any
 from sod.records import Message
 from sod.tasks.formats.base import BadRowError, Fields, decoded
 from sod.tasks.formats.messages import prompt_messages
+from sod.tasks.formats.tools import read_tools
+from sod.tasks.tables import json_or_none
 from sod.tasks.truths import truths_of
 
-PROMPTS = ("prompt", "problem", "question", "query", "input", "instruction", "question_stem", "messages")
+QUESTIONS = ("problem", "question", "query", "question_stem")
+PROMPTS = ("prompt", *QUESTIONS, "input", "instruction", "messages", "context_messages")
 """Where a prompt stands, the first that a row has."""
+ABOUT = ("context", "passage", "article", "body")
+"""Texts that a question is about: they are put before it."""
 TRUTHS = (
     *("ground_truth", "groundtruth", "expected_answer", "final_answer", "reference_answer", "correct_answer"),
-    *("gold_answer", "golden_answers", "gt_answer", "answer", "answers", "label", "target", "solution", "output"),
+    *("ground_truth_answer", "gold_answer", "golden_answers", "gt_answer", "answer", "answers", "label", "target"),
+    *("solution", "solutions", "output"),
 )
 """Where the truth stands, the first that a row has: what can only be a final answer before what may be a whole one.
 
@@ -68,7 +74,9 @@ def prompt_of(fields: Fields) -> tuple[Message, ...]:
         value = [value]
     if isinstance(value, str) and plain(column) in ("input", "instruction"):
         value = _instructed(fields, value)
-    messages = prompt_messages(value, column)
+    elif isinstance(value, str) and column_of({column: value}, QUESTIONS):
+        value = _with_what_it_is_about(fields, value)
+    messages = prompt_messages(value, column, fields)
     asked = _without_answer(messages) if plain(column) == "messages" else messages
     if len(asked) < len(messages):
         fields.remark("the answer at the end of messages is left out of the prompt")
@@ -79,6 +87,16 @@ def _instructed(fields: Fields, value: str) -> str:
     instruction, given = (column_of(fields.row, [name]) for name in ("instruction", "input"))
     texts = [fields.use(column) for column in (instruction, given) if column is not None]
     return "\n\n".join(text for text in texts if isinstance(text, str) and text.strip()) or value
+
+
+def _with_what_it_is_about(fields: Fields, question: str) -> str:
+    columns = [column_of(fields.row, [name]) for name in ABOUT]
+    texts = {name: fields.row[name] for name in columns if name is not None and isinstance(fields.row[name], str)}
+    for column, text in texts.items():
+        if fields.use(column).strip():
+            fields.remark(f"{column} is put before the question")
+            question = f"{text}\n\n{question}"
+    return question
 
 
 def _without_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -137,16 +155,9 @@ def extra_of(fields: Fields) -> dict[str, Any]:
 def tools_of(fields: Fields, raw: Any, *path: str) -> tuple[Mapping[str, Any], ...]:
     """The function schemas that a row declares, in OpenAI's form. Raises BadRowError.
 
-    Names alone (a list of texts) declare nothing that could be shown: they stay unused.
+    Names alone (a list of words) declare nothing that could be shown: they stay unused.
     """
-    if isinstance(raw, list) and raw and all(isinstance(tool, str) for tool in raw):
+    if isinstance(raw, list) and all(isinstance(tool, str) and json_or_none(tool) is None for tool in raw):
         return ()
     fields.use(*path)
-    tools = []
-    for tool in decoded(raw, ".".join(path), list):
-        function = (tool.get("function") or tool) if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise BadRowError("a declared tool has no name")
-        body = {key: value for key, value in function.items() if key not in ("type", "strict")}
-        tools.append({"type": "function", "function": body})
-    return tuple(tools)
+    return read_tools(raw, ".".join(path))
