@@ -157,9 +157,11 @@ CHANGES: Mapping[str, Example] = {
     "data.validation": Example("{eights}", HELD_OUT, idle=DEMONSTRATIONS),
     "data.sft": Example("{fewer}", idle=PLAYING),
     "data.split": Example("test", HUB, apart=True),
-    "data.columns": Example({"ground_truth": "id"}, SAID, idle=DEMONSTRATIONS, apart=True),
+    "data.columns": Example({"ground_truth": "id"}, SAID, apart=True),
     "data.system": Example("Be brief.", apart=True),
     "data.suffix": Example(" Now.", apart=True),
+    "data.tools": Example("{schemas}", {"data.sft": "{undeclared}"}, idle=PLAYING),
+    "data.min_reward": Example(0.5, {"data.sft": "{earned}"}, idle=PLAYING),
     "data.overlong_prompts": Example(
         "refuse", {"data.train": "{long}", "rollout.max_prompt_tokens": 100}, refused=EVERY, apart=True
     ),

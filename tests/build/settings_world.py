@@ -48,7 +48,7 @@ NO_TESTS = json.dumps(
 def make_place(
     place: Path, chat: Chat, acting: Any, other: Any, conversations: Sequence[Conversation]
 ) -> tuple[list[str], list[str]]:
-    """Write all models and data files below `place`: the names of the models, and of the files."""
+    """Write all models and data files below `place`: the names of the models (and of other files), and of the data."""
     save_model(acting, chat.tokenizer, chat.template, chat.end_id, place / "model")
     save_model(other, chat.tokenizer, chat.template, chat.end_id, place / "other")
     save_model(near(acting), chat.tokenizer, chat.template, chat.end_id, place / "near")
@@ -59,8 +59,14 @@ def make_place(
         write_tasks(place / f"{name}.parquet", tasks)
     write_conversations(place / "sft.parquet", conversations[:8])
     write_conversations(place / "fewer.parquet", conversations[8:12])
+    earned = [replace(c, reward=float(n % 2)) for n, c in enumerate(conversations[:8])]
+    write_conversations(place / "earned.parquet", earned)
+    write_conversations(place / "undeclared.parquet", [replace(c, tools=()) for c in conversations[:8]])
     assert conversations[0].tools[0] == SCHEMA
-    return ["model", "other", "near", "speaker", "templated"], [*files_of_tasks(), "sft", "fewer"]
+    worded = {"name": "python", "description": "Runs a program."}
+    (place / "schemas").write_text(json.dumps([worded]), encoding="utf-8")
+    models = ["model", "other", "near", "speaker", "templated"]
+    return [*models, "schemas"], [*files_of_tasks(), "sft", "fewer", "earned", "undeclared"]
 
 
 def files_of_tasks() -> dict[str, list[Task]]:

@@ -1,4 +1,4 @@
-"""SFT rows that no rollout could have written, and rows that were written with other tools than the run's."""
+"""SFT rows as ledgers: which can be one, what of it is trained on, and whose tools it shows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
+from sod.build.conversations import example_of
 from sod.build.supervised import prepare_sft
 from sod.models.load import save_model
+from sod.objective.batch import supervised_batch
 from sod.recipe import Recipe
 from sod.records import SodError
+from sod.tasks.base import Conversation
+from sod.tasks.files import load_conversations
+from sod.tasks.loaded import Loaded
+from sod.training.sft import Example
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "What is 2+2?"}
@@ -41,9 +47,9 @@ def start(tmp_path: Path, chat: Any, acting_model: Any, clone: Any) -> Callable[
         content = {
             "student": {"path": str(tmp_path / "model")},
             "chat": {"template": "tokenizer" if template else "hermes"},
-            "data": {"sft": str(tmp_path / "sft.jsonl")},
             "sft": {"steps": 1, "batch_size": 1},
             **sections,
+            "data": {**sections.get("data", {}), "sft": str(tmp_path / "sft.jsonl")},
         }
         told: list[str] = []
         job = prepare_sft(Recipe.model_validate(content), tmp_path / f"run-{next(numbers)}", False, told.append)
@@ -54,21 +60,12 @@ def start(tmp_path: Path, chat: Any, acting_model: Any, clone: Any) -> Callable[
     return prepare
 
 
+AGAIN = {"role": "user", "content": "And 3+3?"}
+SIX = {"role": "assistant", "content": "6"}
 UNTRAINABLE = {
-    "two user turns": ([USER, ASSISTANT, USER, ASSISTANT], "message 2: a user message after an assistant turn"),
-    "a user at the end": ([USER, ASSISTANT, USER], "message 2: a user message after an assistant turn"),
-    "a user after a tool": ([USER, CALL, RESULT, USER, ASSISTANT], "message 3: a user message after an assistant turn"),
-    "two assistant turns": ([USER, ASSISTANT, ASSISTANT], "message 2: an assistant turn directly after another"),
-    "a system message in the middle": (
-        [USER, ASSISTANT, SYSTEM, ASSISTANT],
-        "message 2: a system message that is not the first message",
-    ),
-    "a system message after the user's": (
-        [USER, SYSTEM, ASSISTANT],
-        "message 1: a system message that is not the first message",
-    ),
-    "the assistant first": ([ASSISTANT, USER, ASSISTANT], "no user message before the first assistant turn"),
-    "no user": ([SYSTEM, ASSISTANT], "no user message before the first assistant turn"),
+    "two assistant turns": ([USER, ASSISTANT, ASSISTANT], "message 2: role 'assistant' directly after an assistant"),
+    "the assistant first": ([ASSISTANT, USER, ASSISTANT], "message 0: an assistant message before any user message"),
+    "no user": ([SYSTEM, ASSISTANT], "message 1: an assistant message before any user message"),
 }
 
 
@@ -77,15 +74,14 @@ def test_a_row_of_another_shape_is_skipped_by_its_number(messages: list[Any], re
     """Rows are counted as they stand in the file: one that was skipped at reading counts too."""
     broken = {"messages": [USER]}
     told = start(GOOD, broken, {"messages": messages, "tools": [PYTHON]}, GOOD)
-    assert [line.partition("sft.jsonl: ")[2] for line in told] == [
-        "3 rows, 1 skipped: row 1: no assistant message",
-        f"2 rows, 1 skipped: row 2: {reason}",
-    ]
+    first, second = [line.partition("sft.jsonl: ")[2] for line in told]
+    assert first == "3 rows, 1 skipped: row 1: no assistant message"
+    assert second.startswith(f"2 rows, 1 skipped: row 2: {reason}")
 
 
 def test_all_rows_are_of_another_shape(start: Any) -> None:
     rows = [{"messages": messages, "tools": [PYTHON]} for messages, _ in UNTRAINABLE.values()]
-    with pytest.raises(SodError, match=r"no row that can be trained on: .* 8 skipped: row 0: message 2: .* 5 more$"):
+    with pytest.raises(SodError, match=r"no row that can be trained on: .* 3 skipped: row 0: message 2: "):
         start(*rows)
 
 
@@ -107,34 +103,129 @@ def test_the_shapes_of_a_rollout_are_kept(start: Any) -> None:
     assert start(*rows) == []
 
 
-WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+def read(tmp_path: Path, *rows: dict[str, Any]) -> Loaded[Conversation]:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return load_conversations(str(tmp_path / "rows.jsonl"))
+
+
+def texts(example: Example, chat: Any) -> tuple[str, list[str]]:
+    """The whole text of an example, and that of each turn that counts in the loss."""
+    batch = supervised_batch([(example.token_ids, example.turn_ids)], [example.weights])
+    turn_T = batch.turn_BT[0].tolist()
+    turns = [k for k in dict.fromkeys(turn_T) if k]
+    return chat.tokenizer.decode(example.token_ids), [
+        chat.tokenizer.decode([token for token, k in zip(example.token_ids, turn_T, strict=True) if k == turn])
+        for turn in turns
+    ]
+
+
+END = "<|im_end|>"
+
+
+class TestTurns:
+    """What of a conversation is trained on."""
+
+    def test_every_assistant_turn_of_several_user_turns(self, chat: Any, tmp_path: Path) -> None:
+        [conversation] = read(tmp_path, {"messages": [USER, ASSISTANT, AGAIN, CALL, RESULT, SIX, USER]}).items
+        whole, turns = texts(example_of(conversation, chat), chat)
+        assert turns[0] == f"4{END}"
+        assert '"code": "1"' in turns[1]
+        assert turns[2] == f"6{END}"
+        assert whole.count("And 3+3?") == 1
+        assert whole.endswith(f"6{END}")  # nothing after the last turn
+
+    def test_a_turn_of_weight_0_is_shown_and_not_trained_on(self, chat: Any, tmp_path: Path) -> None:
+        rows = [{"messages": [USER, {**ASSISTANT, "weight": weight}, AGAIN, SIX]} for weight in (0, 0.5)]
+        zero, half = [example_of(conversation, chat) for conversation in read(tmp_path, *rows).items]
+        assert texts(zero, chat) == (texts(half, chat)[0], [f"6{END}"])
+        assert texts(half, chat)[1] == [f"4{END}", f"6{END}"]
+        assert (zero.weights, half.weights) == ((0.0, 1.0), (0.5, 1.0))
+
+    def test_thoughts_are_trained_on(self, chat: Any, tmp_path: Path) -> None:
+        [conversation] = read(tmp_path, {"messages": [USER, {**ASSISTANT, "reasoning_content": "Hm."}]}).items
+        ids = [token for token, k in zip(*ledger(example_of(conversation, chat)), strict=True) if k]
+        said = chat.parse(ids)
+        assert (said.thinking.strip(), said.answer.strip()) == ("Hm.", "4")
+
+
+def ledger(example: Example) -> tuple[Any, Any]:
+    return example.token_ids, example.turn_ids
+
+
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Tells the weather.", "parameters": {"type": "object"}},
+}
 ASKED = {"role": "assistant", "content": "", "tool_calls": [{"name": "get_weather", "arguments": {}}]}
 
 
-class TestOtherTools:
-    """The prompts show the run's tools, whatever the rows declare."""
+class TestTools:
+    """A row shows the tools that it declares, one that declares none the run's."""
 
-    def test_names_and_counts(self, start: Any) -> None:
+    def test_what_is_shown(self, chat: Any, tmp_path: Path) -> None:
+        own, both, none = read(
+            tmp_path,
+            {"messages": [USER, ASKED, RESULT, ASSISTANT], "tools": [WEATHER]},
+            {"messages": [USER, CALL, RESULT, ASKED, RESULT, ASSISTANT], "tools": [WEATHER]},
+            {"messages": [USER, CALL, RESULT, ASSISTANT]},
+        ).items
+        theirs, ours = "Tells the weather.", chat.tools[0]["function"]["description"]
+        for conversation, declared in ((own, [theirs]), (both, [theirs, ours]), (none, [ours])):
+            whole, _ = texts(example_of(conversation, chat), chat)
+            assert [text for text in (theirs, ours) if text in whole] == declared
+
+    def test_it_is_told_in_one_line(self, start: Any) -> None:
         declared = {"messages": [USER, ASSISTANT], "tools": [WEATHER, PYTHON]}
         called = {"messages": [USER, ASKED, RESULT, ASSISTANT], "tools": [WEATHER]}
-        (line,) = start(GOOD, declared, called, called)
-        assert "tools that the run does not have are declared in 3 rows: get_weather (3 rows)" in line
-        assert "the run's own (python) are shown instead" in line
-        assert "the calls of get_weather (2 rows) are trained on all the same" in line
+        lent = {"messages": [USER, CALL, RESULT, ASSISTANT]}
+        (line,) = start(GOOD, declared, called, called, lent)
+        assert line.partition("sft.jsonl: ")[2] == (
+            "tools shown in 3 rows their own that the run does not have: get_weather (3 rows); in 1 row the run's, "
+            "which they call without declaring: python (1 row); episodes show the run's own (python)"
+        )
+
+    def test_a_tool_that_nobody_has(self, start: Any) -> None:
+        unknown = {"messages": [USER, ASKED, RESULT, ASSISTANT]}
+        (line,) = start(GOOD, unknown)
+        assert "1 rows, 1 skipped: row 1: it calls 'get_weather', which neither its own tools nor the run's" in line
+        (line,) = start(GOOD, {"messages": [USER, CALL, RESULT, ASSISTANT]}, tools={"python": None})
+        assert "row 1: it calls 'python'" in line
+
+    def test_tools_in_a_file_of_their_own(self, start: Any, tmp_path: Path) -> None:
+        (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
+        unknown = {"messages": [USER, ASKED, RESULT, ASSISTANT]}
+        (line,) = start(unknown, unknown, data={"tools": str(tmp_path / "tools.json")})
+        assert "tools shown in 2 rows their own that the run does not have: get_weather (2 rows)" in line
 
     def test_a_run_without_tools(self, start: Any) -> None:
         (line,) = start({"messages": [USER, ASSISTANT], "tools": [PYTHON]}, tools={"python": None})
-        assert (
-            "tools that the run does not have are declared in 1 row: python (1 row); no tool is shown instead" in line
-        )
+        assert "their own that the run does not have: python (1 row); episodes show none" in line
 
     @pytest.mark.parametrize("properties", [{}, {"program": {"type": "string"}}, {"code": {"type": "array"}}])
     def test_other_parameters(self, properties: Any, start: Any) -> None:
         other = {"name": "python", "parameters": {"type": "object", "properties": properties}}
         (line,) = start(GOOD, {"messages": [USER, ASSISTANT], "tools": [other]})
-        assert "a tool of the run's is declared with other parameters in 1 row: python (1 row)" in line
+        assert "tools shown in 1 row a tool of the run's with parameters of their own: python (1 row)" in line
 
     def test_other_words_are_no_difference(self, start: Any) -> None:
         properties = {"code": {"type": "string", "description": "A program."}}
         worded = {"name": "python", "description": "Runs it.", "parameters": {"properties": properties}}
         assert start({"messages": [USER, ASSISTANT], "tools": [worded]}) == []
+
+
+EARNED = [{"messages": [USER, ASSISTANT], "reward": reward} for reward in (0.0, 0.5, 1.0)]
+
+
+class TestRewards:
+    """Episodes, and what they earned."""
+
+    def test_those_that_earned_less_are_left_out(self, start: Any) -> None:
+        (line,) = start(*EARNED, data={"min_reward": 0.5})
+        assert line.endswith("1 of 3 rows earned less than data.min_reward; left out")
+        assert start(*EARNED) == []
+
+    def test_a_bar_that_no_row_meets(self, start: Any) -> None:
+        with pytest.raises(SodError, match=r"no row earned data\.min_reward=2; lower it"):
+            start(*EARNED, data={"min_reward": 2})
+        with pytest.raises(SodError, match=r"data\.min_reward=2, and no row says what reward it earned; leave it out"):
+            start(GOOD, data={"min_reward": 2})

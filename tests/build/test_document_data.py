@@ -10,6 +10,7 @@ from sod.build.data_examples import CONVERSATIONS, REFUSED, TASKS, Example
 from sod.build.document_data import data_page, read_example
 from sod.records import SodError
 from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
+from sod.tasks.formats.sft_preference import PREFERENCE
 from sod.tasks.formats.shapes import TASK_SHAPES
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
@@ -25,7 +26,8 @@ def test_the_page_in_the_repository_is_current() -> None:
 
 def test_every_shape_has_an_example() -> None:
     assert {shape_of(example) for example in TASKS} == {shape.name for shape in TASK_SHAPES}
-    assert {shape_of(example) for example in CONVERSATIONS} == {shape.name for shape in CONVERSATION_SHAPES}
+    usable = {shape.name for shape in CONVERSATION_SHAPES} - {PREFERENCE.name}  # which is there to be refused
+    assert {shape_of(example) for example in CONVERSATIONS} == usable
 
 
 @pytest.mark.parametrize("example", REFUSED, ids=lambda example: example.title)

@@ -50,7 +50,7 @@ def test_a_solution_gives_its_answer_and_that_is_told(tmp_path: Path) -> None:
 
 
 def test_a_row_that_no_answer_can_match_is_skipped_by_number(tmp_path: Path) -> None:
-    tasks, (note,) = load(write(tmp_path / "a.jsonl", "5", "%", "6", {"target": ["x"]}))
+    tasks, (note,) = load(write(tmp_path / "a.jsonl", "5", "%", "6", {"tests": ["x"]}))
     assert [task.id for task in tasks] == ["t0", "t2"]
     assert '2 rows, 2 skipped: row 1: task t1: its ground_truth "%"' in note
     assert "row 3: task t3: its ground_truth is a JSON object" in note
@@ -200,6 +200,21 @@ def test_what_a_choice_may_be_called(tmp_path: Path, truth: str, letter: str | N
     assert any("row 1" in note and "none of the row's choices" in note for note in notes) == (letter is None)
     for task in tasks:
         assert ChoiceVerifier("ABCDE").letter(task.ground_truth)
+
+
+def test_rows_of_choices_are_judged_as_such(tmp_path: Path) -> None:
+    """Whatever judges other rows: math would find `(B)` wrong. By data_source it can be said otherwise."""
+    rows = [{"question": f"{n}+2?", "choices": ["3", "4", "5", "6", "7"], "answer": 4 - n} for n in (0, 1)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = str(tmp_path / "a.jsonl")
+    tasks, (judged, widened) = load(source)
+    assert [(task.ground_truth, task.verifier) for task in tasks] == [("E", "choice"), ("D", "choice")]
+    assert "2 of 2 rows are multiple choice, which the choice verifier judges" in judged
+    assert "widened to ABCDE" in widened
+    with pytest.raises(SodError, match=r"row 0, task a-0: multiple choice, of which reward\.answer=last_number finds"):
+        load(source, answer="last_number")
+    _, notes = load(source, by_source={"unknown": "math"}, answer="last_number")
+    assert notes == []
 
 
 def test_indices_go_by_the_choices_of_the_row(tmp_path: Path) -> None:

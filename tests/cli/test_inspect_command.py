@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[list[Any], list[str], list[str]]] = {
         ["right is '3, 5'", "meant together"],
     ),
     "solution": ([verl("6*7=42\n#### 42")], [], ["the truth is what stands behind '####'", "right is '42'"]),
-    "program": ([verl(CHECK)], [], ["rows have tests, which the code verifier runs", "code runs its tests"]),
+    "program": ([verl(CHECK)], [], ["1 of 1 rows have tests", "code runs its tests"]),
     "unused": ([verl("42", level=3), verl("1", level=4)], [], ["unused level (2 rows)"]),
     "skipped": (
         [verl("42"), {"prompt": [ASKS], "reward_model": {}}],
@@ -94,8 +94,8 @@ def test_long_rows_are_shortened_unless_they_are_asked_for(sod: Any, tmp_path: P
     ("rows", "options", "said"),
     [
         ([{"a": 1}], [], "no row can be used; as RL tasks: "),
-        ([verl("42")], ["--as", "sft"], "columns found: prompt, reward_model"),
-        ([verl({"target": ["x"]})], ["reward.verifier=math"], "is a JSON object"),
+        ([verl("42")], ["--as", "sft"], "its rows are tasks"),
+        ([verl({"tests": ["x"]})], ["reward.verifier=math"], "is a JSON object"),
         ([[1]], [], "no usable row"),
     ],
 )

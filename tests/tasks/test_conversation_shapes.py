@@ -101,6 +101,24 @@ READ: dict[str, tuple[dict[str, Any], str, Conversation]] = {
         plain(ASKED, SAID, Message("user", "Count.\na b"), SAID),
     ),
     "alpaca without input": ({"instruction": "How many?", "input": "", "output": "Two."}, "alpaca", plain(ASKED, SAID)),
+    "dolly": (
+        {"instruction": "How many?", "context": "a b", "response": "Two."},
+        "alpaca",
+        plain(Message("user", "How many?\na b"), SAID),
+    ),
+    "texts by turns": ({"conversations": ["How many?", "Two."]}, "messages", plain(ASKED, SAID)),
+    "pairs": ({"conversation": [{"input": "How many?", "output": "Two."}]}, "messages", plain(ASKED, SAID)),
+    "a logged request": (
+        {"messages": [USER], "response": {"id": "x", "choices": [{"message": REPLY}]}},
+        "messages",
+        plain(ASKED, SAID),
+    ),
+    "wanted": ({"prompt": "How many?", "completion": "Two.", "label": True}, "prompt and answer", plain(ASKED, SAID)),
+    "history as Python writes it": (
+        {"query": "And now?", "response": "Three.", "history": "[['How many?', 'Two.']]"},
+        "prompt and answer",
+        plain(ASKED, SAID, *AGAIN),
+    ),
     "xLAM": (
         {
             "query": "How many?",
@@ -170,6 +188,25 @@ def test_glaive() -> None:
     )
     without = {"system": "SYSTEM: Be brief.", "chat": "USER: How many?\n\nASSISTANT: Two. <|endoftext|>"}
     assert read(without)[1] == plain(SYSTEM, ASKED, SAID)
+
+
+def test_glaive_as_sharegpt() -> None:
+    row = {
+        "conversations": [
+            {"from": "system", "value": f"You are helpful {LISTED}"},
+            {"from": "human", "value": "Rain?"},
+            {"from": "function-call", "value": """{"name": "weather", "arguments": '{"city": "L'Aquila"}'}"""},
+            {"from": "function-response", "value": "{}"},
+            {"from": "gpt", "value": "Yes."},
+        ]
+    }
+    _, conversation, _ = read(row)
+    assert conversation.tools == (WEATHER,)
+    assert conversation.messages[0] == Message("system", "You are helpful.")
+    assert conversation.messages[2:4] == (
+        Message("assistant", "", (ToolCall("weather", {"city": "L'Aquila"}),)),
+        Message("tool", "{}", name="weather"),
+    )
 
 
 def toolace(said: str, *more: dict[str, str]) -> dict[str, Any]:
@@ -249,7 +286,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an answer that is an object": ({"prompt": "a", "response": [1]}, "response is neither a text nor messages"),
     "alpaca's input": ({"instruction": "a", "input": [1], "output": "b"}, "instruction or input is no text"),
     "glaive's call": ({"chat": "USER: a\n\nASSISTANT: <functioncall> {x}"}, "tool_calls is a string but not JSON"),
-    "glaive's functions": ({"system": "SYSTEM: {x", "chat": "USER: a\n\nASSISTANT: b"}, "system lists is no JSON"),
+    "glaive's functions": (
+        {"system": f"SYSTEM: {LISTED[:80]}", "chat": "USER: a\n\nASSISTANT: b"},
+        "a function that the system text lists is no JSON",
+    ),
+    "KTO's messages": ({"messages": [USER, REPLY], "label": False}, "label is false"),
+    "LLaMA-Factory's preferences": ({"chosen_messages": [USER, REPLY], "rejected_messages": [USER]}, "chosen_messages"),
     "xLAM without calls": ({"query": "a", "tools": "[]", "answers": "[]"}, "no answers"),
 }
 
@@ -318,20 +360,20 @@ def reads_or_refuses(row: dict[str, Any]) -> None:
             message.content.encode()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_no_row_ends_in_a_traceback(row: dict[str, Any]) -> None:
     reads_or_refuses(row)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ITEMS)
 def test_no_messages_end_in_a_traceback(items: list[Any]) -> None:
     reads_or_refuses({"messages": items})
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(ROWS, ITEMS)
 def test_many_rows_and_messages(row: dict[str, Any], items: list[Any]) -> None:
     reads_or_refuses(row)

@@ -71,6 +71,15 @@ CALLS: dict[str, tuple[list[Any], tuple[Message, ...]]] = {
         ],
         called(),
     ),
+    "a call as Python writes it": (
+        [
+            USER,
+            {"role": "tool_call", "content": repr({"name": "python", "arguments": TEXT})},
+            {"role": "tool_response", "tool_call_ids": ["x"], "content": "391"},
+            {"role": "assistant", "content": "391"},
+        ],
+        called(),
+    ),
     "a text before a call of its own": (
         [
             USER,

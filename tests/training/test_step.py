@@ -37,7 +37,7 @@ from sod.tasks.privileged import privileged_prompt
 from sod.teachers.local import LocalTeacher
 from sod.training import step as step_module
 from sod.training.optim import NonFiniteError, Optimizer
-from sod.training.sft import sft_step
+from sod.training.sft import Example, sft_step
 from sod.training.step import Run, gather, learn, sampling_of, taught, train_step, updater
 from support import math_reward
 
@@ -734,7 +734,7 @@ class TestMethods:
 
 def test_sft_step(acting_model: Any, chat: Any, conversations: Any) -> None:
     """The loss is the mean negative log-likelihood per assistant token, whatever the micro-batch; it falls."""
-    examples = [chat.encode_conversation(c.messages) for c in conversations[:8]]
+    examples = [Example(*chat.encode_conversation(c.messages)) for c in conversations[:8]]
     losses = {}
     for budget in (1, 10_000):
         model = copy.deepcopy(acting_model)
@@ -745,7 +745,7 @@ def test_sft_step(acting_model: Any, chat: Any, conversations: Any) -> None:
         assert [key for key in reports[0].metrics if metric_of(key) is None] == []
         assert reports[0].trajectories == []
     total = count = 0.0
-    for ids, turns in examples:
+    for ids, turns in ((example.token_ids, example.turn_ids) for example in examples):
         with torch.no_grad():
             logp_TV = acting_model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
         total -= sum(float(logp_TV[t - 1, token]) for t, (token, k) in enumerate(zip(ids, turns, strict=True)) if k)

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+from sod.build.declared_tools import Tools, tools_to_show
 from sod.build.job import told
+from sod.build.rewarded import rewarded
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.render import Chat
 from sod.recipe import Notice, Recipe
@@ -18,8 +20,6 @@ from sod.records import SodError
 from sod.tasks.base import Conversation
 from sod.tasks.loaded import Loaded, SkippedRow
 from sod.training.sft import Example
-
-Tools = Sequence[Mapping[str, Any]]
 
 
 def training_examples(
@@ -34,7 +34,7 @@ def training_examples(
     skipped: list[SkippedRow] = []
     shown = ShownTools(chat.tools)
     rows = list(zip(loaded.rows, loaded.items, strict=True))
-    for row, conversation in _rewarded(rows, source, recipe, notice):
+    for row, conversation in rewarded(rows, source, recipe, notice):
         try:
             encoded.append(example_of(conversation, chat))
             shown.add(conversation)
@@ -65,40 +65,6 @@ def example_of(conversation: Conversation, chat: Chat) -> Example:
     token_ids, turn_ids = chat.encode_conversation(conversation.messages, tools)
     weights = tuple(message.weight for message in conversation.messages if message.role == "assistant")
     return Example(token_ids, turn_ids, weights)
-
-
-def tools_to_show(conversation: Conversation, own: Tools) -> Tools | None:
-    """The tools that a conversation shows; None for those of the run (`own`), as they are.
-
-    Raises ValueError for a call to a tool that neither declares.
-    """
-    ours, theirs = {_name(tool): tool for tool in own}, {_name(tool): tool for tool in conversation.tools}
-    called = list(dict.fromkeys(call.name for message in conversation.messages for call in message.tool_calls))
-    unknown = [name for name in called if name not in ours and name not in theirs]
-    if unknown:
-        raise ValueError(
-            f"it calls '{unknown[0]}', which neither its own tools nor the run's declare; add a 'tools' column"
-        )
-    if not theirs:
-        return None
-    return [*conversation.tools, *(ours[name] for name in called if name not in theirs)]
-
-
-def _rewarded(
-    rows: Sequence[tuple[int, Conversation]], source: str, recipe: Recipe, notice: Notice
-) -> Sequence[tuple[int, Conversation]]:
-    """The rows that earned `data.min_reward`, where it is set; one without a reward is no episode, and stays."""
-    least = recipe.data.min_reward
-    if least is None:
-        return rows
-    if all(conversation.reward is None for _, conversation in rows):
-        raise SodError(f"{source}: data.min_reward={least:g}, and no row says what reward it earned; leave it out")
-    kept = [(row, item) for row, item in rows if item.reward is None or item.reward >= least]
-    if not kept:
-        raise SodError(f"{source}: no row earned data.min_reward={least:g}; lower it")
-    if len(kept) < len(rows):
-        notice(f"{source}: {len(rows) - len(kept):,} of {len(rows):,} rows earned less than data.min_reward; left out")
-    return kept
 
 
 @final
@@ -158,10 +124,6 @@ class _Tally:
 
 
 _NAMED = 5
-
-
-def _name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or tool)["name"])
 
 
 def _signature(tool: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:

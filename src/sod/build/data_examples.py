@@ -85,7 +85,6 @@ TASKS: Sequence[Example] = (
     Example(
         "Multiple choice: options as a list, a mapping or columns, the right one as letter, index or text",
         {"question": ASKED, "choices": ["381", "391", "401"], "answer": 1},
-        {"reward.verifier": "choice"},
     ),
     Example(
         "HumanEval",
@@ -191,9 +190,51 @@ CONVERSATIONS: Sequence[Example] = (
     Example(
         "Glaive: texts",
         {
-            "system": 'SYSTEM: You have access to functions. Use them if required -\n{"name": "now", "parameters": {}}',
+            "system": "SYSTEM: You are an assistant with access to the following functions. Use them if required -\n"
+            '{"name": "now", "parameters": {}}',
             "chat": 'USER: What time is it?\n\nASSISTANT: <functioncall> {"name": "now", "arguments": \'{}\'} '
             '<|endoftext|>\n\nFUNCTION RESPONSE: {"time": "12:00"}\n\nASSISTANT: Noon. <|endoftext|>',
+        },
+        sft=True,
+    ),
+    Example(
+        "ToolACE: functions in the system text, calls in brackets",
+        {
+            "system": "You are given functions. Put it in the format of [func1(params_name=params_value...)]\n"
+            '[{"name": "multiply", "parameters": {"type": "dict", '
+            '"properties": {"a": {"type": "int"}, "b": {"type": "int"}}}}]',
+            "conversations": [
+                {"from": "user", "value": ASKED},
+                {"from": "assistant", "value": "[multiply(a=17, b=23)]"},
+                {"from": "tool", "value": '[{"name": "multiply", "results": 391}]'},
+                {"from": "assistant", "value": "It is 391."},
+            ],
+        },
+        sft=True,
+    ),
+    Example(
+        "Our own episodes: a run directory, its `trajectories/*.jsonl`, or an evaluation's `generations.jsonl`",
+        {
+            "format": 2,
+            "task_id": "t",
+            "sample": 0,
+            "stop": "answer",
+            "reward": 1.0,
+            "prompt": [ASKS],
+            "tools": [PYTHON],
+            "turns": [
+                {
+                    "k": 1,
+                    "said": {
+                        "thinking": "",
+                        "answer": "",
+                        "calls": [{"name": "python", "arguments": {"code": "print(17*23)"}}],
+                    },
+                    "calls": [{"name": "python", "arguments": {"code": "print(17*23)"}}],
+                    "results": [{"text": "391", "error": None}],
+                },
+                {"k": 2, "said": {"thinking": "", "answer": "\\boxed{391}", "calls": []}, "calls": [], "results": []},
+            ],
         },
         sft=True,
     ),

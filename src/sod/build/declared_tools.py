@@ -1,4 +1,4 @@
-"""Tools that tasks declare and a run does not have: an episode can only call what runs here."""
+"""Tools that rows declare beside those of a run: which a conversation shows, and which no episode can call."""
 
 from __future__ import annotations
 
@@ -9,8 +9,29 @@ from typing import Any
 from sod.build.tools import tool_schemas
 from sod.recipe import Notice, Recipe
 from sod.records import Task
+from sod.tasks.base import Conversation
+
+Tools = Sequence[Mapping[str, Any]]
 
 NAMED = 4
+
+
+def tools_to_show(conversation: Conversation, own: Tools) -> Tools | None:
+    """The tools that a conversation shows; None for those of the run (`own`), as they are.
+
+    Raises ValueError for a call to a tool that neither declares.
+    """
+    ours, theirs = {name_of(tool): tool for tool in own}, {name_of(tool): tool for tool in conversation.tools}
+    called = list(dict.fromkeys(call.name for message in conversation.messages for call in message.tool_calls))
+    unknown = [name for name in called if name not in ours and name not in theirs]
+    if unknown:
+        raise ValueError(
+            f"it calls '{unknown[0]}', which neither its own tools nor the run's declare; add a 'tools' column, or "
+            "name a file of them in data.tools"
+        )
+    if not theirs:
+        return None
+    return [*conversation.tools, *(ours[name] for name in called if name not in theirs)]
 
 
 def tell_other_tools(tasks: Sequence[Task], source: str, recipe: Recipe, notice: Notice) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from sod.build.data_examples import CONVERSATIONS, REFUSED, TASKS, Example
 from sod.build.inspection import Inspection, inspected
 from sod.recipe import apply_overrides, parse_recipe
+from sod.recipe.describe import key_rows
 from sod.records import SodError
+from sod.tasks.formats.columns import PROMPTS, TRUTHS
 
 HEAD = """# Data
 
@@ -23,8 +25,8 @@ are skipped and why, how long they are, and three of them as the model will see 
 `--recipe R` it reads as that recipe says, and shows tokens.
 
 The rule: every field of a row is used, or named as unused; every row trains on what it declares, or is skipped by
-number with the reason. A row is read by the first shape that knows it; nested columns may be JSON text. What verifiers
-make of a truth: [sandbox.md](sandbox.md#rewards).
+number with the reason. A row is read by the first shape that knows it; nested columns may be JSON text. How
+verifiers read a truth: [sandbox.md](sandbox.md#rewards).
 """
 
 
@@ -32,7 +34,9 @@ def data_page() -> str:
     """Every example with what was read of it, as Markdown."""
     parts = [
         HEAD,
+        _keys_table(),
         "## RL tasks\n",
+        _names(),
         *map(_section, TASKS),
         "## SFT conversations\n",
         "Between ⟦ and ⟧ stands what carries loss.\n",
@@ -65,19 +69,35 @@ def _section(example: Example) -> str:
     (row,) = found.rows
     said = row.title.partition(": ")[2]
     lines = [f"### {example.title}\n", "```json", json.dumps(example.row, ensure_ascii=False), "```\n"]
-    lines.append(
-        f"Shape `{shape}`; {_keys(example)}unused: {facts['unused']}." + (f" {_sentence(said)}" if said else "")
-    )
+    unused = facts["unused"].partition(": ")[2] or f"not used: {facts['unused']}"
+    lines.append(f"Shape `{shape}`; {_settings(example)}{unused}. {_sentence(said)}".strip())
     shown = "".join(f"⟦{part.text}⟧" if part.loss else part.text for part in row.parts).strip()
-    return "\n".join([*lines, "", "```text", shown, "```", ""])
+    fence = "````" if "```" in shown else "```"
+    return "\n".join([*lines, "", f"{fence}text", shown, fence, ""])
 
 
-def _keys(example: Example) -> str:
+def _keys_table() -> str:
+    """The keys of `data`, as docs/keys.md has them."""
+    lines = ["| key | what it says |\n| --- | --- |"]
+    lines += [f"| `{row.key}` | {row.description} |" for row in key_rows() if row.key.startswith("data.")]
+    return "\n".join(lines) + "\n"
+
+
+def _names() -> str:
+    """Under which names a prompt and a truth are found."""
+    prompts, truths = (", ".join(f"`{name}`" for name in names) for names in (PROMPTS, TRUTHS))
+    return (
+        f"Without a shape of its own, a row's prompt is the first of {prompts} that it has, its truth the first of "
+        f"{truths}; names are compared without case, spaces and underscores. `data.columns` names any others.\n"
+    )
+
+
+def _settings(example: Example) -> str:
     return "".join(f"with `{key}={json.dumps(value)}`; " for key, value in example.settings.items())
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _refusals(examples: Sequence[Example]) -> str:
@@ -87,7 +107,7 @@ def _refusals(examples: Sequence[Example]) -> str:
         try:
             read_example(example)
         except SodError as error:
-            said = str(error).replace("|", "\\|")
+            said = str(error).rpartition("row 0: ")[2].replace("|", "\\|")
             lines.append(f"| {example.title} | {said} |")
     return "\n".join(lines) + "\n"
 

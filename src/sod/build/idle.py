@@ -232,10 +232,8 @@ def _divergence(recipe: Recipe) -> Iterator[Idle]:
 
 
 def _verifiers(recipe: Recipe) -> Iterator[Idle]:
-    of_verifiers = {
-        "math": ("math_seconds", "workers"),
-        "choice": ("choice.letters", "choice.answer_line"),
-    }  # rows with tests go to the code verifier, whatever is named here
+    # Rows with tests go to the code verifier and rows with choices to that of choices, whatever is named here.
+    of_verifiers = {"math": ("math_seconds", "workers")}
     used = {str(name) for name in recipe.reward.verifiers}
     if used == {"code"}:
         for key in ("answer", "truths"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import final
 
+from sod.build.declared_tools import Tools, tools_to_show
 from sod.chat.render import Chat
 from sod.recipe import RewardSpec
 from sod.records import Message, Task
@@ -27,15 +28,10 @@ class Part:
 @final
 @dataclass(frozen=True)
 class ShownRow:
-    """A row as the model will see it. `title` says in a line what is to be known of it.
-
-    `length` and `trained` (what carries loss) are in tokens, in characters where there is no tokenizer.
-    """
+    """A row as the model will see it. `title` says in a line what is to be known of it."""
 
     title: str
     parts: Sequence[Part]
-    length: int
-    trained: int = 0
 
 
 def shown_task(number: int, task: Task, spec: RewardSpec, chat: Chat | None) -> ShownRow:
@@ -49,25 +45,38 @@ def shown_task(number: int, task: Task, spec: RewardSpec, chat: Chat | None) -> 
         judged = f"{verifier} reads the answer {where}; right is {truths}"
     title = f"row {number}, task {task.id} ({task.data_source}): {judged}"
     if chat is None:
-        parts = list(_text_parts(task.prompt, trains=False))
-        return ShownRow(title, parts, sum(len(message.content) for message in task.prompt))
-    ids = chat.prompt_ids(task.prompt)
-    return ShownRow(title, [Part(_decoded(chat, ids))], len(ids))
+        return ShownRow(title, list(_text_parts(task.prompt, trains=False)))
+    return ShownRow(title, [Part(_decoded(chat, chat.prompt_ids(task.prompt)))])
 
 
-def shown_conversation(number: int, conversation: Conversation, chat: Chat | None) -> ShownRow:
-    """A conversation with the marks of loss. Raises ValueError or SodError where it cannot be rendered."""
+def shown_conversation(number: int, conversation: Conversation, own: Tools, chat: Chat | None) -> ShownRow:
+    """A conversation that can be trained on (see `conversation_lengths`), with the marks of loss."""
     title = f"row {number}, {conversation.id}"
     if chat is None:
-        parts = list(_text_parts(conversation.messages, trains=True))
-        trained = sum(len(part.text) for part in parts if part.loss)
-        return ShownRow(title, parts, sum(len(part.text) for part in parts), trained)
-    ids, turns = chat.encode_conversation(conversation.messages)
-    weights = [message.weight for message in conversation.messages if message.role == "assistant"]
-    marked = [turn > 0 and weights[turn - 1] > 0 for turn in turns]
+        return ShownRow(title, list(_text_parts(conversation.messages, trains=True)))
+    ids, marked = _ledger(conversation, own, chat)
     runs = groupby(range(len(ids)), key=lambda at: marked[at])
-    parts = [Part(_decoded(chat, [ids[at] for at in run]), loss) for loss, run in runs]
-    return ShownRow(title, parts, len(ids), sum(marked))
+    return ShownRow(title, [Part(_decoded(chat, [ids[at] for at in run]), loss) for loss, run in runs])
+
+
+def conversation_lengths(conversation: Conversation, own: Tools, chat: Chat | None) -> tuple[int, int]:
+    """How long a conversation is, and how much of it carries loss: in tokens, or in characters without a tokenizer.
+
+    `own` are the run's tools. Raises ValueError or SodError where a run could not train on it.
+    """
+    if chat is not None:
+        ids, marked = _ledger(conversation, own, chat)
+        return len(ids), sum(marked)
+    tools_to_show(conversation, own)
+    parts = list(_text_parts(conversation.messages, trains=True))
+    return sum(len(part.text) for part in parts), sum(len(part.text) for part in parts if part.loss)
+
+
+def _ledger(conversation: Conversation, own: Tools, chat: Chat) -> tuple[list[int], list[bool]]:
+    """Token ids, and which of them carry loss."""
+    ids, turns = chat.encode_conversation(conversation.messages, tools_to_show(conversation, own))
+    weights = [message.weight for message in conversation.messages if message.role == "assistant"]
+    return ids, [turn > 0 and weights[turn - 1] > 0 for turn in turns]
 
 
 def _decoded(chat: Chat, ids: Sequence[int]) -> str:

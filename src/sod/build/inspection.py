@@ -9,22 +9,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal, TypeVar, final
 
 from sod.build.declared_tools import signature, tell_other_tools
-from sod.build.inspected_rows import ShownRow, shown_conversation, shown_task
+from sod.build.inspected_rows import ShownRow, conversation_lengths, shown_conversation, shown_task
 from sod.build.programming import with_readable_tests, with_tests_told
+from sod.build.rewarded import rewarded
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
+from sod.chat.confined import UnboundedTemplateError
 from sod.chat.render import Chat
 from sod.recipe import Recipe
 from sod.records import SodError, Task
 from sod.rewards.answers import asked_forms
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations, load_tasks
+from sod.tasks.formats.sft_pairs import PAIRS
+from sod.tasks.lent_tools import with_lent_tools
 from sod.tasks.loaded import Loaded, SkippedRow
 
 T = TypeVar("T")
@@ -36,8 +39,6 @@ Progress = Callable[[int, int], None]
 NAMES: Mapping[Kind, str] = {"tasks": "RL tasks", "sft": "SFT conversations"}
 OTHER: Mapping[Kind, Kind] = {"tasks": "sft", "sft": "tasks"}
 _LETTER = re.compile(r"\(?[A-Z]\)?")
-PAIRS = "prompt and answer"
-"""The shape of conversations that a task may have as well."""
 NAMED_ROWS = 3  # of each reason for which rows are skipped
 NAMED_REASONS = 4
 
@@ -86,7 +87,8 @@ def inspected(
 
 def _conversations(source: str, recipe: Recipe) -> Loaded[Conversation]:
     spec = recipe.data
-    return load_conversations(source, spec.split, spec.columns, spec.system, spec.suffix)
+    read = load_conversations(source, spec.split, spec.columns, spec.system, spec.suffix)
+    return with_lent_tools(read, spec.tools)
 
 
 def _tried(kind: Kind, load: Callable[[], T], problems: dict[Kind, str]) -> T | None:
@@ -103,7 +105,7 @@ def _likelier(tasks: Loaded[Task] | None, conversations: Loaded[Conversation] | 
     as_tasks, as_sft = _count(tasks), _count(conversations)
     if as_tasks != as_sft or conversations is None:
         return "tasks" if as_tasks > as_sft else "sft"
-    return "tasks" if conversations.shapes.get(PAIRS) else "sft"
+    return "tasks" if conversations.shapes.get(PAIRS.name) else "sft"
 
 
 def _count(loaded: Loaded[Any] | None) -> int:
@@ -138,38 +140,20 @@ class _Judged:
 
 
 def _judged(source: str, recipe: Recipe) -> _Judged:
-    """Where the recipe leaves `reward.verifier` as it is and math can judge none, code is tried. Raises SodError."""
-    spec = recipe.data
-    loaded = load_tasks(source, spec.split, spec.columns, spec.system, spec.suffix)
-    left_open = not {"verifier", "by_source"} & recipe.reward.model_fields_set
-    try:
-        judged = _readable(loaded, source, recipe)
-    except SodError:
-        if not left_open:
-            raise
-        code = recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"verifier": "code"})})
-        with suppress(SodError):
-            judged = _readable(loaded, source, code)
-            said = "the truths are tests of programs: set reward.verifier=code"
-            return replace(judged, notes=[*judged.notes, said])
-        raise
-    if left_open and all(_LETTER.fullmatch(task.ground_truth.strip()) for task in judged.loaded.items):
-        said = "every truth is a letter: reward.verifier=choice reads letters"
-        return replace(judged, notes=[*judged.notes, said])
-    return judged
-
-
-def _readable(loaded: Loaded[Task], source: str, recipe: Recipe) -> _Judged:
-    """The tasks that the recipe's verifiers can judge. Raises SodError where there is none."""
+    """The tasks of a file as a run would judge them. Raises SodError where there is none."""
     notes: list[str] = []
 
     def note(text: str) -> None:
         notes.append(text.removeprefix(f"{source}: "))
 
-    spec = recipe.reward
-    read = with_readable_truths(with_tests_told(loaded, source, spec, note), source, spec, note)
+    spec, data = recipe.reward, recipe.data
+    read = load_tasks(source, data.split, data.columns, data.system, data.suffix)
+    read = with_readable_truths(with_tests_told(read, source, spec, note), source, spec, note)
     read = with_readable_tests(read, source, spec)
     tell_other_tools(read.items, source, recipe, note)
+    by_math = [task for task in read.items if spec.verifier_of(task) == "math"]
+    if by_math and all(_LETTER.fullmatch(task.ground_truth.strip()) for task in by_math):
+        note("every truth is a letter: reward.verifier=choice reads letters")
     return _Judged(recipe, read, notes)
 
 
@@ -194,28 +178,37 @@ def _of_tasks(judged: _Judged, chat: Chat | None, rows: int, progress: Progress)
 def _of_conversations(
     loaded: Loaded[Conversation], source: str, recipe: Recipe, chat: Chat | None, rows: int, progress: Progress
 ) -> Inspection:
-    shown: list[ShownRow] = []
+    notes: list[str] = []
+    own = tool_schemas(recipe)
+    numbered = list(zip(loaded.rows, loaded.items, strict=True))
+    kept = rewarded(numbered, source, recipe, lambda text: notes.append(text.removeprefix(f"{source}: ")))
+    usable: list[tuple[int, Conversation]] = []
+    lengths: list[tuple[int, int]] = []
     skipped = list(loaded.skipped)
-    for done, (number, conversation) in enumerate(zip(loaded.rows, loaded.items, strict=True), 1):
+    for done, (number, conversation) in enumerate(kept, 1):
         try:
-            shown.append(shown_conversation(number, conversation, chat))
+            lengths.append(conversation_lengths(conversation, own, chat))
+            usable.append((number, conversation))
+        except UnboundedTemplateError:
+            raise
         except (ValueError, SodError) as error:  # of the shape, or of a template that does not render this row
             skipped.append(SkippedRow(number, str(error)))
-        progress(done, len(loaded.items))
+        progress(done, len(kept))
     read = replace(loaded, skipped=sorted(skipped, key=lambda skip: skip.row))
-    if not shown:
+    if not usable:
         raise SodError(f"{source}: no row can be rendered; skipped are {_skips_text(read.skipped)}")
     limit = ("sft.max_tokens", recipe.sft.max_tokens)
-    length, trained = sum(row.length for row in shown), sum(row.trained for row in shown)
+    length, trained = sum(one for one, _ in lengths), sum(one for _, one in lengths)
     unit = "tokens" if chat is not None else "characters"
     facts = [
-        ("read as", _read_as("sft", read, len(shown))),
+        ("read as", _read_as("sft", read, len(usable))),
         *_common_facts(read),
+        *[("note", note) for note in notes],
         ("tools", _declared_text(loaded.items, recipe)),
-        ("lengths", _lengths_text([row.length for row in shown], chat, limit)),
+        ("lengths", _lengths_text([one for one, _ in lengths], chat, limit)),
         ("loss", f"on {trained:,} of {length:,} {unit} ({trained / max(length, 1):.0%})"),
     ]
-    return Inspection("sft", facts, shown[:rows])
+    return Inspection("sft", facts, [shown_conversation(number, one, own, chat) for number, one in usable[:rows]])
 
 
 def _prompt_length(task: Task, chat: Chat | None) -> int:

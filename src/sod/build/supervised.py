@@ -20,6 +20,7 @@ from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 from sod.runlog import RunLog
 from sod.tasks.files import load_conversations
+from sod.tasks.lent_tools import with_lent_tools
 from sod.tasks.sources import shown
 from sod.training.loop import Plan, Trainee
 from sod.training.sft import sft_step
@@ -47,7 +48,8 @@ def prepare_supervised(
     refuse_idle(idle, recipe, resume, notice)
     devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     data, source = recipe.data, shown(recipe.data.sft)
-    conversations = load_conversations(recipe.data.sft, data.split, data.columns, data.system, data.suffix)
+    read = load_conversations(recipe.data.sft, data.split, data.columns, data.system, data.suffix)
+    conversations = with_lent_tools(read, data.tools)
     told(conversations, source, notice)
     with ExitStack() as resources:  # the lock does not outlive a failure here
         place = find_place(recipe, directory, resume, kind, resources, notice)

@@ -69,6 +69,8 @@ def _readers(
     """By data_source and verifier, where that compares truths at all (code runs tests). Raises SodError."""
     readers: dict[tuple[str, VerifierName], Reader] = {}
     choosing = [(number, task) for number, task in rows if _verifier(task, spec) == "choice"]
+    if choosing:
+        _tell_of_choices(choosing, len(rows), source, spec, notice)
     letters = choice_letters(choosing, source, spec.choice.letters, notice)
     kinds: dict[tuple[str, VerifierName], list[Row]] = {}
     for number, task in rows:
@@ -81,6 +83,19 @@ def _readers(
         if kind in readers:
             _refuse_blank(mine, source)
     return readers
+
+
+def _tell_of_choices(rows: Sequence[Row], total: int, source: str, spec: RewardSpec, notice: Notice) -> None:
+    """Tell that rows go to the choice verifier by themselves. Raises SodError where no letter would be read."""
+    number, task = rows[0]
+    if spec.answer == "last_number":
+        raise SodError(
+            f"{source}: row {number}, task {task.id}: multiple choice, of which reward.answer=last_number finds no "
+            "letter; take auto, or regex: and a pattern"
+        )
+    by_rows = sum(task.verifier == "choice" and task.data_source not in spec.by_source for _, task in rows)
+    if by_rows and spec.verifier != "choice":
+        notice(f"{source}: {by_rows:,} of {total:,} rows are multiple choice, which the choice verifier judges")
 
 
 def _refuse_blank(rows: Sequence[Row], source: str) -> None:

@@ -35,6 +35,7 @@ class DataSpec(Section):
     )
     system: str | None = Field(None, description="system message put in front of rows that have none of their own")
     suffix: str | None = Field(None, description="text appended as it is to the last user message before an answer")
+    tools: str | None = Field(None, description="JSON file of function schemas that conversations without tools show")
     min_reward: float | None = Field(
         None, description="SFT on episodes of a run: rows that earned less are left out; null: all of them"
     )

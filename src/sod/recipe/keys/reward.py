@@ -28,7 +28,7 @@ class ChoiceSpec(Section):
     @classmethod
     def _distinct_capitals(cls, letters: str) -> str:
         if len(letters) < 2 or len(set(letters)) < len(letters) or not re.fullmatch("[A-Z]*", letters):
-            raise ValueError("must be two or more different letters from A to Z, such as ABCDE")
+            raise ValueError("reward.choice.letters: must be two or more different letters from A to Z, such as ABCDE")
         return letters
 
 
@@ -70,7 +70,7 @@ class RewardSpec(Section):
         if answer.startswith(ANSWER_PATTERN):
             _refuse_unusable(answer.removeprefix(ANSWER_PATTERN))
         elif answer not in ANSWER_FORMS:
-            raise ValueError(f"must be {', '.join(ANSWER_FORMS)}, or {ANSWER_PATTERN} and a pattern")
+            raise ValueError(f"reward.answer: must be {', '.join(ANSWER_FORMS)}, or {ANSWER_PATTERN} and a pattern")
         return answer
 
     @model_validator(mode="after")
@@ -101,6 +101,8 @@ def _refuse_unusable(pattern: str) -> None:
     try:
         regex.compile(pattern)
     except regex.error as error:
-        raise ValueError(f"{ANSWER_PATTERN}{pattern} is no regular expression: {error}") from error
+        raise ValueError(f"reward.answer: {ANSWER_PATTERN}{pattern} is no regular expression: {error}") from error
     if not pattern:
-        raise ValueError(f"{ANSWER_PATTERN} needs a pattern behind it, such as {ANSWER_PATTERN}Answer is (.+)")
+        raise ValueError(
+            f"reward.answer: {ANSWER_PATTERN} needs a pattern behind it, such as {ANSWER_PATTERN}Answer is (.+)"
+        )

@@ -72,14 +72,18 @@ class PythonSpec(Section):
     @classmethod
     def _callable(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", name):
-            raise ValueError("must be a letter and at most 63 letters, digits, _ and - behind it, as a function's name")
+            raise ValueError(
+                "tools.python.name: must be a letter, then at most 63 letters, digits, _ and -, as a function's name"
+            )
         return name
 
     @field_validator("argument")
     @classmethod
     def _identifier(cls, argument: str) -> str:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", argument):
-            raise ValueError("must be a letter and at most 63 letters, digits and _ behind it, as a parameter's name")
+            raise ValueError(
+                "tools.python.argument: must be a letter, then at most 63 letters, digits and _, as a parameter's name"
+            )
         return argument
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ Call = tuple[str | None, ToolCall]
 """A call, and the id by which its answer names it."""
 
 _ARGUMENTS = ("arguments", "parameters", "input", "args")
-_IDS = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "id")
+IDS = ("call_id", "tool_call_id", "tool_call_ids", "tool_use_id", "toolCallId", "id")
 _LITERAL_CHARS = 100_000  # Python's parser takes far more memory than a text is long
 
 
@@ -39,8 +39,13 @@ def read_call(item: Any) -> Call:
 
 
 def call_id(item: Row) -> str | None:
-    """The id that a call or its answer carries."""
-    return next((str(item[key]) for key in _IDS if isinstance(item.get(key), str | int)), None)
+    """The id that a call or its answer carries, the first of several."""
+    for key in IDS:
+        value = item.get(key)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, str | int):
+            return str(value)
+    return None
 
 
 def function_of(item: Any, what: str) -> tuple[str, Row]:
@@ -70,13 +75,15 @@ def _decoded_object(text: str) -> Any:
     if text.strip() in ("", "null"):
         return None
     value = json_or_none(text)
-    if value is None and text.lstrip().startswith("{") and len(text) <= _LITERAL_CHARS:
+    if value is None and text.lstrip().startswith("{"):
         value = literal_or_none(text)
     return text if value is None else value
 
 
 def literal_or_none(text: str) -> Any:
-    """The value of a Python literal; None for what is none."""
+    """The value of a Python literal; None for what is none, and for a text that would take its parser too much."""
+    if len(text) > _LITERAL_CHARS:
+        return None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -53,6 +53,7 @@ def _read(fields: Fields, name: str) -> Task:
         ground_truth=LETTERS[right],
         data_source=source_of(fields),
         extra={"choices": options, **extra_of(fields)},
+        verifier="choice",
     )
 
 

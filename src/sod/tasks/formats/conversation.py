@@ -32,8 +32,11 @@ def conversation_of(fields: Fields, name: str, messages: Sequence[Message]) -> C
 def made(fields: Fields, name: str, messages: Sequence[Message], tools: tuple[Row, ...]) -> Conversation:
     """The conversation of a row.
 
-    Raises BadRowError for rows without an assistant message, or without one that counts in the loss.
+    Raises BadRowError for rows without an assistant message, or without one that counts in the loss, and for KTO's with
+    an answer that is not wanted.
     """
+    if isinstance(fields.row.get("label"), bool) and not fields.use("label"):
+        raise BadRowError("label is false: an answer that is not to be learnt")
     assistants = [message for message in messages if message.role == "assistant"]
     if not assistants:
         raise BadRowError("no assistant message")

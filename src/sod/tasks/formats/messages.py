@@ -16,10 +16,9 @@ from sod.tasks.formats.calls import literal_or_none
 from sod.tasks.formats.turns import READ, Draft, drafts_of
 from sod.tasks.tables import json_or_none
 
-_PAIR = {"system": "system", "human": "user", "user": "user", "query": "user", "tool": "tool"} | dict.fromkeys(
-    ("assistant", "gpt", "bot", "response"), "assistant"
-)
-"""The keys of ms-swift's pairs, one item for a question and its answer, in the order in which they are said."""
+_PAIR = {"system": "system", "tool": "tool"} | dict.fromkeys(("human", "user", "query", "input"), "user")
+_PAIR |= dict.fromkeys(("assistant", "gpt", "bot", "response", "output"), "assistant")
+"""The keys of pairs (ms-swift, Capybara), one item for a question and its answer, in the order of speaking."""
 
 
 def read_messages(raw: Any, column: str, fields: Fields | None = None) -> tuple[Message, ...]:
@@ -57,10 +56,13 @@ def chat_or_none(text: str) -> list[Any] | None:
 
 
 def _items(raw: Any, column: str) -> Iterator[Any]:
-    """The items of a column; a pair is one item for each of its keys."""
+    """The items of a column; a pair is one item for each of its keys, and texts alone are said by turns (LIMA)."""
     if isinstance(raw, str) and raw.lstrip().startswith("[{'") and json_or_none(raw) is None:
         raw = literal_or_none(raw) or raw  # as Python writes it
-    for item in decoded(raw, column, list):
+    items = decoded(raw, column, list)
+    if items and all(isinstance(item, str) for item in items):
+        items = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(items)]
+    for item in items:
         if isinstance(item, dict) and item and item.keys() <= _PAIR.keys():
             yield from ({"role": role, "content": item[key]} for key, role in _PAIR.items() if key in item)
         else:

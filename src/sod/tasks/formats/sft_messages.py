@@ -26,7 +26,20 @@ def _is_chat(value: Any) -> bool:
 
 def _read(fields: Fields, name: str) -> Conversation:
     column = _column(fields.row) or "messages"
-    return conversation_of(fields, name, read_messages(fields.use(column), column, fields))
+    messages = read_messages(fields.use(column), column, fields)
+    answer = _logged_answer(fields.row)
+    if answer is not None:
+        fields.use("response")
+        messages = (*messages, *read_messages([answer], "response", fields))
+    return conversation_of(fields, name, messages)
+
+
+def _logged_answer(row: Mapping[str, Any]) -> Any:
+    """What the model answered, in a log of requests with their responses (OpenHands); None in other rows."""
+    response = row.get("response")
+    choices = response.get("choices") if isinstance(response, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first.get("message") if isinstance(first, dict) else None
 
 
 def _is_sharegpt(row: Mapping[str, Any]) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 
 from sod.tasks.base import Conversation
 from sod.tasks.formats.base import BadRowError, Fields, Row, Shape, decoded
+from sod.tasks.formats.calls import literal_or_none
 from sod.tasks.formats.conversation import conversation_of, first_of
 from sod.tasks.formats.messages import chat_or_none, read_messages
+from sod.tasks.tables import json_or_none
 
 PROMPTS = ("prompt", "query", "question", "problem", "input")
 ANSWERS = ("completion", "response", "responses", "output", "answer", "solution", "target")
@@ -23,8 +25,6 @@ def _pair(fields: Fields, name: str) -> Conversation:
     prompt, answer = first_of(fields.row, PROMPTS), first_of(fields.row, ANSWERS)
     if prompt is None or answer is None:
         raise BadRowError("no prompt" if prompt is None else "no answer")
-    if fields.row.get("label") is False:  # KTO
-        raise BadRowError("label is false: an answer that is not to be learnt")
     items = [
         *_history(fields),
         *_items(fields.use(prompt), prompt, "user"),
@@ -34,7 +34,7 @@ def _pair(fields: Fields, name: str) -> Conversation:
 
 
 def _alpaca(fields: Fields, name: str) -> Conversation:
-    texts = [fields.use(key) or "" for key in ("instruction", "input")]
+    texts = [fields.use(key) or "" for key in ("instruction", "context", "input")]
     if not all(isinstance(text, str) for text in texts):
         raise BadRowError("instruction or input is no text")
     asked = "\n".join(text for text in texts if text)
@@ -66,7 +66,10 @@ def _items(value: Any, column: str, role: str) -> list[Any]:
 def _history(fields: Fields) -> list[Row]:
     """Earlier questions and answers, each a pair of texts. All of them are trained on."""
     items = []
-    for pair in decoded(fields.use("history"), "history", list):
+    history = fields.use("history")
+    if isinstance(history, str) and json_or_none(history) is None:
+        history = literal_or_none(history) or history  # as Python writes it
+    for pair in decoded(history, "history", list):
         if isinstance(pair, dict):
             items.append(pair)
             continue

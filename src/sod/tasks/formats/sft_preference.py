@@ -6,7 +6,10 @@ from sod.tasks.base import Conversation
 from sod.tasks.formats.base import BadRowError, Fields, Shape
 from sod.tasks.formats.conversation import first_of
 
-_PAIRS = (("chosen", "rejected"), ("messages", "rejected_messages"), ("response", "rejected_response"))
+_PAIRS = (
+    *(("chosen", "rejected"), ("chosen_messages", "rejected_messages")),
+    *(("messages", "rejected_messages"), ("response", "rejected_response")),
+)
 
 
 def _refuse(fields: Fields, name: str) -> Conversation:

@@ -61,8 +61,8 @@ def _turn(turn: Row) -> Iterator[Message]:
 def _said(turn: Row) -> Said:
     """What the dialect read of a turn; of format 1, which had no other dialect and no record of it, Hermes reads it."""
     row = turn.get("said")
-    if not isinstance(row, dict):
-        return hermes.read(checked(str(turn.get("text") or ""), "assistant"))
+    if row is None:
+        return hermes.read(checked(turn["text"], "assistant"))
     calls = [
         MalformedCall(str(call["error"]), str(call.get("detail"))) if "error" in call else read_call(call)[1]
         for call in row.get("calls") or []

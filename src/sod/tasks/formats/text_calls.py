@@ -9,6 +9,7 @@ from sod.chat.dialects import hermes
 from sod.records import MalformedCall, Said
 from sod.tasks.formats.base import BadRowError, Row
 from sod.tasks.formats.calls import literal_or_none
+from sod.tasks.formats.glaive_text import functions_in
 from sod.tasks.formats.tools import read_tools
 from sod.tasks.tables import json_or_none
 
@@ -38,12 +39,12 @@ def results_in(text: str) -> list[str]:
 
 
 def tools_in(system: str) -> tuple[str, tuple[Row, ...]]:
-    """`(the text without them, the tools that a system message declares between <tools> marks)`."""
+    """`(the text without them, the tools that a system message lists)`: between <tools> marks, or as Glaive does."""
     start = system.find(_TOOLS)
     stop = system.find(_TOOLS_END, start)
     tools = _declared(system[start + len(_TOOLS) : stop]) if 0 <= start < stop else ()
     if not tools:
-        return system, ()
+        return functions_in(system)
     stop += len(_TOOLS_END)
     shown = system.rfind(_QWEN, 0, start)
     example = system.find(hermes.CLOSE, stop)

@@ -9,8 +9,9 @@ from typing import Any, final
 
 from sod.records import MalformedCall, Role, ToolCall
 from sod.tasks.formats.base import BadRowError, Row
-from sod.tasks.formats.calls import Call, call_id, read_call, read_calls
+from sod.tasks.formats.calls import IDS, Call, call_id, literal_or_none, read_call, read_calls
 from sod.tasks.formats.content import Parts, checked, output_text, read_content
+from sod.tasks.formats.glaive_text import quoted_call
 from sod.tasks.formats.text_calls import calls_in, results_in
 from sod.tasks.formats.weights import DETAILS, MASK, WEIGHTS, weight_of
 from sod.tasks.tables import json_or_none
@@ -29,7 +30,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 _CONTENTS = ("content", "value", "text", "output", "system_prompt")
 _THOUGHT_FIRST = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 READ = frozenset({"role", "from", "type", "name", "function_call", "tool_calls", "arguments", "call_id", "id"})
-READ |= {*_CONTENTS, *_REASONING, *WEIGHTS, MASK, *DETAILS, "summary", "tool_call_id", "tool_use_id", "toolCallId"}
+READ |= {*_CONTENTS, *_REASONING, *WEIGHTS, MASK, *DETAILS, "summary", *IDS}
 """The keys of an item that are read."""
 
 
@@ -60,7 +61,7 @@ def drafts_of(item: Any) -> list[Draft]:
     if not isinstance(item, dict):
         raise BadRowError("unknown role None")
     raw_role = item.get("role") or item.get("from") or item.get("type")
-    name = raw_role.strip().lower() if isinstance(raw_role, str) else None
+    name = raw_role.strip().lower().replace("-", "_") if isinstance(raw_role, str) else None
     if name in _CALLS:
         return [_call_part(item)]
     if name in _THOUGHTS:
@@ -89,13 +90,22 @@ def _call_part(item: Row) -> Draft:
     thought = _THOUGHT_FIRST.fullmatch(value) if isinstance(value, str) else None
     reasoning = checked(thought.group(1).strip("\n"), "assistant") if thought else None
     said = value if thought is None else thought.group(2)
-    if isinstance(said, str) and json_or_none(said) is None:
+    said = _call_value(said) if isinstance(said, str) else said
+    if isinstance(said, str):
         marked = calls_in(said)
         calls = [(None, call) for call in marked.calls if isinstance(call, ToolCall)] if marked else []
         if marked is None or len(calls) < len(marked.calls):
             raise BadRowError("a call that is not JSON")
         return Draft("assistant", marked.answer.strip("\n"), list(calls), reasoning, weight, part=True)
     return Draft("assistant", calls=read_calls(said), reasoning=reasoning, weight=weight, part=True)
+
+
+def _call_value(text: str) -> Any:
+    """The calls that a text is, in JSON, as Glaive or as Python writes them; the text itself where it is none."""
+    for value in (json_or_none(text), json_or_none(quoted_call(text)), literal_or_none(text)):
+        if isinstance(value, dict | list):
+            return value
+    return text
 
 
 def _thought_part(item: Row) -> Draft:
