@@ -80,7 +80,8 @@ CROSSING: dict[str, tuple[str, str, str]] = {
         "",
         "stack = f(1, 2).push([3])\nassert len(stack) == 3 and stack[2] == [3] and list(stack) == [1, 2, [3]]\n"
         "assert str(stack) == 'Stack [1, 2, [3]]' and stack and not f() and 2 in stack and stack.items[0] == 1\n"
-        "assert f(1) == f(1) and f(1) != f(2) and f.limit == 3\nstack.items = [9]\nassert stack[0] == 9",
+        "assert f(1) == f(1) and f(1) != f(2) and f.limit == 3 and isinstance(f(), f) and not isinstance(3, f)\n"
+        "stack.items = [9]\nassert stack[0] == 9",
         STACK + "f = Stack",
     ),
     "generators": (

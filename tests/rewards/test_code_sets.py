@@ -291,7 +291,7 @@ def test_numbers_may_be_close_where_the_sets_checker_takes_that(
 
 PYTEST = """
 import pytest
-from solution import twice, Stack
+from solution import twice, Stack, EmptyError
 
 @pytest.fixture
 def stack():
@@ -306,8 +306,10 @@ def test_twice(n, expected):
 def test_errors(stack):
     with pytest.raises(ValueError, match="no number"):
         twice("x")
-    with pytest.raises(IndexError):
+    with pytest.raises(EmptyError):
         stack.pop()
+        stack.pop()
+    with pytest.raises(IndexError, match="nothing"):
         stack.pop()
 
 class TestStack:
@@ -320,10 +322,13 @@ class TestStack:
         assert twice(tmp_path / "n") == 8
 """
 STACK = """
+class EmptyError(IndexError): pass
 class Stack:
     def __init__(self): self.items = []
     def push(self, item): self.items.append(item)
-    def pop(self): return self.items.pop()
+    def pop(self):
+        if not self.items: raise EmptyError("nothing is in it")
+        return self.items.pop()
     def __len__(self): return len(self.items)
 """
 OVER_PYTEST = f"""
@@ -340,6 +345,28 @@ def with_pytest() -> Iterator[CodeVerifier]:
     local.close()
 
 
+PLANTS = """
+import os, tempfile
+here = os.getcwd()
+for place in (here, os.path.dirname(here), tempfile.gettempdir(), os.environ.get("HOME", "/"), "/", "/tmp"):
+    for name in ("conftest.py", "pytest.ini", "pytest.py", "_pytest/__init__.py", "tests.py", "late.py"):
+        try:
+            os.makedirs(os.path.dirname(os.path.join(place, name)), exist_ok=True)
+            open(os.path.join(place, name), "w").write("import os; os._exit(0)")
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sandbox")
+def test_pytest_reads_no_file_of_the_answers(with_pytest: CodeVerifier, tmp_path: Path) -> None:
+    (task,) = of_tasks(tmp_path / "rows.jsonl", [{"question": "?", "test": PYTEST}])
+    wrong = OVER_PYTEST.replace("2 * (", "6 or (")
+    verdicts = with_pytest.verify([episode(task, PLANTS + code) for code in (OVER_PYTEST, wrong)])
+    assert [isinstance(one, Verdict) and one.correct for one in verdicts] == [True, False], verdicts
+
+
 @pytest.mark.usefixtures("sandbox")  # skips where there is no isolation
 def test_tests_for_pytest_are_run_by_pytest(with_pytest: CodeVerifier, tmp_path: Path) -> None:
     (task,) = of_tasks(tmp_path / "rows.jsonl", [{"question": "?", "test": PYTEST, "solution": OVER_PYTEST}])
@@ -347,13 +374,14 @@ def test_tests_for_pytest_are_run_by_pytest(with_pytest: CodeVerifier, tmp_path:
     wrong = {
         "test_twice[5-10]": OVER_PYTEST.replace("2 * (", "6 or ("),
         "test_errors": OVER_PYTEST.replace("no number", "?"),
+        "test_errors ": OVER_PYTEST.replace("raise EmptyError", "raise IndexError"),
         "TestStack::test_push": OVER_PYTEST.replace("append(item)", "append(1)"),
     }
     verdicts = with_pytest.verify([episode(task, code) for code in wrong.values()])
     for name, verdict in zip(wrong, verdicts, strict=True):
         assert isinstance(verdict, Verdict), verdict
         assert not verdict.correct
-        assert verdict.detail.startswith(f"{name}: "), verdict
+        assert verdict.detail.startswith(f"{name.strip()}: "), verdict
 
 
 def test_without_pytest_the_row_is_at_fault_and_the_reason_names_it(verifier: CodeVerifier, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def harness(name: str) -> str:
 def python_job(suite: CheckSuite) -> dict[str, Any]:
     """What `code_harness_tests` is to know of a suite."""
     about = {"prompt": suite.prompt, "entry_point": suite.entry_point, "names": suite.names, "test": suite.test}
-    return {**about, "classes": suite.classes, "pytest": harness("pytest")}
+    return {**about, "classes": suite.classes, "errors": suite.errors, "pytest": harness("pytest")}
 
 
 def _sources(suite: CheckSuite, code: str) -> list[str]:

@@ -112,6 +112,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "getitem": lambda one, key: one[key],
     "setitem": lambda one, key, value: one.__setitem__(key, value),
     "delitem": lambda one, key: one.__delitem__(key),
+    "isinstance": isinstance,
     "eq": lambda one, other: one == other,
 }
 
@@ -129,9 +130,14 @@ def load(job: dict[str, Any]) -> types.ModuleType:
 
 
 def failure(error: BaseException) -> dict[str, Value]:
-    """The error as data: the nearest built-in type, so that tests can expect a ValueError of its subclasses too."""
-    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-    return {"error": names[0], "text": str(error)[:WORDS]}
+    """The error as data: the nearest built-in type, so that tests can expect a ValueError of its subclasses too.
+
+    And the names of the types before it, which may be the program's own.
+    """
+    kinds = type(error).__mro__
+    names = [kind.__name__ for kind in kinds if kind.__module__ == "builtins"]
+    own = [kind.__name__ for kind in kinds if kind.__module__ != "builtins"]
+    return {"error": names[0], "own": own, "text": str(error)[:WORDS]}
 
 
 if __name__ == "__main__":

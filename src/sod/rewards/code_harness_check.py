@@ -69,6 +69,15 @@ def raised(name: str, text: str) -> Exception:
         return raised(kind.__base__.__name__, text) if kind.__base__ is not None else RuntimeError(text)
 
 
+def raised_as(kind: type[Exception], error: Exception) -> Exception:
+    """The error as one that is also of the kind which stands for the answer's own."""
+    both = type(kind.__name__, (kind, type(error)), {})
+    try:
+        return both(*error.args)
+    except TypeError:
+        return kind(*error.args)
+
+
 def module_of(name: str, source: str) -> Any:
     """A module of the given text, which can be imported from now on."""
     module = sys.modules[name] = types.ModuleType(name)
@@ -97,7 +106,8 @@ def interpreter() -> str:
 class Candidate:
     """The other interpreter: what tests ask of its program. It starts with the first that they ask for.
 
-    `testing` is the test under way, `classes` are those of the prompt as the tests have them.
+    `testing` is the test under way; `classes` are those of the prompt, and `errors` stand for exceptions of the
+    answer's own, as the tests have them.
     """
 
     def __init__(self, job: dict[str, Any], workplace: str, begin: Callable[[], None]) -> None:
@@ -105,6 +115,7 @@ class Candidate:
         self._job = job
         self._values = module_of("harness_values", job["values"])
         self.classes: dict[str, type] = {}
+        self.errors: dict[str, type[Exception]] = {}
         self.testing = ""
         self._workplace = workplace
         self._begin = begin
@@ -225,7 +236,9 @@ class Candidate:
         try:
             reply = json.loads(line)
             if "error" in reply:
-                return None, raised(str(reply["error"]), str(reply["text"])[:WORDS])
+                error = raised(str(reply["error"]), str(reply["text"])[:WORDS])
+                own = [self.errors[name] for name in reply.get("own", ()) if name in self.errors]
+                return None, raised_as(own[0], error) if own else error
             return self._values.Reader(self.classes, self._kept).value(reply), None
         except Exception as error:  # not what `candidate_main` writes
             raise self._ended(f"the candidate's reply cannot be read: {error}"[:WORDS]) from None

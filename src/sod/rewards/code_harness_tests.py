@@ -3,8 +3,8 @@
 The text of this file has two uses. The judge of `code_harness_check` runs it as a module, before the candidate's
 interpreter starts, and has `prepared` make the tests ready. As a program of its own it runs the tests without any
 candidate, on a function that only raises: what fails before that is called is the tests' own failure. stdin brings the
-job as JSON (`prompt`, `entry_point`, `names`, `classes`, `test`, and `pytest`, the text of `code_harness_pytest`), the
-last line of stdout says `ok`, `broken` or `empty`, and why.
+job as JSON (`prompt`, `entry_point`, `names`, `classes`, `errors`, `test`, and `pytest`, the text of
+`code_harness_pytest`), the last line of stdout says `ok`, `broken` or `empty`, and why.
 
 Forms, the first that the tests define: `check(candidate)`; subclasses of `unittest.TestCase`; what pytest runs; else
 the module itself, whose assertions call the function as it runs. Functions `test...` that take nothing are run without
@@ -30,11 +30,15 @@ NO_TESTS = "the tests define no check(candidate), no unittest.TestCase and no fu
 
 
 class Subject(Protocol):
-    """The program under test: `begun` says whether any of it has been called, `testing` is the test under way."""
+    """The program under test: `begun` says whether any of it has been called, `testing` is the test under way.
+
+    `classes` are the prompt's, `errors` what stands for exceptions of the program's own, as the tests have them.
+    """
 
     begun: bool
     testing: str
     classes: dict[str, type]
+    errors: dict[str, type[Exception]]
 
     def named(self, name: str) -> Any:
         """What the program defines under a name."""
@@ -96,8 +100,9 @@ def prepared_module(job: dict[str, Any], subject: Subject, function: Any) -> typ
         import_all(helpers)
         exec(compile(helpers, "<prompt>", "exec"), names)
     subject.classes = {name: names[name] for name in job["classes"] if isinstance(names.get(name), type)}
+    subject.errors = {name: type(name, (Exception,), {}) for name in job["errors"]}
     for name in job["names"]:
-        setattr(solution, name, subject.named(name))
+        setattr(solution, name, subject.errors.get(name) or subject.named(name))
     if job["entry_point"].isidentifier():
         names[job["entry_point"]] = function
         setattr(solution, job["entry_point"], function)
@@ -216,6 +221,7 @@ class NothingYet:
         self.begun = False
         self.testing = ""
         self.classes: dict[str, type] = {}
+        self.errors: dict[str, type[Exception]] = {}
 
     def named(self, name: str) -> Any:
         return Raises(self)

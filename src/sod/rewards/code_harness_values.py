@@ -258,3 +258,6 @@ class Held:
 
     def __hash__(self) -> int:
         return hash(self._target)
+
+    def __instancecheck__(self, other: object) -> bool:
+        return isinstance(other, Held) and bool(self._ask("isinstance", other, self))

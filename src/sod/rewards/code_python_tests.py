@@ -17,6 +17,7 @@ ASSERTIONS = ("test", "test_list", "test_cases", "tests", "assert_case")
 FUNCTION = ("fn_name", "func_name", "function_name")
 SETUP = ("test_setup_code", "test_imports")
 SOLUTION = "solution"  # the module from which tests import the answer
+EXPECTING = ("raises", "assertRaises", "assertRaisesRegex")  # calls whose first argument is an exception
 
 
 @final
@@ -42,6 +43,16 @@ class CheckSuite:
             return []
         return [node.name for node in nodes if isinstance(node, ast.ClassDef) and not node.bases]
 
+    @property
+    def errors(self) -> list[str]:
+        """Those of `names` that the tests expect to be raised."""
+        try:
+            nodes = list(ast.walk(ast.parse(self.test)))
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            return []
+        kinds = [kind for node in nodes for kind in _expected(node)]
+        return [name for name in self.names if name in kinds]
+
 
 def check_suite(fields: Mapping[str, Any]) -> CheckSuite | None:
     """The tests in Python of a row; None where it has none. Raises SodError where nothing tells what they are about."""
@@ -59,6 +70,24 @@ def check_suite(fields: Mapping[str, Any]) -> CheckSuite | None:
     if entry_point is None:
         raise SodError("code: no entry_point, and the tests name no function that they do not define themselves")
     return CheckSuite(_prompt(fields), entry_point, test, tuple(name for name in imported if name != entry_point))
+
+
+def _expected(node: ast.AST) -> Iterator[str]:
+    """The names of exceptions that a node of tests catches, or expects by a call such as `pytest.raises`."""
+    kinds: list[ast.expr | None] = []
+    if isinstance(node, ast.ExceptHandler):
+        kinds = [node.type]
+    elif isinstance(node, ast.Call):
+        function = node.func
+        called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        kinds = list(node.args[:1]) if called in EXPECTING else []
+    for kind in kinds:
+        alternatives = kind.elts if isinstance(kind, ast.Tuple) else [kind]
+        for one in alternatives:
+            if isinstance(one, ast.Name):
+                yield one.id
+            elif isinstance(one, ast.Attribute):
+                yield one.attr
 
 
 def is_python(text: str) -> bool:
