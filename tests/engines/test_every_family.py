@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 
-from architectures import plain_logps, tiny_model, worst_gap
-from families import FAMILIES, SCALE, family_config
+from architectures import plain_logps, worst_gap
+from families import FAMILIES, family_config, family_model
 from sod.engines.choice import choose_engine
 from sod.engines.plain_engine import PlainEngine
 from sod.models.architecture import refuse_unscored
@@ -32,7 +32,7 @@ def outcome(kind: str) -> str:
     config = family_config(kind)
     try:
         refuse_unscored(config, kind)
-        model = tiny_model(config, SCALE.get(kind, 4.0))
+        model = family_model(kind, config)
         check_projection(model, kind)
         engine = choose_engine(model, frozenset(range(3, 200, 40)), LONGEST, lambda text: None, max_rows=3)
     except SodError as error:
