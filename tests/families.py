@@ -111,18 +111,44 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+PART = {
+    "hidden_size": 32,
+    "hidden_size_global": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+}
+AUDIO = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_blocks": 1,
+    "num_attention_heads": 2,
+    "nemo_conv_channels": 16,
+}
 TWICE = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 
 OWN: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1, 3]},
+    "blt": {"encoder_hash_byte_group_vocab": 50}
+    | {f"{part}_config": PART for part in ("patcher", "encoder", "decoder", "global")},
     "cohere_compass_text": TWICE
     | {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10_000.0} for kind in TWICE["layer_types"]}},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
-        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "dots1": {"n_shared_experts": 1},
+    "dots3_note_text": {
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_q_lora_rank": 8,
+        "swa_kv_lora_rank": 8,
+        "swa_head_dim": 12,
+        "swa_qk_rope_head_dim": 4,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 8,
+    },
     "gemma4_text": TWICE,
     "gemma4_unified_text": TWICE,
     "git": {"vision_config": VISION},
@@ -131,12 +157,12 @@ OWN: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
-    "longcat_flash": {"num_layers": 2, "zero_expert_num": 2},
+    "longcat_flash": {"num_layers": 2, "head_dim": 4, "zero_expert_num": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "minimax": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "nemotron": {"num_key_value_heads": 4},
     "nemotron_h": {"layers_block_type": ["mamba", "attention", "mlp", "moe"]},
-    "phi4_multimodal": {"vision_config": VISION},
+    "phi4_multimodal": {"vision_config": VISION, "audio_config": AUDIO},
     "prophetnet": {"num_hidden_layers": DROPPED},
     "qwen4_exp_text": {
         "hc_count": 2,
@@ -148,6 +174,7 @@ OWN: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
     "reformer": {"is_decoder": True, "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16]},
+    "roc_bert": {"pronunciation_vocab_size": 10, "shape_vocab_size": 10},
     "whisper": {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
     "xlnet": {"max_position_embeddings": DROPPED, "d_head": 8},
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},

@@ -88,6 +88,8 @@ class PlainEngine:
         self._offload_bytes = waiting if offload_bytes is None else offload_bytes
         self._meter = meter or Meter()
         self._waiting: deque[Row] = deque()
+        self._lanes: list[Lane] = []
+        self._kept: dict[str, Kept] = {}  # those whose turn ended first before others
         self._sampling = Sampling()
         self._version = 0
         self._closed = False
@@ -162,8 +164,7 @@ class PlainEngine:
         self._decoder = replace(self._decoder, model=model)
         self._shape = shape_of(model.config)
         self._cost = Cost.of(model)
-        self._lanes: list[Lane] = []
-        self._kept: dict[str, Kept] = {}  # those whose turn ended first before others
+        self._lanes, self._kept = [], {}
 
     def _under_way(self) -> list[Row]:
         return [*self._waiting, *(row for lane in self._lanes for row in lane.rows)]

@@ -83,13 +83,13 @@ def refuse_unscored(config: Any, where: str) -> None:
     name = named(config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
         raise UnknownArchitectureError(where, f"{name} is not a decoder-only language model")
+    if getattr(config, "text_config", None) is not None:
+        raise UnknownArchitectureError(
+            where, f"{name} is of several parts (text and images), of which transformers knows no language model alone"
+        )
     missing = [key for key in _SIZES if not isinstance(getattr(config, key, None), int)]
     if missing:
-        raise UnknownArchitectureError(
-            where,
-            f"{name} has no {missing[0]} in its config.json: it is of several parts (text and images), of which "
-            "transformers knows no language model; save that alone",
-        )
+        raise UnknownArchitectureError(where, f"{name} has no {missing[0]} in its config.json")
 
 
 def unusual_attention(config: Any) -> str | None:
