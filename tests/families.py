@@ -7,12 +7,15 @@ is left needs a word of its own.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from architectures import VOCABULARY, tiny_config
+from architectures import ONE_KEY_HEAD_EACH, VOCABULARY, tiny_model
+from architectures import SIZES as COMMON
 from sod.models.architecture import language_part
 
 FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -44,7 +47,7 @@ LATENT = {
     "v_head_dim": 8,
     "index_topk": 8,
     "index_head_dim": 8,
-    "index_n_heads": 2,
+    "index_n_heads": 16,  # with few of them scores are 0 so often that ties decide, and not as the plain forward does
     "index_block_size": 16,
     "index_topk_blocks": 2,
 }
@@ -99,9 +102,89 @@ OTHERS = {
     "original_max_position_embeddings": 256,
 }
 SIZES = EXPERTS | LATENT | STATES | OTHERS
+DROPPED = None  # a size that a family will not hear of
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+PART = {
+    "hidden_size": 32,
+    "hidden_size_global": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+}
+AUDIO = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_blocks": 1,
+    "num_attention_heads": 2,
+    "nemo_conv_channels": 16,
+}
+TWICE = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 
-OWN: dict[str, dict[str, Any]] = {}
+OWN: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {"layer_group_size": 2},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "blt": {"encoder_hash_byte_group_vocab": 50}
+    | {f"{part}_config": PART for part in ("patcher", "encoder", "decoder", "global")},
+    "cohere_compass_text": TWICE
+    | {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10_000.0} for kind in TWICE["layer_types"]}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "dots1": {"n_shared_experts": 1},
+    "dots3_note_text": {
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_q_lora_rank": 8,
+        "swa_kv_lora_rank": 8,
+        "swa_head_dim": 12,
+        "swa_qk_rope_head_dim": 4,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 8,
+    },
+    "gemma4_text": TWICE,
+    "gemma4_unified_text": TWICE,
+    "git": {"vision_config": VISION},
+    "gpt_neo": {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "longcat_flash": {"num_layers": 2, "head_dim": 4, "zero_expert_num": 2},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "minimax": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "nemotron": {"num_key_value_heads": 4},
+    "nemotron_h": {"layers_block_type": ["mamba", "attention", "mlp", "moe"]},
+    "phi4_multimodal": {"vision_config": VISION, "audio_config": AUDIO},
+    "prophetnet": {"num_hidden_layers": DROPPED},
+    "qwen4_exp_text": {
+        "hc_count": 2,
+        "hc_lowrank": 4,
+        "indexer_n_heads": 16,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 2,
+    },
+    "reformer": {"is_decoder": True, "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16]},
+    "roc_bert": {"pronunciation_vocab_size": 10, "shape_vocab_size": 10},
+    "whisper": {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    "xlnet": {"max_position_embeddings": DROPPED, "d_head": 8},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
+}
 """What else a family needs."""
+MOST = 3_000_000  # weights of a tiny model
+SCALE: dict[str, float] = {"mamba": 1.0, "falcon_mamba": 1.0}
+"""What weights are multiplied with, where 4 makes numbers too large."""
 
 
 def family_config(kind: str) -> Any:
@@ -111,9 +194,20 @@ def family_config(kind: str) -> Any:
     if part is not None:
         return family_config(part.model_type)
     known = set(vars(whole)) | set(type(whole).attribute_map)
-    sizes = {name: size for name, size in SIZES.items() if name in known}
-    return tiny_config(kind, **(sizes | OWN.get(kind, {})))
+    sizes = COMMON | {name: size for name, size in SIZES.items() if name in known}
+    if "kv_lora_rank" in known:
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]  # of a latent each head has a key of its own
+        sizes.pop("head_dim", None)
+    sizes |= copy.deepcopy(OWN.get(kind, {}))
+    if kind in ONE_KEY_HEAD_EACH and "num_key_value_heads" not in OWN.get(kind, {}):
+        sizes["num_key_value_heads"] = DROPPED
+    return AutoConfig.for_model(kind, **{name: size for name, size in sizes.items() if size is not DROPPED})
 
 
-SCALE: dict[str, float] = {}
-"""What weights are multiplied with, where 4 makes numbers too large."""
+def family_model(kind: str, config: Any) -> Any:
+    """A tiny random model. ValueError where its configuration makes a large one: its sizes have names of their own."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if weights > MOST:
+        raise ValueError(f"{kind} has {weights:,} weights: give it sizes in OWN")
+    return tiny_model(config, SCALE.get(kind, 4.0))

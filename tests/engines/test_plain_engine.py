@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from architectures import LINEAR, plain_logps, tiny_config, tiny_model, worst_gap
+from sod.engines import plain_proof
 from sod.engines.base import SampleRequest, Sampling
 from sod.engines.choice import choose_engine
 from sod.engines.plain_engine import PlainEngine
@@ -39,7 +40,21 @@ def windowed() -> Any:
     return tiny_model(tiny_config(WINDOWED[0], num_hidden_layers=2, **WINDOWED[1]))
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 0.9, 20), Sampling(temperature=0.0)], ids=str)
+@pytest.fixture(autouse=True)
+def short_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 tokens instead of 300: windows here are of 12."""
+    monkeypatch.setattr(plain_proof, "MOST", 60)
+
+
+slow = pytest.mark.slow
+SAMPLINGS = [
+    pytest.param(Sampling(), marks=slow),
+    Sampling(0.7, 0.9, 20),
+    pytest.param(Sampling(temperature=0.0), marks=slow),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_tokens_are_the_fast_engines(model: Any, clone: Callable[[Any], Any], sampling: Sampling) -> None:
     """Noise, stop tokens, limits and truncation alike, over two turns and for any number of rows."""
     asked = requests(8)
@@ -56,7 +71,9 @@ def test_tokens_are_the_fast_engines(model: Any, clone: Callable[[Any], Any], sa
             assert ours.logps == pytest.approx(theirs.logps, abs=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "changes"), [WINDOWED, SINKS, HYBRID, CAPPED], ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize(
+    ("kind", "changes"), [WINDOWED, pytest.param(*SINKS, marks=slow), HYBRID, pytest.param(*CAPPED, marks=slow)]
+)
 def test_log_probs_are_the_plain_forwards(kind: str, changes: dict[str, Any]) -> None:
     """Over four turns, past windows of 12 tokens, with turns that stop early; rows of all lengths go together."""
     layers = {"num_hidden_layers": 4 if kind == HYBRID[0] else 2}
@@ -68,7 +85,12 @@ def test_log_probs_are_the_plain_forwards(kind: str, changes: dict[str, Any]) ->
 
 @pytest.mark.parametrize(
     "ways",
-    [Ways(True, True, False), Ways(True, False, False), Ways(False, True, True), Ways(False, False, False)],
+    [
+        Ways(True, True, False),
+        pytest.param(Ways(True, False, False), marks=slow),
+        pytest.param(Ways(False, True, True), marks=slow),
+        Ways(False, False, False),
+    ],
     ids=str,
 )
 def test_the_ways_of_a_cache_change_no_token(windowed: Any, ways: Ways) -> None:
@@ -179,7 +201,7 @@ def test_a_cache_that_is_not_gone_on_from_is_refused(model: Any, clone: Callable
 
 
 def test_padding_that_is_seen_is_found(model: Any, clone: Callable[[Any], Any]) -> None:
-    """A decoder that looks at no attention mask: rows of one length go together, others do not, and tokens are right."""
+    """A decoder that looks at no attention mask: rows of one length go together, others do not; tokens are right."""
     blind = changed_forward(clone(model), lambda kwargs: kwargs.update(attention_mask=None))
     engine = PlainEngine(blind, STOPS)
     assert engine.ways == Ways(continues=True, batches=True, mixes=False)
@@ -212,9 +234,14 @@ def test_which_engine_and_what_is_said(model: Any) -> None:
     assert isinstance(choose_engine(windowed, STOPS, 49, said.append), PlainEngine)
     sinks = tiny_model(tiny_config(SINKS[0], num_hidden_layers=2, **SINKS[1]))
     assert isinstance(choose_engine(sinks, STOPS, 10, said.append), PlainEngine)
-    assert sinks.config._attn_implementation == "eager"
+    other = tiny_model(tiny_config("diffllama", num_hidden_layers=2))
+    assert isinstance(choose_engine(other, STOPS, 10, said.append), PlainEngine)
+    assert other.config._attn_implementation == "sdpa"
     slower = "; sampled by the plain engine, on transformers' own cache, which is slower (rows of any length together)"
-    assert said == [
+    assert said[:2] == [
         f"student: architecture 'mistral' has a sliding window of 48 tokens, and texts may reach 49{slower}",
-        f"student: GptOssAttention has attention sinks{slower}",
+        f"student: architecture 'gpt_oss' has attention that PyTorch's own does not know (sinks or soft caps){slower}",
     ]
+    differs = "student: the attention of architecture 'diffllama' is not plain (the fast engine's forward differs by "
+    assert said[2].startswith(differs)
+    assert said[2].endswith(slower)

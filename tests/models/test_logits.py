@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from architectures import tiny_config, tiny_model
+from architectures import LATENT, tiny_config, tiny_model
 from sod.models.dense import dense_terms
 from sod.models.logits import LogitShape, project, shape_of
 from sod.models.score import action_logps, check_projection, teacher_scores
@@ -22,10 +22,9 @@ FAMILIES: dict[str, tuple[dict[str, Any], LogitShape]] = {
     "granite": ({"logits_scaling": 4.0}, LogitShape(divisor=4.0)),
     "cohere": ({"logit_scale": 0.25}, LogitShape(factor=0.25)),
     "hyperclovax": ({"logits_scaling": 0.25, "head_dim": 8}, LogitShape(factor=0.25)),
-    "minicpm3": ({"dim_model_base": 8}, LogitShape(before=4.0)),
+    "minicpm3": ({**LATENT, "dim_model_base": 8}, LogitShape(before=4.0)),
     "gemma2": ({"head_dim": 8, "final_logit_softcapping": 5.0}, LogitShape(cap=5.0)),
     "nanochat": ({"final_logit_softcapping": 5.0}, LogitShape(cap=5.0)),
-    "recurrent_gemma": ({"head_dim": 8, "lru_width": 32, "logits_soft_cap": 5.0}, LogitShape(cap=5.0)),
 }
 QUICK = ("granite", "minicpm3", "gemma2")
 KINDS = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in FAMILIES]

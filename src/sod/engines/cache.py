@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sod.models.architecture import head_sizes
+
 CONTIGUOUS = torch.contiguous_format
 ROW_STEP, COLUMN_STEP = 16, 128  # rows and columns are added in these: more would be touched without use
 
@@ -38,9 +40,7 @@ class Shape:
     def of(cls, model: Any) -> Shape:
         """The shape of a Hugging Face causal LM."""
         config = model.config
-        heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        _, key_heads, head_dim = head_sizes(config)
         return cls(config.num_hidden_layers, key_heads, head_dim, model.dtype, model.device)
 
 

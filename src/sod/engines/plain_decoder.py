@@ -21,7 +21,7 @@ CACHES = ("past_key_values", "cache_params")  # what families call it, in calls 
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """A model's decoder, the name that it has for its cache, and whether it can be told positions."""
+    """A model's decoder, the name that it has for its cache, and whether it is told positions."""
 
     model: Any
     cache: str
@@ -44,12 +44,12 @@ class Decoder:
         """
         device = self.model.device
         given: dict[str, Any] = {self.cache: cache, "use_cache": True}
+        start_B1 = torch.tensor(cached, device=device)[:, None]
+        if self.takes_positions:
+            given["position_ids"] = start_B1 + torch.arange(len(new[0]), device=device)
         if min(cached) < max(cached):
-            start_B1 = torch.tensor(cached, device=device)[:, None]
             column_S = torch.arange(max(cached) + len(new[0]), device=device)
             given["attention_mask"] = (column_S >= max(cached) - start_B1).long()
-            if self.takes_positions:
-                given["position_ids"] = start_B1 + torch.arange(len(new[0]), device=device)
         said = self.model.get_decoder()(input_ids=torch.tensor([list(row) for row in new], device=device), **given)
         hidden_BD: Tensor = said.last_hidden_state[:, -1]
         return hidden_BD, said[self.cache]

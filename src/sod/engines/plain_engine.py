@@ -15,7 +15,7 @@ import copy
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -26,7 +26,7 @@ from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.device_cache import shares_of_memory
 from sod.engines.plain_cache import bytes_of, merged, taken
 from sod.engines.plain_decoder import Decoder
-from sod.engines.plain_proof import Ways, found_ways
+from sod.engines.plain_proof import found_ways
 from sod.engines.sampler import draw_tokens, refuse_not_finite
 from sod.engines.slots import Row, refuse_clash
 from sod.engines.torch_engine import CACHE_SHARE, OFFLOAD_BYTES
@@ -88,18 +88,23 @@ class PlainEngine:
         self._offload_bytes = waiting if offload_bytes is None else offload_bytes
         self._meter = meter or Meter()
         self._waiting: deque[Row] = deque()
+        self._lanes: list[Lane] = []
+        self._kept: dict[str, Kept] = {}  # those whose turn ended first before others
         self._sampling = Sampling()
         self._version = 0
         self._closed = False
         what = "cannot be sampled on transformers' cache"
         with in_one_line(model.config, "student", what), torch.inference_mode():
+            self._decoder, self.ways = found_ways(Decoder.of(model), Cost.of(model).layer_weights)
             self._take(model)
-            self.ways: Ways = found_ways(model, self._decoder, self._cost.layer_weights)
 
     @property
     def exact(self) -> bool:
-        """True for a float32 model; in bfloat16 a cached forward rounds differently from the trainer's."""
-        return bool(self.model.dtype == torch.float32)
+        """Never: what a cache of transformers' does beyond the proof's length is not known here.
+
+        So the trainer makes the old log-probabilities itself, and says how far those of the sampler are off.
+        """
+        return False
 
     @property
     def version(self) -> int:
@@ -156,11 +161,10 @@ class PlainEngine:
     def _take(self, model: Any) -> None:
         """Sample with this model, with nothing cached."""
         self.model = model
-        self._decoder = Decoder.of(model)
+        self._decoder = replace(self._decoder, model=model)
         self._shape = shape_of(model.config)
         self._cost = Cost.of(model)
-        self._lanes: list[Lane] = []
-        self._kept: dict[str, Kept] = {}  # those whose turn ended first before others
+        self._lanes, self._kept = [], {}
 
     def _under_way(self) -> list[Row]:
         return [*self._waiting, *(row for lane in self._lanes for row in lane.rows)]

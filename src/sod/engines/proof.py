@@ -45,13 +45,13 @@ def prove(model: Any, last_hidden: LastHidden, layer_weights: int) -> None:
         )
 
 
-def affordable(layer_weights: int, most: int = MOST, share: float = 1.0) -> int:
+def affordable(layer_weights: int, most: int, share: float) -> int:
     """How many tokens a proof runs at once, of `most`, with a share of the work that it may cost."""
     return max(LEAST, min(most, int(share * FLOP / (2 * layer_weights))))
 
 
 def _gap_of_cache(model: Any, last_hidden: LastHidden, layer_weights: int) -> float:
-    length = min([affordable(layer_weights), *_ends(model.config)])
+    length = min([affordable(layer_weights, MOST, 1.0), *_ends(model.config)])
     token_BT = some_tokens(model, length)
     plain_TD = model.get_decoder()(input_ids=token_BT, use_cache=False).last_hidden_state[0]
     ids = token_BT[0].tolist()

@@ -32,6 +32,7 @@ _LANGUAGE_NAMES = {
     r"^model\.language_model\.": "model.",
 }
 """How weights of the language model in one of text and images are called, and how in the language model alone."""
+_DRAFTER = "_assistant"  # what drafts for a model has that model's configuration as a part, and is none
 _WINDOWED = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -72,7 +73,9 @@ def _whole_config(source: Source) -> Any:
 def language_part(config: Any) -> Any | None:
     """The language model's part of a configuration of several parts; None where there is none that stands alone."""
     part = getattr(config, "text_config", None)
-    return part if type(part) in MODEL_FOR_CAUSAL_LM_MAPPING else None
+    if config.model_type.endswith(_DRAFTER) or type(part) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    return part
 
 
 def refuse_unscored(config: Any, where: str) -> None:
@@ -80,13 +83,13 @@ def refuse_unscored(config: Any, where: str) -> None:
     name = named(config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
         raise UnknownArchitectureError(where, f"{name} is not a decoder-only language model")
+    if getattr(config, "text_config", None) is not None:
+        raise UnknownArchitectureError(
+            where, f"{name} is of several parts (text and images), of which transformers knows no language model alone"
+        )
     missing = [key for key in _SIZES if not isinstance(getattr(config, key, None), int)]
     if missing:
-        raise UnknownArchitectureError(
-            where,
-            f"{name} has no {missing[0]} in its config.json: it is of several parts (text and images), of which "
-            "transformers knows no language model; save that alone",
-        )
+        raise UnknownArchitectureError(where, f"{name} has no {missing[0]} in its config.json")
 
 
 def unusual_attention(config: Any) -> str | None:
@@ -103,9 +106,11 @@ def unusual_attention(config: Any) -> str | None:
     if reasons:
         return reasons[0]
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is not None and not model_class._supports_attention_backend:
+    if model_class is None:
+        return None
+    if not model_class._supports_attention_backend:
         return "attention of its own, not transformers' attention interface"
-    return None
+    return None if model_class._supports_sdpa else "attention that PyTorch's own does not know (sinks or soft caps)"
 
 
 def refuse_unusual(config: Any, where: str) -> None:
@@ -135,3 +140,22 @@ def in_one_line(config: Any, where: str, what: str) -> Iterator[None]:
 def named(config: Any) -> str:
     """The architecture as messages call it."""
     return f"architecture {config.model_type!r}"
+
+
+def head_sizes(config: Any) -> tuple[int, int, int]:
+    """Query heads, key heads and the size of a head, for estimates; 0 heads in a state space model.
+
+    Where layers differ (Gemma 4), those of the configuration as a whole.
+    """
+    heads = _number(config, "num_attention_heads")
+    size = _number(config, "head_dim") or int(config.hidden_size) // max(1, heads)
+    return heads, _number(config, "num_key_value_heads") or heads, size
+
+
+def _number(config: Any, key: str) -> int:
+    """0 where there is no such number."""
+    try:
+        value = getattr(config, key, None)
+    except Exception:  # transformers has errors of its own for what differs from layer to layer
+        return 0
+    return value if isinstance(value, int) else 0

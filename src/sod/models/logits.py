@@ -31,7 +31,7 @@ class LogitShape(NamedTuple):
 
 
 PLAIN = LogitShape()
-_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _FACTORS = ("logit_scale", "lm_head_multiplier")
 _SCALING = "logits_scaling"
 """Granite's families divide their logits by it, these do something else with it:"""

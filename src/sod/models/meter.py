@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from sod.clock import nothing_to_wait_for
+from sod.models.architecture import head_sizes
 from sod.models.peaks import Peaks
 from sod.objective.batch import TokenBatch
 
@@ -42,9 +43,7 @@ class Cost:
     def of(cls, model: Any) -> Cost:
         """The cost of a Hugging Face causal LM."""
         config = model.config
-        heads = getattr(config, "num_attention_heads", None) or 0  # none in a state space model
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
-        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        heads, key_heads, head_dim = head_sizes(config)
         size = model.dtype.itemsize
         embeddings = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
         layers = [p for p in model.parameters() if p.dim() > 1 and id(p) not in embeddings]

@@ -13,7 +13,7 @@ from sod.engines.cache import COLUMN_STEP, ROW_STEP
 from sod.engines.sampler import CACHED_LOGITS
 from sod.engines.torch_engine import PREFILL_TOKENS, SCORES
 from sod.models.adapters import base_source
-from sod.models.architecture import in_one_line, read_config, refuse_unscored
+from sod.models.architecture import head_sizes, in_one_line, read_config, refuse_unscored
 from sod.models.dense import dense_terms
 from sod.models.load import torch_dtype
 from sod.models.score import CUDA_ROWS, action_logps, chunk_rows, teacher_scores
@@ -227,11 +227,8 @@ def plain_decoding_of(model: Planned, rows: int, episodes: int, prompt: int, col
 
 
 def _token_bytes(model: Planned) -> int:
-    config = model.config
-    heads = getattr(config, "num_attention_heads", None) or 0  # none in a state space model
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return int(2 * key_heads * head_dim * config.num_hidden_layers * model.size)
+    _, key_heads, head_dim = head_sizes(model.config)
+    return int(2 * key_heads * head_dim * model.layers * model.size)
 
 
 @cache
