@@ -219,7 +219,7 @@ def test_auto_does_not_keep_a_template_whose_calls_we_cannot_read(tokenizer: Any
     """Its calls are in words: every call would be taken for an answer."""
     words = PLAIN.replace("<tool_call>", "I would run ").replace("</tool_call>", " now")
     chat = Chat(with_template(tokenizer, words), [SCHEMA])
-    assert "the tokenizer's own does not do (the call that it writes is not read as " in chat.why
+    assert "the tokenizer's own does not do (no known dialect reads the calls that it writes)" in chat.why
     call = ToolCall("python", {"code": "1"})
     text = chat.conversation_text([Message("user", "7"), Message("assistant", "", (call,)), Message("tool", "1")])
     assert read(text.partition("<|im_start|>user")[2]).calls == (call,)
@@ -465,16 +465,33 @@ def test_our_template_goes_with_the_tokenizers_own_tokens(
     own = without_chatml(tokenizer, template)
     with pytest.raises(SodError, match=r"use chat\.template=hermes$"):
         Chat(own, [SCHEMA], "tokenizer")
-    for wanted in ("auto", "hermes"):
-        chat = Chat(own, [SCHEMA], wanted)  # type: ignore[arg-type]
-        assert chat.end_text == end
-        assert f"in turns that end with {end}" in chat.why
-        assert own.decode(chat.prompt_ids([PROMPT])).endswith(f"{start}user\n7{end}\n{start}assistant\n")
-        ids, turns = chat.encode_conversation([PROMPT, CALLED, Message("tool", end), Message("assistant", "7")])
-        last = [max(at for at, turn in enumerate(turns) if turn == k) for k in (1, 2)]
-        assert [ids[at] for at in last] == [chat.end_id] * 2
+    chat = Chat(own, [SCHEMA], "hermes")
+    assert chat.end_text == end
+    assert f"in turns that end with {end}" in chat.why
+    assert own.decode(chat.prompt_ids([PROMPT])).endswith(f"{start}user\n7{end}\n{start}assistant\n")
+    ids, turns = chat.encode_conversation([PROMPT, CALLED, Message("tool", end), Message("assistant", "7")])
+    last = [max(at for at, turn in enumerate(turns) if turn == k) for k in (1, 2)]
+    assert [ids[at] for at in last] == [chat.end_id] * 2
     own.chat_template = chat.template
     assert Chat(own, [SCHEMA]).template == chat.template, "a saved one is known again"
+
+
+def test_auto_tells_of_tools_in_a_template_that_knows_none(tokenizer: Any) -> None:
+    """Where the tokenizer lacks ChatML's tokens: in the turns that the model knows. A saved one is read again."""
+    own = without_chatml(tokenizer, OTHER_MARKS)
+    for _ in range(2):
+        chat = Chat(own, [SCHEMA])
+        messages = [PROMPT, CALLED, Message("tool", "<|stop|>"), Message("assistant", "7")]
+        ids, _ = chat.encode_conversation(messages)
+        text = own.decode(ids)
+        assert text.startswith("<|turn|>user\nFunctions that can be called:\n")
+        assert '"name": "python"' in text
+        assert text + "\n" == chat.conversation_text(messages)
+        assert ids.count(chat.end_id) == 4
+        assert chat.dialect.name == "gemma3"
+        own.chat_template = chat.template or own.chat_template
+    assert chat.own_template
+    assert "told" in Chat(without_chatml(tokenizer, OTHER_MARKS), [SCHEMA], "told").why
 
 
 def test_a_tokenizer_without_any_end_is_refused(tokenizer: Any) -> None:
@@ -519,5 +536,5 @@ def test_tools_of_a_prompt_stand_in_for_the_chats_own(chat: Chat) -> None:
 
 
 def test_no_assistant_message_can_be_appended(chat: Chat) -> None:
-    with pytest.raises(ValueError, match="a assistant message cannot be appended"):
+    with pytest.raises(ValueError, match="an assistant message cannot be appended"):
         chat.suffix_ids([Message("tool", "1"), Message("assistant", "2")])

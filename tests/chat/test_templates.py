@@ -39,7 +39,7 @@ def text_of(chat: Chat, ids: Any) -> str:
 
 def without_thoughts(text: str) -> str:
     """A text without the empty thoughts that templates put before some turns and not before others."""
-    return re.sub(r"\n?<think>\s*</think>\s*", "", re.sub(r"<think>\n(?!\s*</think>)", "", text))
+    return re.sub(r"<think>\s*</think>\s*", "", text)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -24,7 +24,7 @@ def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice) -> Chat:
     chat = Chat(tokenizer, tool_schemas(recipe), spec.template, spec.template_kwargs, spec.dialect)
     own = tokenizer.chat_template
     if spec.template == "auto" and own and own != chat.template:
-        notice(f"chat.template=auto took {chat.why}; see `sod chat`")
+        notice(f"chat.template=auto took {chat.why}; `sod chat` shows it")
     return chat
 
 

@@ -37,6 +37,10 @@ class BoundDialect:
         finished = bool(token_ids) and token_ids[-1] in self.stop_ids
         return self.dialect.read(self.decode(token_ids), self._open(thought_open), finished)
 
+    def read(self, text: str, thought_open: bool | None = None) -> Said:
+        """What the text of a finished turn says."""
+        return self.dialect.read(text, self._open(thought_open), True)
+
     def pieces(self, text: str, thought_open: bool | None = None) -> list[Piece]:
         """The text of a turn cut at its marks; see `Dialect.pieces`."""
         return self.dialect.pieces(text, self._open(thought_open))

@@ -19,7 +19,7 @@ from sod.chat.dialects.hermes import HERMES
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.forms import FORMS, Form
 from sod.chat.layout import Layout
-from sod.chat.ours import Marks, has_chatml, hermes_template, marks_of, told_template
+from sod.chat.ours import Marks, has_chatml, hermes_template, looks_ours, marks_of, told_template
 from sod.chat.probes import PARAMETER, PROBE_TOOL, SHOWN, USER, calling, others
 from sod.chat.rendering import Rendering, Tools, Way
 from sod.records import Message, SodError
@@ -53,8 +53,9 @@ class Chooser:
     def choose(self, wanted: Wanted) -> Choice:
         """The template that is wanted, proven. Raises SodError with what it lacks and with a way that works."""
         own = self.tokenizer.chat_template
-        if wanted == "hermes" or (own == hermes_template() and wanted != "told"):
-            return self._advised("hermes", "it is the tokenizer's own" if own == hermes_template() else "as set")
+        ours = looks_ours(own) and own == hermes_template(self._marks())
+        if wanted == "hermes" or (ours and wanted != "told"):
+            return self._advised("hermes", "it is the tokenizer's own" if ours else "as set")
         if not own and wanted == "auto":
             return self._advised("hermes", "the tokenizer has no chat template")
         if wanted != "auto":
@@ -117,8 +118,6 @@ class Chooser:
         """Our template. Raises SodError where the tokenizer lacks every token to end a turn in."""
         self._refuse_named(HERMES, "hermes")
         marks = self._marks()
-        if self.tokenizer.chat_template == hermes_template(marks):
-            why = "it is the tokenizer's own"
         rendering = Rendering(self.tokenizer, hermes_template(marks), None, self.kwargs)
         turns = "" if marks == Marks() else f" in turns that end with {marks.end}"
         return Choice(rendering, Way(), self._layout(rendering, Way(), True), False, _because("hermes", turns, why))
@@ -171,8 +170,9 @@ class Chooser:
             )
             return Choice(rendering, way, layout, True, f"the tokenizer's own template, as {tools}")
         if problem is None or not self._spoken(rendering):
-            known = ", ".join(dialect.name for dialect in self.dialects)
-            raise SodError(f"chat template: no known dialect reads the calls that it writes ({known})")
+            named = self.dialects is not DIALECTS
+            who = f"the {self.dialects[0].name} dialect does not read" if named else "no known dialect reads"
+            raise SodError(f"chat template: {who} the calls that it writes")
         raise problem
 
     def _spoken(self, rendering: Rendering) -> list[Dialect]:

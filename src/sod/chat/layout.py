@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from sod.chat.content import ContentEncoder, Control
@@ -88,6 +89,24 @@ class Layout:
         if key not in self._suffixes:
             self._suffixes[key] = self._proven(*key)
         return self._suffixes[key]
+
+    @cached_property
+    def lead(self) -> str:
+        """What the template puts before every answer without a thought: GLM an empty thought, others a space.
+
+        Empty where it puts that before the last answer only, or leaves it to the generation prompt.
+        """
+        probe, after = answer(1), Message("user", ANSWER.format(2))
+        try:
+            text = self._text([USER, probe, after], False, self.after_tool is not None)
+            between = text[self._begin(text, self.after_tool is not None) :].partition(probe.content)[0]
+        except SodError:
+            return ""
+        if not self.prompt.endswith(self._bases[self.after_tool is not None]):
+            return ""
+        written = self._dialect.write(probe, False).partition(probe.content)[0]
+        lead = between[: len(between) - len(written)]
+        return lead if between.endswith(written) and self.says(lead + written + probe.content, probe) else ""
 
     def says(self, text: str, message: Message) -> bool:
         """Whether a turn's text says just the calls and the content of a probe."""

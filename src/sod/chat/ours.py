@@ -32,6 +32,11 @@ def hermes_template(marks: Marks | None = None) -> str:
     return "{{- bos_token -}}\n" + text if marks.bos else text
 
 
+def looks_ours(template: object) -> bool:
+    """Whether a template is ours, perhaps with other marks."""
+    return isinstance(template, str) and _shipped("hermes").split("\n", 1)[0] in template
+
+
 def told_template(own: str) -> str:
     """A template that knows no tools, with one of ours in front of it that tells of them in the user's message."""
     return _shipped("told") + own

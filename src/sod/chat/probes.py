@@ -28,7 +28,7 @@ PROBE_TOOL: dict[str, Any] = {
 }
 SHOWN = ("zqtool", PARAMETER)
 """What a template that shows its tools writes of `PROBE_TOOL`."""
-_CONTENT = ' \n\u2402"{}{}\n"<&\'>\\ \u00e9\u2403\n '  # with what a template might trim or escape
+_CONTENT = '\n \u2402"{}{}\n"<&\'>\\ \u00e9\u2403 \n'  # with what a template might trim or escape
 
 Change = Callable[[str], str]
 
@@ -43,6 +43,9 @@ def _in_ascii_json(text: str) -> str:
 
 CHANGES: tuple[Change, ...] = (
     str,
+    lambda text: text.rstrip("\n"),
+    lambda text: text.lstrip("\n"),
+    lambda text: text.strip("\n"),
     str.rstrip,
     str.lstrip,
     str.strip,

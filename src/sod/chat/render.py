@@ -17,6 +17,7 @@ from sod.chat.bound import BoundDialect
 from sod.chat.choice import Chooser, Wanted, named_dialects
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.content import ContentEncoder, Tokenizer
+from sod.chat.dialects.declared import with_tools
 from sod.chat.forms import with_ids
 from sod.chat.hidden import texts_in
 from sod.chat.layout import Suffix
@@ -65,8 +66,7 @@ class Chat:
         self.end_id = self._layout.answer_end.id
         self.end_text = str(tokenizer.decode([self.end_id], skip_special_tokens=False))
         self.stop_ids: frozenset[int] = frozenset(self._ends() | self._other_ends())
-        thought_open = self._layout.thought_open
-        self.dialect = BoundDialect(self._choice.way.dialect, self.decode_turn, self.stop_ids, thought_open)
+        self.dialect = self._bound(self.tools)
         self._prompts = Prompts(self._encoder, self.dialect.pieces, self._prompt_text)
         self._shape = Shape(self._plain_text)
         self._check_borders()
@@ -107,6 +107,8 @@ class Chat:
         No text becomes an added token.
         Raises ValueError where the template does not render such messages after a turn, or not append-only.
         """
+        if any(message.role == "assistant" for message in messages):
+            raise ValueError("an assistant message cannot be appended after a turn: it is a turn of its own")
         suffix, answered = self._suffix(messages, calls, bool(self.tools) if tools is None else tools)
         return self._suffix_ids(suffix, messages, answered)
 
@@ -120,7 +122,7 @@ class Chat:
 
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""
-        return self.dialect.write(message)
+        return self._written(self.dialect, message, self._layout.thought_open)
 
     def decode_turn(self, token_ids: Sequence[int]) -> str:
         """Text of one turn's sampled ids, its end token left out."""
@@ -158,8 +160,9 @@ class Chat:
         ids = self.prompt_ids(messages[:first], tools)
         turns = [0] * len(ids)
         thought_open = self._layout.thought_open
+        dialect = self.dialect if tools is None else self._bound(tools)
         for turn, (said, after) in enumerate(_turns(messages, first), start=1):
-            sampled = self._said_ids(said, thought_open)
+            sampled = self._said_ids(dialect, said, thought_open)
             ids += sampled
             turns += [turn] * len(sampled)
             if after:
@@ -170,21 +173,25 @@ class Chat:
                 thought_open = suffix.thought_open
         return ids, turns
 
-    def _said_ids(self, message: Message, thought_open: bool) -> list[int]:
-        said = Message("assistant", message.content, with_ids(message.tool_calls), reasoning=message.reasoning)
-        text = self.dialect.write(said, thought_open)
-        self._refuse_unreadable(said, text, thought_open)
-        end = self._end_of_call if message.tool_calls else self.end_id
-        return [*self._encoder.encode(self.dialect.pieces(text, thought_open)), end]
+    def _bound(self, tools: Sequence[Mapping[str, Any]]) -> BoundDialect:
+        """The dialect over the tokenizer, for calls of these tools."""
+        dialect = with_tools(self._choice.way.dialect, tools)
+        return BoundDialect(dialect, self.decode_turn, self.stop_ids, self._layout.thought_open)
 
-    def _refuse_unreadable(self, message: Message, text: str, thought_open: bool) -> None:
-        """Raises ValueError where a message's calls would not be read back, as a text around them holds marks."""
-        if not message.tool_calls:
-            return
-        read = self.dialect.dialect.read(text, thought_open, True).calls
-        found = [(call.name, dict(call.arguments)) for call in read if isinstance(call, ToolCall)]
-        if any((call.name, dict(call.arguments)) not in found for call in message.tool_calls):
-            raise ValueError(f"its calls would not be read back in the {self.dialect.name} dialect")
+    def _said_ids(self, dialect: BoundDialect, message: Message, thought_open: bool) -> list[int]:
+        said = Message("assistant", message.content, with_ids(message.tool_calls), reasoning=message.reasoning)
+        text = self._written(dialect, said, thought_open)
+        _refuse_unreadable(dialect, said, text, thought_open)
+        end = self._end_of_call if message.tool_calls else self.end_id
+        return [*self._encoder.encode(dialect.pieces(text, thought_open)), end]
+
+    def _written(self, dialect: BoundDialect, message: Message, thought_open: bool) -> str:
+        """The turn as the dialect writes it, behind what the template puts before a turn without a thought."""
+        text, lead = dialect.write(message, thought_open), self._layout.lead
+        thinks = message.reasoning or dialect.read(text, thought_open).thinking
+        if thought_open or thinks or not (lead.strip() or message.content):
+            return text
+        return lead + text
 
     def _suffix(
         self, messages: Sequence[Message], calls: Sequence[ToolCall], tools: bool
@@ -274,6 +281,16 @@ class Chat:
             raise SodError(
                 "chat template: tokens merge across the border of a turn; the turn must end in a special token"
             )
+
+
+def _refuse_unreadable(dialect: BoundDialect, message: Message, text: str, thought_open: bool) -> None:
+    """Raises ValueError where a message's calls would not be read back, as a text around them holds marks."""
+    if not message.tool_calls:
+        return
+    read = dialect.read(text, thought_open).calls
+    found = [(call.name, dict(call.arguments)) for call in read if isinstance(call, ToolCall)]
+    if any((call.name, dict(call.arguments)) not in found for call in message.tool_calls):
+        raise ValueError(f"its calls would not be read back in the {dialect.name} dialect")
 
 
 def _first_turn(messages: Sequence[Message]) -> int:
