@@ -28,7 +28,7 @@ from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.lfm2 import LFM2
 from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM
 from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
-from sod.chat.dialects.phi4 import PHI4
+from sod.chat.dialects.phi4 import PHI4, PHI4_FUNCTOOLS
 from sod.chat.dialects.python_lines import PYTHON_LINES
 from sod.chat.dialects.qwen_xml import NEMOTRON3, QWEN_XML, SEED_OSS, STEP3_5
 
@@ -44,6 +44,7 @@ DIALECTS: tuple[Dialect, ...] = (
     MISTRAL_V11,
     MISTRAL_V13,
     PHI4,
+    PHI4_FUNCTOOLS,
     GEMMA3,
     SEED_OSS,
     QWEN_XML,
