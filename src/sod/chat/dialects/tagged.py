@@ -71,7 +71,7 @@ class Tags:
     @cached_property
     def shown(self) -> str:
         """The form in one line, for who got it wrong."""
-        return "".join(f"{self.head}{self.argument}{self.tail}".split())
+        return f"{self.head}{self.argument}{self.tail}".replace("\n", "")
 
     @cached_property
     def marks(self) -> str:
