@@ -325,28 +325,12 @@ def remembered(read: Callable[..., Any]) -> Callable[..., Any]:
     return again
 
 
-@final
-@dataclass(frozen=True)
-class HubTable:
-    """As much of `datasets.Dataset` as is read of one."""
-
-    rows: Sequence[Mapping[str, Any]]
-
-    @property
-    def column_names(self) -> list[str]:
-        """As that of `datasets`."""
-        return list(self.rows[0])
-
-    def select_columns(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows with these columns."""
-        return [{name: row[name] for name in names} for row in self.rows]
-
-
 def hub_of(patch: pytest.MonkeyPatch, splits: Mapping[tuple[str, str], Path]) -> None:
     """A Hugging Face Hub that has these data sets, by name and split, and nothing else."""
 
-    def load_dataset(name: str, split: str, trust_remote_code: bool) -> HubTable:
-        return HubTable(parquet.read_table(splits[name, split]).to_pylist())
+    def load_dataset(name: str, split: str, trust_remote_code: bool) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = parquet.read_table(splits[name, split]).to_pylist()
+        return rows
 
     datasets: Any = ModuleType("datasets")
     datasets.load_dataset = load_dataset

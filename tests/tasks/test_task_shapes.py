@@ -490,7 +490,7 @@ def test_any_row_is_a_task_or_skipped_or_one_line(tmp_path: Path, found: list[An
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @anything
 def test_many_rows_are_tasks_or_skipped_or_one_line(tmp_path: Path, found: list[Any], columns: dict[str, str]) -> None:
     never_a_traceback(tmp_path, found, columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from sod.bounded import bounded_memory
@@ -19,8 +20,14 @@ def csv_rows(path: Path, delimiter: str) -> list[Row | None]:
     with bounded_memory(most_bytes(path) + SPARE):
         text = text_of(path)
         csv.field_size_limit(LINE_CHARS)  # Python's own limit is below the length of a program with its tests
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         try:
-            return [None if None in row else {name: cell for name, cell in row.items() if cell} for row in reader]
+            names = next(reader, [])
+            return [_row(names, cells) for cells in reader if cells]
         except csv.Error as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
+def _row(names: Sequence[str], cells: Sequence[str]) -> Row | None:
+    # A line may have far fewer cells than there are columns, so that only its cells are looked at.
+    return None if len(cells) > len(names) else {name: cell for name, cell in zip(names, cells, strict=False) if cell}

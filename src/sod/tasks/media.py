@@ -36,10 +36,12 @@ def refuse_media(row: Mapping[str, Any]) -> None:
     """
     for name, value in row.items():
         if name.lower() in COLUMNS and _holds(value):
-            raise BadRowError(f"{name}: an image, a video or a sound, and only text is trained on")
+            raise BadRowError(f"{name}: an image, a video or a sound; only text is trained on, leave such rows out")
         kind = next(_part_types(value), None)
         if kind is not None:
-            raise BadRowError(f"{name}: a message with a part of type {kind}, and only text is trained on")
+            raise BadRowError(
+                f"{name}: a message with a part of type {kind}; only text is trained on, leave such rows out"
+            )
 
 
 def _holds(value: Any) -> bool:
