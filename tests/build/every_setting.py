@@ -161,7 +161,7 @@ CHANGES: Mapping[str, Example] = {
         "{schemas}", {"data.sft": "{undeclared}", "tools.python": TOOL["tools.python"]}, idle=PLAYING, apart=True
     ),
     "data.min_reward": Example(0.5, {"data.sft": "{earned}"}, idle=PLAYING, apart=True),
-    "data.columns": Example({"ground_truth": "id"}, SAID, idle=DEMONSTRATIONS, apart=True),
+    "data.columns": Example({"ground_truth": "id"}, SAID, apart=True),
     "data.system": Example("Be brief.", apart=True),
     "data.suffix": Example(" Now.", apart=True),
     "data.overlong_prompts": Example(
