@@ -157,11 +157,13 @@ CHANGES: Mapping[str, Example] = {
     "data.validation": Example("{eights}", HELD_OUT, idle=DEMONSTRATIONS),
     "data.sft": Example("{fewer}", idle=PLAYING),
     "data.split": Example("test", HUB, apart=True),
+    "data.tools": Example(
+        "{schemas}", {"data.sft": "{undeclared}", "tools.python": TOOL["tools.python"]}, idle=PLAYING, apart=True
+    ),
+    "data.min_reward": Example(0.5, {"data.sft": "{earned}"}, idle=PLAYING, apart=True),
     "data.columns": Example({"ground_truth": "id"}, SAID, apart=True),
     "data.system": Example("Be brief.", apart=True),
     "data.suffix": Example(" Now.", apart=True),
-    "data.tools": Example("{schemas}", {"data.sft": "{undeclared}"}, idle=PLAYING),
-    "data.min_reward": Example(0.5, {"data.sft": "{earned}"}, idle=PLAYING),
     "data.overlong_prompts": Example(
         "refuse", {"data.train": "{long}", "rollout.max_prompt_tokens": 100}, refused=EVERY, apart=True
     ),
@@ -323,5 +325,6 @@ ELSEWHERE: Mapping[str, str] = {
     "tools.python.fusion": "test_a_key_of_a_service",
     "world": "test_a_key_of_the_world",
     "compare": "test_a_key_of_compare",
+    "chat.dialect": "test_a_key_of_the_dialect",
 }
 """Keys of other commands and services, each with all below it: the function of `test_settings_elsewhere.py`."""

@@ -4,6 +4,7 @@ those that act on time, threads and processes alone. `every_setting.py` names ea
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import subprocess
@@ -20,12 +21,13 @@ import torch
 from every_setting import SFT, TOOL
 from settings_bench import Bench, files_of, put, quicken
 
+from sod.build.data import make_chat
 from sod.build.job import prepare_torch
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.compare.cells import Comparison, Unit, run_unit
 from sod.compare.order import order_of_work
 from sod.quickstart.run import make_world
-from sod.recipe import PythonSpec, Recipe
+from sod.recipe import PythonSpec, Recipe, parse_recipe
 from sod.records import Fault, Program, SodError
 from sod.rewards import math_worker_main
 from sod.tools.sandbox import filters, fusion
@@ -352,3 +354,31 @@ def test_threads() -> None:
     assert torch.get_num_threads() == 2
     prepare_torch(Recipe.model_validate({"student": {"path": "s"}}))
     assert torch.get_num_threads() == 2, "null leaves it as it is"
+
+
+CALLS = (
+    "{{ tools | tojson if tools else '' }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ '<tool_call>' + (c.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt }}"
+)
+
+
+def of_dialect(name: str) -> Recipe:
+    return parse_recipe({"student": {"path": "model"}, "chat": {"dialect": name}}, "here")
+
+
+def test_a_key_of_the_dialect(tokenizer: Any) -> None:
+    """chat.dialect names the one dialect that is tried, and what is taken is told."""
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = CALLS
+    told: list[str] = []
+    for dialect in ("auto", "hermes"):
+        recipe = of_dialect(dialect)
+        assert make_chat(recipe, own, told.append).dialect.name == "hermes"
+    assert told == [
+        "chat.template=auto took the tokenizer's own template, as it shows the tools and its calls are read as hermes; "
+        "`sod chat` shows it"
+    ] * len(told)
+    assert len(told) == 2
+    with pytest.raises(SodError, match=r"the qwen-xml dialect does not read the calls .*; use chat\.template=hermes$"):
+        make_chat(of_dialect("qwen-xml"), own, told.append)

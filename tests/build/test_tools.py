@@ -35,7 +35,7 @@ def test_what_is_shown_is_what_runs(python: dict[str, Any] | None, schemas: list
     """The schemas of the running tools, in their order, are declared without starting any, and stand in the chat."""
     spec = recipe(python)
     assert tool_schemas(spec) == schemas
-    assert make_chat(spec, tokenizer).tools == schemas
+    assert make_chat(spec, tokenizer, print).tools == schemas
     with ExitStack() as opened:
         tools = make_tools(spec, opened)
         assert [tool.schema for tool in tools.values()] == schemas

@@ -133,7 +133,8 @@ class TestTools:
         recipe = make_recipe(tools={"python": None})
         assert make_tools(recipe, ExitStack()) == {}
         prompts = [
-            tokenizer.decode(make_chat(spec, tokenizer).prompt_ids(TASKS[0].prompt)) for spec in (recipe, make_recipe())
+            tokenizer.decode(make_chat(spec, tokenizer, print).prompt_ids(TASKS[0].prompt))
+            for spec in (recipe, make_recipe())
         ]
         assert ["Run Python code" in prompt for prompt in prompts] == [False, True]
 

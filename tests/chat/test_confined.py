@@ -14,7 +14,8 @@ import pytest
 
 from sod.chat import confined
 from sod.chat.confined import Confined
-from sod.chat.render import Chat, hermes_template
+from sod.chat.ours import hermes_template
+from sod.chat.render import Chat
 from sod.records import Message, SodError
 from sod.tools.python import SCHEMA
 from support import descendants
@@ -24,7 +25,7 @@ BOMBS = {
     "nested loops": LOOP,
     "recursion": "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
     "a huge text": "{{ 'x' * 10 ** 10 }}",
-    "a huge number": "{{ 10 ** 10 ** 10 }}",
+    "a huge number": "{{ 10 ** (10 ** 10) }}",
     "a wide format": "{{ '%9999999999d' % 1 }}",
     "a long range": "{% for a in range(10 ** 9) %}{% endfor %}",
     "doubling": "{% set n = namespace(x='xx') %}{% for a in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",

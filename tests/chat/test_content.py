@@ -29,7 +29,8 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 GLUED = (
     "{% if tools %}{{ '<|im_start|>' + (tools | tojson) }}{% endif %}"
     "{% for m in messages %}{{ '<|im_start|>' + ('' if m.role == 'assistant' else m.role + ' ') + m.content }}"
-    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% for call in m.tool_calls or [] %}{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
 )
 
@@ -180,7 +181,12 @@ def check_places(kind: str, text: str) -> None:
 def check_answer(kind: str, text: str) -> None:
     """Of what an assistant says only what the dialect reads as a mark is one."""
     chat = chat_of(kind)
-    said = Message("assistant", text, (ToolCall("python", {"code": text}),))
+    call = ToolCall("python", {"code": text})
+    said = Message("assistant", text, (call,))
+    if call not in chat.dialect.dialect.read(chat.assistant_text(said), False, True).calls:
+        with pytest.raises(ValueError, match="calls would not be read back"):  # the text opens a thought around it
+            chat.encode_conversation([Message("user", "7"), said])
+        said = Message("assistant", text)
     ids, turns = chat.encode_conversation([Message("user", "7"), said])
     marks = [piece.text for piece in chat.dialect.pieces(chat.assistant_text(said)) if piece.frame]
     sampled = [id for id, turn in zip(ids, turns, strict=True) if turn]

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from sod.chat.render import Chat, hermes_template
+from sod.chat.ours import hermes_template
+from sod.chat.render import Chat
 from sod.records import Message, SodError, ToolCall
 from sod.tools.python import SCHEMA
 

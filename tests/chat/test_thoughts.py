@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 
+from sod.chat.dialects.hermes import render_call
 from sod.chat.render import Chat
-from sod.records import Message, Said, SodError, StopReason, ToolCall
+from sod.records import Message, Said, StopReason, ToolCall
 from sod.tools.python import SCHEMA
 from support import played
 
 CALL = ToolCall("python", {"code": "print('</think>')"})
 TURNS = (
+    "{{ 'Tools: ' + (tools | tojson) if tools else '' }}"
     "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\n' }}"
     "{%- if m.role == 'assistant' and HISTORY -%}{{ '<think>\n\n</think>\n\n' }}{%- endif -%}"
-    "{{ m.content + '<|im_end|>\n' }}{%- endfor -%}"
+    "{{ m.content }}"
+    "{%- for c in m.tool_calls or [] -%}{{ '<tool_call>' + (c.function | tojson) + '</tool_call>' }}{%- endfor -%}"
+    "{{ '<|im_end|>\n' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}GENERATION{%- endif -%}"
 )
 OPENS = "{{ '<think>\n' }}"
@@ -39,7 +43,7 @@ def parsed(chat: Chat, text: str) -> Said:
 def test_a_thought_that_the_prompt_leaves_open(tokenizer: Any, history: str) -> None:
     """Whether or not earlier turns are rendered with a think block: a turn without `</think>` says nothing."""
     chat = chat_with(tokenizer, OPENS, history)
-    call = chat.dialect.render_call(CALL)
+    call = render_call(CALL)
     assert tokenizer.decode(chat.prompt_ids([Message("user", "7")])).endswith("assistant\n<think>\n")
     assert tokenizer.decode(list(chat.suffix_ids([Message("tool", "7")]))).endswith("assistant\n<think>\n")
     assert parsed(chat, f"hm {call} \\boxed{{3}}") == Said(f"hm {call} \\boxed{{3}}")
@@ -49,14 +53,26 @@ def test_a_thought_that_the_prompt_leaves_open(tokenizer: Any, history: str) -> 
 @pytest.mark.parametrize("generation", ["", CLOSED])
 def test_no_thought_or_a_closed_one_leaves_none_open(tokenizer: Any, generation: str) -> None:
     chat = chat_with(tokenizer, generation)
-    assert parsed(chat, "7" + chat.dialect.render_call(CALL)) == Said("", "7", (CALL,))
+    assert parsed(chat, "7" + render_call(CALL)) == Said("", "7", (CALL,))
 
 
-def test_a_template_that_opens_only_some_thoughts_is_refused(tokenizer: Any) -> None:
-    """A turn is read without its prompt. Without tools there is one turn, and its prompt decides."""
-    with pytest.raises(SodError, match=r"leaves a thought open before the first turn.*chat\.template=hermes"):
-        chat_with(tokenizer, OPENS_FIRST)
-    assert parsed(chat_with(tokenizer, OPENS_FIRST, tools=()), "hm") == Said("hm")
+def test_a_template_that_opens_only_some_thoughts(tokenizer: Any) -> None:
+    """As DeepSeek R1's, which opens none after a tool's result: a turn is read by what stands before it."""
+    chat, call = chat_with(tokenizer, OPENS_FIRST), render_call(CALL)
+    trajectory, made = played(chat, [f"hm</think>{call}", f"so {call}", "done"])
+    assert made == [CALL, CALL]
+    assert [turn.said.thinking for turn in trajectory.turns] == ["hm", "", ""]
+    _, made = played(chat, [f"hm {call}", "done"])
+    assert made == [], "the first turn is all thought"
+    messages = [
+        Message("user", "?"),
+        Message("assistant", "", (CALL,)),
+        Message("tool", "7"),
+        Message("assistant", "7"),
+    ]
+    ids, turns = chat.encode_conversation(messages)
+    said = [tokenizer.decode([t for t, turn in zip(ids, turns, strict=True) if turn == k]) for k in (1, 2)]
+    assert said == [f"\n</think>\n\n{call}<|im_end|>", "7<|im_end|>"]
 
 
 @pytest.mark.parametrize("generation", ["", CLOSED, OPENS])
@@ -97,7 +113,7 @@ def test_demonstrations_say_what_they_say(tokenizer: Any, generation: str, conte
 )
 def test_a_call_in_a_thought_is_not_run(tokenizer: Any, generation: str, lead: str, runs: bool) -> None:
     chat = chat_with(tokenizer, generation)
-    trajectory, made = played(chat, [lead + chat.dialect.render_call(CALL), "done"])
+    trajectory, made = played(chat, [lead + render_call(CALL), "done"])
     assert made == ([CALL] if runs else [])
     assert len(trajectory.turns) == (2 if runs else 1)
     assert trajectory.stop is StopReason.ANSWER

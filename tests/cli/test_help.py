@@ -18,6 +18,7 @@ COMMANDS = [
     ("methods",),
     ("plan",),
     ("sft",),
+    ("chat",),
     ("compare",),
     ("init",),
     ("data", "gsm8k"),

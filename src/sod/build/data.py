@@ -18,9 +18,17 @@ from sod.tasks.files import load_tasks
 from sod.tasks.sources import Source, shown
 
 
-def make_chat(recipe: Recipe, tokenizer: Any) -> Chat:
-    """The renderer of the recipe; proves that its template is append-only."""
-    return Chat(tokenizer, tool_schemas(recipe), recipe.chat.template, recipe.chat.template_kwargs)
+def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice) -> Chat:
+    """The renderer of the recipe; proves that its template is append-only.
+
+    `notice` hears what chat.template=auto took, and why, where the tokenizer has a template that is not ours.
+    """
+    spec = recipe.chat
+    chat = Chat(tokenizer, tool_schemas(recipe), spec.template, spec.template_kwargs, spec.dialect)
+    own = tokenizer.chat_template
+    if spec.template == "auto" and own and own != chat.template:
+        notice(f"chat.template=auto took {chat.why}; `sod chat` shows it")
+    return chat
 
 
 def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice) -> list[Task]:

@@ -262,7 +262,7 @@ def tell_other_device(resume: ResumePoint | None, device: torch.device, notice: 
 
 def saver(model: Any, chat: Chat) -> Callable[[Path], None]:
     """Writes the model and its tokenizer into a directory."""
-    return lambda directory: save_model(model, chat.tokenizer, chat.template, chat.end_id, directory)
+    return lambda directory: save_model(model, chat.tokenizer, chat.template, chat.saved_end, directory)
 
 
 def prepare_torch(recipe: Recipe, devices: Devices, resumed: bool = False) -> None:

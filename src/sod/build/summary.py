@@ -88,8 +88,8 @@ def size_text(count: int) -> str:
 
 def chat_text(chat: Chat) -> str:
     """Whose template renders the messages, and who reads the calls."""
-    template = "the tokenizer's own template" if chat.template is None else "sod's hermes template"
-    return f"{template}, calls read as {type(chat.dialect).__name__}, turns end with {chat.end_text}"
+    template = "the tokenizer's own template" if chat.own_template else "sod's hermes template"
+    return f"{template}, calls read as {chat.dialect.name}, turns end with {chat.end_text}"
 
 
 def tool_text(tool: Tool) -> str:

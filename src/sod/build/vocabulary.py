@@ -24,7 +24,7 @@ def chat_of(recipe: Recipe, student: str, teacher: str | None, notice: Notice) -
         check_compatible(tokenizer, theirs, student, teacher)
     for path in dict.fromkeys(path for path in (student, teacher) if path is not None):
         _check_rows(tokenizer, path, notice)
-    chat = make_chat(recipe, tokenizer)
+    chat = make_chat(recipe, tokenizer, notice)
     if theirs is not None and theirs.eos_token_id != tokenizer.eos_token_id:
         notice(
             f"{teacher}: the teacher's EOS is {_end(theirs)}, the student's ({student}) {_end(tokenizer)}; turns end "

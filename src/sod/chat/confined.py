@@ -68,8 +68,9 @@ class Confined:
                     "chat template: its process was stopped; use chat.template=hermes"
                 ) from None
         if problem:
-            kind = SodError if bounded else UnboundedTemplateError
-            raise kind(f"chat template: {problem}; use chat.template=hermes")
+            if bounded:
+                raise SodError(f"chat template: {problem}")
+            raise UnboundedTemplateError(f"chat template: {problem}; use chat.template=hermes")
         return str(text)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import Any, Protocol, final
@@ -32,6 +33,7 @@ class Tokenizer(Protocol):
     """What we use of a Hugging Face tokenizer."""
 
     chat_template: Any
+    bos_token_id: int | None
     eos_token_id: int | None
     unk_token_id: int | None
     added_tokens_decoder: Mapping[int, Any]
@@ -44,8 +46,18 @@ class Tokenizer(Protocol):
 
 
 @final
+@dataclass(frozen=True)
+class Control:
+    """An added token in a text. What it takes of the white space around it belongs to it."""
+
+    id: int
+    start: int
+    stop: int
+
+
+@final
 class ContentEncoder:
-    """Encodes pieces of text. The vocabulary is shared with `tokenizer`, not copied."""
+    """Encodes pieces of text. The vocabulary is shared with `tokenizer`, not copied. `watched` come of no content."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Raises SodError for a tokenizer that is not one of the `tokenizers` library."""
@@ -61,7 +73,7 @@ class ContentEncoder:
         added = {id: token for id, token in tokenizer.added_tokens_decoder.items() if token.content}
         text = {id: token for id, token in added.items() if _is_text(token.content, backend.model)}
         self._control = {id: token.content for id, token in added.items() if id not in text}
-        self._watched = self._control.keys() - {tokenizer.unk_token_id}
+        self.watched = frozenset(self._control.keys() - {tokenizer.unk_token_id})
         self._bare.add_tokens(list(text.values()))
         self._real_ids = {self._bare.token_to_id(token.content): id for id, token in text.items()}
         self._find_raw(added, backend.model)
@@ -82,7 +94,13 @@ class ContentEncoder:
 
     def control_ids(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are added tokens, in order; the unknown token is none here."""
-        return [id for id in ids if id in self._watched]
+        return [id for id in ids if id in self.watched]
+
+    def controls(self, text: str) -> list[Control]:
+        """Where the tokenizer finds added tokens in `text`, white space and the unknown token apart."""
+        encoding = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        return [Control(id, start, stop) for id, (start, stop) in spans if id in self.watched]
 
     def encode(self, pieces: Sequence[Piece]) -> list[int]:
         """Ids of the pieces, one after the other.
@@ -125,7 +143,7 @@ class ContentEncoder:
 
     def _is_spelled_control(self, id: int, text: str) -> bool:
         """Whether an id of the bare vocabulary is an added token. That for "unknown" stands for other text as well."""
-        return id in self._watched or (id in self._control and text == self._control[id])
+        return id in self.watched or (id in self._control and text == self._control[id])
 
     def _find_raw(self, added: Mapping[int, Any], model: Any) -> None:
         """Make what looks for added tokens: in the text as it is, and in normalized text those that are found there."""

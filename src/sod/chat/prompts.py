@@ -8,16 +8,16 @@ the same added tokens, nothing was made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import final
 
 from sod.chat.content import ContentEncoder
 from sod.chat.dialects.base import Piece
 from sod.chat.hidden import Hidden, texts_in, with_texts
+from sod.chat.rendering import Tools
 from sod.records import Message, ToolCall
 
-Tools = Sequence[Mapping[str, Any]]
 Render = Callable[[Sequence[Message], Tools], str]
 
 # What templates look for in a tool's schema. These words are the format's, not content.
@@ -98,6 +98,8 @@ class Prompts:
                 yield from texts_in(dict(call.arguments))
             if message.name:
                 yield message.name
+            if message.reasoning:
+                yield message.reasoning
 
     def _changed(self, message: Message, content: Callable[[str], str], in_json: Callable[[str], str]) -> Message:
         shown = "".join(piece.text if piece.frame else content(piece.text) for piece in self._contents(message))
@@ -105,4 +107,6 @@ class Prompts:
             ToolCall(in_json(call.name), with_texts(dict(call.arguments), in_json), call.id)
             for call in message.tool_calls
         )
-        return replace(message, content=shown, tool_calls=calls, name=message.name and in_json(message.name))
+        thought = message.reasoning and content(message.reasoning)
+        name = message.name and in_json(message.name)
+        return replace(message, content=shown, tool_calls=calls, name=name, reasoning=thought)

@@ -80,7 +80,7 @@ def evaluate(
     if device is not None:
         find_device(device, "--device")
         changes.append(f"student.device={device}")
-    spec = _recipe_of(about, recipe, changes, allow_code)
+    spec = recipe_of(about, recipe, changes, allow_code)
     if spec.evaluation.tasks and tasks is None:
         notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
     with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
@@ -118,7 +118,7 @@ def _write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation
     write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))
 
 
-def _recipe_of(about: Evaluated, recipe: str | None, changes: list[str], allow_code: bool) -> Recipe:
+def recipe_of(about: Evaluated, recipe: str | None, changes: list[str], allow_code: bool) -> Recipe:
     """The recipe that a model is evaluated as: the one given, its run's, or a plain one."""
     changes = [f"student.path={json.dumps(about.path)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from sod.cli.allocator import reexecute_with_tunables
+from sod.cli.chat import EXAMPLES as CHAT_EXAMPLES
+from sod.cli.chat import chat
 from sod.cli.compare import EXAMPLES as COMPARE_EXAMPLES
 from sod.cli.compare import compare
 from sod.cli.evaluate import EXAMPLES as EVAL_EXAMPLES
@@ -60,6 +62,7 @@ app.command(rich_help_panel=FIRST, epilog=TRAIN_EXAMPLES)(train)
 app.command(name="eval", rich_help_panel=FIRST, epilog=EVAL_EXAMPLES)(evaluate)
 app.command(rich_help_panel=LATER, epilog=PLAN_EXAMPLES)(plan)
 app.command(rich_help_panel=LATER, epilog=SFT_EXAMPLES)(sft)
+app.command(rich_help_panel=LATER, epilog=CHAT_EXAMPLES)(chat)
 app.command(rich_help_panel=LATER, epilog=COMPARE_EXAMPLES)(compare)
 app.command(rich_help_panel=LATER, epilog=INIT_EXAMPLES)(init)
 

@@ -78,11 +78,11 @@ def load_model(
     return model
 
 
-def save_model(model: Any, tokenizer: Any, template: str | None, end_id: int, directory: Path) -> None:
+def save_model(model: Any, tokenizer: Any, template: str | None, end_id: int | list[int], directory: Path) -> None:
     """Write model and tokenizer so that plain `from_pretrained` (and vLLM) reads them as they were trained.
 
     Of a model with an adapter only that is written, as peft reads it. The chat template in use and the end-of-turn
-    token are written with them. May raise OSError.
+    token, or tokens, are written with them. May raise OSError.
     """
     if template is not None:
         tokenizer.chat_template = template

@@ -21,9 +21,9 @@ class Renderer(Protocol):
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]: ...
     def closing_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]: ...
-    def suffix_ids(self, messages: Sequence[Message]) -> tuple[int, ...]: ...
+    def suffix_ids(self, messages: Sequence[Message], calls: Sequence[ToolCall] = ()) -> tuple[int, ...]: ...
     def decode_turn(self, token_ids: Sequence[int]) -> str: ...
-    def parse(self, token_ids: Sequence[int]) -> Said: ...
+    def parse(self, token_ids: Sequence[int], before: Sequence[int] | None = None) -> Said: ...
 
 
 @final
@@ -130,7 +130,7 @@ def play(
             break
         assert isinstance(sampled, Sampled)
         start, end = ledger.actions(k, sampled)
-        text, said = chat.decode_turn(sampled.token_ids), chat.parse(sampled.token_ids)
+        text, said = chat.decode_turn(sampled.token_ids), chat.parse(sampled.token_ids, ledger.token_ids[:start])
         turn = Turn(k, start, end, text, tuple(_recorded(call) for call in said.calls), said=said)
         ledger.turns.append(turn)
         if not said.calls:
@@ -143,7 +143,7 @@ def play(
             stop, fault = StopReason.FAULT, results
             break
         ledger.turns[-1] = replace(turn, results=tuple(results))
-        answers = chat.suffix_ids([Message("tool", result.text) for result in results])
+        answers = chat.suffix_ids([Message("tool", result.text) for result in results], turn.calls)
         suffix = chat.closing_ids(sampled.token_ids) + answers
         if ledger.response_tokens + len(suffix) >= limits.max_response_tokens:  # no token left for another turn
             stop = StopReason.LENGTH

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sod.chat.bound import BoundDialect
 from sod.chat.dialects import hermes
-from sod.chat.dialects.hermes import Hermes, leaves_thought_open, pieces, read, render_call
+from sod.chat.dialects.hermes import HERMES, pieces, read, render_call
 from sod.chat.render import Chat
 from sod.records import MalformedCall, Message, Said, StopReason, ToolCall, Trajectory, Turn
 from sod.runlog import RunLog, trajectory_of, trajectory_row
@@ -221,13 +222,13 @@ def test_what_is_a_frame(text: str, thought_open: bool, frames: list[str]) -> No
     ],
 )
 def test_when_a_prompt_leaves_a_thought_open(prompt: str, expected: bool) -> None:
-    assert leaves_thought_open(prompt) is expected
+    assert HERMES.opens_thought(prompt) is expected
 
 
 def test_a_turn_that_was_cut_off_makes_no_calls(chat: Chat) -> None:
     """Without its end token a call is text; with any of the stop tokens it is made."""
     ids = chat.tokenizer.encode(f"<think>hm</think>{GOOD}", add_special_tokens=False)
-    dialect = Hermes(chat.decode_turn, chat.stop_ids)
+    dialect = BoundDialect(HERMES, chat.decode_turn, chat.stop_ids)
     assert dialect.parse(ids) == Said("hm", GOOD, ())
     for stop in chat.stop_ids:
         assert dialect.parse([*ids, stop]) == chat.parse([*ids, stop]) == Said("hm", "", (CALL,))
@@ -236,7 +237,7 @@ def test_a_turn_that_was_cut_off_makes_no_calls(chat: Chat) -> None:
 
 def test_a_turn_that_was_cut_off_is_read_by_the_same_rule(chat: Chat) -> None:
     """Its thoughts are thinking, its calls are text of the answer, and in an open thought nothing is said."""
-    cut = {True: Hermes(chat.decode_turn, chat.stop_ids, thought_open=True), False: chat.dialect}
+    cut = {True: BoundDialect(HERMES, chat.decode_turn, chat.stop_ids, thought_open=True), False: chat.dialect}
     for text, thought_open, said in [
         (f"a<think>b</think>{GOOD}<tool_call>{{", False, Said("b", f"a{GOOD}<tool_call>{{")),
         (f"<think>{GOOD}", False, Said(GOOD)),
@@ -283,6 +284,35 @@ def test_rendered_calls_are_read_back_from_token_ids(
     message = Message("assistant", f"<think>{thought}</think>{answer}", tuple(calls))
     ids = chat.tokenizer.encode(chat.assistant_text(message), add_special_tokens=False)
     assert chat.parse([*ids, chat.end_id]) == Said(thought, answer, tuple(calls))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    calls=st.lists(CALLS, max_size=2),
+    thought=TEXT.filter(lambda t: "</think>" not in t),
+    answer=PROSE,
+    prompted=st.booleans(),
+)
+def test_a_message_is_read_back_as_it_was_written(
+    calls: list[ToolCall], thought: str, answer: str, prompted: bool
+) -> None:
+    """Thought, answer and calls, white space around the first two apart; marks in a thought too, save its own end."""
+    message = Message("assistant", answer, tuple(calls), reasoning=thought or None)
+    said = HERMES.read(HERMES.write(message, prompted), prompted, finished=True)
+    assert (said.thinking.strip(), said.answer.strip(), said.calls) == (thought.strip(), answer.strip(), tuple(calls))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ '<tool_call>' }}", True),
+        ("{{ '<|im_start|>' }}", False),
+        ("{{ '<tool_call><function=' }}", False),
+        ("{{ '<tool_call>f<arg_key>' }}", False),
+    ],
+)
+def test_which_templates_speak_it(template: str, expected: bool) -> None:
+    assert HERMES.speaks(template) is expected
 
 
 @settings(max_examples=30, deadline=None)

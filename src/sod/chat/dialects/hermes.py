@@ -24,15 +24,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from sod.chat.dialects.base import Piece
-from sod.records import MalformedCall, Said, ToolCall
+from sod.records import MalformedCall, Message, Said, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 THINK, THOUGHT = "<think>", "</think>"
+_NOT_OURS = ("<function=", "<arg_key>")
 MAX_DEPTH = 64  # of a call's JSON: what is recorded must be writable by anyone's JSON writer
 _MARK = re.compile(f"{OPEN}|{CLOSE}|{THINK}|{THOUGHT}")
 _SPACE = re.compile(r"[ \t\n\r]*")  # JSON's
@@ -43,48 +44,52 @@ _DECODER = json.JSONDecoder()
 @final
 @dataclass(frozen=True)
 class Hermes:
-    """The dialect over a tokenizer: `decode` gives the text of a turn without its end token, one of `stop_ids`.
+    """The dialect; `HERMES` is its one value."""
 
-    `thought_open` says whether the generation prompt leaves a thought open, see `leaves_thought_open`.
-    """
-
-    decode: Callable[[Sequence[int]], str]
-    stop_ids: frozenset[int]
-    thought_open: bool = False
     name: str = "hermes"
 
-    def parse(self, token_ids: Sequence[int]) -> Said:
-        """See `Dialect.parse`."""
-        finished = bool(token_ids) and token_ids[-1] in self.stop_ids
-        return read(self.decode(token_ids), self.thought_open, finished)
+    def speaks(self, template: str) -> bool:
+        """See `Dialect.speaks`. Other families put the same marks around calls that are no JSON."""
+        return OPEN in template and not any(mark in template for mark in _NOT_OURS)
 
-    def pieces(self, text: str) -> list[Piece]:
+    def opens_thought(self, prompt: str) -> bool:
+        """See `Dialect.opens_thought`."""
+        return prompt.rstrip().endswith(THINK)
+
+    def without_thought(self, prompt: str) -> str:
+        """See `Dialect.without_thought`."""
+        before, found, thought = prompt.rpartition(THINK)
+        return before if found and thought.strip() in ("", THOUGHT) else prompt
+
+    def read(self, text: str, thought_open: bool, finished: bool) -> Said:
+        """See `Dialect.read`."""
+        return read(text, thought_open, finished)
+
+    def pieces(self, text: str, thought_open: bool) -> list[Piece]:
         """See `Dialect.pieces`."""
-        return pieces(text, self.thought_open)
+        return pieces(text, thought_open)
 
-    def render_call(self, call: ToolCall) -> str:
-        """See `Dialect.render_call`."""
-        return render_call(call)
-
-    def after_prompt(self, text: str) -> str:
-        """See `Dialect.after_prompt`."""
-        if not self.thought_open:
-            return text
-        if text.startswith(THINK):
-            return text.removeprefix(THINK).removeprefix("\n")
-        closes = any(piece.frame and piece.text == THOUGHT for piece in self.pieces(text))
-        return text if closes else f"\n{THOUGHT}\n\n{text}"
+    def write(self, message: Message, thought_open: bool) -> str:
+        """See `Dialect.write`. A content may bring its thought along, between marks of its own."""
+        calls = "\n".join(map(render_call, message.tool_calls))
+        content = message.content
+        if message.reasoning:
+            thought, rest = message.reasoning.strip("\n"), content.lstrip("\n")
+            content = f"{THINK}\n{thought}\n{THOUGHT}\n\n{rest}"
+        joint = "\n" if message.content and calls else ""
+        text = f"{content}{joint}{calls}"
+        return _within_thought(text) if thought_open else text
 
 
-def leaves_thought_open(prompt: str) -> bool:
-    """Whether a rendered prompt ends in a thought that the turn goes on with. An empty, closed thought does not."""
-    return prompt.rstrip().endswith(THINK)
+HERMES = Hermes()
 
 
-def without_thought(prompt: str) -> str:
-    """A rendered prompt without the open or the empty thought at its end, as templates render it in later prompts."""
-    before, found, thought = prompt.rpartition(THINK)
-    return before if found and thought.strip() in ("", THOUGHT) else prompt
+def _within_thought(text: str) -> str:
+    """A turn as it goes on from a prompt that opened a thought."""
+    if text.startswith(THINK):
+        return text.removeprefix(THINK).removeprefix("\n")
+    closes = any(piece.frame and piece.text == THOUGHT for piece in pieces(text, thought_open=True))
+    return text if closes else f"\n{THOUGHT}\n\n{text}"
 
 
 def read(text: str, thought_open: bool = False, finished: bool = True) -> Said:

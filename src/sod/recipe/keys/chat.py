@@ -12,9 +12,12 @@ from sod.recipe.keys.section import Section
 class ChatSpec(Section):
     """How messages become tokens."""
 
-    template: Literal["auto", "tokenizer", "hermes"] = Field(
+    template: Literal["auto", "tokenizer", "told", "hermes"] = Field(
         "auto",
-        description="chat template: the tokenizer's own, our Hermes one, or auto: the tokenizer's where it knows tools",
+        description="the tokenizer's own, that with tools told in words, our Hermes one; auto: the first that works",
+    )
+    dialect: str = Field(
+        "auto", description="how calls are written, where the tokenizer's own template does not tell: hermes, ..."
     )
     template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the chat template, e.g. {enable_thinking: false}"
