@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from sod.build.conversations import example_of
-from sod.build.supervised import prepare_sft
-from sod.models.load import save_model
+from sod.build.method import make_method
+from sod.build.supervised import prepare_sft, prepare_supervised
+from sod.chat.render import Chat
+from sod.models.load import load_tokenizer, save_model
 from sod.objective.batch import supervised_batch
 from sod.recipe import Recipe
 from sod.records import SodError
+from sod.runlog.files import read_lines
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_conversations
 from sod.tasks.loaded import Loaded
@@ -227,3 +230,36 @@ class TestRewards:
             start(*EARNED, data={"min_reward": 2})
         with pytest.raises(SodError, match=r"data\.min_reward=2, and no row says what reward it earned; leave it out"):
             start(GOOD, data={"min_reward": 2})
+
+
+def test_an_episode_is_encoded_as_it_was_played() -> None:
+    """Where every call could be read and was written as the dialect does, the ledger is the very same."""
+    data = Path(__file__).parents[1] / "data"
+    own = Chat(load_tokenizer(str(data / "format1-run" / "student")), template="hermes")
+    run = data / "format2-run" / "run"
+    rows = [row for file in sorted((run / "trajectories").glob("*.jsonl")) for _, row in read_lines(file)]
+    episodes = load_conversations(str(run)).items
+    assert len(episodes) == len(rows)
+    for conversation, row in zip(episodes, rows, strict=True):
+        example = example_of(conversation, own)
+        assert list(example.token_ids) == row["token_ids"]
+        assert list(example.turn_ids) == row["turn_ids"]
+        assert set(example.weights) == {1.0}
+
+
+def test_sft_as_a_method_weighs_turns_the_same(start: Any, tmp_path: Path) -> None:
+    start({"messages": [USER, {**ASSISTANT, "weight": 0.5}, AGAIN, SIX]})
+    content = {
+        "student": {"path": str(tmp_path / "model")},
+        "chat": {"template": "hermes"},
+        "data": {"sft": str(tmp_path / "sft.jsonl")},
+        "method": {"name": "sft"},
+        "train": {"steps": 1},
+        "rollout": {"prompts": 1, "samples": 1},
+    }
+    recipe = Recipe.model_validate(content)
+    job = prepare_supervised(recipe, tmp_path / "method", False, lambda line: None, make_method(recipe.method))
+    (example,) = job.take_step.args[2]  # type: ignore[attr-defined]
+    assert example.weights == (0.5, 1.0)
+    job.start([])
+    job.close()
