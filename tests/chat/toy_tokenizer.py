@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 # As families name their control tokens: <|...|>, DeepSeek's full-width bars, Gemma's, Mistral's, GLM's, BOS and EOS.
 _CONTROL = re.compile(
     r"<[|\uff5c][^<>'\"{}\s]{1,40}?[|\uff5c]>|<\|[a-z_]+>|<[a-z_]+\|>|<\|\"\|>|</?s>|<bos>|<eos>|<pad>|<unk>"
-    r"|<sop>"
+    r"|<sop>|<seed:[a-z_]+>|<SPECIAL_[0-9]+>|<sep>|<beginning_of_sentence>|</?(?:assistant|user|system)>"
     r"|<(?:start|end)_of_[a-z]+>|\[/?[A-Z_]{3,}\]|\[gMASK\]|</?think>|</?tool_call>|</?tool_response>"
     r"|<start_function_[a-z]+>|<end_function_[a-z]+>|<escape>|\][<~][^\[\]]{1,20}\[|\[e~\["
 )

@@ -100,6 +100,13 @@ BY_A_TEST = {
     "sod data hints --model RUN_OR_MODEL": (
         "tests/build/test_model_hints.py::test_a_model_that_learned_two_hints_gives_them"
     ),
+    "sod chat MODEL": "tests/cli/test_chat_command.py::test_a_conversation_is_shown_with_its_ids",
+    "python tests/chat/test_models_page.py > docs/models.md": (
+        "tests/chat/test_models_page.py::test_the_page_is_current"
+    ),
+    "python tests/chat/test_models_page.py FOLDER > docs/models.md": (
+        "tests/chat/test_models_page.py::test_a_folder_of_templates_is_surveyed"
+    ),
     "pip install sod_distill-0.1.0-py3-none-any.whl": "tests/test_wheel.py::test_wheel_alone",
     "pip wheel --no-deps .": "tests/test_wheel.py::test_wheel_alone",
     "sod quickstart": "tests/test_wheel.py::test_wheel_alone",

@@ -57,8 +57,9 @@ def marks_of(tokenizer: Tokenizer, own: Rendering | None, encoder: ContentEncode
     if has_chatml(tokenizer):
         return Marks(bos=bos)
     start, end = _own_marks(own, encoder) if own is not None else (None, None)
-    if end is None and tokenizer.eos_token_id in tokenizer.added_tokens_decoder:
-        end = str(tokenizer.added_tokens_decoder[tokenizer.eos_token_id].content)
+    eos = tokenizer.eos_token_id
+    if end is None and eos is not None and eos in tokenizer.added_tokens_decoder:
+        end = str(tokenizer.added_tokens_decoder[eos].content)
     if end is None:
         raise SodError(
             f"chat template: the tokenizer has no token that could end a turn, neither {END} nor an EOS; set eos_token "

@@ -61,7 +61,7 @@ def _unsaid(line: str) -> None:
 
 
 def _facts(shown: Chat) -> list[str]:
-    ends = ", ".join(shown.tokenizer.convert_ids_to_tokens(sorted(shown.stop_ids)))
+    ends = ", ".join(str(shown.tokenizer.decode([token])) for token in sorted(shown.stop_ids))
     return [
         f"template: {shown.why}",
         f"dialect: {shown.dialect.name}",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sod.chat.dialects import tagged
+from sod.chat.dialects import json_calls, tagged
 from sod.chat.dialects.base import Dialect
 from sod.chat.dialects.functionary import FUNCTIONARY
 from sod.chat.dialects.glm4 import GLM4_5, GLM4_7
@@ -22,21 +22,23 @@ from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINICPM5, MINI
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.dialects.listed import (
     APERTUS,
-    APRIEL_1_6,
+    APRIEL,
     COHERE_MOE,
     COHERE_R7B,
     GRANITE3,
     MINIMAX_M1,
     NEMOTRON_NANO_2,
     TOOL_CALLS,
+    Listed,
 )
-from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM
+from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM, Bare
 from sod.chat.dialects.marked import Marked
-from sod.chat.dialects.qwen_xml import QWEN_XML, SEED_OSS
+from sod.chat.dialects.qwen_xml import NEMOTRON3, QWEN_XML, SEED_OSS, STEP3_5
 from sod.chat.dialects.tagged import Tags
 from sod.records import MalformedCall, Message, Said, ToolCall
 
 FAMILIES: list[Dialect] = [FUNCTIONARY, *(dialect for dialect in DIALECTS if isinstance(dialect, Marked))]
+IN_JSON = [dialect for dialect in DIALECTS if isinstance(dialect, Marked) and isinstance(dialect.form, Listed | Bare)]
 IN_TAGS = [dialect for dialect in DIALECTS if isinstance(dialect, Marked) and isinstance(dialect.form, Tags)]
 CALL = ToolCall("python", {"code": "print(1)\n", "n": 3, "deep": [{"x": [None, True, 1.5, "12"]}], "s": "12", "e": ""})
 OTHER = ToolCall("search", {})
@@ -105,7 +107,7 @@ MESSAGE = st.builds(
 )
 
 
-@pytest.mark.parametrize("examples", [150, pytest.param(4_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [150, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_whatever_a_message_says_is_read_back(examples: int) -> None:
     """In every family: arguments of any JSON, marks of all families in their strings."""
     drawn = given(dialect=st.sampled_from(FAMILIES), message=MESSAGE, thought_open=st.booleans())(read_back)
@@ -163,7 +165,7 @@ def errors(dialect: Dialect, text: str) -> list[str | None]:
 GOOD: dict[Dialect, str] = {
     TOOL_CALLS: '<tool_calls>[{"name": "f", "arguments": {}}]</tool_calls>',
     GRANITE3: '<|tool_call|>[{"name": "f", "arguments": {}}]',
-    APERTUS: '<|tools_prefix|>[{"f": {}}]<|tools_suffix|>',
+    APERTUS: '<|tools_prefix|>[{"f": {}}]',
     COHERE_R7B: '<|START_ACTION|>[{"tool_name": "f", "parameters": {}}]<|END_ACTION|>',
     MINIMAX_M1: '<tool_calls>\n{"name": "f", "arguments": {}}\n</tool_calls>',
     LLAMA3_JSON: '<|python_tag|>{"name": "f", "parameters": {}}',
@@ -185,9 +187,9 @@ GOOD: dict[Dialect, str] = {
         (TOOL_CALLS, f"<tool_calls>[{GOOD[TOOL_CALLS]}", ["unclosed_tool_call", None]),
         (GRANITE3, "<|tool_call|>print(1)", ["invalid_json"]),
         (GRANITE3, f"<|tool_call|>[{GOOD[GRANITE3]}", ["invalid_json", None]),
-        (APERTUS, '<|tools_prefix|>[{"f": {}, "g": {}}]<|tools_suffix|>', ["invalid_call"]),
-        (APERTUS, "<|tools_prefix|>[]<|tools_suffix|>", ["invalid_call"]),
-        (APERTUS, '<|tools_prefix|>[{"f": 1}]<|tools_suffix|>', ["invalid_call"]),
+        (APERTUS, '<|tools_prefix|>[{"f": {}, "g": {}}]', ["invalid_call"]),
+        (APERTUS, "<|tools_prefix|>[]", ["invalid_call"]),
+        (APERTUS, '<|tools_prefix|>[{"f": 1}]', ["invalid_call"]),
         (COHERE_R7B, '<|START_ACTION|>[{"name": "f", "parameters": {}}]<|END_ACTION|>', ["invalid_call"]),
         (MINIMAX_M1, '<tool_calls>\n{"name": "f", "arguments": {}}\n{"name"\n</tool_calls>', ["invalid_json"]),
         (FUNCTIONARY, "<function=f>x</function>", ["invalid_json"]),
@@ -344,7 +346,7 @@ RENDERED = [
         APERTUS,
         "<|inner_prefix|>{{ think }}<|inner_suffix|>{{ content }}<|tools_prefix|>["
         + _EACH
-        + "{{ ', ' if not loop.first }}{{ {call.name: call.arguments} | tojson }}{% endfor %}]<|tools_suffix|>",
+        + "{{ ', ' if not loop.first }}{{ {call.name: call.arguments} | tojson }}{% endfor %}]",
     ),
     (
         MINIMAX_M1,
@@ -389,6 +391,9 @@ def test_which_templates_each_speaks() -> None:
         ("<seed:tool_call>\n<function=f>\n<parameter=a>", SEED_OSS),
         ("<tool_call>{{ name }}\n<arg_key>{{ k }}</arg_key>\n<arg_value>", GLM4_5),
         ("<tool_call>{{ name }}<arg_key>{{ k }}</arg_key><arg_value>", GLM4_7),
+        ("<tool_call>{{ name }}' + '<arg_key>' + k + '</arg_key>\\n' '<arg_value>", GLM4_5),
+        ("truncate_history_thinking <tool_call>\n<function=f>\n<parameter=a>", NEMOTRON3),
+        ("<|im_start|>tool_response <tool_call>\n<function=f>\n<parameter=a>", STEP3_5),
         ("\uff5cDSML\uff5c <' + mark + 'function_calls>'", DEEPSEEK_V3_2),
         ("\uff5cDSML\uff5c <' + mark + 'tool_calls>'", DEEPSEEK_V4),
         ("<tool_calls>[", TOOL_CALLS),
@@ -397,7 +402,7 @@ def test_which_templates_each_speaks() -> None:
         ("<|START_ACTION|> <|START_TEXT|>", COHERE_MOE),
         ("<TOOLCALL>[ ]</TOOLCALL>", NEMOTRON_NANO_2),
     ]:
-        assert [known for known in DIALECTS if known.speaks(source)] == [dialect], source
+        assert next(known for known in DIALECTS if known.speaks(source)) is dialect, source
 
 
 @pytest.mark.parametrize(
@@ -410,7 +415,7 @@ def test_which_templates_each_speaks() -> None:
         (GLM4_7, "<|assistant|><think>", True, "<|assistant|>"),
         (GLM4_7, "<|assistant|></think>", False, "<|assistant|>"),
         (SEED_OSS, "<seed:bos>assistant\n<seed:think>", True, "<seed:bos>assistant"),
-        (APRIEL_1_6, "<|begin_assistant|>\nHere are my reasoning steps:\n", True, "<|begin_assistant|>"),
+        (APRIEL, "<|begin_assistant|>\nHere are my reasoning steps:\n", True, "<|begin_assistant|>"),
     ],
 )
 def test_where_a_prompt_stands_among_thoughts(dialect: Marked, prompt: str, opens: bool, without: str) -> None:
@@ -440,6 +445,28 @@ def test_the_work_grows_with_the_length_and_no_faster(lead: str, unit: str, monk
     text = lead + unit * 300
     QWEN_XML.read(text, False, True)
     assert len(looked) <= text.count("<parameter=") + 300
+
+
+@pytest.mark.parametrize(
+    "unit", ['OPEN["', "OPEN[", 'OPEN{"a": "', 'OPEN["\\\\"', '</think>{"name": "f", "parameters": {}, "']
+)
+@pytest.mark.parametrize("dialect", IN_JSON, ids=names(IN_JSON))
+def test_json_is_decoded_no_more_than_twice(dialect: Marked, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Characters handed to the decoder, in a text of calls that cannot be read."""
+    handed: list[int] = []
+    decoder = json_calls._DECODER
+
+    class Counting:
+        def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
+            handed.append(len(text))
+            return decoder.raw_decode(text, at)
+
+    monkeypatch.setattr(json_calls, "_DECODER", Counting())
+    form = dialect.form
+    assert isinstance(form, Listed | Bare)
+    text = unit.replace("OPEN", form.open if isinstance(form, Listed) else form.tag) * 100
+    dialect.read(text, False, True)
+    assert sum(handed) <= 2 * len(text)
 
 
 def test_xlam_reads_a_list_that_is_all_of_a_turn() -> None:

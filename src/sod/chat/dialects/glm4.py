@@ -1,15 +1,14 @@
 """GLM 4.5 to 4.7, and those that write as they do: Spark 2.5, Ling 3, Laguna and, with other marks, Hunyuan 3.
 
 `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`, up to 4.6 with line breaks between the
-marks; either is read by both. See `tagged` for the rule.
+marks; either is read by both, and a template is of
+the first kind if it has no such line break. See `tagged` for the rule.
 """
 
 from __future__ import annotations
 
 from sod.chat.dialects.marked import Marked, Thinking
 from sod.chat.dialects.tagged import Tags
-
-_JOINED = "</arg_key><arg_value>"
 
 GLM4_5 = Marked(
     "glm4.5",
@@ -19,7 +18,6 @@ GLM4_5 = Marked(
         tail="</tool_call>",
     ),
     words=("<tool_call>", "<arg_key>", "<arg_value>"),
-    others=(_JOINED,),
     thinking=Thinking(before="\n", inside="", behind="\n"),
 )
 
@@ -32,7 +30,8 @@ GLM4_7 = Marked(
         lead="",
         between="",
     ),
-    words=("<tool_call>", "<arg_key>", _JOINED),
+    words=("<tool_call>", "<arg_key>", "<arg_value>"),
+    others=("</arg_key>\n", "</arg_key>\\n"),
     thinking=Thinking(inside="", behind=""),
 )
 

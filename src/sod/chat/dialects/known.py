@@ -14,7 +14,7 @@ from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINICPM5, MINI
 from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.listed import (
     APERTUS,
-    APRIEL_1_6,
+    APRIEL,
     COHERE_MOE,
     COHERE_R7B,
     GIGACHAT3_1,
@@ -30,7 +30,7 @@ from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
 from sod.chat.dialects.phi4 import PHI4
 from sod.chat.dialects.python_lines import PYTHON_LINES
 from sod.chat.dialects.pythonic import LFM2
-from sod.chat.dialects.qwen_xml import QWEN_XML, SEED_OSS
+from sod.chat.dialects.qwen_xml import NEMOTRON3, QWEN_XML, SEED_OSS, STEP3_5
 
 DIALECTS: tuple[Dialect, ...] = (
     # Families whose marks are their own come first; those that share their marks with others come last.
@@ -47,6 +47,8 @@ DIALECTS: tuple[Dialect, ...] = (
     GEMMA3,
     SEED_OSS,
     QWEN_XML,
+    NEMOTRON3,
+    STEP3_5,
     GLM4_7,
     GLM4_5,
     HUNYUAN3,
@@ -60,7 +62,7 @@ DIALECTS: tuple[Dialect, ...] = (
     GIGACHAT3_1,
     INTERNLM2,
     LFM2,
-    APRIEL_1_6,
+    APRIEL,
     TOOL_CALLS,
     MINIMAX_M1,
     NEMOTRON_NANO_2,

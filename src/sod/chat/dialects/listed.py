@@ -96,10 +96,10 @@ def _by_name(value: Any) -> Call:
 
 GRANITE3 = Marked("granite3", Listed("<|tool_call|>"), words=("<|tool_call|>",), others=("<|/tool_call|>",))
 TOOL_CALLS = Marked("tool-calls", Listed("<tool_calls>", "</tool_calls>"), words=("<tool_calls>[",))
-APRIEL_1_6 = Marked(
-    "apriel1.6",
+APRIEL = Marked(
+    "apriel",
     Listed("<tool_calls>", "</tool_calls>", ids=True, lead="\n"),
-    words=("<tool_calls>[", "[BEGIN FINAL RESPONSE]", "Here are my reasoning steps:"),
+    words=("<tool_calls>[", "[BEGIN FINAL RESPONSE]"),
     thinking=Thinking("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", behind="\n"),
 )
 MINIMAX_M1 = Marked(
@@ -128,9 +128,10 @@ INTERNLM2 = Marked(
     ),
     words=("<|action_start|><|plugin|>", "<|action_end|>"),
 )
+# The end of the list is the end of the turn, too: one of the tokens that end what Apertus samples.
 APERTUS = Marked(
     "apertus",
-    Listed("<|tools_prefix|>", "<|tools_suffix|>", keys=None),
+    Listed("<|tools_prefix|>", keys=None),
     words=("<|tools_prefix|>", "<|tools_suffix|>"),
     thinking=Thinking("<|inner_prefix|>", "<|inner_suffix|>", inside="", behind=""),
 )

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from sod.chat.dialects.blocks import Call, Span
-from sod.chat.dialects.json_calls import after_space, as_calls, in_json, json_reader
+from sod.chat.dialects.json_calls import Decoded, after_space, as_calls, in_json, json_reader
 from sod.chat.dialects.marked import Marked, Texts
 from sod.records import MalformedCall, ToolCall
 
-_JSON = json_reader("<")
 _SEPARATOR = re.compile(r"\s*[;,]?\s*")
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _START = r"(?:\A|(?<=</think>))\s*"  # of what is said
@@ -55,13 +55,17 @@ class Bare:
         objects = [in_json({"name": call.name, self.argument: dict(call.arguments)}) for call in calls]
         return f"{self.brackets[0]}{self.separator.join(objects)}{self.brackets[1]}"
 
+    @cached_property
+    def _json(self) -> Callable[[str, int], Decoded]:
+        return json_reader(f"<|{re.escape(self.tag)}")
+
     def _block(self, text: str, start: int, begin: int) -> Span:
         tagged = text.startswith(self.tag, start)
         frames = ((start, begin),) if tagged else ()
         at = begin if tagged else begin - 1
         calls: tuple[Call, ...] = ()
         while not calls or text.startswith("{", at):
-            decoded = _JSON(text, at)
+            decoded = self._json(text, at)
             if decoded.failure is not None:
                 return Span("block", start, begin, frames, (decoded.failure,))
             calls += self._calls(decoded.value)

@@ -189,6 +189,6 @@ def _value_text(value: Any) -> str:
 LFM2 = Marked(
     "lfm2",
     Pythonic("<|tool_call_start|>", "<|tool_call_end|>"),
-    words=("<|tool_call_start|>",),
+    words=("List of tools: ", "<|im_start|>"),
     thinking=Thinking(inside="", behind=""),
 )
