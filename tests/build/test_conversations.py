@@ -31,10 +31,12 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"name": "python", "a
 RESULT = {"role": "tool", "content": "1"}
 PYTHON = {"name": "python", "parameters": {"type": "object", "properties": {"code": {"type": "string"}}}}
 GOOD = {"messages": [USER, ASSISTANT]}
-PICKY = (
-    "{% for m in messages %}{% if m.content == 'What?' %}{{ raise_exception('that is no question') }}{% endif %}"
-    "{% endfor %}"
+ALTERNATE = (
+    "{% for m in messages %}{% if loop.index0 and m.role == 'user' and messages[loop.index0 - 1].role == 'user' %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
 )
+"""How the templates of Gemma and Mistral begin."""
+SHORT = "{% if messages[0].content | length > 90 %}{{ raise_exception('no question is that long') }}{% endif %}"
 
 
 @pytest.fixture
@@ -88,10 +90,12 @@ def test_all_rows_are_of_another_shape(start: Any) -> None:
 
 
 def test_a_row_that_the_template_refuses(start: Any, chat: Any) -> None:
-    what = {"messages": [{"role": "user", "content": "What?"}, ASSISTANT]}
-    assert start(what) == []
-    (line,) = [line for line in start(GOOD, what, template=PICKY + chat.template) if "skipped" in line]
-    assert "1 rows, 1 skipped: row 1: chat template: that is no question" in line
+    """Two user messages in a row are one where the template wants them so; what it refuses is skipped by its number."""
+    twice = {"messages": [USER, USER, ASSISTANT]}
+    assert start(twice) == start(GOOD, twice, template=ALTERNATE + chat.template) == []
+    long = {"messages": [{"role": "user", "content": "1" * 99}, ASSISTANT]}
+    (line,) = start(GOOD, long, template=SHORT + chat.template)
+    assert "1 rows, 1 skipped: row 1: chat template: no question is that long" in line
 
 
 def test_the_shapes_of_a_rollout_are_kept(start: Any) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from sod.records import Message
 from sod.tasks.formats.base import BadRowError, Fields, decoded
 from sod.tasks.formats.calls import literal_or_none
-from sod.tasks.formats.turns import READ, Draft, drafts_of
+from sod.tasks.formats.draft import Draft
+from sod.tasks.formats.turns import READ, drafts_of
 from sod.tasks.tables import json_or_none
 
 _PAIR = {"system": "system", "tool": "tool"} | dict.fromkeys(("human", "user", "query", "input"), "user")
