@@ -188,6 +188,7 @@ def test_a_call_with_a_value_leaves_its_arguments_alone(verifier: CodeVerifier) 
     assert right.correct, right.detail
 
 
+@pytest.mark.slow
 def test_forged_replies_are_wrong(verifier: CodeVerifier) -> None:
     code = textwrap.dedent(
         """

@@ -73,9 +73,10 @@ def raised_as(kind: type[Exception], error: Exception) -> Exception:
     """The error as one that is also of the kind which stands for the answer's own."""
     both = type(kind.__name__, (kind, type(error)), {})
     try:
-        return both(*error.args)
+        found: Exception = both(*error.args)
     except TypeError:
         return kind(*error.args)
+    return found
 
 
 def module_of(name: str, source: str) -> Any:
