@@ -16,7 +16,7 @@ from sod.chat.dialects.gpt_oss import GPT_OSS
 from sod.chat.dialects.kimi import KIMI_K2
 from sod.chat.dialects.known import DIALECTS
 from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
-from sod.chat.dialects.phi4 import PHI4
+from sod.chat.dialects.phi4 import PHI4, PHI4_FUNCTOOLS
 from sod.records import MalformedCall, Message, Said, ToolCall
 
 F = ToolCall("f", {"a": 1})
@@ -106,6 +106,12 @@ TURNS: list[tuple[Dialect, str, str, str | None, tuple[ToolCall | str, ...]]] = 
     (PHI4, phi("<call>[1] x</call>"), "", None, ("invalid_json",)),
     (PHI4, phi("<call>[1]"), "", None, ("unclosed_tool_call",)),
     (PHI4, phi("</call>"), "", None, ("unopened_tool_call",)),
+    (PHI4_FUNCTOOLS, 'so functools[{"name": "f", "arguments": {"a": 1}}] end', "", "so  end", (F,)),
+    (PHI4_FUNCTOOLS, '{"name": "f", "arguments": {"a": 1}}', "", "", (F,)),
+    (PHI4_FUNCTOOLS, '{"name": "f"', "", None, ()),
+    (PHI4_FUNCTOOLS, "import functools", "", None, ()),
+    (PHI4_FUNCTOOLS, 'functools[{functools[{"name": "g", "arguments": {}}]', "", "functools[{", ("invalid_json", G)),
+    (PHI4_FUNCTOOLS, "functools[1]", "", None, ("invalid_call",)),
     (GEMMA3, 'so\n```tool_code\n{"name": "f", "parameters": {"a": 1}}\n```', "", "so", (F,)),
     (GEMMA3, '```tool_code\n{"name": "f", "arguments": {"a": 1}}\n```\n', "", "\n", (F,)),
     (GEMMA3, "```python\nprint(1)\n```", "", None, ()),

@@ -19,8 +19,7 @@ from sod.chat.dialects.functionary import FUNCTIONARY
 from sod.chat.dialects.glm4 import GLM4_5, GLM4_7
 from sod.chat.dialects.hermes import HERMES
 from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINICPM5, MINIMAX_M2
-from sod.chat.dialects.known import DIALECTS
-from sod.chat.dialects.listed import (
+from sod.chat.dialects.json_families import (
     APERTUS,
     APRIEL,
     COHERE_MOE,
@@ -29,8 +28,9 @@ from sod.chat.dialects.listed import (
     MINIMAX_M1,
     NEMOTRON_NANO_2,
     TOOL_CALLS,
-    Listed,
 )
+from sod.chat.dialects.known import DIALECTS
+from sod.chat.dialects.listed import Listed
 from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM, Bare
 from sod.chat.dialects.marked import Marked
 from sod.chat.dialects.qwen_xml import NEMOTRON3, QWEN_XML, SEED_OSS, STEP3_5
@@ -72,6 +72,7 @@ MESSAGES = [
     Message("assistant", "", (OTHER, TRICKY), reasoning="hm"),
     Message("assistant", "Let me see.", (TRICKY, CALL), reasoning="hm\n\n<tool_call> or not"),
     Message("assistant", "So it is 7.", reasoning="hm"),
+    Message("assistant", "So it is 7.", reasoning="<think> opens a thought"),
 ]
 
 
@@ -92,6 +93,8 @@ TEXT = st.lists(st.text(max_size=4) | st.sampled_from([*MARKS, '"', "\\", "{", "
     "".join
 )
 PROSE = st.text(st.characters(exclude_characters="<>[]{}|"), max_size=12).filter(lambda text: "Here are" not in text)
+CLOSES = {"</think>", "</seed:think>", "[BEGIN FINAL RESPONSE]", "<|END_THINKING|>", "<|inner_suffix|>"}
+THOUGHT = TEXT.filter(lambda text: not any(close in text for close in CLOSES))
 WORD = st.text("abc_-1é.", max_size=5).map(lambda text: f"w{text}")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
@@ -103,7 +106,7 @@ MESSAGE = st.builds(
     st.just("assistant"),
     PROSE.map(str.strip),
     st.lists(st.builds(ToolCall, WORD, st.dictionaries(WORD, JSON, max_size=3)), max_size=3).map(tuple),
-    reasoning=st.none() | PROSE.map(str.strip).filter(bool),
+    reasoning=st.none() | THOUGHT.map(str.strip).filter(bool),
 )
 
 
@@ -236,6 +239,7 @@ def test_only_a_turn_of_llama_that_is_a_call_as_a_whole_is_one(text: str, calls:
 
 
 TAGGED = "<tool_call><function=f><parameter=a>x</parameter></function></tool_call>"
+BEGUN = "<tool_call><function=f><parameter=a>"
 
 
 @pytest.mark.parametrize(
@@ -248,12 +252,13 @@ TAGGED = "<tool_call><function=f><parameter=a>x</parameter></function></tool_cal
         (f"{TAGGED}</think>7", True, TAGGED, "7", 0),
         (f"{TAGGED}", True, TAGGED, "", 0),
         ("<think><tool_call></think>7", False, "<tool_call>", "7", 0),
-        (f"<think>{TAGGED.replace('x', '</think>')}</think>7", False, TAGGED.replace("x", "</think>"), "7", 0),
+        (f"<think>{BEGUN}</think>{TAGGED}", False, BEGUN, "", 1),
+        (f"{BEGUN}</think>{TAGGED}", True, BEGUN, "", 1),
         (TAGGED.replace("x", "</tool_call><tool_call></function>"), False, "", "", 1),
     ],
 )
 def test_thoughts_and_calls_in_tags(text: str, thought_open: bool, thinking: str, answer: str, calls: int) -> None:
-    """The rule of Hermes: a call in a thought is none, and no mark in a call ends a thought."""
+    """A call in a thought is none; one that is only begun there does not go on behind it."""
     said = QWEN_XML.read(text, thought_open, True)
     assert (said.thinking, said.answer, len(said.calls)) == (thinking, answer, calls)
     assert all(isinstance(call, ToolCall) for call in said.calls)

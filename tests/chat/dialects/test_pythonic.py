@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from sod.chat.dialects.lfm2 import LFM2
 from sod.chat.dialects.python_lines import PYTHON_LINES
-from sod.chat.dialects.pythonic import LFM2
 from sod.records import MalformedCall, Message, Said, ToolCall
 
 

@@ -52,7 +52,8 @@ class BlockDialect:
         think, thought = self.grammar.think, self.grammar.thought
         closing = f"{self.inside}{thought}{self.behind}"
         if message.reasoning and think:
-            opening = "" if thought_open else f"{think}{self.inside}"
+            repeats = message.reasoning.startswith(think)  # what begins with the mark repeats the prompt's
+            opening = "" if thought_open and not repeats else f"{think}{self.inside}"
             return f"{opening}{message.reasoning}{closing}{said}"
         if not thought_open:
             return said

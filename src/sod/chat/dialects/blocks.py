@@ -3,7 +3,8 @@
 A dialect says what its marks are and how one block is read (`Grammar`); the rule for the rest is that of Hermes:
 
 - Outside a thought a mark opens a thought or a block. A mark that closes a block which nothing opened is malformed.
-- Inside a thought everything is text up to the mark that ends it; of a block that can be read whole no mark ends it.
+- Inside a thought everything is text up to the mark that ends it; of a block that can be read whole no mark ends it,
+  where the dialect tells a mark in a string from others (`shields`).
 - A thought that is never closed takes all that follows: nothing more is said, no call is made.
 - An end of a thought that nothing opened makes a thought of all that stands before it, blocks included.
 - A block that could be read is taken out of the answer, with what the dialect writes before it (`lead`) and the white
@@ -56,6 +57,7 @@ class Grammar:
     thought: str = ""
     silent: str = ""
     lead: str = ""
+    shields: bool = True
 
     @property
     def marks(self) -> re.Pattern[str]:
@@ -99,7 +101,7 @@ class Grammar:
             kind, text_to = mark.lastgroup, mark.end()
             block = self.read_block(text, mark.start(), mark.end()) if kind == "block" else None
             if inside and kind != "thought":
-                text_to = block.stop if block and block.whole else text_to
+                text_to = block.stop if self.shields and block and block.whole else text_to
             else:
                 spans += _text_span("thought" if inside else "said", span_from, mark.start())
                 spans.append(block or Span("mark", *mark.span()))

@@ -87,7 +87,8 @@ HERMES = Hermes()
 def _within_thought(text: str) -> str:
     """A turn as it goes on from a prompt that opened a thought."""
     if text.startswith(THINK):
-        return text.removeprefix(THINK).removeprefix("\n")
+        rest = text.removeprefix(THINK).removeprefix("\n")
+        return text if rest.startswith(THINK) else rest  # a thought that begins with the mark repeats the prompt's
     closes = any(piece.frame and piece.text == THOUGHT for piece in pieces(text, thought_open=True))
     return text if closes else f"\n{THOUGHT}\n\n{text}"
 

@@ -11,8 +11,7 @@ from sod.chat.dialects.glm4 import GLM4_5, GLM4_7, HUNYUAN3
 from sod.chat.dialects.gpt_oss import GPT_OSS
 from sod.chat.dialects.hermes import HERMES
 from sod.chat.dialects.invoked import DEEPSEEK_V3_2, DEEPSEEK_V4, MINICPM5, MINIMAX_M2
-from sod.chat.dialects.kimi import KIMI_K2
-from sod.chat.dialects.listed import (
+from sod.chat.dialects.json_families import (
     APERTUS,
     APRIEL,
     COHERE_MOE,
@@ -25,11 +24,12 @@ from sod.chat.dialects.listed import (
     NEMOTRON_NANO_2,
     TOOL_CALLS,
 )
+from sod.chat.dialects.kimi import KIMI_K2
+from sod.chat.dialects.lfm2 import LFM2
 from sod.chat.dialects.llama3_json import LLAMA3_JSON, XLAM
 from sod.chat.dialects.mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
-from sod.chat.dialects.phi4 import PHI4
+from sod.chat.dialects.phi4 import PHI4, PHI4_FUNCTOOLS
 from sod.chat.dialects.python_lines import PYTHON_LINES
-from sod.chat.dialects.pythonic import LFM2
 from sod.chat.dialects.qwen_xml import NEMOTRON3, QWEN_XML, SEED_OSS, STEP3_5
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -44,6 +44,7 @@ DIALECTS: tuple[Dialect, ...] = (
     MISTRAL_V11,
     MISTRAL_V13,
     PHI4,
+    PHI4_FUNCTOOLS,
     GEMMA3,
     SEED_OSS,
     QWEN_XML,

@@ -34,6 +34,7 @@ class Bare:
     argument: str
     brackets: tuple[str, str] = ("", "")
     separator: str = "; "
+    shields: bool = True
 
     @property
     def lead(self) -> str:

@@ -23,6 +23,11 @@ class CallForm(Protocol):
         ...
 
     @property
+    def shields(self) -> bool:
+        """Whether a mark in a string of a call can be told from others: see `Grammar.shields`."""
+        ...
+
+    @property
     def marks(self) -> str:
         """A regular expression without groups for what opens calls, and what closes them."""
         ...
@@ -96,14 +101,16 @@ class Marked:
         """See `Dialect.write`."""
         said, thinking = self._said(message), self.thinking
         if message.reasoning:
-            opening = "" if thought_open else f"{thinking.before}{thinking.open}{thinking.inside}"
             thought, rest = message.reasoning.strip("\n"), said.lstrip("\n")
+            opening = f"{'' if thought_open else thinking.before}{thinking.open}{thinking.inside}"
+            if thought_open and not thought.startswith(thinking.open):
+                opening = ""  # a turn that begins with the mark repeats the prompt's
             return f"{opening}{thought}{thinking.inside}{thinking.close}{thinking.behind}{rest}"
         if not thought_open:
             return said
         if said.startswith(thinking.open):
             return said.removeprefix(thinking.open).removeprefix("\n")
-        closes = any(piece.frame and piece.text == thinking.close for piece in self.pieces(said, thought_open))
+        closes = any(piece.frame and piece.text == thinking.close for piece in self.pieces(message.content, True))
         return said if closes else f"{thinking.inside}{thinking.close}{thinking.behind}{said}"
 
     def _said(self, message: Message) -> str:
@@ -125,4 +132,5 @@ class Marked:
             thought=self.thinking.close,
             silent="|".join(re.escape(mark) for mark in self.answer if mark),
             lead=self.form.lead,
+            shields=self.form.shields,
         )

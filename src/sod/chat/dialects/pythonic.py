@@ -18,7 +18,7 @@ from typing import Any, final
 
 from sod.chat.dialects.blocks import Body, Call, Span, closed_block, unopened_block
 from sod.chat.dialects.json_calls import call_of, in_json
-from sod.chat.dialects.marked import Marked, Texts, Thinking
+from sod.chat.dialects.marked import Texts
 from sod.records import MalformedCall, ToolCall
 
 _STRING = r"'[^'\\]*+(?:\\.[^'\\]*+)*+'|\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\""
@@ -46,6 +46,7 @@ class Pythonic:
     open: str
     close: str
     lead: str = ""
+    shields: bool = True
 
     @property
     def marks(self) -> str:
@@ -184,11 +185,3 @@ def _value_text(value: Any) -> str:
         escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
         return f"'{escaped}'"
     return str(value) if value is None or isinstance(value, bool) else in_json(value)
-
-
-LFM2 = Marked(
-    "lfm2",
-    Pythonic("<|tool_call_start|>", "<|tool_call_end|>"),
-    words=("List of tools: ", "<|im_start|>"),
-    thinking=Thinking(inside="", behind=""),
-)

@@ -7,6 +7,7 @@ be read, and writes nothing; so these are read here. The rule for thoughts and f
   looks like a mark in it is text; see `values` for what it means.
 - A call that is not of the form ends at the next mark that closes one, and is malformed; where another one opens
   before, it is unclosed and ends with its own mark. Nothing is taken out of it.
+- In a thought a call hides no mark: one that is only begun there would go on to the end of a value behind the thought.
 - Where a family writes all calls of a turn between two marks, calls before the one that cannot be read are made.
 
 Linear in the length of the text: from where reading an argument failed once it is not tried again.
@@ -50,6 +51,7 @@ class Tags:
     between: str = "\n"
     python_words: bool = False
     cdata: bool = False
+    shields: bool = False
 
     @cached_property
     def opener(self) -> str:
@@ -69,7 +71,7 @@ class Tags:
     @cached_property
     def shown(self) -> str:
         """The form in one line, for who got it wrong."""
-        return "".join(f"{self.head}{self.argument}{self.tail}".split())
+        return f"{self.head}{self.argument}{self.tail}".replace("\n", "")
 
     @cached_property
     def marks(self) -> str:
