@@ -35,7 +35,7 @@ class Message:
     """One chat message; `tool_calls` only on assistant messages, `name` only on tool messages.
 
     `reasoning` is what an assistant thought before `content`, without the marks around it; `weight` is the loss weight
-    of an assistant message in SFT. Both are carried and not used yet: no template renders them, no loss reads them.
+    of an assistant message in SFT.
     """
 
     role: Role
