@@ -151,7 +151,7 @@ def test_a_folder_of_templates_is_surveyed(tmp_path: Path) -> None:
     [
         ("qwen2_5", "own", "hermes"),
         ("qwen3", "own", "hermes"),
-        ("llama3_1", "own", "llama3-json"),
+        ("llama3_1", "told", "gemma3"),
         ("gemma3", "told", "gemma3"),
         ("deepseek_v3", "told", "gemma3"),
     ],

@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from sod.chat.ours import hermes_template
 from sod.chat.render import Chat
 from sod.records import Message, SodError, ToolCall
 from sod.tools.python import SCHEMA
@@ -38,9 +37,12 @@ FAMILIES = {  # their marks for the start and the end of a turn
     "gemma3": ("<start_of_turn>", "<end_of_turn>"),
     "deepseek_v3": ("<\uff5cUser\uff5c>", "<\uff5cend▁of▁sentence\uff5c>"),
 }
-OWN_TEMPLATE = ("qwen2_5", "qwen3", "llama3_1")
-"""Families whose own template is append-only and takes a tool's message."""
-CHATS = [*((family, "own") for family in OWN_TEMPLATE), *((family, "ours") for family in FAMILIES)]
+OWN_TEMPLATE = ("qwen2_5", "qwen3")
+"""Families whose own template, as it is in these packages, shows the tools."""
+CHATS = [
+    *((family, "tokenizer" if family in OWN_TEMPLATE else "told") for family in FAMILIES),
+    *((family, "hermes") for family in FAMILIES),
+]
 
 
 def fetched(family: str) -> Path:
@@ -71,13 +73,15 @@ def tokenizer_of(family: str) -> Any:
 
 
 @cache
-def chat_of(family: str, template: str) -> Chat:
-    """A family's tokenizer with its own template, or with ours in its marks."""
+def chat_of(family: str, template: Any) -> Chat:
+    """A family's tokenizer with its own template, with that and the tools told, or with ours in its marks."""
     tokenizer = AutoTokenizer.from_pretrained(fetched(family), local_files_only=True)
-    start, end = FAMILIES[family]
-    if template == "ours":
-        tokenizer.chat_template = hermes_template().replace("<|im_start|>", start).replace("<|im_end|>", end)
-    return Chat(tokenizer, [SCHEMA], template="tokenizer")
+    chat = Chat(tokenizer, [SCHEMA], template)
+    assert chat.end_text == FAMILIES[family][1]
+    if template == "hermes":
+        assert f"{FAMILIES[family][0]}user\n" in decoded(chat, chat.prompt_ids([Message("user", "7")]))
+    tokenizer.chat_template = chat.template or tokenizer.chat_template
+    return chat
 
 
 @cache
