@@ -182,6 +182,10 @@ OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 """What else a family needs."""
+WHOLE: dict[str, dict[str, Any]] = {
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}}
+}
+"""What a family needs to have any configuration at all."""
 MOST = 3_000_000  # weights of a tiny model
 SCALE: dict[str, float] = {"mamba": 1.0, "falcon_mamba": 1.0}
 """What weights are multiplied with, where 4 makes numbers too large."""
@@ -189,7 +193,7 @@ SCALE: dict[str, float] = {"mamba": 1.0, "falcon_mamba": 1.0}
 
 def family_config(kind: str) -> Any:
     """The configuration of a tiny model of a family; its language model's, where it has several parts."""
-    whole = AutoConfig.for_model(kind)
+    whole = AutoConfig.for_model(kind, **copy.deepcopy(WHOLE.get(kind, {})))
     part = language_part(whole)
     if part is not None:
         return family_config(part.model_type)
@@ -198,7 +202,7 @@ def family_config(kind: str) -> Any:
     if "kv_lora_rank" in known:
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]  # of a latent each head has a key of its own
         sizes.pop("head_dim", None)
-    sizes |= copy.deepcopy(OWN.get(kind, {}))
+    sizes |= copy.deepcopy(WHOLE.get(kind, {}) | OWN.get(kind, {}))
     if kind in ONE_KEY_HEAD_EACH and "num_key_value_heads" not in OWN.get(kind, {}):
         sizes["num_key_value_heads"] = DROPPED
     return AutoConfig.for_model(kind, **{name: size for name, size in sizes.items() if size is not DROPPED})

@@ -101,6 +101,7 @@ def test_the_page_names_every_family() -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition("| with transformers ")
     after = rest[rest.index("\n\n") :]

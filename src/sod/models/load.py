@@ -16,13 +16,14 @@ from sod.models.architecture import language_options, read_config, refuse_unscor
 from sod.models.lora import has_adapter, load_adapter, save_adapter
 from sod.models.memory import short_of_memory
 from sod.models.score import check_projection
-from sod.models.source import find_model, first_line
+from sod.models.source import Source, find_model, first_line
 from sod.models.support import Support, limit_to
 from sod.records import SodError
 
 transformers_logging.disable_progress_bar()  # our own progress display is enough
 
 Dtype = Literal["float32", "bfloat16"]
+HEAD = "lm_head.weight"
 
 
 def torch_dtype(name: Dtype) -> torch.dtype:
@@ -63,16 +64,8 @@ def load_model(
     source = base_source(path)
     refuse_unscored(read_config(source), path)
     with one_line(f"{path}: cannot load a model"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path,
-            dtype=torch_dtype(dtype),
-            output_loading_info=True,
-            **source.options,
-            **language_options(source),
-        )
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would leave them random
-        missing = sorted(report["missing_keys"])
+        model, missing = _read_model(source, dtype)
+    if missing:  # transformers would leave them random
         raise SodError(f"{path}: {len(missing)} weights are missing, e.g. {missing[0]}; the file is not whole")
     model.to(device).eval()
     check_projection(model, path)
@@ -81,6 +74,21 @@ def load_model(
     if is_adapter(path):
         load_adapter(model, path)
     return model
+
+
+def _read_model(source: Source, dtype: Dtype) -> tuple[Any, list[str]]:
+    """A causal language model, or the one in a model of text and images, and the weights that were not there."""
+    alone = language_options(source)
+    options = {"dtype": torch_dtype(dtype), "output_loading_info": True, **source.options}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source.path, **options, **alone)
+    if alone and loaded[1]["missing_keys"] == {HEAD}:
+        # Whether embeddings are tied may stand in the configuration of the whole alone.
+        alone["config"].tie_word_embeddings = True
+        loaded = AutoModelForCausalLM.from_pretrained(source.path, **options, **alone)
+    model, report = loaded
+    if alone:
+        model._weight_conversions = None  # else it would be saved under the names that it has in the whole
+    return model, sorted(report["missing_keys"])
 
 
 def save_model(model: Any, tokenizer: Any, template: str | None, end_id: int | list[int], directory: Path) -> None:

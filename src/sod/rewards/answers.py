@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, final
 
-import regex  # type: ignore[import-untyped]  # as `re`, with a limit of time
+import regex  # as `re`, with a limit of time
 
 from sod.records import Episode, Message, Task
 from sod.rewards.base import verified_text

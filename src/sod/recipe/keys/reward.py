@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-import regex  # type: ignore[import-untyped]  # what the verifiers match with
+import regex  # what the verifiers match with
 from pydantic import Field, field_validator, model_validator
 
 from sod.recipe.keys.section import Section
