@@ -39,6 +39,18 @@ def test_a_record_is_whole_and_names_files_and_tests_that_exist(record: Path) ->
     assert not missing
 
 
+def test_no_half_of_a_merge_is_left() -> None:
+    """A page once went out with both sides of a conflict in it."""
+    command = ["git", "grep", "-lE", "^(<<<<<<<|>>>>>>>) "]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    except FileNotFoundError:
+        pytest.skip("no git")
+    if found.returncode == 128:
+        pytest.skip(f"no checkout: {found.stderr.strip()}")
+    assert found.stdout == ""
+
+
 def test_git_hides_no_source() -> None:
     """A pattern of .gitignore once hid `src/sod/build`, which every clone would have lacked."""
     sources = [str(p.relative_to(ROOT)) for d in ("src", "tests", "benchmarks") for p in (ROOT / d).rglob("*.py")]

@@ -107,6 +107,9 @@ BY_A_TEST = {
     "python tests/chat/test_models_page.py FOLDER > docs/models.md": (
         "tests/chat/test_models_page.py::test_a_folder_of_templates_is_surveyed"
     ),
+    "sod data inspect quiz.jsonl data.columns='{prompt: q, ground_truth: meta.answer}'": (
+        "tests/cli/test_inspect_command.py::test_what_is_said_of_a_file"
+    ),
     "pip install sod_distill-0.1.0-py3-none-any.whl": "tests/test_wheel.py::test_wheel_alone",
     "pip wheel --no-deps .": "tests/test_wheel.py::test_wheel_alone",
     "sod quickstart": "tests/test_wheel.py::test_wheel_alone",
@@ -156,6 +159,8 @@ MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
 NOT_RUN = {
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
+    "pip install 'sod-distill[code]'": "takes pytest from an index; what needs it runs in tests/rewards/test_code_sets.py",
+    "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",
     "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
     "python -m pytest -m gpu": "needs a card",

@@ -58,6 +58,11 @@ KINDS: dict[str, tuple[list[Any], list[str], list[str]]] = {
         [],
         ["SFT conversations: 1 of 1 row", "lookup(word) (1 row)", '⟦lookup({"word": "six"})⟧', "⟦It is 42.⟧"],
     ),
+    "other names": (
+        [{"q": "What is 6*7?", "meta": {"answer": "42"}}],
+        ["data.columns={prompt: q, ground_truth: meta.answer}"],
+        ["RL tasks: 1 of 1 row", "right is '42'"],
+    ),
     "renamed": ([verl("42")], ["tools.python.name=code_interpreter"], ["code_interpreter(code)"]),
 }
 
