@@ -105,15 +105,11 @@ PLAIN: dict[str, tuple[dict[str, Any], str]] = {
     "diffllama": ({}, "differs by"),
     "gpt_oss": (
         {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 16},
-        "sliding window of 16 tokens",
+        "sinks or soft caps",
     ),
     "mamba2": ({"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}, "linear_attention"),
     "qwen3_next": ({**LINEAR, **MOE, "shared_expert_intermediate_size": 16}, "linear_attention"),
     "qwen3_5_text": (LINEAR, "linear_attention"),
-    "llama4_text": (
-        {"head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 16, "intermediate_size_mlp": 48},
-        "chunked_attention",
-    ),
     "mistral sliding": ({"sliding_window": 24}, "sliding window of 24 tokens, and texts may reach 200"),
     "qwen2 sliding": (
         {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2},
@@ -144,6 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bert": ({"is_decoder": False}, "hidden states"),
     "rwkv": ({"attention_hidden_size": 32}, "cache"),
     "roberta": ({"is_decoder": True}, "hidden states"),
+    "llama4_text": ({"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48}, "cannot be scored"),
 }
 QUICK_REFUSED = ("bert",)
 

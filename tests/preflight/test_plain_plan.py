@@ -26,7 +26,6 @@ def parts(kind: str, changes: dict[str, Any], longest: int, directory: Path) -> 
         ("mistral", {"sliding_window": 48}),
         pytest.param("gemma2", {"head_dim": 8}, marks=pytest.mark.slow),
         pytest.param("qwen3_5_text", LINEAR, marks=pytest.mark.slow),
-        pytest.param("gpt_oss", {"head_dim": 8, "num_local_experts": 4, "sliding_window": 48}, marks=pytest.mark.slow),
     ],
 )
 def test_the_plain_engine_is_planned(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:

@@ -41,8 +41,11 @@ class UnknownArchitectureError(SodError):
     """An architecture that cannot be scored, or sampled by one of the engines; `reason` names it and says why."""
 
     def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where}: {reason}; {USE_ANOTHER}")
-        self.reason = reason
+        super().__init__(where, reason)  # as they are, so that it can go from process to process
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}; {USE_ANOTHER}"
 
 
 def read_config(source: Source) -> Any:
