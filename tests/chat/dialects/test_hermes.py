@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sod.chat.bound import BoundDialect
-from sod.chat.dialects import hermes
+from sod.chat.dialects import json_calls
 from sod.chat.dialects.hermes import HERMES, pieces, read, render_call
 from sod.chat.render import Chat
 from sod.records import MalformedCall, Message, Said, StopReason, ToolCall, Trajectory, Turn
@@ -367,20 +367,19 @@ def test_nothing_is_lost_and_counts_add_up(parts: list[str], thought_open: bool)
 @pytest.mark.parametrize("lead", ["", "<think>", '<tool_call>["'])
 def test_the_work_grows_with_the_length_and_no_faster(lead: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Characters handed to the JSON decoder, which is where a second look at the same text would be taken."""
-    looked_at = []
-    stretch = hermes._STRETCH
+    handed: list[int] = []
+    decoder = json_calls._DECODER
 
     class Counting:
-        def match(self, text: str, at: int) -> re.Match[str] | None:
-            found = stretch.match(text, at)
-            looked_at.append(found.end() - at if found else 0)
-            return found
+        def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
+            handed.append(len(text))
+            return decoder.raw_decode(text, at)
 
-    monkeypatch.setattr(hermes, "_STRETCH", Counting())
+    monkeypatch.setattr(json_calls, "_DECODER", Counting())
     text = lead + unit * 500
     read(text)
     pieces(text)
-    assert sum(looked_at) <= 2 * (2 * len(text))
+    assert sum(handed) <= 2 * (2 * len(text))
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\udfff", "\\ude00\\ud83d", "x\\ud83d", "\\ud83d\\ude00"])

@@ -103,15 +103,15 @@ class Grammar:
             if inside and kind != "thought":
                 text_to = block.stop if self.shields and block and block.whole else text_to
             else:
-                spans += _text_span("thought" if inside else "said", span_from, mark.start())
+                spans += text_span("thought" if inside else "said", span_from, mark.start())
                 spans.append(block or Span("mark", *mark.span()))
                 if kind == "thought" and not inside:
                     unopened = len(spans)
                 inside = kind == "think"
                 span_from = text_to = spans[-1].stop
             mark = marks.search(text, text_to)
-        spans += _text_span("thought" if inside else "said", span_from, len(text))
-        return _as_thoughts(spans[:unopened]) + spans[unopened:]
+        spans += text_span("thought" if inside else "said", span_from, len(text))
+        return as_thoughts(spans[:unopened]) + spans[unopened:]
 
 
 @final
@@ -149,11 +149,12 @@ def _without_end(text: str, mark: str) -> str:
     return text.rstrip().removesuffix(mark) if mark and text.rstrip().endswith(mark) else text
 
 
-def _text_span(kind: Literal["said", "thought"], start: int, stop: int) -> list[Span]:
+def text_span(kind: Literal["said", "thought"], start: int, stop: int) -> list[Span]:
+    """The span of a text, none if it is empty."""
     return [Span(kind, start, stop)] if start < stop else []
 
 
-def _as_thoughts(spans: Iterable[Span]) -> list[Span]:
+def as_thoughts(spans: Iterable[Span]) -> list[Span]:
     """The spans with a thought for all that stands between two marks of thoughts."""
     thoughts: list[Span] = []
     for span in spans:
