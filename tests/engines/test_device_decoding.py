@@ -156,7 +156,7 @@ def played(
     ahead = {turns[0].session: list(turns) for turns in script}
     done: dict[str, list[Sampled]] = {session: [] for session in ahead}
     ready = list(ahead)
-    while ready or any(ahead.values()) or engine._under_way():
+    while ready or any(ahead.values()) or engine._turns.under_way:
         coming, ready = ready[: (cut := rng.randint(0, len(ready)))], ready[cut:]
         asked = [ahead[session].pop(0) for session in coming]
         for one in asked:

@@ -13,7 +13,8 @@ import torch
 
 from sod.engines.base import SampleRequest
 from sod.engines.cache import GrowingStorage, Shape
-from sod.engines.slots import Row, Slots
+from sod.engines.slots import Slots
+from sod.engines.turns import Row
 
 SHAPE = Shape(layers=1, key_heads=1, head_dim=2, dtype=torch.float32, device=torch.device("cpu"))
 TOKEN_BYTES = 2 * 2 * 4  # a key and a value of two float32 numbers

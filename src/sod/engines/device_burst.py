@@ -28,7 +28,7 @@ from sod.engines.device_graphs import Step, captured
 from sod.engines.device_layers import Run, compiled_layers, decoder_layers, running
 from sod.engines.device_noise import signed, uniforms
 from sod.engines.device_window import StaticWindow
-from sod.engines.slots import Row
+from sod.engines.turns import Row
 from sod.models.logits import project, shape_of
 from sod.models.source import first_line
 from sod.records import SodError

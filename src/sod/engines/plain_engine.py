@@ -12,9 +12,7 @@ Legend: B rows, N new tokens, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -28,8 +26,8 @@ from sod.engines.plain_cache import bytes_of, merged, taken
 from sod.engines.plain_decoder import Decoder
 from sod.engines.plain_proof import found_ways
 from sod.engines.sampler import draw_tokens, refuse_not_finite
-from sod.engines.slots import Row, refuse_clash
 from sod.engines.torch_engine import CACHE_SHARE, OFFLOAD_BYTES
+from sod.engines.turns import Ended, Room, Row, Turns
 from sod.models.architecture import in_one_line
 from sod.models.length import Asked, refuse_longer, rope_bounds
 from sod.models.logits import project, shape_of
@@ -87,12 +85,9 @@ class PlainEngine:
             self._row_bytes, waiting = shares_of_memory(model.device, cache_share)
         self._offload_bytes = waiting if offload_bytes is None else offload_bytes
         self._meter = meter or Meter()
-        self._waiting: deque[Row] = deque()
+        self._turns = Turns()
         self._lanes: list[Lane] = []
         self._kept: dict[str, Kept] = {}  # those whose turn ended first before others
-        self._sampling = Sampling()
-        self._version = 0
-        self._closed = False
         what = "cannot be sampled on transformers' cache"
         with in_one_line(model.config, "student", what), torch.inference_mode():
             self._decoder, self.ways = found_ways(Decoder.of(model), Cost.of(model).layer_weights)
@@ -109,23 +104,18 @@ class PlainEngine:
     @property
     def version(self) -> int:
         """How many times `sync` was called."""
-        return self._version
+        return self._turns.version
 
     def submit(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
         """Queue turns; see `Engine.submit`."""
-        self._refuse_closed()
-        refuse_clash(self._under_way(), self._sampling, requests, sampling)
-        longest = max((len(request.token_ids) + request.max_new_tokens for request in requests), default=0)
-        refuse_longer(Asked(longest, "context and max_new_tokens"), rope_bounds(self.model.config), "student")
-        self._sampling = sampling
-        self._waiting.extend(Row(request) for request in requests)
+        self._turns.submit(requests, sampling, self._refuse_longer)
 
-    def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
+    def advance(self, tokens: int) -> list[Ended]:
         """Sample up to so many tokens of every turn in the batch; see `Engine.advance`."""
-        finished: list[tuple[str, Sampled]] = []
+        finished: list[Ended] = []
         with torch.inference_mode():
             for _ in range(tokens):
-                finished += self._admit()
+                finished += self._turns.admit(self._room, self._start)
                 if not self._lanes:
                     break
                 finished += self._step()
@@ -134,10 +124,7 @@ class PlainEngine:
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sampled]:
         """Sample one turn for each request, to its end; in the order of the requests."""
         self.submit(requests, sampling)
-        turns: dict[str, Sampled] = {}
-        while self._under_way():
-            turns |= dict(self.advance(1024))
-        return [turns[request.session] for request in requests]
+        return self._turns.to_the_end(requests, self.advance)
 
     def forget(self, sessions: Iterable[str]) -> None:
         """These episodes are over; see `Engine.forget`."""
@@ -146,16 +133,13 @@ class PlainEngine:
 
     def sync(self, model: Any) -> None:
         """Sample with `model` from now on; what was cached under other weights is forgotten."""
-        self._refuse_closed()
-        if self._under_way():
-            raise ValueError("the weights changed while turns were being sampled")
+        self._turns.refuse_sync()
         self._take(model)
-        self._version += 1
+        self._turns.version += 1
 
     def close(self) -> None:
         """Drop turns under way and all caches; see `Engine.close`."""
-        self._closed = True
-        self._waiting.clear()
+        self._turns.close()
         self._lanes, self._kept = [], {}
 
     def _take(self, model: Any) -> None:
@@ -166,42 +150,23 @@ class PlainEngine:
         self._cost = Cost.of(model)
         self._lanes, self._kept = [], {}
 
-    def _under_way(self) -> list[Row]:
-        return [*self._waiting, *(row for lane in self._lanes for row in lane.rows)]
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise ValueError("the engine is closed")
+    def _refuse_longer(self, tokens: int) -> None:
+        refuse_longer(Asked(tokens, "context and max_new_tokens"), rope_bounds(self.model.config), "student")
 
     # --- turns coming in --------------------------------------------------------------------------
 
-    def _admit(self) -> list[tuple[str, Sampled]]:
-        """Let waiting turns in, prefill them, and sample their first token; the turns that end with it."""
-        finished: list[tuple[str, Sampled]] = []
-        while self._waiting:
-            active = sum(len(lane.rows) for lane in self._lanes)
-            free = self._free(active)
-            # Not one by one, as lanes are made anew for those who come.
-            if active and free < min(len(self._waiting), max(1, (active + free) // 8)):
-                break
-            rows = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-            finished += [self._ended(row) for row in rows if row.done]  # turns without room for a single token
-            rows = [row for row in rows if not row.done]
-            if rows:
-                finished += self._start(rows)
-        return finished
-
-    def _free(self, active: int) -> int:
-        """Rows that may still come into the batch; one always may come into an empty one."""
+    def _room(self) -> Room:
+        """One row always may come into an empty batch."""
+        active = sum(len(lane.rows) for lane in self._lanes)
         free = self.max_rows - active
         if self._row_bytes is None:
-            return free
-        longest = max(row.total for row in self._under_way())
+            return Room(active, free)
+        longest = max(row.total for row in self._turns.under_way.values())
         # Twice, as a token is added to a cache by making it anew.
         fitting = self._row_bytes // max(1, 2 * longest * self._cost.token_bytes)
-        return max(0 if active else 1, min(free, fitting - active))
+        return Room(active, max(0 if active else 1, min(free, fitting - active)))
 
-    def _start(self, rows: Sequence[Row]) -> list[tuple[str, Sampled]]:
+    def _start(self, rows: Sequence[Row]) -> list[Ended]:
         """Prefill new rows and sample their first token; the turns that end with it."""
         of_context: dict[tuple[int, ...], list[Row]] = {}
         for row in rows:
@@ -226,7 +191,7 @@ class PlainEngine:
         cache, done = None, 0
         if kept is not None and self._goes_on(kept, context):
             cache, done = kept.cache, len(kept.token_ids)
-        with self._measured("prefill", [len(context) - done], [done]):
+        with self._meter.forward("prefill", self._cost, [len(context) - done], [done]):
             hidden_1D, cache = self._decoder.run([context[done:]], [done], cache)
         for row in rows:
             row.cached = len(context)
@@ -251,12 +216,12 @@ class PlainEngine:
 
     # --- one token --------------------------------------------------------------------------------
 
-    def _step(self) -> list[tuple[str, Sampled]]:
+    def _step(self) -> list[Ended]:
         """Sample one token of all rows; the turns that end with it."""
         hidden: list[Tensor] = []
         for lane in self._lanes:
             cached = [row.cached for row in lane.rows]
-            with self._measured("decode", [1] * len(cached), cached):
+            with self._meter.forward("decode", self._cost, [1] * len(cached), cached):
                 hidden_BD, lane.cache = self._decoder.run([[row.last_token] for row in lane.rows], cached, lane.cache)
             for row in lane.rows:
                 row.cached += 1
@@ -271,41 +236,29 @@ class PlainEngine:
             logits_BV = project(self.model.get_output_embeddings(), hidden_BD, self._shape)
             key_B = np.array([row.request.noise_key for row in rows], dtype=np.uint64)
             position_B = np.array([row.length for row in rows], dtype=np.uint64)
-            token_B, logp_B = draw_tokens(logits_BV, self._sampling, key_B, position_B)
+            token_B, logp_B = draw_tokens(logits_BV, self._turns.sampling, key_B, position_B)
             drawn = list(zip(token_B.tolist(), logp_B.tolist(), strict=True))
         refuse_not_finite([logp for _, logp in drawn])
         for row, (token, logp) in zip(rows, drawn, strict=True):
-            row.token_ids.append(token)
-            row.logps.append(logp)
-            row.stopped = token in self.stop_ids
-
-    def _measured(self, phase: str, new: Sequence[int], cached: Sequence[int]) -> AbstractContextManager[None]:
-        cost, tokens = self._cost, sum(new)
-        pairs = sum(more * (2 * done + more + 1) // 2 for more, done in zip(new, cached, strict=True))
-        moved = cost.layer_weights * cost.weight_bytes + sum(cached) * cost.token_bytes
-        return self._meter.phase(phase, tokens, cost.layers(tokens, pairs), moved)
+            row.add([token], [logp], self.stop_ids)
 
     # --- turns going out --------------------------------------------------------------------------
 
-    def _retired(self) -> list[tuple[str, Sampled]]:
+    def _retired(self) -> list[Ended]:
         """Take the turns that are over out of their lanes, and keep their caches for the next turns."""
-        finished: list[tuple[str, Sampled]] = []
+        finished: list[Ended] = []
         lanes: list[Lane] = []
         for lane in self._lanes:
             over = [number for number, row in enumerate(lane.rows) if row.done]
             staying = [number for number, row in enumerate(lane.rows) if not row.done]
             for number in over:
                 self._keep(lane, number)
-                finished.append(self._ended(lane.rows[number]))
+                finished.append(self._turns.ended(lane.rows[number]))
             if staying:
                 lanes.append(_part(lane, staying) if over else lane)
         self._lanes = lanes
         self._drop_oldest()
         return finished
-
-    def _ended(self, row: Row) -> tuple[str, Sampled]:
-        # `sync` is refused while turns are under way, so every token of a turn has the version of its last.
-        return row.session, Sampled(tuple(row.token_ids), tuple(row.logps), row.stopped, self._version)
 
     def _keep(self, lane: Lane, number: int) -> None:
         if not self.ways.continues:

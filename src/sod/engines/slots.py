@@ -16,77 +16,12 @@ Legend: B rows, N new tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import final
 
 from torch import Tensor
 
-from sod.engines.base import SampleRequest, Sampling
 from sod.engines.cache import Offloaded, SlotCache, SlotWindow, Storage
-
-
-@final
-@dataclass
-class Row:
-    """One turn, while it waits or is being sampled; `cached` tokens of its episode are in its slot of the cache."""
-
-    request: SampleRequest
-    token_ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    cached: int = 0
-    stopped: bool = False
-
-    @property
-    def session(self) -> str:
-        """The name of the episode."""
-        return self.request.session
-
-    @property
-    def context(self) -> tuple[int, ...]:
-        """The episode's tokens before this turn."""
-        return tuple(self.request.token_ids)
-
-    @property
-    def length(self) -> int:
-        """Tokens of the episode, those sampled in this turn included."""
-        return len(self.request.token_ids) + len(self.token_ids)
-
-    @property
-    def left(self) -> int:
-        """Tokens that the turn may still get."""
-        return 0 if self.stopped else max(0, self.request.max_new_tokens - len(self.token_ids))
-
-    @property
-    def total(self) -> int:
-        """Tokens of the episode at the end of this turn, at most."""
-        return len(self.request.token_ids) + self.request.max_new_tokens
-
-    @property
-    def done(self) -> bool:
-        """Whether the turn ended, in a stop token or at its limit."""
-        return self.left == 0
-
-    @property
-    def last_token(self) -> int:
-        """The last of these tokens."""
-        return self.token_ids[-1] if self.token_ids else self.request.token_ids[-1]
-
-    def uncached(self) -> Sequence[int]:
-        """The tokens that the model has not seen yet: at least one."""
-        if self.token_ids:
-            return self.token_ids[-1:]
-        return self.request.token_ids[self.cached :]
-
-
-def refuse_clash(
-    under_way: Sequence[Row], under_settings: Sampling, requests: Sequence[SampleRequest], sampling: Sampling
-) -> None:
-    """Raises ValueError where new turns cannot join those under way: as `Engine.submit` says."""
-    if under_way and sampling != under_settings:
-        raise ValueError("turns with other sampling settings are still under way")
-    sessions = [row.session for row in under_way] + [request.session for request in requests]
-    if len(set(sessions)) < len(sessions):
-        raise ValueError("a session has two turns under way")
+from sod.engines.turns import Row
 
 
 @final

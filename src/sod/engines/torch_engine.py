@@ -11,7 +11,6 @@ Legend: B rows, N new tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -29,7 +28,8 @@ from sod.engines.device_draw import draw
 from sod.engines.device_noise import signed, uniforms
 from sod.engines.proof import MOST, prove
 from sod.engines.sampler import draw_tokens, refuse_not_finite
-from sod.engines.slots import Row, Slots, refuse_clash
+from sod.engines.slots import Slots
+from sod.engines.turns import Ended, Room, Row, Turns
 from sod.models.architecture import in_one_line, refuse_unusual
 from sod.models.attention import NAME as ATTENTION
 from sod.models.length import Asked, refuse_longer, rope_bounds, window_bounds
@@ -80,10 +80,7 @@ class TorchEngine:
         self._fixed: FixedStorage | None = None
         self._bursts: Bursts | None = None
         self._meter = meter or Meter()
-        self._waiting: deque[Row] = deque()
-        self._sampling = Sampling()
-        self._version = 0
-        self._closed = False
+        self._turns = Turns()
         with in_one_line(model.config, "student", "cannot run on the fast engine's cache"), torch.inference_mode():
             self._take(model)
             prove(model, self._last_hidden, self._cost.layer_weights)
@@ -97,25 +94,18 @@ class TorchEngine:
     @property
     def version(self) -> int:
         """How many times `sync` was called."""
-        return self._version
+        return self._turns.version
 
     def submit(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
         """Queue turns; see `Engine.submit`."""
-        self._refuse_closed()
-        refuse_clash(self._under_way(), self._sampling, requests, sampling)
-        longest = max((len(request.token_ids) + request.max_new_tokens for request in requests), default=0)
-        exact = [*rope_bounds(self.model.config), *window_bounds(self.model.config)]
-        refuse_longer(Asked(longest, "context and max_new_tokens"), exact, "student")
-        self._refuse_beyond_cache(longest)
-        self._sampling = sampling
-        self._waiting.extend(Row(request) for request in requests)
+        self._turns.submit(requests, sampling, self._refuse_longer)
 
-    def advance(self, tokens: int) -> list[tuple[str, Sampled]]:
+    def advance(self, tokens: int) -> list[Ended]:
         """Sample up to so many tokens of every turn in the batch; see `Engine.advance`."""
-        finished: list[tuple[str, Sampled]] = []
+        finished: list[Ended] = []
         with torch.inference_mode(), plain_index_writes():
             while tokens > 0:
-                finished += self._admit()
+                finished += self._turns.admit(self._room, self._start)
                 if not self._slots.rows:
                     break
                 if self._bursts is None:
@@ -129,10 +119,7 @@ class TorchEngine:
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sampled]:
         """Sample one turn for each request, to its end; in the order of the requests."""
         self.submit(requests, sampling)
-        turns: dict[str, Sampled] = {}
-        while self._under_way():
-            turns |= dict(self.advance(1024))
-        return [turns[request.session] for request in requests]
+        return self._turns.to_the_end(requests, self.advance)
 
     def forget(self, sessions: Iterable[str]) -> None:
         """These episodes are over; see `Engine.forget`."""
@@ -140,16 +127,13 @@ class TorchEngine:
 
     def sync(self, model: Any) -> None:
         """Sample with `model` from now on; what was cached under other weights is forgotten."""
-        self._refuse_closed()
-        if self._under_way():
-            raise ValueError("the weights changed while turns were being sampled")
+        self._turns.refuse_sync()
         self._take(model)
-        self._version += 1
+        self._turns.version += 1
 
     def close(self) -> None:
         """Drop turns under way and give the cache's memory back; see `Engine.close`."""
-        self._closed = True
-        self._waiting.clear()
+        self._turns.close()
         self._drop()
 
     def _drop(self) -> None:
@@ -173,12 +157,10 @@ class TorchEngine:
         self._slots = Slots(self._fixed, self._offload_bytes)
         self._bursts = Bursts(model, self.stop_ids, self.max_rows, self._fixed)
 
-    def _under_way(self) -> list[Row]:
-        return [*self._waiting, *self._slots.rows]
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise ValueError("the engine is closed")
+    def _refuse_longer(self, tokens: int) -> None:
+        exact = [*rope_bounds(self.model.config), *window_bounds(self.model.config)]
+        refuse_longer(Asked(tokens, "context and max_new_tokens"), exact, "student")
+        self._refuse_beyond_cache(tokens)
 
     def _refuse_beyond_cache(self, tokens: int) -> None:
         if self._fixed is not None and not self._fixed.fits(1, tokens):
@@ -190,41 +172,23 @@ class TorchEngine:
 
     # --- turns coming in --------------------------------------------------------------------------
 
-    def _admit(self) -> list[tuple[str, Sampled]]:
-        """Let waiting turns in, prefill them, and sample their first token; the turns that end with it."""
-        finished: list[tuple[str, Sampled]] = []
-        # Again and again: a turn that ends with its first token makes room at once.
-        while self._waiting:
-            free = self._free()
-            # Not one by one, as a prefill of a single row costs almost as much as one of several: turns wait until
-            # an eighth of the batch is free or all of them fit. Into an empty batch they come at once.
-            several = max(1, (len(self._slots.rows) + free) // 8)
-            if self._slots.rows and free < min(len(self._waiting), several):
-                break
-            rows = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-            finished += [self._ended(row) for row in rows if row.done]  # turns without room for a single token
-            rows = [row for row in rows if not row.done]
-            if rows:
-                finished += self._start(rows)
-        return finished
-
-    def _free(self) -> int:
-        """Rows that may still come into the batch: as many as `max_rows` and a cache of fixed size allow.
+    def _room(self) -> Room:
+        """As much as `max_rows` and a cache of fixed size leave.
 
         Room is kept for what every turn may grow to, so that none has to leave for want of it.
         """
         active = self._slots.rows
         free = self.max_rows - len(active)
         if self._fixed is None:
-            return free
+            return Room(len(active), free)
         longest = max((row.total for row in active), default=0)
-        for number, row in enumerate(islice(self._waiting, free)):
+        for number, row in enumerate(islice(self._turns.waiting, free)):
             longest = max(longest, row.total)
             if not self._fixed.fits(len(active) + number + 1, longest):
-                return number
-        return free
+                return Room(len(active), number)
+        return Room(len(active), free)
 
-    def _start(self, rows: Sequence[Row]) -> list[tuple[str, Sampled]]:
+    def _start(self, rows: Sequence[Row]) -> list[Ended]:
         """Prefill new rows and sample their first token; the turns that end with it."""
         first = len(self._slots.rows)
         leaders, followers = self._slots.admit(rows)
@@ -263,7 +227,8 @@ class TorchEngine:
         start_B = torch.tensor([row.cached for row in rows], device=self.model.device)
         last_B = torch.tensor([len(tokens) - 1 for tokens in new], device=self.model.device)
         position_BN = start_B[:, None] + torch.arange(width, device=self.model.device)
-        with self._measured("decode" if width == 1 else "prefill", rows, new):
+        phase, lengths = "decode" if width == 1 else "prefill", [len(tokens) for tokens in new]
+        with self._meter.forward(phase, self._cost, lengths, [row.cached for row in rows]):
             hidden_BND = self.model.get_decoder()(
                 input_ids=token_BN,
                 position_ids=position_BN,
@@ -276,31 +241,21 @@ class TorchEngine:
         last_BD: Tensor = hidden_BND[torch.arange(len(rows), device=last_B.device), last_B]
         return last_BD
 
-    def _measured(self, phase: str, rows: Sequence[Row], new: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
-        tokens = sum(len(part) for part in new)
-        pairs = sum(len(part) * (2 * row.cached + len(part) + 1) // 2 for row, part in zip(rows, new, strict=True))
-        cached = sum(row.cached for row in rows)
-        cost = self._cost
-        moved = cost.layer_weights * cost.weight_bytes + cached * cost.token_bytes
-        return self._meter.phase(phase, tokens, cost.layers(tokens, pairs), moved)
-
     # --- one token, or several --------------------------------------------------------------------
 
-    def _step(self) -> list[tuple[str, Sampled]]:
+    def _step(self) -> list[Ended]:
         """Sample one token of all rows; the turns that end with it."""
         return self._sample(0, self._slots.rows, self._forward(0, self._slots.rows))
 
-    def _burst(self, bursts: Bursts, tokens: int) -> tuple[int, list[tuple[str, Sampled]]]:
+    def _burst(self, bursts: Bursts, tokens: int) -> tuple[int, list[Ended]]:
         """Sample so many tokens of all rows or fewer: how many, and the turns that ended with them."""
         rows = self._slots.rows
         ran = min(BURST, tokens, max(row.left for row in rows))
         with self._measured_burst(rows, ran):
-            drawn = bursts.run(rows, ran, self._sampling)
+            drawn = bursts.run(rows, ran, self._turns.sampling)
         for row, (token_ids, logps) in zip(rows, drawn, strict=True):
             refuse_not_finite(logps)
-            row.token_ids += token_ids
-            row.logps += logps
-            row.stopped = token_ids[-1] in self.stop_ids
+            row.add(token_ids, logps, self.stop_ids)
             row.cached = row.length - 1
         return ran, self._ends(0, rows)
 
@@ -311,7 +266,7 @@ class TorchEngine:
         moved = cost.bytes * tokens + cached * cost.token_bytes
         return self._meter.phase("decode", count, cost.layers(count, cached) + cost.head(count), moved)
 
-    def _sample(self, first: int, rows: Sequence[Row], hidden_BD: Tensor) -> list[tuple[str, Sampled]]:
+    def _sample(self, first: int, rows: Sequence[Row], hidden_BD: Tensor) -> list[Ended]:
         """Draw the next token of the rows in slots `first` and on; the turns that end with it leave their slots."""
         moved = self._cost.head_weights * self._cost.weight_bytes
         with self._meter.phase("sample", len(rows), self._cost.head(len(rows)), moved):
@@ -320,9 +275,7 @@ class TorchEngine:
         logps = logp_B.tolist()
         refuse_not_finite(logps)
         for row, token, logp in zip(rows, token_B.tolist(), logps, strict=True):
-            row.token_ids.append(token)
-            row.logps.append(logp)
-            row.stopped = token in self.stop_ids
+            row.add([token], [logp], self.stop_ids)
         return self._ends(first, rows)
 
     def _drawn(self, rows: Sequence[Row], logits_BV: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,19 +283,15 @@ class TorchEngine:
         keys, positions = [row.request.noise_key for row in rows], [row.length for row in rows]
         if self._bursts is None:
             noise = np.array(keys, dtype=np.uint64), np.array(positions, dtype=np.uint64)
-            return draw_tokens(logits_BV, self._sampling, *noise)
+            return draw_tokens(logits_BV, self._turns.sampling, *noise)
         key_B = torch.tensor([signed(key) for key in keys], device=logits_BV.device)
         noise_B = uniforms(key_B, torch.tensor(positions, device=logits_BV.device))
-        return draw(logits_BV, noise_B, torch.arange(len(rows), device=logits_BV.device), self._sampling)
+        return draw(logits_BV, noise_B, torch.arange(len(rows), device=logits_BV.device), self._turns.sampling)
 
-    def _ends(self, first: int, rows: Sequence[Row]) -> list[tuple[str, Sampled]]:
+    def _ends(self, first: int, rows: Sequence[Row]) -> list[Ended]:
         """Take the turns that are over out of the slots `first` and on."""
         over = [slot for slot, row in enumerate(rows, start=first) if row.done]
-        return [self._ended(self._slots.retire(slot)) for slot in reversed(over)]
-
-    def _ended(self, row: Row) -> tuple[str, Sampled]:
-        # `sync` is refused while turns are under way, so every token of a turn has the version of its last.
-        return row.session, Sampled(tuple(row.token_ids), tuple(row.logps), row.stopped, self._version)
+        return [self._turns.ended(self._slots.retire(slot)) for slot in reversed(over)]
 
     # --- before the first turn --------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -146,6 +146,12 @@ class Meter:
         yield
         self.settle()
         self.add(name, time.perf_counter() - began, tokens, flop, moved)
+
+    def forward(self, name: str, cost: Cost, new: Sequence[int], cached: Sequence[int]) -> AbstractContextManager[None]:
+        """Time a forward through the layers: of each row so many new tokens, after so many cached ones."""
+        pairs = sum(more * (2 * done + more + 1) // 2 for more, done in zip(new, cached, strict=True))
+        moved = cost.layer_weights * cost.weight_bytes + sum(cached) * cost.token_bytes
+        return self.phase(name, sum(new), cost.layers(sum(new), pairs), moved)
 
     def add(self, name: str, seconds: float, tokens: int = 0, flop: float = 0.0, moved: float = 0.0) -> None:
         """Count what was timed elsewhere."""
