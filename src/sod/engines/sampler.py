@@ -55,18 +55,25 @@ def draw_tokens(
     # A CPU keeps a few rows in its cache; elsewhere each pass costs its launches, so there is one.
     rows = max(1, CACHED_LOGITS // logits_BV.shape[1]) if logits_BV.is_cpu else len(logits_BV)
     drawn = [
-        _invert(part, sampling, noise) for part, noise in zip(logits_BV.split(rows), noise_B.split(rows), strict=True)
+        invert(scores(part, sampling), noise, torch.arange(len(part), device=part.device))
+        for part, noise in zip(logits_BV.split(rows), noise_B.split(rows), strict=True)
     ]
     return torch.cat([token_B for token_B, _ in drawn]), torch.cat([logp_B for _, logp_B in drawn])
 
 
-def _invert(logits_BV: Tensor, sampling: Sampling, noise_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert the distribution function in two stages: the block of tokens, then the token in it."""
+def scores(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """Float32 log-probabilities up to a number that a row has in common; -inf where truncated away."""
     if sampling.top_k > 0 or sampling.top_p < 1.0:
-        score_BV = log_probs(logits_BV, sampling)
-    else:
-        score_BV = logits_BV.float() / sampling.temperature
-    highest_B1 = score_BV.max(dim=-1, keepdim=True).values
+        return log_probs(logits_BV, sampling)
+    return logits_BV.float() if sampling.temperature == 1.0 else logits_BV.float() / sampling.temperature
+
+
+def invert(score_BV: Tensor, noise_B: Tensor, row_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert the distribution function in two stages: the block of tokens, then the token in it.
+
+    `row_B` counts the rows from 0. Nothing here comes from the host or is read by it, so that a CUDA graph can hold it.
+    """
+    highest_B1 = score_BV.amax(dim=-1, keepdim=True)
     mass_BV = (score_BV - highest_B1).exp_()
     rows, vocabulary = mass_BV.shape
     padded_BV = pad(mass_BV, (0, -vocabulary % BLOCK)) if vocabulary % BLOCK else mass_BV
@@ -79,7 +86,7 @@ def _invert(logits_BV: Tensor, sampling: Sampling, noise_B: Tensor) -> tuple[Ten
     # right=True finds the first block, and the first token in it, whose cumulative mass exceeds the goal.
     block_B = torch.searchsorted(upto_BM, goal_B[:, None], right=True).squeeze(1).clamp(max=upto_BM.shape[1] - 1)
     before_B = (upto_BM - sum_BM).gather(1, block_B[:, None]).squeeze(1)
-    inside_BW = blocks_BMW[torch.arange(rows, device=block_B.device), block_B].double().cumsum(dim=-1)
+    inside_BW = blocks_BMW[row_B, block_B].double().cumsum(dim=-1)
     rest_B = (goal_B - before_B).clamp(min=0.0)
     rest_B = torch.minimum(rest_B, torch.nextafter(inside_BW[:, -1], torch.zeros_like(total_B)))
     token_B = block_B * BLOCK + torch.searchsorted(inside_BW, rest_B[:, None], right=True).squeeze(1)
