@@ -48,23 +48,16 @@ def sft_step(
     """
     clock = Clock(settle=settle_of([model]))
     with clock.timed("step"), dropping(model, seed, step), naming_phase("the update"):
-        metrics, tokens = _updated(model, optimizer, examples, batch_size, spec, seed, step)
+        chosen = [examples[i] for i in draw(batch_size, len(examples), seed, step)]
+        batch = supervised_batch([(e.token_ids, e.turn_ids) for e in chosen], [e.weights for e in chosen])
+        metrics = _updated(model, optimizer, batch, spec, step)
+        tokens = float(batch.length_B.sum())
     seconds = clock.total
     return StepReport(step, metrics | {"tokens_per_second": tokens / seconds, "seconds": seconds})
 
 
-def _updated(
-    model: Any,
-    optimizer: Optimizer,
-    examples: Sequence[Example],
-    batch_size: int,
-    spec: OptimSpec,
-    seed: int,
-    step: int,
-) -> tuple[dict[str, float], float]:
-    """Loss, gradient norm and learning rate, and the tokens of the batch."""
-    chosen = [examples[i] for i in draw(batch_size, len(examples), seed, step)]
-    batch = supervised_batch([(e.token_ids, e.turn_ids) for e in chosen], [e.weights for e in chosen])
+def _updated(model: Any, optimizer: Optimizer, batch: TokenBatch, spec: OptimSpec, step: int) -> dict[str, float]:
+    """Loss, gradient norm and learning rate."""
     total = float(weights_of(batch).double().sum())
     loss = 0.0
     for micro in batch.split(spec.micro_batch_tokens):
@@ -73,7 +66,7 @@ def _updated(
         optimizer.accumulate()
         loss += float(part.detach())
     update = optimizer.step(step)
-    return {"loss": loss, "grad_norm": update.grad_norm, "lr": update.lr}, float(batch.length_B.sum())
+    return {"loss": loss, "grad_norm": update.grad_norm, "lr": update.lr}
 
 
 def weights_of(batch: TokenBatch) -> Tensor:
