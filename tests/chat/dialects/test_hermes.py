@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sod.chat.bound import BoundDialect
-from sod.chat.dialects import json_calls
 from sod.chat.dialects.hermes import HERMES, pieces, read, render_call
 from sod.chat.render import Chat
 from sod.records import MalformedCall, Message, Said, StopReason, ToolCall, Trajectory, Turn
@@ -365,17 +363,7 @@ def test_nothing_is_lost_and_counts_add_up(parts: list[str], thought_open: bool)
     ],
 )
 @pytest.mark.parametrize("lead", ["", "<think>", '<tool_call>["'])
-def test_the_work_grows_with_the_length_and_no_faster(lead: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Characters handed to the JSON decoder, which is where a second look at the same text would be taken."""
-    handed: list[int] = []
-    decoder = json_calls._DECODER
-
-    class Counting:
-        def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
-            handed.append(len(text))
-            return decoder.raw_decode(text, at)
-
-    monkeypatch.setattr(json_calls, "_DECODER", Counting())
+def test_the_work_grows_with_the_length_and_no_faster(lead: str, unit: str, handed: list[int]) -> None:
     text = lead + unit * 500
     read(text)
     pieces(text)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sod.chat.dialects import json_calls, tagged
+from sod.chat.dialects import tagged
 from sod.chat.dialects.base import Dialect
 from sod.chat.dialects.functionary import FUNCTIONARY
 from sod.chat.dialects.glm4 import GLM4_5, GLM4_7
@@ -456,17 +456,8 @@ def test_the_work_grows_with_the_length_and_no_faster(lead: str, unit: str, monk
     "unit", ['OPEN["', "OPEN[", 'OPEN{"a": "', 'OPEN["\\\\"', '</think>{"name": "f", "parameters": {}, "']
 )
 @pytest.mark.parametrize("dialect", IN_JSON, ids=names(IN_JSON))
-def test_json_is_decoded_no_more_than_twice(dialect: Marked, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Characters handed to the decoder, in a text of calls that cannot be read."""
-    handed: list[int] = []
-    decoder = json_calls._DECODER
-
-    class Counting:
-        def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
-            handed.append(len(text))
-            return decoder.raw_decode(text, at)
-
-    monkeypatch.setattr(json_calls, "_DECODER", Counting())
+def test_json_is_decoded_no_more_than_twice(dialect: Marked, unit: str, handed: list[int]) -> None:
+    """In a text of calls that cannot be read."""
     form = dialect.form
     assert isinstance(form, Listed | Bare)
     text = unit.replace("OPEN", form.open if isinstance(form, Listed) else form.tag) * 100
