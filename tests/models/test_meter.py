@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sod.clock import Clock
 from sod.models import score as score_module
+from sod.models.forward import packs
 from sod.models.meter import Cost, Meter
 from sod.models.peaks import Peaks, measured_peaks, peaks_by_role
 from sod.models.recompute import recompute_layers
@@ -35,6 +36,7 @@ def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flop_of_scoring_and_of_its_gradient(model: Any, random_batch: Callable[..., TokenBatch]) -> None:
     """One row, so that there is no padding. PyTorch does not count what its fused attention does on a CPU."""
     batch = random_batch(rows=1, seed=3)
+    assert packs(model)  # proven by forwards of its own where nobody has asked before
     cost = Cost.of(model)
     length = int(batch.length_B[0])
     attention = cost.pair * length * (length + 1) // 2
