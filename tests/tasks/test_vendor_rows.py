@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sod.records import Message, ToolCall
+from sod.records import Message, SodError, ToolCall
 from sod.tasks.base import Conversation
+from sod.tasks.files import load_conversations
 from sod.tasks.formats.base import BadRowError, Fields
 from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
 
@@ -181,3 +183,27 @@ REFUSED = {
 def test_a_row_of_others_that_cannot_be_used(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadRowError, match=reason):
         read(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"name": "n", "prompt": "Where?", "program": "Here."}, "data.columns='{prompt: prompt, completion: program}'"),
+        ({"said": [USER, REPLY], "name": "n"}, "data.columns='{messages: said}'"),
+        ({"input_ids": [1, 2], "labels": [1, 2]}, "tokens of a model: give the texts that they were made of"),
+    ],
+)
+def test_the_hint_for_rows_of_no_known_shape(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(SodError) as error:
+        load_conversations(path.as_posix())
+    assert str(error.value).endswith(hint)
+
+
+def test_columns_as_the_hint_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"name": "n", "prompt": "Where?", "program": "Here."}) + "\n")
+    loaded = load_conversations(path.as_posix(), columns={"prompt": "prompt", "completion": "program"})
+    assert [conversation.messages for conversation in loaded.items] == [(ASKED, SAID)]
+    assert loaded.unused == {"name": 1}
