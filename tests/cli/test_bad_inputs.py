@@ -121,7 +121,10 @@ def good_row() -> dict[str, Any]:
 
 
 BAD_ROWS = {
-    "unknown role 'robot'": [{"role": "robot", "content": "hi"}, {"role": "assistant", "content": "x"}],
+    "unknown role 'robot': use system, user, assistant or tool": [
+        {"role": "robot", "content": "hi"},
+        {"role": "assistant", "content": "x"},
+    ],
     "no assistant message": [{"role": "user", "content": "1+1"}],
     "it calls 'search', which neither its own tools nor the run's declare": [
         {"role": "user", "content": "1+1"},

@@ -63,6 +63,11 @@ KINDS: dict[str, tuple[list[Any], list[str], list[str]]] = {
         ["data.columns={prompt: q, ground_truth: meta.answer}"],
         ["RL tasks: 1 of 1 row", "right is '42'"],
     ),
+    "a call of no tool": (
+        [{"messages": [ASKS, SAYS]}, {"messages": [ASKS, CALLS, {"role": "tool", "content": "6"}, SAYS]}],
+        [],
+        ["SFT conversations: 1 of 2 rows", "it calls 'lookup'", "the run's in 1 row"],
+    ),
     "renamed": ([verl("42")], ["tools.python.name=code_interpreter"], ["code_interpreter(code)"]),
 }
 

@@ -42,6 +42,9 @@ def asks(*calls: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "tool_calls": list(calls), **more}
 
 
+NO_CALL = "tool message with no preceding call: give the assistant's message before it its tool_calls"
+
+
 def jsonl(path: Path, *rows: Any) -> str:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return str(path)
@@ -172,7 +175,7 @@ def test_ids_are_unique(tmp_path: Path) -> None:
         ({"prompt": []}, "no prompt"),
         ({"prompt": None}, "no prompt"),
         ({"prompt": ""}, "no prompt"),
-        ({"prompt": [{"role": "usr", "content": "x"}]}, "unknown role 'usr'"),
+        ({"prompt": [{"role": "usr", "content": "x"}]}, "unknown role 'usr': use system, user, assistant or tool"),
         ({"prompt": [{"role": "user"}]}, "user message without text content"),
         ({"prompt": [{"role": "user", "content": "\ud800"}]}, "user message is not valid Unicode"),
         ({"extra_info": [1]}, "extra_info is not a dict but list"),
@@ -250,19 +253,22 @@ def test_arrow_does_not_mix_the_arguments_of_two_tools(tmp_path: Path) -> None:
         (None, "no messages"),
         ("hello", "messages is a string but not JSON"),
         ([USER], "no assistant message"),
-        ([{"role": "usr", "content": "x"}, REPLY], "unknown role 'usr'"),
-        (["x", REPLY], "unknown role None"),
+        ([{"role": "usr", "content": "x"}, REPLY], "unknown role 'usr': use system, user, assistant or tool"),
+        (["x", REPLY], "unknown role None: use system, user, assistant or tool"),
         ([USER, asks(call("python", "print(1)"))], "the arguments of a call to 'python' are no JSON object"),
         ([USER, asks(call("python", [1]))], "the arguments of a call to 'python' are no JSON object"),
         ([USER, asks({"type": "function"})], "a tool call has no name"),
-        ([USER, {"role": "tool", "content": "2"}, REPLY], "tool message with no preceding call"),
+        (
+            [USER, {"role": "tool", "content": "2"}, REPLY],
+            NO_CALL,
+        ),
         (
             [USER, asks(call("python", {})), {"role": "tool", "content": "2"}, {"role": "tool", "content": "3"}, REPLY],
-            "tool message with no preceding call",
+            NO_CALL,
         ),
         (
             [USER, asks(call("python", {})), USER, {"role": "tool", "content": "2"}, REPLY],
-            "tool message with no preceding call",
+            NO_CALL,
         ),
         ([{**USER, "tool_calls": [call("python", {})]}, REPLY], "user message with tool_calls"),
         ([USER, {"role": "assistant"}], "assistant message without text content"),

@@ -195,7 +195,9 @@ def _of_conversations(
         except (ValueError, SodError) as error:  # of the shape, or of a template that does not render this row
             skipped.append(SkippedRow(number, str(error)))
         progress(done, len(kept))
-    read = replace(loaded, skipped=sorted(skipped, key=lambda skip: skip.row))
+    rows_used, conversations = [number for number, _ in usable], [conversation for _, conversation in usable]
+    skipped = sorted(skipped, key=lambda skip: skip.row)
+    read = replace(loaded, items=conversations, rows=rows_used, skipped=skipped)
     if not usable:
         raise SodError(f"{source}: no row can be rendered; skipped are {_skips_text(read.skipped)}")
     limit = ("sft.max_tokens", recipe.sft.max_tokens)
@@ -205,7 +207,7 @@ def _of_conversations(
         ("read as", _read_as("sft", read, len(usable))),
         *_common_facts(read),
         *[("note", note) for note in notes],
-        ("tools", _declared_text(loaded.items, recipe)),
+        ("tools", _declared_text(conversations, recipe)),
         ("lengths", _lengths_text([one for one, _ in lengths], chat, limit)),
         ("loss", f"on {trained:,} of {length:,} {unit} ({trained / max(length, 1):.0%})"),
     ]

@@ -70,8 +70,19 @@ def unknown_shape(source: str, rows: Iterable[Row], wanted: Sequence[str]) -> So
     """The line for rows that no shape recognises: their columns, and the `data.columns` that is most likely meant."""
     rows = list(rows)
     text = f"{source}: its rows are of no known shape; columns: {listed(rows)}"
+    if any("input_ids" in row for row in rows):
+        return SodError(f"{text}; these are tokens of a model: give the texts that they were made of")
+    pair = ("prompt", "completion")
+    if "messages" in wanted and not any(_holds_messages(row) for row in rows[:100]) and _guessed(rows, pair):
+        wanted = pair
     guess = ", ".join(f"{target}: {column}" for target, column in _guessed(rows, wanted).items())
     return SodError(f"{text}; say which is which, e.g. data.columns='{{{guess}}}'" if guess else text)
+
+
+def _holds_messages(row: Row) -> bool:
+    """Whether a column, or what stands right below one, is a list of mappings, as messages are."""
+    inside = [value.values() if isinstance(value, Mapping) else [value] for value in row.values()]
+    return any(isinstance(item, list) and item and isinstance(item[0], Mapping) for values in inside for item in values)
 
 
 def listed(rows: Sequence[Row]) -> str:
@@ -89,6 +100,7 @@ def listed(rows: Sequence[Row]) -> str:
 _LIKELY = {
     "prompt": (*PROMPTS, "text", "q", "task", "request", "user"),
     "ground_truth": (*TRUTHS, "gold", "truth", "result", "response", "a", "ref", "gt"),
+    "completion": ("completion", "response", "answer", "output", "reply", "summary", "program", "code", "a"),
     "messages": ("messages", "conversation", "chat", "dialog", "turns", "history"),
 }
 

@@ -13,7 +13,7 @@ Call = tuple[str | None, ToolCall]
 """A call, and the id by which its answer names it."""
 
 _ARGUMENTS = ("arguments", "parameters", "input", "args")
-IDS = ("call_id", "tool_call_id", "tool_call_ids", "tool_use_id", "toolCallId", "id")
+IDS = ("call_id", "tool_call_id", "tool_call_ids", "tool_use_id", "toolCallId", "toolUseId", "id")
 _LITERAL_CHARS = 100_000  # Python's parser takes far more memory than a text is long
 
 

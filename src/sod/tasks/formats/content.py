@@ -8,6 +8,7 @@ from typing import Any, final
 
 from sod.tasks.formats.base import BadRowError, Row
 from sod.tasks.formats.calls import Call, call_id, read_call
+from sod.tasks.formats.keyed_parts import typed
 
 _TEXTS = frozenset({"text", "input_text", "output_text", "summary_text"})
 _THOUGHTS = frozenset({"thinking", "reasoning", "reasoning_text", "reasoning_content"})
@@ -16,7 +17,7 @@ _RESULTS = frozenset({"tool_result", "tool_response", "function_call_output"})
 _SEEN_OR_HEARD = ("image", "video", "audio")
 _MEDIA = (*_SEEN_OR_HEARD, "file", "document")
 _VALUES = ("text", "value", "thinking", "reasoning", "content")
-_OUTPUTS = ("content", "output", "result", "value", "text")
+_OUTPUTS = ("content", "output", "result", "response", "value", "text")
 
 
 @final
@@ -42,7 +43,7 @@ def read_content(value: Any, role: str) -> Parts:
     parts = Parts()
     texts: list[str] = []
     for block in blocks:
-        _read_block(block, role, parts, texts)
+        _read_block(typed(block), role, parts, texts)
     parts.text = "".join(texts) if texts or not blocks else None
     return parts
 
@@ -71,7 +72,7 @@ def _kind(block: Any, role: str) -> str:
     kind = block.get("type")
     kind = kind.replace("-", "_") if isinstance(kind, str) else None
     if kind is None:
-        kind = next((word for word in ("text", *_MEDIA) if word in block), "")
+        kind = next((word for word in ("text", *_MEDIA) if word in block), ", ".join(block))
     refuse_media(kind, f"{role} message")
     return kind
 

@@ -14,8 +14,8 @@ from sod.tasks.formats.content import read_content
 from sod.tasks.formats.text_calls import tools_in
 from sod.tasks.formats.tools import read_tools, tool_name
 
-SYSTEMS = ("system", "system_prompt")
-TOOLS = ("tools", "functions")
+SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
+TOOLS = ("tools", "functions", "toolConfig", "available_tools")
 
 
 def first_of(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -55,7 +55,9 @@ def with_system(fields: Fields, messages: Sequence[Message]) -> Sequence[Message
         if fields.row[column] == first.content:
             fields.use(column)
         return messages
-    text = read_content(fields.use(column), "system").text
+    value = fields.use(column)
+    value = value.get("parts", value) if isinstance(value, dict) else value
+    text = read_content(value, "system").text
     return messages if text is None else [Message("system", text), *messages]
 
 

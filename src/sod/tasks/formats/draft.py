@@ -9,7 +9,7 @@ from sod.records import Role
 from sod.tasks.formats.base import Row
 from sod.tasks.formats.calls import Call
 
-CONTENTS = ("content", "value", "text", "output", "system_prompt")
+CONTENTS = ("content", "parts", "value", "text", "output", "system_prompt")
 """Where the content of an item stands, the first that it has."""
 
 

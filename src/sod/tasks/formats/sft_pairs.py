@@ -13,7 +13,10 @@ from sod.tasks.formats.messages import chat_or_none, read_messages
 from sod.tasks.tables import json_or_none
 
 PROMPTS = ("prompt", "query", "question", "problem", "input")
-ANSWERS = ("completion", "response", "responses", "output", "answer", "solution", "target")
+ANSWERS = (
+    *("completion", "response", "responses", "output", "answer", "solution", "target"),
+    *("generation", "llm_response"),
+)
 _OUTPUTS = ("output", "response")
 
 

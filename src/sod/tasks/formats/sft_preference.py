@@ -9,6 +9,7 @@ from sod.tasks.formats.conversation import first_of
 _PAIRS = (
     *(("chosen", "rejected"), ("chosen_messages", "rejected_messages")),
     *(("messages", "rejected_messages"), ("response", "rejected_response")),
+    ("preferred_output", "non_preferred_output"),
 )
 
 

@@ -10,17 +10,19 @@ from sod.tasks.formats.base import BadRowError, Row
 from sod.tasks.formats.calls import IDS, call_id, read_call, read_calls
 from sod.tasks.formats.content import Parts, checked, output_text, read_content
 from sod.tasks.formats.draft import CONTENTS, Draft, content_of
+from sod.tasks.formats.keyed_parts import typed
 from sod.tasks.formats.text_calls import calls_in, results_in
 from sod.tasks.formats.turn_parts import call_part, thought_part
 from sod.tasks.formats.weights import DETAILS, MASK, WEIGHTS, weight_of
 
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "ai"), "assistant"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatbot", "chatgpt", "ai"), "assistant"),
     **dict.fromkeys(("tool", "function", "ipython", "observation", "environment"), "tool"),
     **dict.fromkeys(("tool_response", "tool_result", "function_response", "function_call_output"), "tool"),
 }
+_KNOWN = "use system, user, assistant or tool"
 _CALLS = frozenset({"function_call", "tool_call", "tool_calls", "custom_tool_call"})
 _THOUGHTS = frozenset({"reasoning", "thinking"})
 _WORLDS = frozenset({"observation", "environment"})
@@ -33,7 +35,7 @@ READ |= {*CONTENTS, *_REASONING, *WEIGHTS, MASK, *DETAILS, "summary", *IDS}
 def drafts_of(item: Any) -> list[Draft]:
     """The drafts of one item; several where a message holds results beside its text. Raises BadRowError."""
     if not isinstance(item, dict):
-        raise BadRowError("unknown role None")
+        raise BadRowError(f"unknown role None: {_KNOWN}")
     raw_role = item.get("role") or item.get("from") or item.get("type")
     name = raw_role.strip().lower().replace("-", "_") if isinstance(raw_role, str) else None
     if name in _CALLS:
@@ -42,7 +44,7 @@ def drafts_of(item: Any) -> list[Draft]:
         return [thought_part(item)]
     role = _ROLES.get(name or "")
     if role is None:
-        raise BadRowError(f"unknown role {raw_role!r}")
+        raise BadRowError(f"unknown role {raw_role!r}: {_KNOWN}")
     weight = weight_of(item, role)
     if role == "tool":
         return list(_tool_drafts(item, name in _WORLDS))
@@ -64,7 +66,7 @@ def _tool_drafts(item: Row, world: bool) -> Iterator[Draft]:
 
 def _block_results(content: Any) -> list[tuple[str | None, str]]:
     """The result blocks of a tool message (Vercel, LLaMA-Factory); none where its content is another."""
-    blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+    blocks = [typed(block) for block in content if isinstance(block, dict)] if isinstance(content, list) else []
     kinds = {str(block.get("type")).replace("-", "_") for block in blocks}
     return read_content(content, "tool").results if kinds and kinds <= {"tool_result", "tool_response"} else []
 
