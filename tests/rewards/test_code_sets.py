@@ -92,6 +92,32 @@ SETS: dict[str, tuple[dict[str, Any], str, str]] = {
         "    return 2 * n",
         TWICE_WRONG,
     ),
+    "HumanEval-X": (
+        {
+            "prompt": "from typing import List\n\ndef twice(n):\n",
+            "test": "def check(twice):\n    assert twice(3) == 6\n    assert twice(5) == 10\n\ncheck(twice)",
+            "canonical_solution": "    return 2 * n\n",
+        },
+        "    return 2 * n",
+        TWICE_WRONG,
+    ),
+    "DeepSeek-Coder, LeetCode": (
+        {
+            "prompt": "class Solution:\n    def twice(self, nums: List[int]) -> int:\n        pass\n",
+            "prompt_sft": "Double.",
+            "test": "mine = Solution()\nassert mine.twice(n=3) == 6\nassert mine.twice(5) == 10",
+        },
+        METHOD,
+        METHOD_WRONG,
+    ),
+    "NeMo-Gym": (
+        {
+            "responses_create_params": {"input": "Add."},
+            "verifier_metadata": {"unit_tests": {"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}},
+        },
+        ADD,
+        ADD_WRONG,
+    ),
     "APPS": ({"question": "Add.", "input_output": json.dumps({"inputs": ["1 2\n"], "outputs": ["3\n"]})}, ADD, "x = 3"),
     "TACO": ({"question": "Double.", "input_output": json.dumps(FUNCTION)}, METHOD, METHOD_WRONG),
     "CodeContests": (

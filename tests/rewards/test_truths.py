@@ -28,6 +28,7 @@ ANSWERS = json.loads((Path(__file__).parent / "data" / "math500_answers.json").r
         (r"\boxed 5", "5"),
         (r"#### Answer" + "\n" + r"\boxed{5}", "5"),
         ("Answer: 5", "5"),
+        ("She sold 48/2 = <<48/2=24>>24 clips.\nA: 24", "24"),
         ("The final answer is: 5", "5"),
         ("the answer is 5", "5"),
         ("<answer>5</answer>", "5"),

@@ -49,6 +49,70 @@ ROWS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], set[str], list[str]]
         {"test"},
         [],
     ),
+    "HumanEval-X": (
+        "prompt and tests",
+        {
+            "task_id": "Python/0",
+            "prompt": 'def twice(n):\n    """Double."""\n',
+            "declaration": "def twice(n):\n",
+            "test": "def check(twice):\n    assert twice(3) == 6\n\ncheck(twice)",
+            "canonical_solution": "    return 2*n",
+        },
+        ('def twice(n):\n    """Double."""', "```python"),
+        {"test", "prompt", "entry_point"},
+        ["declaration"],
+    ),
+    "DeepSeek-Coder, MBPP": (
+        "prompt and tests",
+        {"task_id": 7, "prompt": "Double a number.", "code": "x", "test": ["assert twice(3) == 6"]},
+        ("Double a number.", "must pass these tests", "assert twice(3) == 6"),
+        {"test"},
+        [],
+    ),
+    "DeepSeek-Coder, LeetCode": (
+        "prompt and tests",
+        {
+            "prompt": STARTER + "pass",
+            "prompt_sft": "Double a number. Complete this code.",
+            "test": "assert Solution().twice(3) == 6",
+        },
+        ("Double a number. Complete this code.", "```python block"),
+        {"test"},
+        [],
+    ),
+    "LeetCodeDataset, first version": (
+        "LeetCodeDataset",
+        {
+            "prompt": "import math",
+            "entry_point": "Solution().twice",
+            "test": CHECK,
+            "completion": "x",
+            "meta": {"query": "Double a number.\n```python\nclass Solution:\n```", "question_id": 7},
+        },
+        ("Double a number.",),
+        {"prompt", "entry_point", "test"},
+        ["meta.question_id"],
+    ),
+    "NeMo-Gym, unit tests": (
+        "nemo-gym",
+        {
+            "responses_create_params": {"input": "Double."},
+            "verifier_metadata": {"unit_tests": {"inputs": ["1\n"], "outputs": ["2\n"], "fn_name": None}},
+        },
+        ("Double.",),
+        {"unit_tests"},
+        [],
+    ),
+    "NeMo-Gym, BigCodeBench": (
+        "nemo-gym",
+        {
+            "responses_create_params": {"input": "Double."},
+            "verifier_metadata": {"test": CHECK, "entry_point": "twice", "code_prompt": "import os", "split": "hard"},
+        },
+        ("Double.",),
+        {"test", "entry_point", "code_prompt"},
+        ["verifier_metadata.split"],
+    ),
     "HumanEval+": (
         "HumanEval",
         {
@@ -267,6 +331,7 @@ def test_references_go_with_the_task(tmp_path: Path) -> None:
     ("row", "reason"),
     [
         ({"question": "Add.", "input_output": ""}, "no tests in input_output"),
+        ({"prompt": "class X {", "language": "java", "test": "assert(f(1) == (2));\n}"}, "its tests are for java"),
         ({"question": "Add.", "input_output": '{"inputs": [], "outputs": []}'}, "no tests in input_output"),
         ({"question": "Add.", "input_output": "["}, "input_output is a string but not JSON"),
         ({"text": "Double.", "test_list": []}, "no tests in test_list"),

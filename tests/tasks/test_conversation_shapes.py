@@ -281,6 +281,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "KTO": ({"prompt": "a", "completion": "b", "label": False}, "label is false"),
     "no assistant": ({"messages": [USER]}, "no assistant message"),
+    "says nothing": ({"messages": [USER, {**REPLY, "content": ""}]}, "its assistant says nothing"),
     "nothing counts": ({"messages": [USER, {**REPLY, "weight": 0}]}, "every assistant message has weight 0"),
     "history": ({"query": "a", "response": "b", "history": ["x"]}, "history is no list of pairs"),
     "an answer that is an object": ({"prompt": "a", "response": [1]}, "response is neither a text nor messages"),

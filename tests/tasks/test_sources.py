@@ -318,3 +318,11 @@ def test_no_device_or_pipe_is_read_for_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(SodError, match="no file matches"):
         load_tasks(f"{tmp_path}/*.jsonl")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv"])
+def test_a_pointer_of_git_lfs_is_told_from_data(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+    with pytest.raises(SodError, match="is a pointer of Git LFS, not the data; run `git lfs pull`"):
+        load_tasks(str(path))

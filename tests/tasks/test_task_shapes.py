@@ -243,6 +243,8 @@ def lettered(*options: str) -> tuple[Message, ...]:
             "answer": "B.",
         },
         {"options": [{"A": "3"}, {"B": "4"}, {"C": "5"}], "expected_answer": "B"},
+        {"options": ["A ) 3", "B ) 4", "C ) 5"], "correct": "B"},
+        {"target_scores": {"3": 0, "4": 1, "5": 0}},
         {"A": "3", "B": "4", "C": "5", "answer": "B"},
         {"opa": "3", "opb": "4", "opc": "5", "cop": 1},
         {"choices": [3, 4, 5], "answer": "4"},
@@ -279,6 +281,8 @@ def test_choices_that_the_prompt_shows_are_not_shown_twice(tmp_path: Path) -> No
     ("more", "reason"),
     [
         ({"choices": ["3", "4"], "answer": "E"}, "its answer 'E' is none of its 2 choices"),
+        ({"choices": ["3", "4"], "answer": ["A", "B"]}, "2 of its choices are right; the choice verifier judges one"),
+        ({"target_scores": {"3": 1, "4": 1}}, "2 of its choices are right; the choice verifier judges one"),
         ({"choices": ["3"], "answer": "A"}, "1 choices, there are to be 2 to 26"),
         ({"choices": "3 or 4", "answer": "A"}, "its choices are no list"),
         ({"choices": [["3"], ["4"]], "answer": "A"}, "a choice is no text"),
@@ -289,7 +293,13 @@ def test_choices_that_do_not_go_together_are_skipped(more: dict[str, Any], reaso
     assert loaded.skipped == [SkippedRow(0, reason)]
 
 
-@pytest.mark.parametrize("answer", ["ground_truth", "expected_answer", "final_answer", "answer", "label", "solution"])
+NAMES = [
+    *("ground_truth", "expected_answer", "final_answer", "answer", "label", "solution"),
+    *("ideal", "expected", "expected_output", "golden", "gt"),
+]
+
+
+@pytest.mark.parametrize("answer", NAMES)
 @pytest.mark.parametrize("prompt", ["prompt", "problem", "question", "input", "instruction", "Question", "PROBLEM"])
 def test_a_prompt_and_a_truth_by_any_of_their_names(prompt: str, answer: str, tmp_path: Path) -> None:
     task = only(tmp_path, {prompt: "2+2?", answer: "4"})
@@ -500,3 +510,28 @@ def test_multiple_choice_goes_before_a_flat_reading() -> None:
     """The flat shape would take a choice's letter without showing the choices."""
     order = list(TASK_SHAPES)
     assert order.index(CHOICES) < order.index(FLAT)
+
+
+def test_a_prompt_in_chatml_is_read_as_its_messages(tmp_path: Path) -> None:
+    written = "<|im_start|>system\nBrief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    loaded = load(tmp_path, {"prompt": written, "answer": "4"}, {"prompt": written + "Let me", "answer": "4"})
+    assert [task.prompt for task in loaded.items] == [(Message("system", "Brief."), *ASKED)]
+    assert loaded.remarks == {"prompt is written in ChatML, and is read as the messages in it": 1}
+    assert loaded.skipped == [SkippedRow(1, "its prompt is ChatML that begins the answer: 'Let me'")]
+
+
+@pytest.mark.parametrize("truth", [{"ground_truth": "4"}, "{'ground_truth': '4'}", '{"target": ["4"]}'])
+def test_a_mapping_of_the_truth_may_be_text(truth: Any, tmp_path: Path) -> None:
+    assert only(tmp_path, {"prompt": "2+2?", "ground_truth": truth}).ground_truth == "4"
+
+
+def test_a_nemo_gym_row_without_a_truth_says_how_to_name_it(tmp_path: Path) -> None:
+    row = {"responses_create_params": {"input": "2+2?"}, "verifier_metadata": {"gold": "4"}}
+    loaded = load(tmp_path, row, VERL)
+    assert "data.columns='{ground_truth: COLUMN}'" in loaded.skipped[0].reason
+    assert only(tmp_path, row, columns={"ground_truth": "verifier_metadata.gold"}).ground_truth == "4"
+
+
+def test_an_empty_request_of_nemo_gym_leaves_the_row_to_another_shape(tmp_path: Path) -> None:
+    loaded = load(tmp_path, {"question": "2+2?", "answer": "4", "responses_create_params": {}})
+    assert (loaded.shapes, loaded.unused) == ({"flat": 1}, {})

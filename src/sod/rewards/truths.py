@@ -19,7 +19,9 @@ _MARK = "####"
 _ANSWER = re.compile(
     r"(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s*:|\s+is\s*:?)\s*(?P<answer>\S.*)", re.IGNORECASE | re.DOTALL
 )
+_LAST_LINE = re.compile(r".*\n\s*A:\s*(?P<answer>[^\n]+)", re.DOTALL)
 _TAGGED = re.compile(r"(?:.*\s)?<answer>(?P<answer>.*)</answer>", re.DOTALL)
+_STATED = ((_TAGGED, "between <answer> tags"), (_ANSWER, "behind 'Answer:'"), (_LAST_LINE, "behind 'A:'"))
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
@@ -45,7 +47,7 @@ def stated(text: str) -> Truth:
         if "\n" in answer:
             raise UnmatchedTruthError(f"has several lines behind '{_MARK}'; write the answer alone there")
         return Truth(answer, f"behind '{_MARK}'")
-    for pattern, where in ((_TAGGED, "between <answer> tags"), (_ANSWER, "behind 'Answer:'")):
+    for pattern, where in _STATED:
         if match := pattern.fullmatch(text):
             return Truth(_some(match["answer"], where), where)
     return Truth(text)

@@ -20,7 +20,7 @@ Values = list[tuple[str, Any]]
 
 WRAPPERS = ("data", "rows", "examples", "instances", "samples", "items", "records", "problems", "questions", "tasks")
 SPLITS = ("train", "validation", "test", "eval", "dev")
-_IN_ROWS = (*PROMPTS, "conversations")
+_IN_ROWS = (*PROMPTS, "conversations", "responses_create_params")
 RETRIES = 100
 """How often reading goes on behind something that is no JSON; each time may take as long as the file."""
 

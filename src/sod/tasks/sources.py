@@ -90,6 +90,9 @@ def read_parts(source: Source, split: str = "train") -> list[Part]:
     return parts if len(parts) == 1 else _numbered(parts)
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
 def read_rows(source: Source, split: str = "train") -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
     """(row number, row) for each row as plain Python, and the rows that are not JSON objects. Raises SodError."""
     parts = read_parts(source, split)
@@ -125,7 +128,18 @@ def _parts(source: str, split: str) -> list[Part]:
     return [_part(path, split) for path in _files(source, split)]
 
 
+def _refuse_pointer(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return  # the reader says what is wrong
+    if pointer:
+        raise SodError(f"{path}: is a pointer of Git LFS, not the data; run `git lfs pull` where it was cloned")
+
+
 def _part(path: Path, split: str) -> Part:
+    _refuse_pointer(path)
     packed = path.suffix in COMPRESSED
     kind = Path(path.stem).suffix if packed else path.suffix
     skipped: list[SkippedRow] = []

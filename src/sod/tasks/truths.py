@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ def truths_of(value: Any) -> tuple[str, ...]:
     """The accepted answers as text, the first one first; none where the row has none.
 
     Several are a list of texts and numbers, or JSON text of a list of texts; or a mapping that says them under the
-    names of question-answering sets (`{"target": [...]}`, `{"value": ..., "aliases": [...]}`). The text `[1, 2]` may be
-    an interval, so it stays text; lists and mappings of anything else become JSON text.
+    names of question-answering sets (`{"target": [...]}`, `{"value": ..., "aliases": [...]}`), as JSON or Python text
+    too. The text `[1, 2]` may be an interval, so it stays text; lists and mappings of anything else become JSON text.
     """
-    if isinstance(value, Mapping) and value.keys() & _SAID and value.keys() <= _SAID | _BESIDE:
+    value = _mapping(value)
+    if _says_truths(value):
         value = [item for name in _SAID_IN_ORDER for item in _listed(value.get(name))]
     if isinstance(value, str) and value.lstrip().startswith("["):
         listed = json_or_none(value)
@@ -34,7 +36,7 @@ def ground_truth_column(truths: Sequence[str]) -> str:
     return single if len(truths) == 1 and truths_of(single) == (single,) else json.dumps(truths, ensure_ascii=False)
 
 
-_SAID_IN_ORDER = ("value", "target", "targets", "text", "aliases")
+_SAID_IN_ORDER = ("ground_truth", "value", "target", "targets", "text", "aliases")
 _SAID = frozenset(_SAID_IN_ORDER)
 _BESIDE = frozenset(
     (
@@ -43,6 +45,27 @@ _BESIDE = frozenset(
     )
 )
 """What TriviaQA and SQuAD say beside it, in other spellings or for other ends."""
+
+
+_LONGEST = 10_000
+"""Characters of a text that is looked at for a mapping: tests of programs, which may be long, are none."""
+
+
+def _mapping(value: Any) -> Any:
+    """The mapping that a text writes, as JSON or as Python does, where it says truths; else the value itself."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{") or len(value) > _LONGEST:
+        return value
+    found = json_or_none(value)
+    if found is None:
+        try:
+            found = ast.literal_eval(value.strip())
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            return value
+    return found if _says_truths(found) else value
+
+
+def _says_truths(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value.keys() & _SAID) and value.keys() <= _SAID | _BESIDE
 
 
 def _listed(value: Any) -> list[Any]:

@@ -49,7 +49,7 @@ class Fields:
 
     def unused(self) -> list[str]:
         """The dotted names of the fields that hold something and that nobody used."""
-        return [*(".".join(path) for path in self._unused((), self.row)), *self._left]
+        return [*(".".join(path) or "(a column without a name)" for path in self._unused((), self.row)), *self._left]
 
     def _unused(self, above: tuple[str, ...], values: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         for name, value in values.items():

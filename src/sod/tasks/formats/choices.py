@@ -1,8 +1,9 @@
 """Multiple-choice rows: a question, its options, and the right one as a letter, an index or its text.
 
 The prompt is the question with its options lettered below it, the truth is the letter. Options come as a list, a
-mapping by letter, `{text: [...], label: [...]}` (ARC), or in columns of their own: `A` to `D`, `opa` to `opd`
-(MedMCQA), or the right one beside the wrong ones (GPQA, SciQ), which are put into an order drawn from the question.
+mapping by letter, `{text: [...], label: [...]}` (ARC), a mapping to scores (BIG-bench), or in columns of their own: `A`
+to `D`, `opa` to `opd` (MedMCQA), or the right one beside the wrong ones (GPQA, SciQ), which are put into an order drawn
+from the question.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sod.tasks.formats.messages import prompt_messages
 from sod.tasks.tables import json_or_none
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SCORES = "target_scores"
 LISTED = ("choices", "options")
 COLUMNS = ("ABCDEFGHIJ", [f"op{letter}" for letter in "abcdefghij"], [f"option_{letter}" for letter in "abcdefghij"])
 RIGHT = ("correct_answer",)
@@ -30,21 +32,25 @@ KEYS = (
     *("expected_answer", "ground_truth", "answer", "label", "target", "gold", "solution"),
 )
 """Where the right option is named, the first that a row has."""
-_MARKED = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*")
+_MARKED = re.compile(r"\s*[(\[]?\s*([A-Za-z])\s*[)\].:]\s*")
 
 
 def _matches(row: Mapping[str, Any]) -> bool:
     if column_of(row, PROMPTS) is None:
         return False
-    if holds(row, RIGHT) and holds(row, WRONG):
+    if _scores(row) or (holds(row, RIGHT) and holds(row, WRONG)):
         return True
     return holds(row, KEYS) and (bool(_columns(row)) or holds(row, LISTED))
 
 
 def _read(fields: Fields, name: str) -> Task:
     prompt = prompt_of(fields)
-    apart = holds(fields.row, RIGHT) and holds(fields.row, WRONG)
-    options, right = _apart(fields, prompt) if apart else _listed(fields)
+    if _scores(fields.row):
+        options, right = _scored(fields)
+    elif holds(fields.row, RIGHT) and holds(fields.row, WRONG):
+        options, right = _apart(fields, prompt)
+    else:
+        options, right = _listed(fields)
     if not 2 <= len(options) <= len(LETTERS):
         raise BadRowError(f"{len(options)} choices, there are to be 2 to {len(LETTERS)}")
     return Task(
@@ -55,6 +61,20 @@ def _read(fields: Fields, name: str) -> Task:
         extra={"choices": options, **extra_of(fields)},
         verifier="choice",
     )
+
+
+def _scores(row: Mapping[str, Any]) -> bool:
+    scores = row.get(SCORES)
+    return isinstance(scores, Mapping) and all(isinstance(score, int | float) for score in scores.values())
+
+
+def _scored(fields: Fields) -> tuple[list[str], int]:
+    """The options of BIG-bench's rows, of which the right one alone scores."""
+    scores = {option: score for option, score in fields.use(SCORES).items() if score is not None}
+    right = [number for number, score in enumerate(scores.values()) if score > 0]
+    if len(right) != 1:
+        raise BadRowError(f"{len(right)} of its choices are right; the choice verifier judges one")
+    return [str(option).strip() for option in scores], right[0]
 
 
 def _columns(row: Mapping[str, Any]) -> list[str]:
@@ -129,6 +149,8 @@ def _place(value: Any, column: str, labels: Sequence[str], options: Sequence[str
     """Which option a row's answer means: its text, its label, its letter, or its index from 0. Raises BadRowError."""
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
+    if isinstance(value, list) and len(value) > 1:
+        raise BadRowError(f"{len(value)} of its choices are right; the choice verifier judges one")
     text = str(value).strip()
     number = int(text) if re.fullmatch(r"\d{1,2}", text) else None
     is_index = isinstance(value, int) or column.endswith(("index", "idx"))

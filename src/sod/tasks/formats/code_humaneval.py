@@ -11,6 +11,8 @@ from sod.tasks.formats.code_base import IN_A_BLOCK, block, in_words, programming
 
 
 def _matches(row: Mapping[str, Any]) -> bool:
+    if row.get("test_list"):
+        return False  # MBPP's, whose prompt does not show how to call the function
     return "entry_point" in row and "prompt" in row and ("test" in row or "assertion" in row)
 
 

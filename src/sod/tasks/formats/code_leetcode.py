@@ -1,4 +1,7 @@
-"""LeetCodeDataset: `query` or `problem_description` with `starter_code`, and a `check` of `entry_point`."""
+"""LeetCodeDataset: `query` or `problem_description` with `starter_code`, and a `check` of `entry_point`.
+
+Its first version has the `query` in `meta`.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,23 @@ _STATEMENTS = ("query", "problem_description")
 
 
 def _matches(row: Mapping[str, Any]) -> bool:
-    return "test" in row and "entry_point" in row and any(isinstance(row.get(name), str) for name in _STATEMENTS)
+    if "test" not in row or "entry_point" not in row:
+        return False
+    return any(isinstance(row.get(name), str) for name in _STATEMENTS) or _in_meta(row)
+
+
+def _in_meta(row: Mapping[str, Any]) -> bool:
+    meta = row.get("meta")
+    return isinstance(meta, Mapping) and isinstance(meta.get("query"), str)
 
 
 def _read(fields: Fields, name: str) -> Task:
     tests = used(fields, ("prompt", "entry_point", "test"))
     if "test" not in tests:
         raise BadRowError("no tests in test")
-    statement = said(fields, *_STATEMENTS)
-    shows_block = "query" in fields.row and "```" in statement  # that is to be filled in
+    in_meta = _in_meta(fields.row)
+    statement = fields.use("meta", "query").strip() if in_meta else said(fields, *_STATEMENTS)
+    shows_block = (in_meta or "query" in fields.row) and "```" in statement  # that is to be filled in
     prompt = in_words(statement, "" if shows_block else how(fields, tests))
     return programming_task(fields, name, "leetcode", prompt, tests, ("completion",))
 

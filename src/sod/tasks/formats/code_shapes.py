@@ -14,6 +14,7 @@ from sod.tasks.formats.code_kodcode import KODCODE
 from sod.tasks.formats.code_leetcode import LEETCODE
 from sod.tasks.formats.code_livecodebench import LIVECODEBENCH
 from sod.tasks.formats.code_mbpp import MBPP
+from sod.tasks.formats.code_tested import TESTED
 
 CODE_SHAPES: tuple[Shape[Task], ...] = (
     LIVECODEBENCH,
@@ -23,6 +24,7 @@ CODE_SHAPES: tuple[Shape[Task], ...] = (
     KODCODE,
     HUMANEVAL,
     MBPP,
+    TESTED,
     APPS,
     ACECODE,
     DEEPCODER,

@@ -24,6 +24,7 @@ ABOUT = ("context", "passage", "article", "body")
 TRUTHS = (
     *("ground_truth", "groundtruth", "expected_answer", "final_answer", "reference_answer", "correct_answer"),
     *("ground_truth_answer", "gold_answer", "golden_answers", "gt_answer", "answer", "answers", "label", "target"),
+    *("ideal", "expected", "expected_output", "golden", "gt"),
     *("solution", "solutions", "output"),
 )
 """Where the truth stands, the first that a row has: what can only be a final answer before what may be a whole one.

@@ -32,14 +32,16 @@ def conversation_of(fields: Fields, name: str, messages: Sequence[Message]) -> C
 def made(fields: Fields, name: str, messages: Sequence[Message], tools: tuple[Row, ...]) -> Conversation:
     """The conversation of a row.
 
-    Raises BadRowError for rows without an assistant message, or without one that counts in the loss, and for KTO's with
-    an answer that is not wanted.
+    Raises BadRowError for rows without an assistant message, without one that says something, or without one that
+    counts in the loss, and for KTO's with an answer that is not wanted.
     """
     if isinstance(fields.row.get("label"), bool) and not fields.use("label"):
         raise BadRowError("label is false: an answer that is not to be learnt")
     assistants = [message for message in messages if message.role == "assistant"]
     if not assistants:
         raise BadRowError("no assistant message")
+    if not any(message.content or message.tool_calls or message.reasoning for message in assistants):
+        raise BadRowError("its assistant says nothing: there is nothing to train on")
     if not any(message.weight for message in assistants):
         raise BadRowError("every assistant message has weight 0: there is nothing to train on")
     return Conversation(name, tuple(messages), tools, row_reward(fields))

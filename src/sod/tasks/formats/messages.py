@@ -14,6 +14,7 @@ from typing import Any
 from sod.records import Message
 from sod.tasks.formats.base import BadRowError, Fields, Row, decoded
 from sod.tasks.formats.calls import literal_or_none
+from sod.tasks.formats.chatml import chatml_or_none
 from sod.tasks.formats.draft import Draft
 from sod.tasks.formats.turns import READ, drafts_of
 from sod.tasks.tables import json_or_none
@@ -47,7 +48,10 @@ def read_messages(raw: Any, column: str, fields: Fields | None = None) -> tuple[
 def prompt_messages(raw: Any, column: str, fields: Fields | None = None) -> tuple[Message, ...]:
     """The messages of a prompt, which may be one text: the user message. Raises BadRowError."""
     if isinstance(raw, str) and raw.strip():
-        raw = chat_or_none(raw) or [{"role": "user", "content": raw}]
+        written = chatml_or_none(raw)
+        if written and fields is not None:
+            fields.remark(f"{column} is written in ChatML, and is read as the messages in it")
+        raw = written or chat_or_none(raw) or [{"role": "user", "content": raw}]
     return read_messages(raw, column, fields)
 
 
