@@ -2,9 +2,10 @@
 
 A new key needs a line in one of them:
 
-- in `CHANGES`, with a value that changes something. It is tried with every method; `refused` names those with which it
-  is refused or told by name, and `idle` those whose command never reads it (proven to change nothing there);
-- in `EQUAL`, with the reason why it never changes what is computed. That is proven with every method, weights included;
+- in `CHANGES`, with a value that changes something. It is tried with every method, if not `apart`; `refused` names
+  those with which it is refused or told by name, and `idle` those whose command never reads it (proven to change
+  nothing there);
+- in `EQUAL`, with the reason why it never changes what is computed. That is proven as above, weights included;
 - in `SFT`, if it is a key of `sod sft`;
 - in `ELSEWHERE`, with the test function that shows what it does, where a run of a step cannot.
 """
@@ -41,6 +42,8 @@ READ_APART: Mapping[str, str] = dict.fromkeys(
     ("betas", "weight_decay", "clip_grad", "warmup_steps"), "training/optim.py"
 )
 """Attributes that are read in one file only (but for a line that a person reads), which knows of no method."""
+AFTER_A_STEP = ("evaluate_every", "trajectories_every", "checkpoint_every", "keep_checkpoints", "steps")
+"""Parts of the plan by which `training/loop.py`, which knows of no method, goes on from step to step."""
 
 ALMOST_STILL = {"optim.lr": 1e-6}
 """A student that still knows everything by heart after its steps."""
@@ -104,10 +107,11 @@ class Example:
     """A key at another `value`, beside `base`, which is what it needs to matter.
 
     `{name}` in a value is a path of the test's world. A key that is read `apart` from the method, or before it comes
-    into play (what is played and how it is judged: `test_what_is_played_is_the_same`; `READ_APART`), is tried with one
-    method of every shape, the others with all. With the methods in `refused` the other value is refused or told
-    of by name; with those in `idle` it changes nothing, as another command's key. `values` are other values of some
-    methods, and `faults` says how often tools fail at a call before it gets through.
+    into play (models, data, what is played and how it is judged: `test_what_is_played_is_the_same`; `READ_APART`), or
+    when its step is over (`AFTER_A_STEP`), is tried with one method of every shape, the others with all. With the
+    methods in `refused` the other value is refused or told of by name; with those in `idle` it changes nothing, as
+    another command's key. `values` are other values of some methods, and `faults` says how often tools fail at a call
+    before it gets through.
     """
 
     value: Any
@@ -141,21 +145,21 @@ class Example:
 
 CHANGES: Mapping[str, Example] = {
     "seed": Example(1),
-    "student.path": Example("{other}"),
-    "student.dtype": Example("bfloat16"),
-    "student.lora.rank": Example(2, LORA),
+    "student.path": Example("{other}", apart=True),
+    "student.dtype": Example("bfloat16", apart=True),
+    "student.lora.rank": Example(2, LORA, apart=True),
     "student.lora.alpha": Example(1, LORA, apart=True),
     "student.lora.targets": Example(["q_proj"], LORA, apart=True),
-    "student.lora.dropout": Example(0.5, LORA),
-    "teacher.path": Example("{model}", refused=NO_OTHER_TEACHER),
-    "teacher.dtype": Example("bfloat16", {"teacher": {"path": "{other}"}}, refused=NO_OTHER_TEACHER),
+    "student.lora.dropout": Example(0.5, LORA, apart=True),
+    "teacher.path": Example("{model}", refused=NO_OTHER_TEACHER, apart=True),
+    "teacher.dtype": Example("bfloat16", {"teacher": {"path": "{other}"}}, refused=NO_OTHER_TEACHER, apart=True),
     "chat.template": Example("tokenizer", {"student.path": "{templated}"}, apart=True),
     "chat.template_kwargs": Example(
         {"loud": 2}, {"student.path": "{templated}", "chat.template": "tokenizer"}, apart=True
     ),
-    "data.train": Example("{right}", idle=DEMONSTRATIONS),
-    "data.validation": Example("{eights}", HELD_OUT, idle=DEMONSTRATIONS),
-    "data.sft": Example("{fewer}", idle=PLAYING),
+    "data.train": Example("{right}", idle=DEMONSTRATIONS, apart=True),
+    "data.validation": Example("{eights}", HELD_OUT, idle=DEMONSTRATIONS, apart=True),
+    "data.sft": Example("{fewer}", idle=PLAYING, apart=True),
     "data.split": Example("test", HUB, apart=True),
     "data.tools": Example(
         "{schemas}", {"data.sft": "{undeclared}", "tools.python": TOOL["tools.python"]}, idle=PLAYING, apart=True
@@ -177,21 +181,21 @@ CHANGES: Mapping[str, Example] = {
     "tools.python.processes": Example(1, TOOL, apart=True),
     "tools.python.preload": Example(["yaml"], TOOL, apart=True),
     "tools.python.failure_rate": Example(0.9, TOOL, apart=True),
-    "rollout.prompts": Example(1),
-    "rollout.samples": Example(3),
+    "rollout.prompts": Example(1, apart=True),
+    "rollout.samples": Example(3, apart=True),
     "rollout.max_turns": Example(1, TOOL, refused=CURRICULA, apart=True),
     "rollout.max_prompt_tokens": Example(100, {"data.train": "{long}"}, apart=True),
     "rollout.max_turn_tokens": Example(4, apart=True),
     "rollout.max_response_tokens": Example(72, apart=True),
     "rollout.temperature": Example(0.5, refused=DEMONSTRATIONS),
-    "rollout.top_p": Example(0.5, refused=DEMONSTRATIONS),
+    "rollout.top_p": Example(0.5, refused=DEMONSTRATIONS, apart=True),
     "rollout.top_k": Example(2, refused=DEMONSTRATIONS, apart=True),
     "rollout.fault_retries": Example(0, FAULTS, faults=2, apart=True),
     "rollout.max_fault_rate": Example(0.01, FAULTS, refused=EVERY, faults=9, apart=True),
     "rollout.fault_window": Example(5, {**TOOL, "rollout.max_fault_rate": 0.1}, refused=EVERY, faults=9, apart=True),
     "rollout.distill_before_fault": Example(True, FAULTS, refused=NO_TEACHER, faults=9),
     "reward.correct": Example(2.0, SAID, apart=True),
-    "reward.wrong": Example(-3.0),
+    "reward.wrong": Example(-3.0, apart=True),
     "reward.verifier": Example("choice", SAID, apart=True),
     "reward.by_source": Example({"letters": "choice", "numbers": "math", "plain": "choice"}, SAID, apart=True),
     "reward.choice.letters": Example("ABCDE", SAID, apart=True),
@@ -224,20 +228,20 @@ CHANGES: Mapping[str, Example] = {
     "method.clip_low": Example(1e-6, UPDATES, refused=DEMONSTRATIONS),
     "method.clip_high": Example(1e-6, UPDATES, refused=DEMONSTRATIONS),
     "method.dual_clip": Example(1.0001, MANY_UPDATES, refused=DEMONSTRATIONS),
-    "optim.lr": Example(1e-4),
+    "optim.lr": Example(1e-4, apart=True),  # as READ_APART: of it and the schedule `learning_rate` makes a step's rate
     "optim.betas": Example([0.1, 0.2], TWO_STEPS, apart=True),
     "optim.weight_decay": Example(0.5, apart=True),
     "optim.clip_grad": Example(1e-6, apart=True),
     "optim.warmup_steps": Example(2, apart=True),
-    "optim.schedule": Example("linear", TWO_STEPS),
+    "optim.schedule": Example("linear", TWO_STEPS, apart=True),
     "optim.mini_batch_prompts": Example(1, refused=DEMONSTRATIONS),
-    "train.steps": Example(2),
-    "train.checkpoint_every": Example(1, TWO_STEPS),
-    "train.keep_checkpoints": Example(1, {**TWO_STEPS, "train.checkpoint_every": 1}),
-    "train.evaluate_every": Example(1, refused=DEMONSTRATIONS),
-    "train.trajectories_every": Example(0, refused=DEMONSTRATIONS),
-    "train.profile": Example(True, refused=DEMONSTRATIONS),
-    "sft.max_tokens": Example(90, idle=PLAYING),
+    "train.steps": Example(2, apart=True),
+    "train.checkpoint_every": Example(1, TWO_STEPS, apart=True),
+    "train.keep_checkpoints": Example(1, {**TWO_STEPS, "train.checkpoint_every": 1}, apart=True),
+    "train.evaluate_every": Example(1, refused=DEMONSTRATIONS, apart=True),
+    "train.trajectories_every": Example(0, refused=DEMONSTRATIONS, apart=True),
+    "train.profile": Example(True, refused=DEMONSTRATIONS, apart=True),
+    "sft.max_tokens": Example(90, idle=PLAYING, apart=True),
     "evaluation.k": Example(4, HELD_OUT, apart=True),
     "evaluation.tasks": Example(5, HELD_OUT, apart=True),
     "evaluation.temperature": Example(0.0, HELD_OUT, apart=True),
@@ -310,7 +314,7 @@ EQUAL: Mapping[str, tuple[Example, str]] = {
         "acts where isolation is not permitted: test_an_unsafe_sandbox",
     ),
     "optim.micro_batch_tokens": (Example(128), "bounds memory: how a mini-batch is split"),
-    "optim.recompute": (Example(True), "the same activations, computed twice"),
+    "optim.recompute": (Example(True, apart=True), "the same activations, computed twice"),
     "optim.compile": (Example(False, apart=True), "fuses operations on CUDA: tests/models/test_compiled.py"),
 }
 """Keys that never change what is computed, and why: nothing differs but for rounding and times."""

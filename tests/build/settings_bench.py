@@ -260,8 +260,8 @@ def files_of(directory: Path) -> dict[str, Any]:
 
 
 def weights_of(directory: Path) -> dict[str, Tensor]:
-    """The weights of the last checkpoint."""
-    saved: dict[str, Tensor] = load_file(max(directory.glob(f"checkpoints/*/model/{WEIGHTS}")))
+    """The weights of the last checkpoint; of an adapter, those."""
+    saved: dict[str, Tensor] = load_file(max(directory.glob(f"checkpoints/*/model/*{WEIGHTS}")))
     return saved
 
 

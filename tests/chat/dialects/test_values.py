@@ -91,7 +91,7 @@ def read_back(value: Any, as_text: bool, python_words: bool) -> None:
     assert type(read) is type(value)
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_what_is_written_is_read_back(examples: int) -> None:
     """Any JSON, and any declared text, with quotes, escapes and the mark that ends a value in it."""
     settings(max_examples=examples, deadline=None)(
