@@ -27,7 +27,7 @@ def small_world(directory: Path) -> dict[str, Any]:
     chains = chain.splits({"sft": 64, "train": 4}, 2, 3, seed=0)
     demonstrations = [chain.as_conversation(c, number, SCHEMA) for number, c in enumerate(chains["sft"])]
     tasks = [chain.as_task(c, number) for number, c in enumerate(chains["train"])]
-    return made(directory, tasks, demonstrations, [SCHEMA], {"student": 50, "teacher": 100})
+    return made(directory, tasks, demonstrations, [SCHEMA], {"student": 25, "teacher": 40})
 
 
 def refused(action: Callable[[], object]) -> str:

@@ -104,7 +104,11 @@ OF_THE_WORLD: Mapping[str, Any] = {
     **{f"teacher_{key}": example.value for key, example in SFT.items()},
 }
 """Keys of `world`, at other values."""
-EQUAL_IN_THE_WORLD = {"teacher_sft.optim.micro_batch_tokens": 100_000, "teacher_sft.optim.recompute": True}
+EQUAL_IN_THE_WORLD = {
+    "teacher_sft.optim.micro_batch_tokens": 100_000,
+    "teacher_sft.optim.recompute": True,
+    "teacher_sft.optim.compile": False,
+}
 
 OF_COMPARE: Mapping[str, Any] = {"lrs": [1e-3, 1e-2, 1e-1], "tuning_steps": 2, "tuning_seed": 9}
 TABLES = (

@@ -74,8 +74,9 @@ def test_gradients_are_the_same(recompute: bool, plain: Any, fast: Any, random_b
     for seed, rows in ((1, 6),) if recompute else ((1, 6), (2, 3)):
         batch = random_batch(rows=rows, seed=seed)
         assert_same_gradients(plain, fast, batch)
-        with torch.no_grad():
-            assert torch.allclose(action_logps(fast, batch), action_logps(plain, batch), atol=1e-5)
+        if not recompute:  # without gradients nothing is recomputed
+            with torch.no_grad():
+                assert torch.allclose(action_logps(fast, batch), action_logps(plain, batch), atol=1e-5)
 
 
 def test_one_compilation_serves_all_layers(plain: Any, random_batch: Make) -> None:

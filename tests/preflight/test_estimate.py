@@ -13,12 +13,14 @@ from sod.build.recipe import read_recipe
 from sod.preflight.estimate import SAMPLING, UPDATE, estimated, readable
 
 WITHIN = 0.15
+GROUP = {"prompts": 1}
+"""Fills one micro-batch: a second one takes time and no memory."""
 QWEN = {"family": "qwen3", "layers": 6, "hidden": 256, "ffn": 768}
 LLAMA = {"family": "llama", "layers": 4, "hidden": 512, "ffn": 1408, "tied": False}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "float32, the update": (
         UPDATE,
-        {"student": QWEN, "teacher": LLAMA, "response": 400, "optim": {"micro_batch_tokens": 4096}},
+        {"student": QWEN, "teacher": LLAMA, "response": 400, "rollout": GROUP, "optim": {"micro_batch_tokens": 4096}},
     ),
     "bfloat16, recomputed, dense": (
         UPDATE,
