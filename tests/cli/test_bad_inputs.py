@@ -107,8 +107,7 @@ class TestDataFiles:
         """The columns that there are, and the key that says which is which."""
         pq.write_table(pa.table({"question": ["1+1"], "id": ["a"]}), tmp_path / "other.parquet")
         ended = self.run(command, key, tmp_path / "other.parquet", weightless, sod, tmp_path)
-        wanted = "messages" if command == "sft" else "prompt"
-        known = "columns: question, id", f"data.columns='{{{wanted}: question"
+        known = "columns: question, id", "data.columns='{prompt: question, "
         assert_one_error(ended, str(tmp_path / "other.parquet"), *known)
 
 

@@ -498,7 +498,7 @@ def exchanges(draw: st.DrawFn) -> list[Message]:
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
     parts = draw(st.lists(exchanges(), max_size=3))
-    messages = [message for part in parts for message in part] + [Message("assistant", draw(st.text()))]
+    messages = [message for part in parts for message in part] + [Message("assistant", draw(st.text(min_size=1)))]
     search = {"type": "function", "function": {"name": "search", "parameters": draw(objects)}}
     tools = ({**PYTHON, "x": draw(json_values)}, search)
     return Conversation(draw(st.text(min_size=1)), tuple(messages), tools, draw(st.none() | st.just(0.5)))

@@ -100,6 +100,10 @@ TASKS: Sequence[Example] = (
     Example(
         "DeepCoder, PrimeIntellect", {"problem": "Read x and print x+1.", "tests": [{"input": "1", "output": "2"}]}
     ),
+    Example(
+        "prompt and tests",
+        {"prompt": "def f(x):\n    # x+1\n", "test": "def check():\n    assert f(1) == 2\n\ncheck()"},
+    ),
     Example("AceCode", {"question": "Write f(x), which returns x+1.", "test_cases": ["assert f(1) == 2"]}),
     Example(
         "KodCode: pytest",
