@@ -35,7 +35,19 @@ TORCH_FREE = (
     " sod.tasks.files, sod.tasks.gsm8k, sod.rewards.base, sod.tools.python, sod.tools.sandbox.pool,"
     " sod.rollout.episode, sod.report.console"
 )
-LIGHT = ["numpy", "pydantic", "PyYAML", "rich", "pyarrow", "httpx", "typer", "jinja2", "huggingface_hub", "tokenizers"]
+LIGHT = [
+    "numpy",
+    "pydantic",
+    "PyYAML",
+    "rich",
+    "pyarrow",
+    "httpx",
+    "typer",
+    "jinja2",
+    "huggingface_hub",
+    "tokenizers",
+    "regex",
+]
 PYENV = Path.home() / ".pyenv" / "versions"
 
 
