@@ -25,12 +25,12 @@ quickstart: $(STAMP)
 WORKERS ?= $(if $(ARGS),0,logical)
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
-# Every room's essence. Its budget is 6 minutes on two idle cores; it took 4:47 (478 CPU seconds) on 2026-11-27.
+# Every room's essence. Its budget is 6 minutes on two idle cores; it took 4:22 on 2026-11-27.
 test: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow" $(ARGS)
 
 # Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores, which it exceeds:
-# about 1,700 CPU seconds on 2026-11-27.
+# 15:25 on 2026-11-27.
 test-slow: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m slow $(ARGS)
 
