@@ -55,8 +55,8 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
                 continue
             if not any(name == key or name.startswith(f"{key}.") for key in own):
                 raise SodError(
-                    f"{where}: {name}={value!r} {reaching.does}, and this recipe came with the run; if you trust it, add "
-                    f"--allow-code, else set {name} yourself"
+                    f"{where}: {name}={value!r} {reaching.does}, and this recipe came with the run; if you trust it, "
+                    f"add --allow-code, else set {name} yourself"
                 )
 
 
@@ -67,6 +67,8 @@ def _values(recipe: Recipe, key: str) -> list[tuple[str, Any]]:
         below: list[tuple[str, Any]] = []
         for name, section in found:
             parts = list(section.model_extra or {}) if part == "*" else [part]
-            below += [(f"{name}.{one}".lstrip("."), None if section is None else getattr(section, one)) for one in parts]
+            below += [
+                (f"{name}.{one}".lstrip("."), None if section is None else getattr(section, one)) for one in parts
+            ]
         found = [(name, value) for name, value in below if value is not None]
     return found
