@@ -122,8 +122,8 @@ class LoopThread:
             try:
                 return future.result(timeout=patience)
             except NotYet:
-                if future.done():  # the coroutine's own error
-                    raise
+                if future.done():  # just now, or the error is the coroutine's own
+                    return future.result()
                 if not self._answers(patience):
                     self.blocked = True
                     future.cancel()

@@ -15,7 +15,6 @@ from typing import Any, final
 from sod.asynchronous import Called, LeftBehind, OwnThread, Raised, Returned, TimedOut, called
 from sod.records import SodError, Task
 
-
 _LATE_SECONDS = 3600.0
 
 
