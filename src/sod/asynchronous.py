@@ -212,7 +212,8 @@ def _in_thread(function: Callable[[], Any], own: OwnThread | None) -> tuple[thre
             returned.set_result(value) if error is None else returned.set_exception(error)
 
     def work() -> None:
-        value, error = None, None
+        value: Any = None
+        error: BaseException | None = None
         try:
             value = function()
         except StopIteration as stop:  # a future cannot hold one
