@@ -42,7 +42,7 @@ def text_of(value: Any) -> str:
     else:
         try:
             text = json.dumps(value, ensure_ascii=False)
-        except (TypeError, ValueError, RecursionError):
+        except Exception:  # a class of the user's own may raise anything as it is read
             raise TypeError(f"{type(value).__name__}, which is no text") from None
     # Half a surrogate pair is a string to Python and to no tokenizer.
     return text.encode("utf-8", "replace").decode("utf-8") or "(no output)"
