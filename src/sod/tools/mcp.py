@@ -93,13 +93,16 @@ class McpServer:
     async def ready(self) -> ClientSession:
         """`session`, after a server that died between two calls was started again. Raises ServerDownError."""
         from mcp import MCPError
+        from mcp.types import CONNECTION_CLOSED
 
         session = await self.session()
         if self.calls:  # it may be too busy to say that it is well, and if it dies all calls will hear of it
             return session
         try:
             await asyncio.wait_for(session.send_ping(), STARTING_SECONDS)
-        except MCPError:
+        except MCPError as error:
+            if error.code != CONNECTION_CLOSED:
+                return session  # it answered, if only that it knows no ping
             self.lost(session)
             return await self.session()
         except TimeoutError:
