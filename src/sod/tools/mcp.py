@@ -115,7 +115,7 @@ class McpServer:
         if self._life is None or self._life.over():
             self._life = _Life()
             if self._errors is None:
-                self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  see close
+                self._errors = tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace")  # noqa: SIM115  see close
             self._life.task = asyncio.ensure_future(self._live(self._life))
             self.starts += 1
         life = self._life
