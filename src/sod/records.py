@@ -20,6 +20,18 @@ class SodError(Exception):
     """Stops the run. The message is one line that names the file, key or row, and the fix."""
 
 
+class ToolFault(Exception):  # noqa: N818  a fault is what it is, and users write it
+    """Raised by a user's tool, reward or environment: what it needs is down, so this says nothing about the model.
+
+    The call is a fault: tried again where `retryable`, then the episode is set apart and never trained on. Any other
+    exception of a tool is a tool error, which the model reads.
+    """
+
+    def __init__(self, message: str = "", retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
 @final
 @dataclass(frozen=True)
 class ToolCall:
@@ -120,6 +132,8 @@ class FaultKind(StrEnum):
     SERVER = "server"  # a service answered that it failed
     BAD_REPLY = "bad_reply"  # an answer cut short, not JSON, or of the wrong types
     VERIFIER = "verifier"  # the verifier itself failed (not: the answer is junk)
+    TOOL = "tool"  # a user's tool said so (`ToolFault`), or what it runs in was lost
+    ENVIRONMENT = "environment"  # a user's environment failed
 
 
 @final

@@ -15,6 +15,8 @@ REACHING = {
     "tools.python.unsafe": ({"tools": {"python": {"unsafe": True}}}, "True"),
     "tools.python.preload": ({"tools": {"python": {"preload": ["numpy", "evil"]}}}, "['numpy', 'evil']"),
     "tools.python.fusion.url": ({"tools": {"python": {"fusion": {"url": "http://evil"}}}}, "'http://evil'"),
+    "tools.sql.call": ({"tools": {"sql": {"call": "evil:sql"}}}, "'evil:sql'"),
+    "tools.files.mcp": ({"tools": {"files": {"mcp": ["evil", "--now"]}}}, "['evil', '--now']"),
 }
 NEXT = "data.train is not set"
 """What the commands say where they get past the question."""
@@ -55,7 +57,9 @@ class TestReachingKeys:
     def test_is_the_users_to_set(self, purpose: str, key: str, tmp_path: Path, sod: Any) -> None:
         """An override is the user's word, also where it names the section above."""
         run = a_run(tmp_path / "run", REACHING[key][0])
-        ended = sod(*command(purpose, run), "tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
+        own = ["tools.sql=null", "tools.files=null"]
+        own.append("tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
+        ended = sod(*command(purpose, run), *own)
         assert ended.code == 1
         assert "--allow-code" not in ended.err
 
@@ -96,3 +100,20 @@ def test_the_recipe_of_a_run_can_be_no_bomb(tmp_path: Path, sod: Any) -> None:
         assert ended.code == 1
         assert "more than 20,000 values" in ended.err
         assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_an_override_beside_a_tool_of_its_own_allows_nothing(tmp_path: Path, sod: Any) -> None:
+    run = a_run(tmp_path / "run", {"tools": {"sql": {"call": "evil:sql"}}})
+    assert "tools.sql.call='evil:sql'" in sod("train", "--resume", run, "tools.sql.concurrency=2").err
+
+
+def test_code_of_a_run_is_not_imported_before_it_is_allowed(tmp_path: Path, sod: Any) -> None:
+    """With the option it is."""
+    evil, been_here = tmp_path / "evil_of_a_test.py", tmp_path / "been_here"
+    evil.write_text(f"open({str(been_here)!r}, 'w').close()\n\ndef sql() -> str:\n    'Say x.'\n    return 'x'\n")
+    run = a_run(tmp_path / "run", {"tools": {"sql": {"call": f"{evil}:sql"}}})
+    sod("train", "--resume", run)
+    assert not been_here.exists()
+    ended = sod("train", "--resume", run, "--allow-code")
+    assert been_here.exists(), ended.err
+    assert NEXT in ended.err

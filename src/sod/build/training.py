@@ -179,7 +179,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     judged = [*inputs.tasks, *inputs.held_out]
-    tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources, judged)
+    tools = make_tools(recipe, resources, chat.tokenizer, notice)
+    reward_function = make_reward_function(recipe, resources, judged)
     refuse_unhealthy(tools)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)
@@ -241,7 +242,9 @@ def _refuse_stateful(method: Method, recipe: Recipe) -> None:
     stateful = stateful_tools(recipe)
     reason = method.episodes.refusal(stateful)
     if reason is not None:
-        raise SodError(f"method {method.name} {reason}; set tools.{stateful[0]}.stateful=false")
+        own = stateful[0] in recipe.tools.own
+        fix = "name a function in tools.{}.call, not a class" if own else "set tools.{}.stateful=false"
+        raise SodError(f"method {method.name} {reason}; {fix.format(stateful[0])}")
 
 
 def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:

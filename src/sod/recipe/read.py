@@ -13,6 +13,7 @@ from sod.bounded import parse_yaml, read_yaml_file
 from sod.recipe.explain import explained, section_in
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.names import Notice, current_names, key_of, silent, twice
+from sod.recipe.placed import placed
 from sod.recipe.shipped import recipe_file
 from sod.records import SodError
 
@@ -26,11 +27,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), notice: Notice 
     """The recipe of a YAML file with `key=value` overrides (dots reach into sections, values are YAML).
 
     Where there is no such file, the name or path of a recipe of the package means that one (`recipe.shipped`).
+    Files of the user's own code are looked for from the folder of the YAML file, those in overrides from here.
     `notice` hears of that, and once of every key that goes by an old name. Knobs of the method are taken as they are.
     Raises SodError naming file, key, value and, for an unknown key, the nearest valid one.
     """
     where = str(path)
-    content = read_yaml(str(recipe_file(path, notice)))
+    file = recipe_file(path, notice)
+    content = placed(read_yaml(str(file)), file.resolve().parent)
     return parse_recipe(apply_overrides(content, overrides, where, notice), where)
 
 
@@ -54,7 +57,8 @@ def apply_overrides(
 ) -> dict[str, Any]:
     """`content` with each `a.b.c=value` put in its place, all keys under their own names.
 
-    An override replaces what the file gives under any of a key's names. `notice` hears once of every old name.
+    An override replaces what the file gives under any of a key's names; files of the user's own code in it are looked
+    for from the working directory. `notice` hears once of every old name.
     Raises SodError for a malformed override, and for a key that the file, or the overrides, give under two names.
     """
     told: dict[str, None] = {}  # a dictionary keeps the order
@@ -70,7 +74,7 @@ def apply_overrides(
         _put(merged, key, _renamed(name, _value(text), where, told.setdefault))
     for text in told:
         notice(text)
-    return merged
+    return placed(merged, Path.cwd())
 
 
 def parse_recipe(content: Mapping[str, Any], where: str) -> Recipe:
