@@ -19,7 +19,7 @@ AllowCodeOption = Annotated[
     typer.Option(
         "--allow-code",
         help="Let a run's own recipe do what no recipe that came with a run may: tools.python.unsafe, modules of its "
-        "own in tools.python.preload, tools.python.fusion.",
+        "own in tools.python.preload, tools.python.fusion, reward.call, reward.judge.",
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write.")]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe.keys.recipe import Recipe
+from sod.recipe.keys.reward import CallSpec
 from sod.recipe.keys.tools import PythonSpec
 from sod.recipe.names import key_of
 from sod.records import SodError
@@ -22,21 +23,31 @@ _PRELOADED = frozenset(PythonSpec().preload)
 @final
 @dataclass(frozen=True)
 class Reaching:
-    """A dotted key: `beyond` says whether a value (never None) goes beyond what every recipe may ask for."""
+    """A dotted key: `beyond` says whether a value (never None) goes beyond what every recipe may ask for, and `shown`
+    how it is written in a message.
+    """
 
     key: str
     does: str
     beyond: Callable[[Any], bool]
+    shown: Callable[[Any], str] = repr
 
 
 def _other_modules(names: Sequence[str]) -> bool:
     return not _PRELOADED.issuperset(names)
 
 
+def _paths(calls: Sequence[CallSpec]) -> str:
+    return ", ".join(call.call for call in calls)
+
+
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
+    Reaching("reward.call", "imports and runs this code", bool, _paths),
+    Reaching("reward.judge.url", "sends every episode to this address", bool),
+    Reaching("reward.judge.cache", "writes into this folder", bool),
 )
 
 
@@ -52,8 +63,8 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
             continue
         if not any(reaching.key == key or reaching.key.startswith(f"{key}.") for key in own):
             raise SodError(
-                f"{where}: {reaching.key}={value!r} {reaching.does}, and this recipe came with the run; if you trust "
-                f"it, add --allow-code, else set {reaching.key} yourself"
+                f"{where}: {reaching.key}={reaching.shown(value)} {reaching.does}, and this recipe came with the run; "
+                f"if you trust it, add --allow-code, else set {reaching.key} yourself"
             )
 
 
