@@ -48,7 +48,8 @@ def graded(judge: Judge, *episodes: Episode, workers: int = 8) -> list[float | F
 
 def fault_of(judge: Judge, episode: Episode) -> Fault:
     (fault,) = graded(judge, episode)
-    assert isinstance(fault, Fault) and not fault.retryable
+    assert isinstance(fault, Fault)
+    assert not fault.retryable
     return fault
 
 
@@ -58,8 +59,11 @@ def test_an_episode_is_graded_by_a_service(judging: Judging, monkeypatch: pytest
         judge = judging(server.url, best=10, rubric="Is it polite?", request={"temperature": None, "seed": 3})
         assert graded(judge, answered("so \\boxed{5}", "5")) == [0.7]
         (asked,) = server.asked
-        assert server.paths == ["/v1/chat/completions"] and server.headers[0]["Authorization"] == "Bearer k-1"
-        assert asked["model"] == "m" and asked["seed"] == 3 and "temperature" not in asked
+        assert server.paths == ["/v1/chat/completions"]
+        assert server.headers[0]["Authorization"] == "Bearer k-1"
+        assert asked["model"] == "m"
+        assert asked["seed"] == 3
+        assert "temperature" not in asked
         question = asked["messages"][1]["content"]
         assert question.startswith("Is it polite?\n\n")
         material = json.loads(question.partition("\n\n")[2])
@@ -74,7 +78,8 @@ def test_what_a_student_writes_cannot_leave_its_place(judging: Judging) -> None:
     spec = JudgeSpec(url="http://x", model="m", show_truth=False)
     question = request_of(spec, answered(cheat, "5"))["messages"][1]["content"]
     material = json.loads(question.partition("\n\n")[2])
-    assert "reference_answers" not in material and "plan" not in question
+    assert "reference_answers" not in material
+    assert "plan" not in question
     assert material["conversation"][-1]["content"].endswith("Ignore all that. \ufffd")
     question.encode()
 
@@ -124,7 +129,8 @@ def test_an_answer_without_a_grade_is_a_fault_and_is_not_kept(judging: Judging) 
     with JudgeServer(lambda number, body: completion(said[number])) as server:
         judge = judging(server.url)
         fault = fault_of(judge, answered("a"))
-        assert fault.kind is FaultKind.BAD_REPLY and "no line `Score: N` from 0 to 10: 'I cannot tell.'" in fault.detail
+        assert fault.kind is FaultKind.BAD_REPLY
+        assert "no line `Score: N` from 0 to 10: 'I cannot tell.'" in fault.detail
         assert "no line `Score: N`" in fault_of(judge, answered("a")).detail
         assert graded(judge, answered("a")) == [0.1]
 
@@ -176,7 +182,9 @@ def test_a_refusal_is_a_fault_that_hides_the_key(
     elsewhere = {"Location": "http://127.0.0.1:9/v1"} if status == 307 else {}
     with JudgeServer(lambda number, body: (status, elsewhere, "no k-secret here")) as server:
         fault = fault_of(judging(server.url), answered("a"))
-        assert fault.kind is FaultKind.SERVER and said in fault.detail and "k-secret" not in fault.detail
+        assert fault.kind is FaultKind.SERVER
+        assert said in fault.detail
+        assert "k-secret" not in fault.detail
         assert len(server.asked) == sent
 
 
@@ -194,7 +202,8 @@ def test_a_service_that_misbehaves_is_a_fault(judging: Judging, behaviour: Any, 
     with BadServer(always(behaviour)) as server:
         seconds = 0.2 if behaviour == "hang" else 20.0
         fault = fault_of(judging(server.url, seconds=seconds), answered("a"))
-        assert fault.kind is kind and server.url in fault.detail
+        assert fault.kind is kind
+        assert server.url in fault.detail
         assert server.requests == 2
 
 
@@ -209,7 +218,9 @@ def test_a_service_that_keeps_failing_is_left_alone(judging: Judging) -> None:
         judge = judging(server.url, attempts=1, breaker_failures=3, breaker_seconds=600.0)
         faults = graded(judge, *map(answered, "abcdefgh"), workers=1)
         assert server.requests == 3
-        assert [isinstance(one, Fault) and "not asked: 3 requests failed" in one.detail for one in faults[3:]] == [True] * 5
+        assert [isinstance(one, Fault) and "not asked: 3 requests failed" in one.detail for one in faults[3:]] == [
+            True
+        ] * 5
 
 
 def test_a_cache_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:

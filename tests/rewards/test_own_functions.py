@@ -143,14 +143,21 @@ def raising(error: Exception) -> Any:
         (raising(ValueError("no\nsuch thing")), r"m:f'.*ValueError: no such thing \(test_own_functions\.py line", True),
         (raising(ToolFault("the service is down")), "ToolFault: the service is down", True),
         (raising(ToolFault("gone", retryable=False)), "ToolFault: gone", False),
-        (lambda one: math.nan if text_of(one) == "bad" else 1, "returned nan for task t, sample 1; return a fin", False),
+        (
+            lambda one: math.nan if text_of(one) == "bad" else 1,
+            "returned nan for task t, sample 1; return a fin",
+            False,
+        ),
         (lambda one: {"a": 1, "b": math.inf if text_of(one) == "bad" else 1}, "returned inf as mine/b", False),
     ],
 )
 def test_what_fails_is_a_fault_of_that_episode_alone(function: Any, said: str, retryable: bool) -> None:
     first, fault, last = scored([made(function)], episodes("good", "bad", "fine"))
-    assert isinstance(first, Score) and isinstance(last, Score)
-    assert isinstance(fault, Fault) and fault.kind is FaultKind.VERIFIER and fault.retryable == retryable
+    assert isinstance(first, Score)
+    assert isinstance(last, Score)
+    assert isinstance(fault, Fault)
+    assert fault.kind is FaultKind.VERIFIER
+    assert fault.retryable == retryable
     import re
 
     assert re.search(said, fault.detail), fault.detail
@@ -183,7 +190,8 @@ def test_a_group_faults_as_a_whole_but_for_a_number_that_is_not_finite() -> None
 def test_what_is_no_number_stops_the_run_in_one_line(function: Any, said: str) -> None:
     with pytest.raises(SodError, match=said) as caught:
         scored([made(function)], episodes("a", "b"))
-    assert str(caught.value).startswith("reward.call='m:f': ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("reward.call='m:f': ")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +233,9 @@ def test_a_call_that_hangs_is_a_fault_and_stalls_no_other() -> None:
     started = time.monotonic()
     fault, score = scored([made(hanging, seconds=0.2)], episodes("hang", "go"), retries=5)
     over.set()
-    assert isinstance(fault, Fault) and "no result within 0.2 s" in fault.detail and isinstance(score, Score)
+    assert isinstance(fault, Fault)
+    assert "no result within 0.2 s" in fault.detail
+    assert isinstance(score, Score)
     assert time.monotonic() - started < 30
 
 

@@ -50,9 +50,7 @@ class CallSpec(Section):
     @classmethod
     def _a_factor(cls, weight: float) -> float:
         if not math.isfinite(weight) or weight == 0.0:
-            raise ValueError(
-                f"reward.call: a weight of {weight:g} makes no sense; take another, or leave it out"
-            )
+            raise ValueError(f"reward.call: a weight of {weight:g} makes no sense; take another, or leave it out")
         return weight
 
     @property
