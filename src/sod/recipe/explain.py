@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,7 +32,9 @@ def unknown_key(key: str, value: Any, known: Sequence[str], where: str) -> str:
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key holds, also where it may be null; None where it holds a plain value."""
+    """The section that a key holds, also where it may be null; None where it holds a plain value, or a list."""
+    if get_origin(annotation) is list:
+        return None
     options = [annotation, *getattr(annotation, "__args__", ())]
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
