@@ -178,3 +178,24 @@ def test_tasks_without_a_truth_need_an_own_reward(make_recipe: Any) -> None:
     recipe = make_recipe({"verifier": "math"})
     with pytest.raises(SodError, match="its rows are of no known shape"):
         loaded_tasks(recipe.data.train, "data.train", recipe, lambda text: None)
+
+
+def test_a_row_of_another_shape_may_lack_its_truth_too(make_recipe: Any, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [{"role": "user", "content": "a?"}], "reward_model": {"ground_truth": "5"}},
+        {"prompt": [{"role": "user", "content": "b?"}], "reward_model": {"ground_truth": None}},
+        {"question": "c?", "answer": ""},
+        {"prompt": ""},
+    ]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = make_recipe({"call": "./mine.py:score"}, "mixed.jsonl")
+    tasks = loaded_tasks(recipe.data.train, "data.train", recipe, lambda text: None)
+    assert [(task.prompt[-1].content, task.ground_truth) for task in tasks] == [("a?", "5"), ("b?", ""), ("c?", "")]
+
+
+def test_the_documented_function_runs_as_documented(make_recipe: Any, tmp_path: Path) -> None:
+    """The code of docs/rewards.md, in a file beside the recipe."""
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    report = first_step(make_recipe({"call": "./mine.py:score"}, "tasks.jsonl"), tmp_path / "run")
+    assert {"reward/score/right", "reward/score/errors"} <= set(report.metrics)
