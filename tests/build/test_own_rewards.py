@@ -13,9 +13,10 @@ import pytest
 from rewards.judge_server import JudgeServer, completion
 from sod.build.data import loaded_tasks
 from sod.build.evaluation import evaluate_model
+from sod.build.summary import reward_text
 from sod.build.training import prepare_train
 from sod.models.load import save_model
-from sod.recipe import Recipe, load_recipe, resolved
+from sod.recipe import Recipe, RewardSpec, load_recipe, resolved
 from sod.records import SodError
 
 CODE = """\
@@ -172,6 +173,18 @@ def test_a_recipe_is_recorded_with_whole_paths_and_who_judges(make_recipe: Any, 
     recorded = resolved(make_recipe({"call": "./mine.py:score"}))["reward"]
     assert recorded["call"] == [{"call": f"{tmp_path}/mine.py:score", "weight": 1.0, "name": ""}]
     assert recorded["verifier"] is None
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ({"call": "m:score"}, "score (m:score) x 1; right from 1 where no verifier judges"),
+        ({"call": {"call": "m:score", "weight": 0.5}, "verifier": "math"}, "math verifier + score (m:score) x 0.5"),
+        ({"judge": {"url": "http://u", "model": "q"}, "call_right": 2}, "judge (q) x 1; right from 2 where no"),
+    ],
+)
+def test_what_adds_up_to_the_reward_is_said_before_the_first_step(reward: dict[str, Any], said: str) -> None:
+    assert reward_text(RewardSpec.model_validate(reward)).startswith(said)
 
 
 def test_tasks_without_a_truth_need_an_own_reward(make_recipe: Any) -> None:
