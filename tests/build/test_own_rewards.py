@@ -158,6 +158,11 @@ def test_a_judge_grades_the_episodes_of_a_run(make_recipe: Any, tmp_path: Path) 
         ({"call": "./mine.py:score", "wrong": 0.0}, "reward.wrong=0 does nothing here: reward.verifier=null"),
         ({"call": "./mine.py:score", "verifier": "math", "call_right": 2.0}, "reward.call_right=2 does nothing"),
         ({"verifier": None}, "reward.verifier: null leaves the reward to reward.call or reward.judge"),
+        (
+            {"call": {"call": "./mine.py:score", "wieght": 2}},
+            r"unknown key reward\.call\.0\.wieght .*mean reward\.call\.0",
+        ),
+        ({"call": [{"weight": 2}]}, r"key reward\.call\.0\.call is missing"),
         ({"call": 7}, "reward.call.0=7: input should be a mapping of keys"),
         ({"judge": {"url": "http://me@h/v1", "model": "m"}}, "put the key into the environment variable SOD_JUDGE"),
         ({"judge": {"url": "http://h", "model": "m", "request": {"n": 2}}}, "reward.judge.request: n is not to be set"),
