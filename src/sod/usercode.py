@@ -64,7 +64,7 @@ def source_hash(thing: object) -> str:
 def _file_module(origin: str, base: Path, where: str) -> ModuleType:
     file = (base / Path(origin).expanduser()).resolve()
     if not file.is_file():
-        raise SodError(f"{where}: there is no file {file}; a relative one is looked for from {base.resolve()}")
+        raise SodError(f"{where}: there is no file {file}; a recipe's are looked for from its own folder")
     # The name is the file's own: two files called tools.py are two modules, and neither hides an installed one.
     name = f"sod_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:
@@ -93,8 +93,8 @@ def _named_module(origin: str, base: Path, where: str) -> ModuleType:
         if not (origin == missing or origin.startswith(f"{missing}.")):
             raise _failed(error, where, origin) from error
         raise SodError(
-            f"{where}: there is no module {missing!r} on Python's path, in {base.resolve()} or in {Path.cwd()}; install "
-            f"it, set PYTHONPATH, or name its file: ./{missing.partition('.')[0]}.py:..."
+            f"{where}: there is no module {missing!r} on Python's path, in {base.resolve()} or in {Path.cwd()}; "
+            f"install it, set PYTHONPATH, or name its file: ./{missing.partition('.')[0]}.py:..."
         ) from None
     except (Exception, SystemExit) as error:
         raise _failed(error, where, origin) from error

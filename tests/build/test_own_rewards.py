@@ -160,7 +160,7 @@ def test_a_judge_grades_the_episodes_of_a_run(make_recipe: Any, tmp_path: Path) 
         ({"verifier": None}, "reward.verifier: null leaves the reward to reward.call or reward.judge"),
         (
             {"call": {"call": "./mine.py:score", "wieght": 2}},
-            r"unknown key reward\.call\.0\.wieght .*mean reward\.call\.0",
+            r"did you mean reward\.call\.0\.weight",
         ),
         ({"call": [{"weight": 2}]}, r"key reward\.call\.0\.call is missing"),
         ({"call": 7}, "reward.call.0=7: input should be a mapping of keys"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sod.build.declared_tools import tell_other_tools
 from sod.build.job import told
 from sod.build.lengths import prompt_lengths
 from sod.build.programming import with_readable_tests, with_tests_told
+from sod.build.showing import refuse_unshown
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
@@ -19,14 +20,23 @@ from sod.tasks.sources import Source, shown
 
 
 def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice) -> Chat:
-    """The renderer of the recipe; proves that its template is append-only.
+    """The renderer of the recipe; proves that its template is append-only, and shows the tools.
 
     `notice` hears what chat.template=auto took, and why, where the tokenizer has a template that is not ours.
     """
     spec = recipe.chat
-    chat = Chat(tokenizer, tool_schemas(recipe), spec.template, spec.template_kwargs, spec.dialect)
+
+    def chat_with(tools: Sequence[Mapping[str, Any]]) -> Chat:
+        return Chat(tokenizer, tools, spec.template, spec.template_kwargs, spec.dialect)
+
+    try:
+        chat = chat_with(tool_schemas(recipe))
+    except SodError as error:
+        refuse_unshown(recipe, chat_with, str(error))
+        raise
     own = tokenizer.chat_template
     if spec.template == "auto" and own and own != chat.template:
+        refuse_unshown(recipe, chat_with, chat.why)
         notice(f"chat.template=auto took {chat.why}; `sod chat` shows it")
     return chat
 

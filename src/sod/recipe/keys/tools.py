@@ -109,7 +109,8 @@ class OwnToolSpec(Section):
     )
     offer: list[str] | None = Field(None, description="which tools of the MCP server are shown; null: all of them")
     variables: list[str] = Field(
-        default_factory=list, description="environment variables that the MCP server gets beside PATH, HOME and the like"
+        default_factory=list,
+        description="environment variables that the MCP server gets beside PATH, HOME and the like",
     )
     timeout_seconds: float = Field(30.0, gt=0, description="time limit of a call (seconds); longer is a tool error")
     concurrency: int = Field(16, ge=1, description="calls that run at a time")
