@@ -188,7 +188,9 @@ def stateful_tools(recipe: Recipe) -> list[str]:
     return [declared.key for declared in _declared(recipe) if declared.keeps_state]
 
 
-def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
+def make_reward_function(
+    recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice = warnings.warn
+) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
     There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are
@@ -208,7 +210,7 @@ def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task
     by_source = {source: verifiers[name] for source, name in spec.by_source.items()}
     default = None if spec.verifier is None else verifiers[spec.verifier]
     declared = {} if spec.verifier is None else verifiers
-    own = own_rewards(recipe, opened)
+    own = own_rewards(recipe, opened, notice)
     retries = recipe.rollout.fault_retries
     return VerifierReward(default, by_source, shaping, retries, declared, own, spec.call_right)
 
