@@ -148,7 +148,7 @@ def test_a_judge_grades_the_episodes_of_a_run(make_recipe: Any, tmp_path: Path) 
         assert report.metrics["reward/judge"] == report.metrics["reward"] == pytest.approx(1.0)
         asked = len(server.asked)
     assert 1 <= asked <= 4
-    assert told[-1] == (f"reward.judge: {asked} requests, {100 * asked} tokens; {4 - asked} answers were known before")
+    assert f"reward.judge: {asked} requests, {100 * asked} tokens; {4 - asked} answers were known before" in told
 
 
 @pytest.mark.parametrize(

@@ -158,11 +158,11 @@ class Judge:
         spec = self._spec
         if self.requests >= spec.max_calls:
             raise SodError(
-                f"reward.judge: {self.spent}; raise reward.judge.max_calls={spec.max_calls} and resume the run"
+                f"reward.judge: the budget is spent ({self.spent}); raise reward.judge.max_calls={spec.max_calls} and resume the run"
             )
         if self.tokens >= spec.max_tokens:
             raise SodError(
-                f"reward.judge: {self.spent}; raise reward.judge.max_tokens={spec.max_tokens} and resume the run"
+                f"reward.judge: the budget is spent ({self.spent}); raise reward.judge.max_tokens={spec.max_tokens} and resume the run"
             )
         self.requests += 1
 
