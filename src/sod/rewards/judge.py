@@ -155,15 +155,15 @@ class Judge:
         return outcome, asked_to_wait
 
     def _spend_a_request(self) -> None:
-        spec = self._spec
-        if self.requests >= spec.max_calls:
-            raise SodError(
-                f"reward.judge: the budget is spent ({self.spent}); raise reward.judge.max_calls={spec.max_calls} and resume the run"
-            )
-        if self.tokens >= spec.max_tokens:
-            raise SodError(
-                f"reward.judge: the budget is spent ({self.spent}); raise reward.judge.max_tokens={spec.max_tokens} and resume the run"
-            )
+        for key, used, allowed in (
+            ("max_calls", self.requests, self._spec.max_calls),
+            ("max_tokens", self.tokens, self._spec.max_tokens),
+        ):
+            if used >= allowed:
+                raise SodError(
+                    f"reward.judge: the budget is spent ({self.spent}); raise reward.judge.{key}={allowed} and resume "
+                    "the run"
+                )
         self.requests += 1
 
     async def _send(self, body: bytes) -> tuple[bytes | Fault, float]:
