@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -44,7 +45,8 @@ def test_a_coroutines_own_time_out_is_its_own() -> None:
 
 
 def test_calls_in_an_own_thread_share_it_and_run_in_order() -> None:
-    own, log = OwnThread(), []
+    own = OwnThread()
+    log: list[tuple[int, int]] = []
 
     def note(number: int) -> int:
         time.sleep(0.02 / (number + 1))
@@ -52,7 +54,7 @@ def test_calls_in_an_own_thread_share_it_and_run_in_order() -> None:
         return number
 
     async def three() -> list[Any]:
-        return await asyncio.gather(*(called(lambda n=n: note(n), 5.0, LeftBehind(), own) for n in range(3)))
+        return await asyncio.gather(*(called(partial(note, n), 5.0, LeftBehind(), own) for n in range(3)))
 
     outcomes = LoopThread().run(three())
     own.end()

@@ -56,6 +56,15 @@ class TimedOut:
 Called = Returned | Raised | TimedOut
 
 
+def error_line(error: BaseException) -> str:
+    """An exception's type and message; the type alone where there is no message, or making it fails."""
+    try:
+        said = str(error)
+    except Exception:
+        said = ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 @final
 @dataclass(eq=False)
 class LeftBehind:
@@ -165,7 +174,7 @@ async def called(
     """
     started = time.monotonic()
     thread: threading.Thread | None = None
-    if inspect.iscoroutinefunction(inspect.unwrap(function)):
+    if inspect.iscoroutinefunction(function):
         waiting = asyncio.ensure_future(_begun(function))
     else:
         thread, returned = _in_thread(function, own)

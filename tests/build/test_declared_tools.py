@@ -46,3 +46,4 @@ def test_other_tools_are_named_alone() -> None:
     assert "tool0(a, b) (2 rows)" in note
     assert "and 2 more" in note
     assert "tools.python.name" not in note
+    assert note.endswith("; tools.tool0.call names a function of your own for it")

@@ -135,7 +135,19 @@ def stopping() -> str:
     raise StopIteration
 
 
-@pytest.mark.parametrize("function", [leaving, leaving_async, stopping])
+class Speechless(Exception):  # noqa: N818
+    """Cannot say what is wrong."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def speechless() -> str:
+    """Raises what cannot be shown."""
+    raise Speechless
+
+
+@pytest.mark.parametrize("function", [leaving, leaving_async, stopping, speechless])
 def test_no_exception_ends_the_run(function: Callable[..., Any]) -> None:
     made = tool(function)
     for _ in range(2):  # the event loop outlives the first

@@ -8,6 +8,7 @@ from typing import Any
 
 from sod.build.tools import tool_schemas
 from sod.recipe import Notice, Recipe
+from sod.recipe.keys.tools import TOOL_NAME
 from sod.records import Task
 from sod.tasks.base import Conversation
 
@@ -52,12 +53,18 @@ def tell_other_tools(tasks: Sequence[Task], source: str, recipe: Recipe, notice:
     instead = f"prompts show the run's own ({', '.join(map(signature, own))})" if own else "prompts show no tool"
     notice(
         f"{source}: rows declare tools that the run does not have: {named}{more}; {instead}"
-        f"{_renaming(schemas.values(), recipe)}"
+        f"{_renaming(schemas.values(), recipe) or _own(found.most_common(1)[0][0])}"
     )
 
 
 def _rows(count: int) -> str:
     return f"{count:,} row" + ("" if count == 1 else "s")
+
+
+def _own(declared: str) -> str:
+    """The key that gives the run a tool of that signature."""
+    name = declared.partition("(")[0]
+    return f"; tools.{name}.call names a function of your own for it" if TOOL_NAME.fullmatch(name) else ""
 
 
 def _renaming(schemas: Iterable[Mapping[str, Any]], recipe: Recipe) -> str:

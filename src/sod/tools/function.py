@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
-from sod.asynchronous import Called, LeftBehind, LoopBlockedError, Raised, TimedOut, called, loop_thread
+from sod.asynchronous import Called, LeftBehind, LoopBlockedError, Raised, TimedOut, called, error_line, loop_thread
 from sod.records import Fault, FaultKind, Task, ToolFault, ToolResult
 from sod.tools.base import ToolRequest
 from sod.tools.objects import EpisodeObjects
@@ -159,7 +159,7 @@ class FunctionTool:
         if isinstance(outcome, Raised):
             error = outcome.error
             retryable = isinstance(error, ToolFault) and error.retryable
-            return self._fault(f"its start raised {type(error).__name__}: {error}", retryable)
+            return self._fault(f"its start raised {error_line(error)}", retryable)
         return self._fault(f"its start was not through in {self._limits.seconds:g} s")
 
     def _timed_out(self, episode: str, outcome: TimedOut) -> ToolResult:
@@ -174,8 +174,7 @@ class FunctionTool:
         error = outcome.error
         if isinstance(error, ToolFault):
             return self._fault(str(error) or "it raised ToolFault", error.retryable)
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return ToolResult(self._cut(text_of(f"Error: {said}")), "exception", outcome.seconds)
+        return ToolResult(self._cut(text_of(f"Error: {error_line(error)}")), "exception", outcome.seconds)
 
     def _shown(self, value: Any, seconds: float) -> ToolResult | Fault:
         try:

@@ -93,13 +93,16 @@ class McpServer:
     async def ready(self) -> ClientSession:
         """`session`, after a server that died between two calls was started again. Raises ServerDownError."""
         from mcp import MCPError
+        from mcp.types import CONNECTION_CLOSED
 
         session = await self.session()
         if self.calls:  # it may be too busy to say that it is well, and if it dies all calls will hear of it
             return session
         try:
             await asyncio.wait_for(session.send_ping(), STARTING_SECONDS)
-        except MCPError:
+        except MCPError as error:
+            if error.code != CONNECTION_CLOSED:
+                return session  # it answered, if only that it knows no ping
             self.lost(session)
             return await self.session()
         except TimeoutError:
@@ -112,7 +115,7 @@ class McpServer:
         if self._life is None or self._life.over():
             self._life = _Life()
             if self._errors is None:
-                self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  see close
+                self._errors = tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace")  # noqa: SIM115  see close
             self._life.task = asyncio.ensure_future(self._live(self._life))
             self.starts += 1
         life = self._life

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
-from sod.asynchronous import Called, LeftBehind, OwnThread, Raised, Returned, TimedOut, called
+from sod.asynchronous import Called, LeftBehind, OwnThread, Raised, Returned, TimedOut, called, error_line
 from sod.records import SodError, Task
 
 _LATE_SECONDS = 3600.0
@@ -89,7 +89,7 @@ class EpisodeObjects:
 
     def _tell(self, outcome: Called) -> None:
         if isinstance(outcome, Raised):
-            self._failed(f"its finish() raised {type(outcome.error).__name__}: {outcome.error}")
+            self._failed(f"its finish() raised {error_line(outcome.error)}")
         elif isinstance(outcome, TimedOut):
             self._failed(f"its finish() was not through in {self._seconds:g} s")
 

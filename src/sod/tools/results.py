@@ -38,12 +38,14 @@ def text_of(value: Any) -> str:
     if value is None:
         return "(no output)"
     if isinstance(value, str):
-        # Half a surrogate pair is a string to Python and to no tokenizer.
-        return value.encode("utf-8", "replace").decode("utf-8") or "(no output)"
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        raise TypeError(f"{type(value).__name__}, which is no text") from None
+        text = value
+    else:
+        try:
+            text = json.dumps(value, ensure_ascii=False)
+        except Exception:  # a class of the user's own may raise anything as it is read
+            raise TypeError(f"{type(value).__name__}, which is no text") from None
+    # Half a surrogate pair is a string to Python and to no tokenizer.
+    return text.encode("utf-8", "replace").decode("utf-8") or "(no output)"
 
 
 def tool_error(name: str, explanation: str, seconds: float = 0.0) -> ToolResult:

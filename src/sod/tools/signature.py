@@ -9,6 +9,7 @@ from typing import Any, final, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from sod.asynchronous import error_line
 from sod.records import SodError, Task
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -135,6 +136,8 @@ def _read(name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
         problem = error.errors(include_url=False)[0]
         at = "".join(f"[{part!r}]" for part in problem["loc"])
         raise BadArgumentsError(f"`{name}{at}`: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+    except Exception as error:  # of a validator of the user's own, which says no in words of its own
+        raise BadArgumentsError(f"`{name}`: {error_line(error)}") from None
 
 
 def _line(error: Exception) -> str:
