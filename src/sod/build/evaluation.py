@@ -10,6 +10,7 @@ from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.devices import find_devices
 from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
+from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import proven_tasks
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
@@ -54,6 +55,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Load the recipe's student and evaluate it on the tasks in `data`, `evaluation.tasks` of them."""
     refuse_unmade({"--data": data, "student.path": recipe.student.path})
+    refuse_absent_functions(recipe)
     devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data, "--data", recipe, notice)
@@ -63,7 +65,7 @@ def evaluate_model(
     tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data, recipe, notice)
     with ExitStack() as resources:
         tools = make_tools(recipe, resources, chat.tokenizer, notice)
-        reward_function = make_reward_function(recipe, resources, tasks)
+        reward_function = make_reward_function(recipe, resources, tasks, notice)
         refuse_unhealthy(tools)
         prepare_torch(recipe, devices)
         with naming_phase("loading the student"):

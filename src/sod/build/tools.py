@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
+from sod.build.own_rewards import own_rewards
 from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName
 from sod.records import SodError, Task
 from sod.rewards.answers import Answers
@@ -187,15 +188,19 @@ def stateful_tools(recipe: Recipe) -> list[str]:
     return [declared.key for declared in _declared(recipe) if declared.keeps_state]
 
 
-def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
+def make_reward_function(
+    recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice = warnings.warn
+) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
-    There are the verifiers that the recipe names, and those that the tasks need beside them. The letters of multiple
+    There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are
+    imported here at the latest. Raises SodError for one that cannot be had. The letters of multiple
     choice are those that the tasks have, where the recipe leaves them as they are.
     """
     spec = recipe.reward
     verifiers: dict[str, Verifier] = {}
-    for name in sorted(spec.verifiers | set(map(spec.verifier_of, tasks))):
+    needed = {name for name in map(spec.verifier_of, tasks) if name is not None}
+    for name in sorted(spec.verifiers | needed):
         mine = [task for task in tasks if spec.verifier_of(task) == name]
         verifiers[name] = _make_verifier(name, recipe, opened, mine)
         opened.callback(verifiers[name].close)
@@ -203,7 +208,11 @@ def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task
         spec.correct, spec.wrong, spec.tool_bonus, spec.overlong_buffer, recipe.rollout.max_response_tokens
     )
     by_source = {source: verifiers[name] for source, name in spec.by_source.items()}
-    return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries, verifiers)
+    default = None if spec.verifier is None else verifiers[spec.verifier]
+    declared = {} if spec.verifier is None else verifiers
+    own = own_rewards(recipe, opened, notice)
+    retries = recipe.rollout.fault_retries
+    return VerifierReward(default, by_source, shaping, retries, declared, own, spec.call_right)
 
 
 def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> Verifier:

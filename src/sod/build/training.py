@@ -31,6 +31,7 @@ from sod.build.job import (
     tell_other_device,
 )
 from sod.build.method import make_method, refuse_unmet
+from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
@@ -145,6 +146,7 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
+    refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
@@ -180,7 +182,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     judged = [*inputs.tasks, *inputs.held_out]
     tools = make_tools(recipe, resources, chat.tokenizer, notice)
-    reward_function = make_reward_function(recipe, resources, judged)
+    reward_function = make_reward_function(recipe, resources, judged, notice)
     refuse_unhealthy(tools)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)

@@ -4,6 +4,7 @@ from sod.recipe.keys.chat import ChatSpec as ChatSpec
 from sod.recipe.keys.compare import CompareSpec as CompareSpec
 from sod.recipe.keys.data import DataSpec as DataSpec
 from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
+from sod.recipe.keys.judge import JudgeSpec as JudgeSpec
 from sod.recipe.keys.method import CoefficientSpec as CoefficientSpec
 from sod.recipe.keys.method import DivergenceSpec as DivergenceSpec
 from sod.recipe.keys.method import MethodSpec as MethodSpec
@@ -14,6 +15,7 @@ from sod.recipe.keys.model import StudentSpec as StudentSpec
 from sod.recipe.keys.optim import OptimSpec as OptimSpec
 from sod.recipe.keys.recipe import Recipe as Recipe
 from sod.recipe.keys.recipe import TrackerName as TrackerName
+from sod.recipe.keys.reward import CallSpec as CallSpec
 from sod.recipe.keys.reward import ChoiceSpec as ChoiceSpec
 from sod.recipe.keys.reward import RewardSpec as RewardSpec
 from sod.recipe.keys.reward import VerifierName as VerifierName

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe.keys.recipe import Recipe
+from sod.recipe.keys.reward import CallSpec
 from sod.recipe.keys.tools import PythonSpec
 from sod.recipe.names import key_of
 from sod.records import SodError
@@ -23,21 +24,30 @@ _PRELOADED = frozenset(PythonSpec().preload)
 @dataclass(frozen=True)
 class Reaching:
     """A dotted key, `*` in it any name: `beyond` says whether a value (never None) goes beyond what every recipe may
-    ask for."""
+    ask for, and `shown` how it is written in a message.
+    """
 
     key: str
     does: str
     beyond: Callable[[Any], bool]
+    shown: Callable[[Any], str] = repr
 
 
 def _other_modules(names: Sequence[str]) -> bool:
     return not _PRELOADED.issuperset(names)
 
 
+def _paths(calls: Sequence[CallSpec]) -> str:
+    return ", ".join(call.call for call in calls)
+
+
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
+    Reaching("reward.call", "imports and runs this code", bool, _paths),
+    Reaching("reward.judge.url", "sends every episode to this address", bool),
+    Reaching("reward.judge.cache", "writes into this folder", bool),
     Reaching("tools.*.call", "runs this code of the user's own", bool),
     Reaching("tools.*.mcp", "starts this program", bool),
 )
@@ -55,8 +65,8 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
                 continue
             if not any(name == key or name.startswith(f"{key}.") for key in own):
                 raise SodError(
-                    f"{where}: {name}={value!r} {reaching.does}, and this recipe came with the run; if you trust it, "
-                    f"add --allow-code, else set {name} yourself"
+                    f"{where}: {name}={reaching.shown(value)} {reaching.does}, and this recipe came with the run; if "
+                    f"you trust it, add --allow-code, else set {name} yourself"
                 )
 
 
