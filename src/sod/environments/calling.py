@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 Job = Callable[[], Any]
@@ -17,8 +18,7 @@ Job = Callable[[], Any]
 def called(jobs: Sequence[Job], seconds: float, at_once: int) -> list[Any]:
     """What every job returned, or the exception that it raised, in order; a TimeoutError after `seconds`.
 
-    Up to `at_once` run at a time, each in a thread of its own that does not keep the process from ending. A job that
-    returns an awaitable is awaited there.
+    Up to `at_once` run at a time, each in a thread of its own that does not keep the process from ending.
     """
     outcomes: list[Any] = [None] * len(jobs)
     ready: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -45,12 +45,24 @@ def called(jobs: Sequence[Job], seconds: float, at_once: int) -> list[Any]:
 def _run(job: Job, at: int, ready: queue.SimpleQueue[tuple[int, Any]]) -> None:
     try:
         outcome = job()
-        if inspect.isawaitable(outcome):
-            outcome = asyncio.run(_awaited(outcome))
     except BaseException as error:  # also a SystemExit of the user's code
         outcome = error
     ready.put((at, outcome))
 
 
-async def _awaited(outcome: Any) -> Any:
-    return await outcome
+def settled(value: Any) -> Any:
+    """What a method returned; a coroutine is run in the one event loop of the process, whose clients last over calls."""
+    if not inspect.isawaitable(value):
+        return value
+    return asyncio.run_coroutine_threadsafe(_awaited(value), _loop()).result()
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="environments", daemon=True).start()
+    return loop

@@ -13,7 +13,6 @@ from typing import Any, final
 from sod.environments.base import (
     Began,
     Closes,
-    End,
     Ended,
     Environment,
     Replay,
@@ -24,7 +23,7 @@ from sod.environments.base import (
     WorldReply,
     WorldRequest,
 )
-from sod.environments.calling import called
+from sod.environments.calling import called, settled
 from sod.environments.replies import BadReplyError, began_with, reward_in, same_texts, stepped_with
 from sod.records import Fault, FaultKind, ToolFault
 
@@ -46,11 +45,15 @@ class Worlds:
         self._at_once = at_once
         self._idle: list[Environment] = []
         self._busy: dict[str, Environment] = {}
+        self._attempts: dict[str, int] = {}  # how often an episode has asked: what comes too late is nobody's
         self._lock = threading.Lock()  # tools of a run are called from several threads
 
     def run(self, requests: Sequence[WorldRequest]) -> list[WorldReply | Fault]:
         """One reply or fault for each request, in order."""
-        jobs = [partial(self._answer, request) for request in requests]
+        with self._lock:
+            for request in requests:
+                self._attempts[request.episode] = self._attempts.get(request.episode, 0) + 1
+            jobs = [partial(self._answer, request, self._attempts[request.episode]) for request in requests]
         outcomes = called(jobs, self._seconds, self._at_once)
         return [self._outcome(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
 
@@ -58,6 +61,7 @@ class Worlds:
         """These episodes are over: their environments are free. Unknown names are ignored."""
         with self._lock:
             for episode in episodes:
+                self._attempts.pop(episode, None)
                 if (world := self._busy.pop(episode, None)) is not None:
                     self._idle.append(world)
 
@@ -68,24 +72,28 @@ class Worlds:
             self._idle, self._busy = [], {}
         _close(worlds)
 
-    def _answer(self, request: WorldRequest) -> Any:
-        """A coroutine, since what an environment does may be one."""
+    def _answer(self, request: WorldRequest, attempt: int) -> WorldReply:
         do = request.do
         if isinstance(do, Reset):
-            return self._reset(request.episode, do)
+            return self._reset(request.episode, do, attempt)
         with self._lock:
             world = self._busy[request.episode]
         if isinstance(do, Step):
             return _step(world, do)
         return _replay(world, do) if isinstance(do, Replay) else _end(world)
 
-    async def _reset(self, episode: str, do: Reset) -> Began:
+    def _reset(self, episode: str, do: Reset, attempt: int) -> Began:
         with self._lock:
             world = self._busy.pop(episode, None) or (self._idle.pop() if self._idle else None)
-        made = await _settled(self._make()) if world is None else world
+        made = settled(self._make()) if world is None else world
         with self._lock:
-            self._busy[episode] = made
-        return began_with(await _settled(made.reset(do.task, do.seed)))
+            late = self._attempts.get(episode) != attempt
+            if not late:
+                self._busy[episode] = made
+        if late:
+            _close([made])
+            raise TimeoutError("made too late")
+        return began_with(settled(made.reset(do.task, do.seed)))
 
     def _outcome(self, request: WorldRequest, outcome: Any) -> WorldReply | Fault:
         if not isinstance(outcome, BaseException):
@@ -93,6 +101,7 @@ class Worlds:
             return reply
         with self._lock:
             lost = self._busy.pop(request.episode, None)
+            self._attempts[request.episode] = self._attempts.get(request.episode, 0) + 1
         if lost is not None:
             _close([lost])
         resets = isinstance(request.do, Reset)
@@ -101,37 +110,36 @@ class Worlds:
         return Fault(FaultKind.ENVIRONMENT, f"{what}: {_said(outcome)}", retryable=resets and again)
 
 
-async def _settled(value: Any) -> Any:
-    """What a method returned, awaited where it has to be."""
-    return await value if hasattr(value, "__await__") else value
+def _step(world: Environment, do: Step) -> WorldReply:
+    return stepped_with(settled(world.step(do.action)), do.action)
 
 
-async def _step(world: Environment, do: Step) -> WorldReply:
-    return stepped_with(await _settled(world.step(do.action)), do.action)
-
-
-async def _replay(world: Environment, do: Replay) -> WorldReply:
+def _replay(world: Environment, do: Replay) -> WorldReply:
     """By `replay` where there is one; else step by step, where every answer has to be the one that was read before."""
     if isinstance(world, Replays):
-        await _settled(world.replay(do.actions))
+        settled(world.replay(do.actions))
         return Ended()
     for action, expected in zip(do.actions, do.expected, strict=True):
-        stepped = stepped_with(await _settled(world.step(action)), action)
+        stepped = stepped_with(settled(world.step(action)), action)
         same_texts(action, [result.text for result in stepped.results], expected)
     return Ended()
 
 
-async def _end(world: Environment) -> WorldReply:
+def _end(world: Environment) -> WorldReply:
     if not isinstance(world, RewardsAtEnd):
         return Ended()
-    return Ended(reward_in(await _settled(world.final_reward())))
+    return Ended(reward_in(settled(world.final_reward())))
 
 
 def _close(worlds: Sequence[Environment]) -> None:
     """Close those that can be; one that fails or hangs in it is of no use any more, and does no harm."""
-    jobs = [world.close for world in worlds if isinstance(world, Closes)]
+    jobs = [partial(_closed, world) for world in worlds if isinstance(world, Closes)]
     with contextlib.suppress(Exception):
         called(jobs, CLOSE_SECONDS, max(1, len(jobs)))
+
+
+def _closed(world: Closes) -> None:
+    settled(world.close())
 
 
 def _said(error: BaseException) -> str:

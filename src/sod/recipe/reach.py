@@ -36,6 +36,7 @@ def _other_modules(names: Sequence[str]) -> bool:
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
+    Reaching("environment.call", "imports and runs this code", bool),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
 )
 

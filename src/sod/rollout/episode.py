@@ -218,9 +218,7 @@ def _turns(
     return StopReason.MAX_TURNS
 
 
-def _turn(
-    k: int, sampled: Sampled, ledger: _Ledger, chat: Renderer, shown: Sequence[Mapping[str, Any]] | None
-) -> Turn:
+def _turn(k: int, sampled: Sampled, ledger: _Ledger, chat: Renderer, shown: Sequence[Mapping[str, Any]] | None) -> Turn:
     """What was sampled, written into the ledger and read."""
     start, end = ledger.actions(k, sampled)
     before = ledger.token_ids[:start]
@@ -259,9 +257,7 @@ def _answers(scene: _Scene, turn: Turn) -> Generator[Ask, Reply, _Answers | Faul
     return _Answers(tuple(results), None, reward, done)
 
 
-def _result(
-    call: ToolCall | MalformedCall, scene: _Scene, executed: Mapping[str, Iterator[ToolResult]]
-) -> ToolResult:
+def _result(call: ToolCall | MalformedCall, scene: _Scene, executed: Mapping[str, Iterator[ToolResult]]) -> ToolResult:
     """The result of the next call: its tool's or the environment's, or what the model did wrong."""
     if isinstance(call, MalformedCall):
         return call.result()
