@@ -21,6 +21,7 @@ from sod.recipe.keys.reward import VerifierName as VerifierName
 from sod.recipe.keys.rollout import RolloutSpec as RolloutSpec
 from sod.recipe.keys.sft import SftSpec as SftSpec
 from sod.recipe.keys.tools import FusionSpec as FusionSpec
+from sod.recipe.keys.tools import OwnToolSpec as OwnToolSpec
 from sod.recipe.keys.tools import PythonSpec as PythonSpec
 from sod.recipe.keys.tools import ToolsSpec as ToolsSpec
 from sod.recipe.keys.tools import refuse_key_in_url as refuse_key_in_url

@@ -22,7 +22,8 @@ _PRELOADED = frozenset(PythonSpec().preload)
 @final
 @dataclass(frozen=True)
 class Reaching:
-    """A dotted key: `beyond` says whether a value (never None) goes beyond what every recipe may ask for."""
+    """A dotted key, `*` in it any name: `beyond` says whether a value (never None) goes beyond what every recipe may
+    ask for."""
 
     key: str
     does: str
@@ -38,6 +39,8 @@ REACHING = (
     Reaching("tools.python.preload", "imports these modules", _other_modules),
     Reaching("environment.call", "imports and runs this code", bool),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
+    Reaching("tools.*.call", "runs this code of the user's own", bool),
+    Reaching("tools.*.mcp", "starts this program", bool),
 )
 
 
@@ -48,19 +51,23 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
     """
     own = {key_of(override.partition("=")[0]) for override in overrides}
     for reaching in REACHING:
-        value = _value(recipe, reaching.key)
-        if value is None or not reaching.beyond(value):
-            continue
-        if not any(reaching.key == key or reaching.key.startswith(f"{key}.") for key in own):
-            raise SodError(
-                f"{where}: {reaching.key}={value!r} {reaching.does}, and this recipe came with the run; if you trust "
-                f"it, add --allow-code, else set {reaching.key} yourself"
-            )
+        for name, value in _values(recipe, reaching.key):
+            if value is None or not reaching.beyond(value):
+                continue
+            if not any(name == key or name.startswith(f"{key}.") for key in own):
+                raise SodError(
+                    f"{where}: {name}={value!r} {reaching.does}, and this recipe came with the run; if you trust it, add "
+                    f"--allow-code, else set {name} yourself"
+                )
 
 
-def _value(recipe: Recipe, key: str) -> Any:
-    """The value of a dotted key; None where a section above it is null."""
-    value: Any = recipe
+def _values(recipe: Recipe, key: str) -> list[tuple[str, Any]]:
+    """Every key that a dotted one with `*` names, with its value; None where a section above it is null."""
+    found: list[tuple[str, Any]] = [("", recipe)]
     for part in key.split("."):
-        value = None if value is None else getattr(value, part)
-    return value
+        below: list[tuple[str, Any]] = []
+        for name, section in found:
+            parts = list(section.model_extra or {}) if part == "*" else [part]
+            below += [(f"{name}.{one}".lstrip("."), None if section is None else getattr(section, one)) for one in parts]
+        found = [(name, value) for name, value in below if value is not None]
+    return found
