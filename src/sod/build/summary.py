@@ -11,7 +11,7 @@ from sod.chat.render import Chat
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER
 from sod.recipe import MethodSpec, OptimSpec, Recipe
-from sod.tasks.sources import shown
+from sod.tasks.sources import Source, shown
 from sod.tools.base import Tool
 from sod.tools.python import PythonTool
 from sod.tools.sandbox.local import LocalSandbox
@@ -32,7 +32,7 @@ def train_facts(
         ("student", _student_text(recipe, student)),
         ("teacher", _teacher_text(recipe, method, teacher)),
         ("chat", chat_text(chat)),
-        ("tools", ", ".join(tool_text(tool) for tool in tools.values()) or "none"),
+        *_world_facts(recipe, chat, tools),
         ("episodes", f"{rollout.prompts} tasks x {rollout.samples} samples a step, {rollout.max_turns} turns at most"),
         ("optimizer", optim_text(recipe.optim)),
     ]
@@ -40,11 +40,24 @@ def train_facts(
 
 def data_facts(tasks: int, held_out: int, recipe: Recipe) -> Facts:
     """The data of a run of `sod train`."""
-    facts = [("data", f"{shown(recipe.data.train or ())}: {tasks:,} tasks")]
+    facts = [("data", f"{_source(recipe.data.train)}: {tasks:,} tasks")]
     if held_out:
         every = recipe.train.evaluate_every
-        facts.append(("held out", f"{shown(recipe.data.validation or ())}: {held_out:,} tasks, every {every} steps"))
+        facts.append(("held out", f"{_source(recipe.data.validation)}: {held_out:,} tasks, every {every} steps"))
     return facts
+
+
+def _source(named: Source | None) -> str:
+    return "the environment's own" if named is None else shown(named)
+
+
+def _world_facts(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool]) -> Facts:
+    """The tools, and the environment where there is one; its tools are those of its first task."""
+    own = [tool_text(tool) for tool in tools.values()]
+    if recipe.environment is None:
+        return [("tools", ", ".join(own) or "none")]
+    theirs = [name for schema in chat.tools if (name := str(schema["function"]["name"])) not in tools]
+    return [("environment", recipe.environment.call), ("tools", ", ".join([*own, *theirs]) or "none")]
 
 
 def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, examples: int, batch: int) -> Facts:

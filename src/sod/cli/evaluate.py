@@ -25,6 +25,8 @@ EXAMPLES = """Examples:
 - `sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100`"""
 
 PANEL = "What is written where"
+ENVIRONMENT = "environment"
+"""Stands for the tasks that an environment has of its own."""
 
 
 def evaluate(
@@ -34,7 +36,11 @@ def evaluate(
     ],
     overrides: Overrides = None,
     data: Annotated[
-        str, typer.Option("--data", help="RL tasks: a file, a folder, a glob, or owner/name:config@split.")
+        str,
+        typer.Option(
+            "--data",
+            help="RL tasks: a file, a folder, a glob, or owner/name:config@split; an environment may have its own.",
+        ),
     ] = "",
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Samples per task; default evaluation.k of the recipe.")
@@ -71,8 +77,6 @@ def evaluate(
     from sod.models.device import find_device
 
     refuse_unread("eval", overrides or [])
-    if not data:
-        raise SodError("--data is missing: name a file of RL tasks")
     about = find_evaluated(model, notice)
     asked = {"k": k, "tasks": tasks}
     changes = [f"evaluation.{key}={value}" for key, value in asked.items() if value is not None]
@@ -81,12 +85,16 @@ def evaluate(
         find_device(device, "--device")
         changes.append(f"student.device={device}")
     spec = recipe_of(about, recipe, changes, allow_code)
+    if not data and spec.environment is None:
+        raise SodError("--data is missing: name a file of RL tasks")
     if spec.evaluation.tasks and tasks is None:
         notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
-    with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
+    with claimed(to or about.place(data or ENVIRONMENT, spec.evaluation), exact=to is not None) as target:
         result = _evaluated(spec, about, data, target)
         _write(target, spec, model, data, result)
-    title = f"{Path(data).name}, {result.tasks} tasks" + (f", step {about.step}" if about.step is not None else "")
+    title = f"{Path(data or ENVIRONMENT).name}, {result.tasks} tasks" + (
+        f", step {about.step}" if about.step is not None else ""
+    )
     out.print(evaluation_table({about.name: result.as_dict()}, title))
     out.print(f"written to {target}", markup=False)
 
@@ -113,7 +121,7 @@ def _evaluated(spec: Recipe, about: Evaluated, data: str, target: Path) -> Evalu
 def _write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation) -> None:
     from sod.runlog import trajectory_row, write_evaluation
 
-    figures = {**result.as_dict(), "model": model, "data": data, "recipe": resolved(spec)}
+    figures = {**result.as_dict(), "model": model, "data": data or ENVIRONMENT, "recipe": resolved(spec)}
     by_id = {task.id: task for task in result.played}
     write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))
 

@@ -53,8 +53,8 @@ class Hints:
             yield from _flat(groups)
 
     def _unanswered(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
-        if any(trajectory.answer is not None for trajectory in trajectories):
-            return
+        if any(trajectory.answer is not None or trajectory.opening is not None for trajectory in trajectories):
+            return  # in an environment what is said at the end need be no answer
         read = {self._reads(task) for task in tasks}
         reads = "; ".join(f"the verifier reads {where}" for where in sorted(read))
         yield (
