@@ -99,7 +99,9 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(
     make_recipe: Any, tmp_path: Path, environment: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(SodError, match=said):
-        prepare_train(make_recipe(environment, student={"path": str(tmp_path / "model")}), tmp_path / "r", False, silent)
+        prepare_train(
+            make_recipe(environment, student={"path": str(tmp_path / "model")}), tmp_path / "r", False, silent
+        )
 
 
 def test_the_arguments_are_keys_and_survive_writing(make_recipe: Any) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import environment_games
 import pytest
 import torch
 from every_setting import SFT, TOOL
 from settings_bench import Bench, files_of, put, quicken
 
+import environment_games
 from sod.build.data import make_chat
 from sod.build.environment import environment_maker, make_worlds, world_tasks
 from sod.build.job import prepare_torch

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sod.build.declared_tools import name_of
 from sod.build.method import differing_knobs
 from sod.chat.render import Chat
 from sod.objective.methods import Method
@@ -56,7 +57,8 @@ def _world_facts(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool]) -> Facts
     own = [tool_text(tool) for tool in tools.values()]
     if recipe.environment is None:
         return [("tools", ", ".join(own) or "none")]
-    theirs = [name for schema in chat.tools if (name := str(schema["function"]["name"])) not in tools]
+    shown_names = [name_of(schema) for schema in chat.tools]
+    theirs = [name for name in shown_names if name not in tools]
     return [("environment", recipe.environment.call), ("tools", ", ".join([*own, *theirs]) or "none")]
 
 
