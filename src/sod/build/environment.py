@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sod.build.declared_tools import name_of
 from sod.build.job import told
 from sod.build.programming import with_readable_tests, with_tests_told
 from sod.build.truths import with_readable_truths
@@ -21,7 +22,7 @@ from sod.recipe import EnvironmentSpec, Notice, Recipe
 from sod.recipe.nearest import offered
 from sod.records import Fault, Message, SodError, Task
 from sod.rollout.collect import World
-from sod.rollout.opening import names_of, prompt_after
+from sod.rollout.opening import prompt_after
 from sod.seeds import derive
 from sod.tasks.files import load_world_tasks
 from sod.tasks.sources import Source, shown
@@ -108,11 +109,23 @@ def refuse_unfit_world(recipe: Recipe, tasks: Sequence[Task], began: Began | Non
         raise SodError(
             f"{where}: its prompt has {length} tokens, more than rollout.max_prompt_tokens={limit}; raise it"
         )
-    names = [name for schema in chat.tools for name in names_of([schema])]
+    if not chat.tools:
+        _refuse_no_reply(chat, where)
+    names = [name_of(schema) for schema in chat.tools]
     if both := [name for name in names if names.count(name) > 1]:
         raise SodError(
             f"{where}: two tools are called {both[0]!r}, one of tools and one of the environment; rename one"
         )
+
+
+def _refuse_no_reply(chat: Chat, where: str) -> None:
+    """Raises SodError for a chat template in which no user answers a turn: an environment without tools needs that."""
+    try:
+        chat.suffix_ids([Message("user", "?")], (), False)
+    except ValueError as error:
+        raise SodError(
+            f"{where}: shows no tools, so it answers as a user does, and {error}; set chat.template=hermes"
+        ) from None
 
 
 def world_tasks(named: Source | None, key: str, recipe: Recipe, spec: EnvironmentSpec, notice: Notice) -> list[Task]:
