@@ -212,6 +212,7 @@ def test_a_class_written_for_trl_plays_unchanged(tokenizer: Any) -> None:
     assert trajectory.stop is StopReason.ANSWER
     assert trajectory.reward == 1.0
     assert trajectory.opening is not None
+    assert trajectory.opening.prompt == (Message("user", "Play.Count to 5."),)
     assert trajectory.opening.tools[0]["function"]["parameters"]["required"] == ["number"]
 
 

@@ -18,6 +18,7 @@ EVERYTHING: dict[str, Any] = {
     "teacher": {"path": "t"},
     "tools": {"python": {"fusion": {"url": "http://localhost:1"}}},
     "world": {},
+    "environment": {"call": "module:name"},
 }
 
 

@@ -38,6 +38,8 @@ NEUTRAL_KEYS: Mapping[str, str] = {
     "rollout.fault_retries": "what is done about faults of ours, which never become data",
     "rollout.max_fault_rate": "when to give up on faults of ours",
     "rollout.fault_window": "as rollout.max_fault_rate",
+    "environment.concurrency": "how many environments are at work at a time",
+    "environment.timeout_seconds": "when a reset or a step is a fault of ours",
     "reward.workers": "how many answers are checked at a time",
     "tools.python.workers": "how many programs run at a time",
     "tools.python.fusion.*": "where the service is and how patiently it is asked; that there is one counts",
