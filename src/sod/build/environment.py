@@ -149,6 +149,8 @@ def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
     """The tasks that the environment offers; none where it offers none."""
     make = environment_maker(spec)
     (offers,) = called([lambda: _offered(make(), split)], spec.timeout_seconds, 1)
+    if isinstance(offers, SodError):
+        raise offers
     if isinstance(offers, BaseException):
         said = " ".join(str(offers).split())
         raise SodError(f"environment.call={spec.call!r}: tasks({split!r}): {type(offers).__name__}: {said}")
