@@ -15,8 +15,8 @@ from sod.build.programming import with_readable_tests, with_tests_told
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
 from sod.environments.adapt import adapted
-from sod.environments.base import Began, Environment, OffersTasks, Reset, WorldRequest
-from sod.environments.calling import called
+from sod.environments.base import Began, Closes, Environment, OffersTasks, Reset, WorldRequest
+from sod.environments.calling import called, settled
 from sod.environments.worlds import Worlds
 from sod.recipe import EnvironmentSpec, Notice, Recipe
 from sod.recipe.nearest import offered
@@ -158,7 +158,11 @@ def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
 
 
 def _offered(world: Environment, split: str) -> Sequence[Any]:
-    return world.tasks(split) if isinstance(world, OffersTasks) else ()
+    try:
+        return world.tasks(split) if isinstance(world, OffersTasks) else ()
+    finally:
+        if isinstance(world, Closes):
+            settled(world.close())
 
 
 def _as_task(offer: Task | Mapping[str, Any], name: str) -> Task:

@@ -49,7 +49,7 @@ class Worlds:
         self._lock = threading.Lock()  # tools of a run are called from several threads
 
     def run(self, requests: Sequence[WorldRequest]) -> list[WorldReply | Fault]:
-        """One reply or fault for each request, in order. Raises SodError where an environment does: it stops the run."""
+        """One reply or fault for each request, in order. Raises SodError where an environment does."""
         with self._lock:
             for request in requests:
                 self._attempts[request.episode] = self._attempts.get(request.episode, 0) + 1
