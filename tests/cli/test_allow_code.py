@@ -16,6 +16,7 @@ REACHING = {
     "tools.python.preload": ({"tools": {"python": {"preload": ["numpy", "evil"]}}}, "['numpy', 'evil']"),
     "tools.python.fusion.url": ({"tools": {"python": {"fusion": {"url": "http://evil"}}}}, "'http://evil'"),
     "tools.sql.call": ({"tools": {"sql": {"call": "evil:sql"}}}, "'evil:sql'"),
+    "environment.call": ({"environment": {"call": "evil:World"}}, "'evil:World'"),
     "tools.files.mcp": ({"tools": {"files": {"mcp": ["evil", "--now"]}}}, "['evil', '--now']"),
 }
 NEXT = "data.train is not set"
@@ -57,7 +58,7 @@ class TestReachingKeys:
     def test_is_the_users_to_set(self, purpose: str, key: str, tmp_path: Path, sod: Any) -> None:
         """An override is the user's word, also where it names the section above."""
         run = a_run(tmp_path / "run", REACHING[key][0])
-        own = ["tools.sql=null", "tools.files=null"]
+        own = ["tools.sql=null", "tools.files=null", "environment=null"]
         own.append("tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
         ended = sod(*command(purpose, run), *own)
         assert ended.code == 1
