@@ -206,10 +206,14 @@ class RunLog:
         """The rows of one step, of either format; see `read_trajectory_rows`. Raises SodError if there are none."""
         path = self._trajectories_file(step)
         if not path.exists():
-            held = [step for step, _ in _numbered(self.path / "trajectories")]
+            held = self.trajectory_steps()
             known = f"steps {held[0]} to {held[-1]} have some" if held else "no step has any"
             raise SodError(f"{path}: no trajectories of step {step}; {known}")
         return read_trajectory_rows(path)
+
+    def trajectory_steps(self) -> list[int]:
+        """The steps that have trajectories, in order."""
+        return [step for step, _ in _numbered(self.path / "trajectories")]
 
     def checkpoint_dir(self, step: int) -> Path:
         """Where the checkpoint of `step` goes. The parent exists on return, the directory may not."""
