@@ -35,7 +35,7 @@ def with_passed(recipe: Recipe, passed: Passed) -> Recipe:
     """
     update: dict[str, Any] = {}
     if passed.tools:
-        sections = recipe.tools.model_dump()
+        sections = recipe.tools.model_dump(exclude_unset=True)
         for name, tool in _named(passed.tools).items():
             sections[name] = _section(sections.get(name), tool)
         update["tools"] = sections
@@ -83,8 +83,8 @@ def _section(held: Mapping[str, Any] | None, given: Any) -> Any:
 
 
 def _dumped(recipe: Recipe, key: str) -> Mapping[str, Any] | None:
-    section = getattr(recipe, key)
-    dumped: Mapping[str, Any] | None = None if section is None else section.model_dump()
+    section = getattr(recipe, key)  # what was set, so that defaults may follow what is passed in
+    dumped: Mapping[str, Any] | None = None if section is None else section.model_dump(exclude_unset=True)
     return dumped
 
 
