@@ -310,8 +310,8 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
         later = after_the_state(recipe, options.keep_failing)
         reward_function, tools, later_tools = (
             make_reward_function(recipe, opened, tasks),
-            make_tools(recipe, opened),
-            make_tools(later, opened),
+            make_tools(recipe, opened, chat.tokenizer),
+            make_tools(later, opened, chat.tokenizer),
         )
         refuse_unhealthy(tools)
         if recipe.threads:

@@ -325,6 +325,7 @@ ELSEWHERE: Mapping[str, str] = {
     "tools.python.fusion": "test_a_key_of_a_service",
     "world": "test_a_key_of_the_world",
     "compare": "test_a_key_of_compare",
+    "tools.NAME": "test_a_key_of_a_tool_of_ones_own",
     "chat.dialect": "test_a_key_of_the_dialect",
 }
 """Keys of other commands and services, each with all below it: the function of `test_settings_elsewhere.py`."""

@@ -288,8 +288,8 @@ def is_time(key: str) -> bool:
 def watched_tools(faults: int, batches: list[int]) -> Any:
     """While this is open the tools of runs and evaluations are watched ones."""
 
-    def watched(recipe: Recipe, opened: ExitStack) -> dict[str, Tool]:
-        return {name: WatchedTool(tool, faults, batches) for name, tool in make_tools(recipe, opened).items()}
+    def watched(*made_with: Any) -> dict[str, Tool]:
+        return {name: WatchedTool(tool, faults, batches) for name, tool in make_tools(*made_with).items()}
 
     patch = pytest.MonkeyPatch()
     for module in (build_training, build_evaluation):

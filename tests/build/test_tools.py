@@ -37,7 +37,7 @@ def test_what_is_shown_is_what_runs(python: dict[str, Any] | None, schemas: list
     assert tool_schemas(spec) == schemas
     assert make_chat(spec, tokenizer, print).tools == schemas
     with ExitStack() as opened:
-        tools = make_tools(spec, opened)
+        tools = make_tools(spec, opened, None)
         assert [tool.schema for tool in tools.values()] == schemas
         assert list(tools) == [schema["function"]["name"] for schema in schemas]
         assert [tool.keeps_state for tool in tools.values()] == [bool((python or {}).get("stateful"))] * len(schemas)

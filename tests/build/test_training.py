@@ -121,7 +121,7 @@ class TestTools:
         """Code length, output length and time are the recipe's, by running programs."""
         limits = {"max_code_chars": 40, "max_output_chars": 16, "timeout_seconds": 2.0}
         with ExitStack() as opened:
-            tools = make_tools(make_recipe(tools={"python": {**limits, "workers": 1}}), opened)
+            tools = make_tools(make_recipe(tools={"python": {**limits, "workers": 1}}), opened, None)
             programs = ["print(6*7)", "x" * 41, "print('y' * 99)", "while True: pass"]
             results = tools["python"].run([tool_request("e", ToolCall("python", {"code": code})) for code in programs])
             assert [getattr(result, "error", "fault") for result in results] == [None, "code_too_long", None, "timeout"]
@@ -131,7 +131,7 @@ class TestTools:
     def test_no_tool(self, make_recipe: Any, tokenizer: Any) -> None:
         """`python: null` starts no sandbox and shows the model no schema."""
         recipe = make_recipe(tools={"python": None})
-        assert make_tools(recipe, ExitStack()) == {}
+        assert make_tools(recipe, ExitStack(), None) == {}
         prompts = [
             tokenizer.decode(make_chat(spec, tokenizer, print).prompt_ids(TASKS[0].prompt))
             for spec in (recipe, make_recipe())

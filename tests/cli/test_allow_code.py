@@ -15,6 +15,8 @@ REACHING = {
     "tools.python.unsafe": ({"tools": {"python": {"unsafe": True}}}, "True"),
     "tools.python.preload": ({"tools": {"python": {"preload": ["numpy", "evil"]}}}, "['numpy', 'evil']"),
     "tools.python.fusion.url": ({"tools": {"python": {"fusion": {"url": "http://evil"}}}}, "'http://evil'"),
+    "tools.sql.call": ({"tools": {"sql": {"call": "evil:sql"}}}, "'evil:sql'"),
+    "tools.files.mcp": ({"tools": {"files": {"mcp": ["evil", "--now"]}}}, "['evil', '--now']"),
 }
 NEXT = "data.train is not set"
 """What the commands say where they get past the question."""
@@ -55,7 +57,9 @@ class TestReachingKeys:
     def test_is_the_users_to_set(self, purpose: str, key: str, tmp_path: Path, sod: Any) -> None:
         """An override is the user's word, also where it names the section above."""
         run = a_run(tmp_path / "run", REACHING[key][0])
-        ended = sod(*command(purpose, run), "tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
+        own = ["tools.sql=null", "tools.files=null"]
+        own.append("tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
+        ended = sod(*command(purpose, run), *own)
         assert ended.code == 1
         assert "--allow-code" not in ended.err
 

@@ -29,7 +29,7 @@ def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
         "world": {},
         "method": {"divergence": "jsd"},
     }
-    recipe = parse_recipe({**full, "tools": {"python": {"fusion": {"url": "u"}}}}, "here")
+    recipe = parse_recipe({**full, "tools": {"python": {"fusion": {"url": "u"}}, "NAME": {"call": "m:f"}}}, "here")
 
     def keys(values: dict[str, object], prefix: str = "") -> set[str]:
         found = set()

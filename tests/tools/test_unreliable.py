@@ -233,7 +233,7 @@ def test_the_recipe_decides() -> None:
     def made(rate: float, seed: int, opened: ExitStack) -> Tool:
         python = {"failure_rate": rate, "preload": [], "workers": 1}
         recipe = Recipe.model_validate({"student": {"path": "s"}, "seed": seed, "tools": {"python": python}})
-        return make_tools(recipe, opened)["python"]
+        return make_tools(recipe, opened, None)["python"]
 
     with ExitStack() as opened:
         assert type(made(0.0, 0, opened)) is PythonTool

@@ -39,7 +39,8 @@ def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice)
     if named is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
     spec, source = recipe.data, shown(named)
-    read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix)
+    truths = recipe.reward.verifier is not None
+    read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix, truths)
     read = with_readable_truths(with_tests_told(read, source, recipe.reward, notice), source, recipe.reward, notice)
     tasks = told(with_readable_tests(read, source, recipe.reward), source, notice)
     tell_other_tools(tasks, source, recipe, notice)

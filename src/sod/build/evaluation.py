@@ -62,7 +62,8 @@ def evaluate_model(
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data, recipe, notice)
     with ExitStack() as resources:
-        tools, reward_function = make_tools(recipe, resources), make_reward_function(recipe, resources, tasks)
+        tools = make_tools(recipe, resources, chat.tokenizer, notice)
+        reward_function = make_reward_function(recipe, resources, tasks)
         refuse_unhealthy(tools)
         prepare_torch(recipe, devices)
         with naming_phase("loading the student"):

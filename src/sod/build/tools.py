@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
-from sod.recipe import PythonSpec, Recipe, VerifierName
-from sod.records import Task
+from sod.build.own_rewards import own_rewards
+from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName
+from sod.records import SodError, Task
 from sod.rewards.answers import Answers
 from sod.rewards.base import Verifier
 from sod.rewards.choice import ChoiceVerifier, letters_of
@@ -18,11 +22,15 @@ from sod.rewards.shaping import Shaping
 from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
+from sod.tools.function import CallLimits, FunctionTool
 from sod.tools.python import PythonTool, python_schema
+from sod.tools.results import cut_to_tokens
 from sod.tools.sandbox.base import ProgramLimits, Sandbox
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
 from sod.tools.sandbox.local import LocalSandbox
+from sod.tools.signature import signature_of
 from sod.tools.unreliable import UnreliableTool
+from sod.usercode import load
 
 CODE_SECONDS = 60.0  # wall clock of all tests of an answer
 
@@ -43,6 +51,15 @@ def make_local_sandbox(spec: PythonSpec, limits: ProgramLimits) -> LocalSandbox:
 
 @final
 @dataclass(frozen=True)
+class _Setting:
+    """What tools are made in: the tokenizer that counts the tokens of results, and who hears of what is no error."""
+
+    tokenizer: Any
+    notice: Notice
+
+
+@final
+@dataclass(frozen=True)
 class _Declared:
     """A tool of the recipe: what can be known of it before it is started, and how it is made.
 
@@ -52,7 +69,7 @@ class _Declared:
     key: str
     schema: Mapping[str, Any]
     keeps_state: bool
-    make: Callable[[], Tool]
+    make: Callable[[_Setting], Tool]
 
     @property
     def name(self) -> str:
@@ -61,14 +78,45 @@ class _Declared:
 
 
 def _declared(recipe: Recipe) -> list[_Declared]:
-    """Every tool of the recipe, in the order in which they are shown: the one place that knows which there are."""
+    """Every tool of the recipe, in the order in which they are shown: the one place that knows which there are.
+
+    Raises SodError for two of one name, and for what is no tool.
+    """
     declared = []
     python = recipe.tools.python
     if python is not None:
         seed = derive(recipe.seed, "unreliable")
         schema = python_schema(python.stateful, python.name, python.argument)
-        declared.append(_Declared("python", schema, python.stateful, lambda: _make_python(python, seed)))
+        declared.append(_Declared("python", schema, python.stateful, lambda setting: _make_python(python, seed)))
+    for name, spec in recipe.tools.own.items():
+        declared.append(_declared_function(name, spec))
+    _refuse_twins(declared)
     return declared
+
+
+def _declared_function(name: str, spec: OwnToolSpec) -> _Declared:
+    """A function or class of the user's own, which is imported here."""
+    key, path = f"tools.{name}.call", spec.call or ""
+    function, where = load(path, Path.cwd(), key), f"{key}={path!r}"
+    limits = CallLimits(spec.timeout_seconds, spec.concurrency)
+
+    def make(setting: _Setting) -> Tool:
+        cut = cut_to_tokens(setting.tokenizer, spec.max_result_tokens)
+        return FunctionTool(name, function, limits, cut, setting.notice, where)
+
+    return _Declared(name, signature_of(function, name, where).schema, inspect.isclass(function), make)
+
+
+def _refuse_twins(declared: Sequence[_Declared]) -> None:
+    """Raises SodError where the model would call two tools by one name."""
+    first: dict[str, str] = {}
+    for tool in declared:
+        if tool.name in first:
+            raise SodError(
+                f"tools.{first[tool.name]} and tools.{tool.key} are both called {tool.name!r} by the model; name one of "
+                "them otherwise"
+            )
+        first[tool.name] = tool.key
 
 
 def tool_schemas(recipe: Recipe) -> list[Mapping[str, Any]]:
@@ -76,14 +124,17 @@ def tool_schemas(recipe: Recipe) -> list[Mapping[str, Any]]:
     return [declared.schema for declared in _declared(recipe)]
 
 
-def make_tools(recipe: Recipe, opened: ExitStack) -> dict[str, Tool]:
+def make_tools(recipe: Recipe, opened: ExitStack, tokenizer: Any, notice: Notice = warnings.warn) -> dict[str, Tool]:
     """The tools of the recipe by name, running; they are closed with `opened`.
 
-    Raises ValueError for a tool that is not as it was declared: of another schema, or with state.
+    `tokenizer` counts the tokens of results, `notice` hears of what goes wrong once an episode is over.
+    Raises SodError for what is no tool, ValueError for one that is not as it was declared: of another schema, or with
+    state.
     """
+    setting = _Setting(tokenizer, notice)
     tools: dict[str, Tool] = {}
     for declared in _declared(recipe):
-        tool = declared.make()
+        tool = declared.make(setting)
         opened.callback(tool.close)
         if tool.schema != declared.schema:
             raise ValueError(f"tool {tool.name}: prompts show another schema than the tool has")
@@ -110,12 +161,14 @@ def stateful_tools(recipe: Recipe) -> list[str]:
 def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
-    There are the verifiers that the recipe names, and those that the tasks need beside them. The letters of multiple
+    There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are
+    imported here at the latest. Raises SodError for one that cannot be had. The letters of multiple
     choice are those that the tasks have, where the recipe leaves them as they are.
     """
     spec = recipe.reward
     verifiers: dict[str, Verifier] = {}
-    for name in sorted(spec.verifiers | set(map(spec.verifier_of, tasks))):
+    needed = {name for name in map(spec.verifier_of, tasks) if name is not None}
+    for name in sorted(spec.verifiers | needed):
         mine = [task for task in tasks if spec.verifier_of(task) == name]
         verifiers[name] = _make_verifier(name, recipe, opened, mine)
         opened.callback(verifiers[name].close)
@@ -123,7 +176,11 @@ def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task
         spec.correct, spec.wrong, spec.tool_bonus, spec.overlong_buffer, recipe.rollout.max_response_tokens
     )
     by_source = {source: verifiers[name] for source, name in spec.by_source.items()}
-    return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries, verifiers)
+    default = None if spec.verifier is None else verifiers[spec.verifier]
+    declared = {} if spec.verifier is None else verifiers
+    own = own_rewards(recipe, opened)
+    retries = recipe.rollout.fault_retries
+    return VerifierReward(default, by_source, shaping, retries, declared, own, spec.call_right)
 
 
 def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> Verifier:

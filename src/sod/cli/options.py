@@ -15,8 +15,8 @@ AllowCodeOption = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="Let a run's own recipe do what no recipe that came with a run may: import code of its own (call), "
-        "tools.python.unsafe, modules of its own in tools.python.preload, tools.python.fusion.",
+        help="Let a run's own recipe do what no recipe that came with a run may: import code of its own (call, mcp), "
+        "reward.judge, tools.python.unsafe, modules of its own in tools.python.preload, tools.python.fusion.",
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write.")]

@@ -53,9 +53,10 @@ class Hints:
             yield from _flat(groups)
 
     def _unanswered(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
-        if any(trajectory.answer is not None for trajectory in trajectories):
+        judged = [task for task in tasks if self.reward.verifier_of(task) is not None]
+        if not judged or any(trajectory.answer is not None for trajectory in trajectories):
             return
-        read = {self._reads(task) for task in tasks}
+        read = {self._reads(task) for task in judged}
         reads = "; ".join(f"the verifier reads {where}" for where in sorted(read))
         yield (
             "unanswered",

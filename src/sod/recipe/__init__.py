@@ -4,6 +4,7 @@ from sod.recipe.keys.chat import ChatSpec as ChatSpec
 from sod.recipe.keys.compare import CompareSpec as CompareSpec
 from sod.recipe.keys.data import DataSpec as DataSpec
 from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
+from sod.recipe.keys.judge import JudgeSpec as JudgeSpec
 from sod.recipe.keys.method import CoefficientSpec as CoefficientSpec
 from sod.recipe.keys.method import DivergenceSpec as DivergenceSpec
 from sod.recipe.keys.method import MethodSpec as MethodSpec
@@ -14,12 +15,14 @@ from sod.recipe.keys.model import StudentSpec as StudentSpec
 from sod.recipe.keys.optim import OptimSpec as OptimSpec
 from sod.recipe.keys.recipe import Recipe as Recipe
 from sod.recipe.keys.recipe import TrackerName as TrackerName
+from sod.recipe.keys.reward import CallSpec as CallSpec
 from sod.recipe.keys.reward import ChoiceSpec as ChoiceSpec
 from sod.recipe.keys.reward import RewardSpec as RewardSpec
 from sod.recipe.keys.reward import VerifierName as VerifierName
 from sod.recipe.keys.rollout import RolloutSpec as RolloutSpec
 from sod.recipe.keys.sft import SftSpec as SftSpec
 from sod.recipe.keys.tools import FusionSpec as FusionSpec
+from sod.recipe.keys.tools import OwnToolSpec as OwnToolSpec
 from sod.recipe.keys.tools import PythonSpec as PythonSpec
 from sod.recipe.keys.tools import ToolsSpec as ToolsSpec
 from sod.recipe.keys.tools import refuse_key_in_url as refuse_key_in_url

@@ -93,6 +93,10 @@ def _rows(section: type[Section], defaults: Section | None, prefix: str) -> Iter
         yield KeyRow(key, shown_type(field.annotation), shown, bounds, field.description or "", names.get(key, ()))
         if inner is not None and issubclass(inner, Section):
             yield from _rows(inner, default if isinstance(default, inner) else None, f"{key}.")
+    if section.named is not None:
+        key = prefix + section.named.name
+        yield KeyRow(key, "section or null", "null", "", section.named.description)
+        yield from _rows(section.named.section, None, f"{key}.")
 
 
 def _default(name: str, field: FieldInfo, defaults: Section | None) -> Any:

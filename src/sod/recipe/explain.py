@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sod.recipe.keys.section import Section
 from sod.recipe.names import accepted_names
 from sod.recipe.nearest import nearest_key, offered
 
@@ -40,7 +41,7 @@ def _explain(problem: Any, where: str, root: type[BaseModel] | None, at: str) ->
     path = [str(part) for part in problem["loc"]]
     key = ".".join([at, *path] if at else path) or "recipe"
     if problem["type"] == "extra_forbidden":
-        return unknown_key(key, problem["input"], _all_keys(root, at) + ([] if at else _other_names()), where)
+        return unknown_key(key, problem["input"], _all_keys(root, at, key) + ([] if at else _other_names()), where)
     if problem["type"] == "missing":
         return f"{_prefix(where)}key {key} is missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -53,11 +54,16 @@ def _explain(problem: Any, where: str, root: type[BaseModel] | None, at: str) ->
     return f"{_prefix(where)}{key}={_shown(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _all_keys(section: type[BaseModel] | None, at: str) -> list[str]:
+def _all_keys(section: type[BaseModel] | None, at: str, asked: str) -> list[str]:
+    """Every key at and below `at`; where the user chooses names, below the one that stands in `asked`."""
     keys: list[str] = []
     for name, field in section.model_fields.items() if section else ():
         keys.append(_joined(at, name))
-        keys += _all_keys(section_in(field.annotation), keys[-1])
+        keys += _all_keys(section_in(field.annotation), keys[-1], asked)
+    if section is not None and issubclass(section, Section) and section.named is not None:
+        name = asked.removeprefix(f"{at}.").partition(".")[0]
+        if asked.startswith(f"{at}.") and name not in section.model_fields:
+            keys += _all_keys(section.named.section, _joined(at, name), asked)
     return keys
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe.keys.recipe import Recipe
+from sod.recipe.keys.reward import CallSpec
 from sod.recipe.keys.tools import PythonSpec
 from sod.recipe.names import key_of
 from sod.records import SodError
@@ -22,21 +23,33 @@ _PRELOADED = frozenset(PythonSpec().preload)
 @final
 @dataclass(frozen=True)
 class Reaching:
-    """A dotted key: `beyond` says whether a value (never None) goes beyond what every recipe may ask for."""
+    """A dotted key, `*` in it any name: `beyond` says whether a value (never None) goes beyond what every recipe may
+    ask for, and `shown` how it is written in a message.
+    """
 
     key: str
     does: str
     beyond: Callable[[Any], bool]
+    shown: Callable[[Any], str] = repr
 
 
 def _other_modules(names: Sequence[str]) -> bool:
     return not _PRELOADED.issuperset(names)
 
 
+def _paths(calls: Sequence[CallSpec]) -> str:
+    return ", ".join(call.call for call in calls)
+
+
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
+    Reaching("reward.call", "imports and runs this code", bool, _paths),
+    Reaching("reward.judge.url", "sends every episode to this address", bool),
+    Reaching("reward.judge.cache", "writes into this folder", bool),
+    Reaching("tools.*.call", "runs this code of the user's own", bool),
+    Reaching("tools.*.mcp", "starts this program", bool),
 )
 
 
@@ -47,19 +60,25 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
     """
     own = {key_of(override.partition("=")[0]) for override in overrides}
     for reaching in REACHING:
-        value = _value(recipe, reaching.key)
-        if value is None or not reaching.beyond(value):
-            continue
-        if not any(reaching.key == key or reaching.key.startswith(f"{key}.") for key in own):
-            raise SodError(
-                f"{where}: {reaching.key}={value!r} {reaching.does}, and this recipe came with the run; if you trust "
-                f"it, add --allow-code, else set {reaching.key} yourself"
-            )
+        for name, value in _values(recipe, reaching.key):
+            if value is None or not reaching.beyond(value):
+                continue
+            if not any(name == key or name.startswith(f"{key}.") for key in own):
+                raise SodError(
+                    f"{where}: {name}={reaching.shown(value)} {reaching.does}, and this recipe came with the run; if "
+                    f"you trust it, add --allow-code, else set {name} yourself"
+                )
 
 
-def _value(recipe: Recipe, key: str) -> Any:
-    """The value of a dotted key; None where a section above it is null."""
-    value: Any = recipe
+def _values(recipe: Recipe, key: str) -> list[tuple[str, Any]]:
+    """Every key that a dotted one with `*` names, with its value; None where a section above it is null."""
+    found: list[tuple[str, Any]] = [("", recipe)]
     for part in key.split("."):
-        value = None if value is None else getattr(value, part)
-    return value
+        below: list[tuple[str, Any]] = []
+        for name, section in found:
+            parts = list(section.model_extra or {}) if part == "*" else [part]
+            below += [
+                (f"{name}.{one}".lstrip("."), None if section is None else getattr(section, one)) for one in parts
+            ]
+        found = [(name, value) for name, value in below if value is not None]
+    return found

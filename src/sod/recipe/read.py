@@ -13,6 +13,7 @@ from sod.bounded import parse_yaml, read_yaml_file
 from sod.recipe.explain import explained, section_in
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.names import Notice, current_names, key_of, silent, twice
+from sod.recipe.placed import placed
 from sod.recipe.shipped import recipe_file
 from sod.records import SodError
 
@@ -26,12 +27,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), notice: Notice 
     """The recipe of a YAML file with `key=value` overrides (dots reach into sections, values are YAML).
 
     Where there is no such file, the name or path of a recipe of the package means that one (`recipe.shipped`).
+    Files of the user's own code are looked for from the folder of the YAML file, those in overrides from here.
     `notice` hears of that, and once of every key that goes by an old name. Knobs of the method are taken as they are.
     Raises SodError naming file, key, value and, for an unknown key, the nearest valid one.
     """
     where = str(path)
-    content = read_yaml(str(recipe_file(path, notice)))
-    return parse_recipe(apply_overrides(content, overrides, where, notice), where)
+    file = recipe_file(path, notice)
+    content = placed(read_yaml(str(file)), file.resolve().parent)
+    return parse_recipe(placed(apply_overrides(content, overrides, where, notice), Path.cwd()), where)
 
 
 def read_yaml(where: str) -> dict[str, Any]:

@@ -39,6 +39,16 @@ NEUTRAL_KEYS: Mapping[str, str] = {
     "rollout.max_fault_rate": "when to give up on faults of ours",
     "rollout.fault_window": "as rollout.max_fault_rate",
     "reward.workers": "how many answers are checked at a time",
+    "reward.call_workers": "how many own functions are called at a time",
+    "reward.call_seconds": "when a call of an own function is a fault of ours",
+    **dict.fromkeys(
+        ("reward.judge.max_calls", "reward.judge.max_tokens"), "what a judge model may cost; the run stops there"
+    ),
+    "reward.judge.cache": "where answers are kept",
+    **dict.fromkeys(
+        (f"reward.judge.{key}" for key in ("concurrency", "seconds", "attempts", "backoff_*", "breaker_*")),
+        "how patiently the judge is asked; that there is one counts",
+    ),
     "tools.python.workers": "how many programs run at a time",
     "tools.python.fusion.*": "where the service is and how patiently it is asked; that there is one counts",
     "world": "read before the run, when its data and models are made",

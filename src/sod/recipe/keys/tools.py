@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
+from typing import ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from sod.recipe.keys.section import Section
+from sod.recipe.keys.section import Named, Section
+
+TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+"""What chat templates and dialects can write as a function's name."""
 
 
 def refuse_key_in_url(url: str) -> None:
@@ -71,7 +76,7 @@ class PythonSpec(Section):
     @field_validator("name")
     @classmethod
     def _callable(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", name):
+        if not TOOL_NAME.fullmatch(name):
             raise ValueError(
                 "tools.python.name: must be a letter, then at most 63 letters, digits, _ and -, as a function's name"
             )
@@ -93,7 +98,62 @@ class PythonSpec(Section):
         return self
 
 
+class OwnToolSpec(Section):
+    """A tool of the user's own: a Python function or class (`call`), or a server that speaks MCP (`mcp`)."""
+
+    call: str | None = Field(
+        None, description="the function or class: module:name, or ./file.py:name from the recipe's folder"
+    )
+    mcp: list[str] | None = Field(
+        None, description="command and arguments that start an MCP server over stdio; its tools go by its own names"
+    )
+    offer: list[str] | None = Field(None, description="which tools of the MCP server are shown; null: all of them")
+    variables: list[str] = Field(
+        default_factory=list, description="environment variables that the MCP server gets beside PATH, HOME and the like"
+    )
+    timeout_seconds: float = Field(30.0, gt=0, description="time limit of a call (seconds); longer is a tool error")
+    concurrency: int = Field(16, ge=1, description="calls that run at a time")
+    max_result_tokens: int = Field(1024, ge=1, description="tokens of a result that the model sees")
+
+    def problem(self) -> str | None:
+        """What is wrong with the keys together; None where nothing is."""
+        if (self.call is None) == (self.mcp is None):
+            return "give call (module:name or ./file.py:name) or mcp (a command and its arguments), one of them"
+        if self.mcp is not None and not (self.mcp and self.mcp[0].strip()):
+            return 'mcp is empty; give the command that starts the server, e.g. ["npx", "-y", "a-server"]'
+        if self.call is not None and (self.offer is not None or self.variables):
+            return "offer and variables are about an MCP server; leave them out beside call"
+        return None
+
+
 class ToolsSpec(Section):
-    """The tools the model may call; null leaves one out."""
+    """The tools the model may call, by name; null leaves one out.
+
+    `python` is ours; any other name is the user's own tool, by which the model calls it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, OwnToolSpec | None]
+
+    named: ClassVar[Named | None] = Named(
+        "NAME", OwnToolSpec, "a tool of your own, by the name that the model calls; null: no such tool"
+    )
 
     python: PythonSpec | None = Field(PythonSpec(), description="a tool that runs Python code; null: no such tool")
+
+    @property
+    def own(self) -> dict[str, OwnToolSpec]:
+        """The user's own tools by name, in the order of the recipe; those that are null are left out."""
+        return {name: spec for name, spec in self.__pydantic_extra__.items() if spec is not None}
+
+    @model_validator(mode="after")
+    def _names(self) -> ToolsSpec:
+        for name in self.__pydantic_extra__:
+            if not TOOL_NAME.fullmatch(name):
+                raise ValueError(f"tools.{name}: a tool's name is a letter, then at most 63 letters, digits, _ and -")
+        for name, spec in self.own.items():
+            problem = spec.problem()
+            if problem is not None:
+                meant = "; did you mean tools.python?" if get_close_matches(name, ["python"]) else ""
+                raise ValueError(f"tools.{name}: {problem}{meant}")
+        return self

@@ -1,0 +1,29 @@
+"""Files of the user's own code in a recipe, by absolute paths: a run that is resumed elsewhere finds them where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sod.usercode import is_file
+
+CODE = "call"
+"""What every key is called that names code by import path."""
+
+
+def placed(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """`content` with every `./file.py:name` below a key `call` as a path from the root, read from `folder`."""
+    return {key: _place(value, key == CODE, folder) for key, value in content.items()}
+
+
+def _place(value: Any, code: bool, folder: Path) -> Any:
+    if isinstance(value, Mapping):
+        return placed(value, folder)
+    if isinstance(value, list):
+        return [_place(item, code, folder) for item in value]
+    if code and isinstance(value, str) and is_file(value):
+        origin, _, name = value.rpartition(":")
+        return f"{(folder / Path(origin).expanduser()).resolve()}:{name}"
+    return value
