@@ -19,6 +19,8 @@ from sod.rewards.choice import ChoiceVerifier, letters_of
 from sod.rewards.code import CodeVerifier
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
+from sod.rollout.collect import RewardFunction
+from sod.rollout.earned import EnvironmentReward
 from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
@@ -158,7 +160,20 @@ def stateful_tools(recipe: Recipe) -> list[str]:
     return [declared.key for declared in _declared(recipe) if declared.keeps_state]
 
 
-def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
+def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> RewardFunction:
+    """What episodes earn: by their environment, where they have one, and by the verifiers of the recipe.
+
+    What is run for it is closed with `opened`.
+    """
+    spec, world = recipe.reward, recipe.environment
+    if world is None:
+        return make_verifier_reward(recipe, opened, tasks)
+    verifier = make_verifier_reward(recipe, opened, tasks) if world.verified else None
+    shaping = Shaping(overlong_buffer=spec.overlong_buffer, max_response_tokens=recipe.rollout.max_response_tokens)
+    return EnvironmentReward(world.success, shaping, verifier)
+
+
+def make_verifier_reward(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
     There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are

@@ -44,6 +44,7 @@ def _paths(calls: Sequence[CallSpec]) -> str:
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
+    Reaching("environment.call", "imports and runs this code", bool),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
     Reaching("reward.call", "imports and runs this code", bool, _paths),
     Reaching("reward.judge.url", "sends every episode to this address", bool),

@@ -22,6 +22,11 @@ class ToolRequest:
     task: Task
     deadline: float | None = None
 
+    @property
+    def runner(self) -> str:
+        """Who runs it: the tool of this name."""
+        return self.call.name
+
 
 class Tool(Protocol):
     """Something the model may call. Its methods are called from several threads at a time."""
