@@ -1,3 +1,4 @@
+from sod.environments.base import Environment as Environment
 from sod.front.evaluation import evaluate as evaluate
 from sod.front.runs import Run as Run
 from sod.front.training import sft as sft

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from sod.recipe import JudgeSpec, Recipe
+from sod.recipe import JudgeSpec, Recipe, written
 from sod.rewards.function import OwnReward, own_reward
 from sod.rewards.judge import Judge
 from sod.usercode import load
@@ -18,7 +18,7 @@ def own_functions(recipe: Recipe) -> list[OwnReward]:
         own_reward(
             load(one.call, Path.cwd(), "reward.call"),
             one.part,
-            f"reward.call={one.call!r}",
+            f"reward.call={written(one.call)!r}",
             one.weight,
             spec.call_seconds,
             spec.call_workers,

@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe, for editors: keys with their types, bounds and descriptions, and the knobs of presets."""
+"""The JSON schema of a recipe, for editors: keys and knobs with their types, bounds and descriptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from sod.build.method import knob_type
 from sod.objective.knobs import PresetKnob
 from sod.objective.presets import PRESETS, knobs
-from sod.recipe import CoefficientSpec, Recipe
+from sod.recipe import CoefficientSpec, Recipe, ToolsSpec
 from sod.recipe.names import accepted_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -17,7 +17,7 @@ REFERENCE = "#/$defs/{model}"
 
 
 def recipe_schema() -> dict[str, Any]:
-    """What a recipe may be. Short forms are allowed as recipes have them (`method: sod`); `KEY: null` where it may be."""
+    """What a recipe may be, short forms (`method: sod`) and other names of keys included."""
     schema = Recipe.model_json_schema(ref_template=REFERENCE)
     parts = schema["$defs"]
     names = {"enum": list(PRESETS)}
@@ -28,9 +28,21 @@ def recipe_schema() -> dict[str, Any]:
     method["additionalProperties"] = False
     _also(schema["properties"], "method", names)
     _also(method["properties"], "divergence", {"enum": parts["DivergenceSpec"]["properties"]["kind"]["enum"]})
+    _also(parts["RewardSpec"]["properties"], "call", *_function_forms())
+    parts["ToolsSpec"]["additionalProperties"] |= {"description": _own_tools()}
     for key, others in accepted_names().items():
         _name_also(schema, key, others)
     return {"$schema": DIALECT, **schema, "title": "sod recipe"}
+
+
+def _function_forms() -> list[dict[str, Any]]:
+    """A function alone by its path or its section, several of either, or none."""
+    one: list[dict[str, Any]] = [{"type": "string"}, {"$ref": REFERENCE.format(model="CallSpec")}]
+    return [*one, {"type": "array", "items": {"anyOf": one}}, {"type": "null"}]
+
+
+def _own_tools() -> str:
+    return "" if ToolsSpec.named is None else ToolsSpec.named.description
 
 
 def _schedule() -> dict[str, Any]:

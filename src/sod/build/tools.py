@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from sod.build.own_rewards import own_rewards
-from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName
+from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName, written
 from sod.records import SodError, Task
 from sod.rewards.answers import Answers
 from sod.rewards.base import Verifier
@@ -65,13 +65,14 @@ class _Setting:
 class _Declared:
     """A tool of the recipe: what can be known of it before it is started, and how it is made.
 
-    `key` is its section of `tools`.
+    `key` is its section of `tools`; `closes` says whether it is closed with the run.
     """
 
     key: str
     schema: Mapping[str, Any]
     keeps_state: bool
     make: Callable[[_Setting], Tool]
+    closes: bool = True
 
     @property
     def name(self) -> str:
@@ -98,8 +99,10 @@ def _declared(recipe: Recipe) -> list[_Declared]:
 
 def _declared_function(name: str, spec: OwnToolSpec) -> _Declared:
     """A function or class of the user's own, which is imported here."""
-    key, path = f"tools.{name}.call", spec.call or ""
-    function, where = load(path, Path.cwd(), key), f"{key}={path!r}"
+    key = f"tools.{name}.call"
+    function, where = load(spec.call, Path.cwd(), key), f"{key}={written(spec.call)!r}"
+    if isinstance(function, Tool):  # whoever made it closes it
+        return _Declared(name, function.schema, function.keeps_state, lambda setting: function, closes=False)
     limits = CallLimits(spec.timeout_seconds, spec.concurrency)
 
     def make(setting: _Setting) -> Tool:
@@ -137,7 +140,8 @@ def make_tools(recipe: Recipe, opened: ExitStack, tokenizer: Any, notice: Notice
     tools: dict[str, Tool] = {}
     for declared in _declared(recipe):
         tool = declared.make(setting)
-        opened.callback(tool.close)
+        if declared.closes:
+            opened.callback(tool.close)
         if tool.schema != declared.schema:
             raise ValueError(f"tool {tool.name}: prompts show another schema than the tool has")
         if tool.keeps_state != declared.keeps_state:

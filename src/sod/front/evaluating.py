@@ -12,6 +12,7 @@ from sod.front.recipes import Given, given_recipe, runs_own
 from sod.front.tracking import trackers
 from sod.recipe import Notice, Recipe, read_yaml, resolved
 from sod.report.console import progress
+from sod.runlog import RunLog
 
 if TYPE_CHECKING:
     from sod.build.evaluated import Evaluated
@@ -44,9 +45,13 @@ def recipe_of(
         given = recipe.model_dump() if isinstance(recipe, Recipe) else recipe  # with the objects in it
         return given_recipe(given, changes, passed, notice)
     if about.run is not None:
+        from sod.build.own_code import tell_changed
+
         kept = str(about.run / "recipe.yaml")
         again = f'sod.evaluate("{about.path}", data, {{}})'
-        return runs_own(read_yaml(kept), changes, kept, allow_code, notice, again, passed)
+        spec = runs_own(read_yaml(kept), changes, kept, allow_code, notice, again, passed)
+        tell_changed(RunLog.open(about.run).manifest(), spec, about.run, notice)
+        return spec
     plain = {"student": {"path": about.path, "dtype": "bfloat16"}, "evaluation": {"tasks": 0}}
     return given_recipe(plain, changes, passed, notice)
 

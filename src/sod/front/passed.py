@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe import Recipe, validated
-from sod.recipe.keys.code import CALL, calls, passed_name
+from sod.recipe.keys.code import passed_name
+from sod.recipe.own_code import CALL, code_in
 from sod.records import SodError
+from sod.tools.base import Tool
 from sod.usercode import PASSED_IN
 
 Tools = Sequence[Any] | Mapping[str, Any]
@@ -52,7 +54,7 @@ def refuse_unpassed(recipe: Recipe, where: str, again: str) -> None:
 
     `again` is the call that goes on with the run, `{}` in it what it has to be given.
     """
-    missing = [(key, value) for key, value in calls(recipe) if isinstance(value, str) and value.startswith(PASSED_IN)]
+    missing = [(key, value) for key, value in code_in(recipe) if isinstance(value, str) and value.startswith(PASSED_IN)]
     if not missing:
         return
     names: dict[str, list[str]] = {}
@@ -68,7 +70,7 @@ def _named(tools: Tools) -> dict[str, Any]:
         return dict(tools)
     named: dict[str, Any] = {}
     for tool in tools:
-        name = passed_name(tool)
+        name = tool.name if isinstance(tool, Tool) else passed_name(tool)
         if name in named:
             raise SodError(f"tools: two of them are called {name}; pass {{name: tool, ...}} to tell them apart")
         named[name] = tool

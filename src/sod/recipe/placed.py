@@ -1,5 +1,4 @@
-"""Files of the user's own code in a recipe, by absolute paths: a run that is resumed elsewhere finds them where they are.
-"""
+"""Files of the user's own code in a recipe, by absolute paths: a run that is resumed elsewhere finds them where they are."""
 
 from __future__ import annotations
 

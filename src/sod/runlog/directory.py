@@ -47,8 +47,10 @@ class RunLog:
     path: Path
 
     @classmethod
-    def create(cls, path: Path | str, recipe: Mapping[str, Any], seed: int) -> RunLog:
-        """Make `path` a run directory: manifest and recipe.
+    def create(
+        cls, path: Path | str, recipe: Mapping[str, Any], seed: int, code: Sequence[Mapping[str, str]] = ()
+    ) -> RunLog:
+        """Make `path` a run directory: manifest, with the user's own `code` (see `new_manifest`), and recipe.
 
         Raises SodError if it already holds a run, or cannot be written.
         """
@@ -57,7 +59,7 @@ class RunLog:
         with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
         run._remove_strays()
-        write_json_atomic(run.path / "manifest.json", new_manifest(recipe, seed))
+        write_json_atomic(run.path / "manifest.json", new_manifest(recipe, seed, code))
         # Last, because its presence is what makes the directory a run.
         text = yaml.safe_dump(plain(recipe, finite=False), sort_keys=False, allow_unicode=True, width=100)
         write_text_atomic(run._recipe_file, text)

@@ -6,15 +6,12 @@ with the run has to pass it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, PlainSerializer, WithJsonSchema
 
 from sod.usercode import PASSED_IN
-
-CALL = "call"
-"""The name of every such key, whatever its section."""
 
 
 def passed_name(thing: object) -> str:
@@ -22,31 +19,9 @@ def passed_name(thing: object) -> str:
     return str(getattr(thing, "__name__", type(thing).__name__))
 
 
-def is_passed(value: object) -> bool:
-    """Whether a key's value is the code itself."""
-    return not isinstance(value, str)
-
-
-def calls(recipe: BaseModel) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every key of a recipe that holds code: import paths, objects, and names of objects."""
-    yield from _calls(recipe.model_dump(), "")
-
-
-def _calls(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if name == CALL and isinstance(value, list):
-            yield from _listed(value, key)
-        elif name == CALL and value is not None and not isinstance(value, Mapping):
-            yield key, value
-        elif isinstance(value, Mapping):
-            yield from _calls(value, f"{key}.")
-
-
-def _listed(values: Sequence[Any], key: str) -> Iterator[tuple[str, Any]]:
-    """The parts of a list, each the code or a mapping with a key `call` of its own."""
-    for number, part in enumerate(values):
-        yield f"{key}.{number}", part[CALL] if isinstance(part, Mapping) else part
+def is_imported(value: Any) -> bool:
+    """Whether a value is an import path: neither code, nor the name of code that was passed in."""
+    return isinstance(value, str) and not value.startswith(PASSED_IN)
 
 
 def _usable(value: Any) -> Any:
@@ -57,14 +32,15 @@ def _usable(value: Any) -> Any:
     return value
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """The value as recipes and messages write it."""
     return value if isinstance(value, str) else PASSED_IN + passed_name(value)
 
 
 Code = Annotated[
     Any,
     AfterValidator(_usable),
-    PlainSerializer(_written, return_type=str, when_used="json"),
+    PlainSerializer(written, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string"}),
 ]
 """`module:name`, `./file.py:name`, or an object."""
