@@ -67,7 +67,7 @@ def test_a_run_inside_a_running_event_loop_as_a_notebook_has_one(content: dict[s
     assert run.manifest["seed"] == 0
     assert (run._repr_png_() or b"").startswith(b"\x89PNG")
     assert repr(run) == f"Run({str(tmp_path / 'run')!r}: step 2, checkpoints [2])"
-    with pytest.raises(sod.SodError, match="no step has trajectories; train.trajectories_every"):
+    with pytest.raises(sod.SodError, match=r"no step has trajectories; train\.trajectories_every"):
         run.trajectories()
 
 

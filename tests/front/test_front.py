@@ -39,7 +39,7 @@ def test_type_checkers_are_told_of_the_same_names() -> None:
 
 
 def test_a_wrong_name_is_an_attribute_error_that_lists_the_right_ones() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'distil'; it has .*train"):
+    with pytest.raises(AttributeError, match=r"no attribute 'distil'; it has .*train"):
         _ = sod.distil
     with pytest.raises(ImportError):
         exec("from sod import distil")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,8 +13,12 @@ from sod.records import SodError
 from sod.tools.base import Tool
 from sod.usercode import PASSED_IN
 
-Tools = Sequence[Any] | Mapping[str, Any]
-"""Functions, classes or objects; or these by the name that the model calls them by, each alone or as a section."""
+Tools = Sequence[Any] | Mapping[str, Any] | Callable[..., Any]
+"""Functions, classes or import paths, one or several; or these by the name that the model calls them by, each alone or
+as a section of the recipe.
+"""
+OURS = "python"
+"""The name of our own tool's section."""
 
 
 @final
@@ -39,6 +43,8 @@ def with_passed(recipe: Recipe, passed: Passed) -> Recipe:
     if passed.tools:
         sections = recipe.tools.model_dump(exclude_unset=True)
         for name, tool in _named(passed.tools).items():
+            if name == OURS and not isinstance(tool, Mapping | None):
+                raise SodError(f"tools: {OURS} is sod's own tool; pass yours by another name, {{'other': {OURS}}}")
             sections[name] = _section(sections.get(name), tool)
         update["tools"] = sections
     for key, value in {"reward": passed.reward, "environment": passed.environment}.items():
@@ -69,7 +75,7 @@ def _named(tools: Tools) -> dict[str, Any]:
     if isinstance(tools, Mapping):
         return dict(tools)
     named: dict[str, Any] = {}
-    for tool in tools:
+    for tool in tools if isinstance(tools, list | tuple) else [tools]:
         name = tool.name if isinstance(tool, Tool) else passed_name(tool)
         if name in named:
             raise SodError(f"tools: two of them are called {name}; pass {{name: tool, ...}} to tell them apart")
@@ -81,6 +87,7 @@ def _section(held: Mapping[str, Any] | None, given: Any) -> Any:
     """A section of the recipe with what was passed in: its keys where it is a mapping, else its code."""
     if given is None:
         return None  # leaves a tool out
+    given = list(given) if isinstance(given, tuple) else given
     return {**(held or {}), **(given if isinstance(given, Mapping) else {CALL: given})}
 
 

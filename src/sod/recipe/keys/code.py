@@ -6,6 +6,7 @@ with the run has to pass it again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,7 +16,9 @@ from sod.usercode import PASSED_IN
 
 
 def passed_name(thing: object) -> str:
-    """What a function, a class or an object is called: its own name, or that of its class."""
+    """What code is called: a function's or class's own name, that of an object's class, the last of an import path."""
+    if isinstance(thing, str):
+        return re.split("[:.]", thing)[-1]
     return str(getattr(thing, "__name__", type(thing).__name__))
 
 
