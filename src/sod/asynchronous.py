@@ -22,7 +22,7 @@ BLOCKED_SECONDS = 20.0
 """How long the event loop may not answer before the function that holds it up is told of."""
 
 
-class LoopBlocked(Exception):
+class LoopBlockedError(Exception):
     """An async function keeps the event loop to itself: it waits, or computes, without `await`."""
 
 
@@ -85,7 +85,7 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, Result], patience: float = BLOCKED_SECONDS) -> Result:
         """What the coroutine gives; it has its own time limits.
 
-        Raises LoopBlocked where the loop does not answer for `patience` seconds, whoever holds it up.
+        Raises LoopBlockedError where the loop does not answer for `patience` seconds, whoever holds it up.
         """
         future = self.begin(coroutine)
         while True:
@@ -97,7 +97,7 @@ class LoopThread:
                 if not self._answers(patience):
                     self.blocked = True
                     future.cancel()
-                    raise LoopBlocked from None
+                    raise LoopBlockedError from None
             except BaseException:
                 future.cancel()
                 raise
@@ -184,7 +184,7 @@ def _in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, asyncio.F
             value = function()
         except StopIteration as stop:  # a future cannot hold one
             error = RuntimeError(f"StopIteration: {stop}")
-        except BaseException as raised:  # noqa: BLE001  all of it belongs to the call, whoever waits for it
+        except BaseException as raised:
             error = raised
         loop.call_soon_threadsafe(settle, value, error)
 

@@ -101,8 +101,8 @@ def _named_module(origin: str, base: Path, where: str) -> ModuleType:
         if not (origin == missing or origin.startswith(f"{missing}.")):
             raise _failed(error, where, origin) from error
         raise SodError(
-            f"{where}: there is no module {missing!r} on Python's path, in {base.resolve()} or in {Path.cwd()}; install "
-            f"it, set PYTHONPATH, or name its file: ./{missing.partition('.')[0]}.py:..."
+            f"{where}: there is no module {missing!r} on Python's path, in {base.resolve()} or in {Path.cwd()}; "
+            f"install it, set PYTHONPATH, or name its file: ./{missing.partition('.')[0]}.py:..."
         ) from None
     except (Exception, SystemExit) as error:
         raise _failed(error, where, origin) from error

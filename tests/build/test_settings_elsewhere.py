@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from every_setting import SFT, TOOL
+from own_tools import OWN_KEYS, answers
 from settings_bench import Bench, files_of, put, quicken
 
 from sod.build.data import make_chat
@@ -111,6 +112,7 @@ TABLES = (
     {f"tools.python.fusion.{key}" for key in SERVICE},
     {f"world.{key}" for key in [*OF_THE_WORLD, *EQUAL_IN_THE_WORLD]},
     {f"compare.{key}" for key in OF_COMPARE},
+    {f"tools.NAME.{key}" for key in OWN_KEYS},
 )
 
 
@@ -347,6 +349,19 @@ def test_an_unsafe_sandbox() -> None:
     refusal, unsafe, *_ = done.stdout.splitlines()
     assert refusal.endswith("or set `unsafe` if you trust the programs")
     assert unsafe == "unsafe 1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OWN_KEYS)
+def test_a_key_of_a_tool_of_ones_own(key: str, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tools that are shown differ, or what a call gives."""
+    if key in ("mcp", "offer", "variables"):
+        pytest.importorskip("mcp")
+    monkeypatch.setenv("SHELF_SECRET", "told")
+    section, change, name, arguments = OWN_KEYS[key]
+    before = answers(tmp_path, section, name, arguments, tokenizer)
+    assert before == answers(tmp_path, section, name, arguments, tokenizer)
+    assert before != answers(tmp_path, {**section, **change}, name, arguments, tokenizer)
 
 
 def test_threads() -> None:

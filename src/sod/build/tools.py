@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -25,6 +26,7 @@ from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
 from sod.tools.function import CallLimits, FunctionTool
+from sod.tools.mcp import McpServer, McpTool, ServerCommand, listed_tools
 from sod.tools.python import PythonTool, python_schema
 from sod.tools.results import cut_to_tokens
 from sod.tools.sandbox.base import ProgramLimits, Sandbox
@@ -92,7 +94,7 @@ def _declared(recipe: Recipe) -> list[_Declared]:
         schema = python_schema(python.stateful, python.name, python.argument)
         declared.append(_Declared("python", schema, python.stateful, lambda setting: _make_python(python, seed)))
     for name, spec in recipe.tools.own.items():
-        declared.append(_declared_function(name, spec))
+        declared += [_declared_function(name, spec)] if spec.mcp is None else _declared_server(name, spec)
     _refuse_twins(declared)
     return declared
 
@@ -112,14 +114,37 @@ def _declared_function(name: str, spec: OwnToolSpec) -> _Declared:
     return _Declared(name, signature_of(function, name, where).schema, inspect.isclass(function), make)
 
 
+def _declared_server(name: str, spec: OwnToolSpec) -> list[_Declared]:
+    """The tools of an MCP server, which is started to tell of them; a run's own server starts with its first call."""
+    command = ServerCommand(tuple(spec.mcp or ()), tuple(spec.variables), f"tools.{name}.mcp")
+    limits = CallLimits(spec.timeout_seconds, spec.concurrency)
+    server = McpServer(command)
+
+    def made(schema: Mapping[str, Any], setting: _Setting) -> Tool:
+        return McpTool(schema, server, limits, cut_to_tokens(setting.tokenizer, spec.max_result_tokens))
+
+    schemas = _schemas_of(command, None if spec.offer is None else tuple(spec.offer))
+    return [_Declared(name, schema, False, partial(made, schema)) for schema in schemas]
+
+
+@lru_cache(maxsize=64)
+def _schemas_of(command: ServerCommand, offer: tuple[str, ...] | None) -> tuple[Mapping[str, Any], ...]:
+    """What a server tells of its tools, asked once."""
+    server = McpServer(command)
+    try:
+        return tuple(listed_tools(server, offer))
+    finally:
+        server.close()
+
+
 def _refuse_twins(declared: Sequence[_Declared]) -> None:
     """Raises SodError where the model would call two tools by one name."""
     first: dict[str, str] = {}
     for tool in declared:
         if tool.name in first:
             raise SodError(
-                f"tools.{first[tool.name]} and tools.{tool.key} are both called {tool.name!r} by the model; name one of "
-                "them otherwise"
+                f"tools.{first[tool.name]} and tools.{tool.key} are both called {tool.name!r} by the model; name one "
+                "of them otherwise"
             )
         first[tool.name] = tool.key
 
@@ -127,6 +152,11 @@ def _refuse_twins(declared: Sequence[_Declared]) -> None:
 def tool_schemas(recipe: Recipe) -> list[Mapping[str, Any]]:
     """The function schemas of the recipe's tools, as its prompts show them; nothing is started."""
     return [declared.schema for declared in _declared(recipe)]
+
+
+def own_schemas(recipe: Recipe) -> list[tuple[str, Mapping[str, Any]]]:
+    """The schemas of the user's own tools, each with its section of `tools`."""
+    return [(declared.key, declared.schema) for declared in _declared(recipe) if declared.key in recipe.tools.own]
 
 
 def make_tools(recipe: Recipe, opened: ExitStack, tokenizer: Any, notice: Notice = warnings.warn) -> dict[str, Tool]:

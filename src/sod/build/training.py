@@ -249,7 +249,9 @@ def _refuse_stateful(method: Method, recipe: Recipe) -> None:
     stateful = stateful_tools(recipe)
     reason = method.episodes.refusal(stateful)
     if reason is not None:
-        raise SodError(f"method {method.name} {reason}; set tools.{stateful[0]}.stateful=false")
+        own = stateful[0] in recipe.tools.own
+        fix = "name a function in tools.{}.call, not a class" if own else "set tools.{}.stateful=false"
+        raise SodError(f"method {method.name} {reason}; {fix.format(stateful[0])}")
 
 
 def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:

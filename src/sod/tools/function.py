@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
-from sod.asynchronous import Called, LeftBehind, LoopBlocked, Raised, TimedOut, called, loop_thread
+from sod.asynchronous import Called, LeftBehind, LoopBlockedError, Raised, TimedOut, called, loop_thread
 from sod.records import Fault, FaultKind, Task, ToolFault, ToolResult
 from sod.tools.base import ToolRequest
 from sod.tools.objects import EpisodeObjects
 from sod.tools.results import Cut, text_of, tool_error
-from sod.tools.signature import BadArguments, signature_of
+from sod.tools.signature import BadArgumentsError, signature_of
 
 HANGING = 64
 """Sync calls that may run on after their time; with more, the tool is taken for broken."""
@@ -90,12 +90,12 @@ class FunctionTool:
         Tool errors: `bad_arguments`, `exception`, `timeout`.
         """
         if self._left_behind.count() > HANGING:
-            return [self._fault(f"more than {HANGING} of its calls never ended; give it a time limit of its own")] * len(
-                requests
-            )
+            return [
+                self._fault(f"more than {HANGING} of its calls never ended; give it a time limit of its own")
+            ] * len(requests)
         try:
             return loop_thread().run(self._all(requests))
-        except LoopBlocked:
+        except LoopBlockedError:
             blocked = "it, or other async code, keeps the event loop without `await`; make what waits a plain `def`"
             return [self._fault(blocked)] * len(requests)
 
@@ -133,7 +133,7 @@ class FunctionTool:
     async def _one(self, request: ToolRequest) -> ToolResult | Fault:
         try:
             arguments = self._signature.read(request.call.arguments, request.task)
-        except BadArguments as error:
+        except BadArgumentsError as error:
             return tool_error("bad_arguments", self._cut(str(error)))
         async with self._slot():
             function = await self._callable(request)
