@@ -60,7 +60,7 @@ def test_a_module_is_found_on_the_path_and_in_the_folder(folder: Path) -> None:
         ("own_tools.search", "is not an import path; write module:name or ./file.py:name"),
         ("./own_tools_of_a_test.py:", "is not an import path"),
         (":search", "is not an import path"),
-        ("./absent.py:search", r"there is no file .*/absent\.py; a relative one is looked for from"),
+        ("./absent.py:search", r"there is no file .*/absent\.py; a recipe's are looked for from its own folder"),
         ("./own_tools_of_a_test.py:serch", r"own_tools_of_a_test\.py has no 'serch'; did you mean 'search'\?"),
         ("json:zzzzzz", r"has no 'zzzzzz'; check the name after the colon"),
         ("absent_module.inner:search", r"there is no module 'absent_module' on Python's path.*\./absent_module\.py:"),

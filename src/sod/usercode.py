@@ -72,7 +72,7 @@ def source_hash(thing: object) -> str:
 def _file_module(origin: str, base: Path, where: str) -> ModuleType:
     file = (base / Path(origin).expanduser()).resolve()
     if not file.is_file():
-        raise SodError(f"{where}: there is no file {file}; a relative one is looked for from {base.resolve()}")
+        raise SodError(f"{where}: there is no file {file}; a recipe's are looked for from its own folder")
     # The name is the file's own: two files called tools.py are two modules, and neither hides an installed one.
     name = f"sod_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:

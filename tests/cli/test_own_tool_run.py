@@ -36,7 +36,7 @@ class Sql:
     """Query the towns."""
 
     def start(self, task: Task) -> None:
-        self.database = sqlite3.connect(":memory:", check_same_thread=False)
+        self.database = sqlite3.connect(":memory:")
         self.database.execute("CREATE TABLE towns (name TEXT, people INT)")
         self.database.executemany("INSERT INTO towns VALUES (?, ?)", list(TOWNS.items()))
 

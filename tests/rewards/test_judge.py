@@ -225,7 +225,7 @@ def test_a_service_that_keeps_failing_is_left_alone(judging: Judging) -> None:
 
 def test_a_cache_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SodError, match="reward.judge.cache=.*name another folder"):
+    with pytest.raises(SodError, match=r"reward\.judge\.cache=.*name another folder"):
         AnswerCache(tmp_path / "file" / "below")
 
 

@@ -32,6 +32,7 @@ from sod.build.job import (
     tell_other_device,
 )
 from sod.build.method import make_method, refuse_unmet
+from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
@@ -148,6 +149,7 @@ def checked(
     _refuse_stateful(method, recipe)
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
+    refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, SupportsFloat, final, get_origin
 
-from sod.asynchronous import Called, LeftBehind, LoopBlocked, Raised, Returned, called, loop_thread
+from sod.asynchronous import Called, LeftBehind, LoopBlockedError, Raised, Returned, called, loop_thread
 from sod.outcomes import retried
 from sod.records import Episode, Fault, FaultKind, SodError, ToolFault, Verdict, may_retry
 
@@ -165,7 +165,7 @@ def _run(calls: Sequence[_Call]) -> list[list[Score | Fault] | Fault]:
     """All of the calls, as many at a time as each function allows."""
     try:
         outcomes = loop_thread().run(_all_called(calls))
-    except LoopBlocked:
+    except LoopBlockedError:
         names = ", ".join(dict.fromkeys(call.reward.where for call in calls))
         raise SodError(
             f"{names}: an async reward function keeps the event loop to itself, so that nothing else runs; await what "

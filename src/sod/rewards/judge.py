@@ -9,6 +9,7 @@ followed, and neither proxies nor `.netrc` are used, so that no other host is sh
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -47,6 +48,7 @@ class Judge:
     def __init__(self, spec: JudgeSpec, seed: int = 0) -> None:
         self._spec = spec
         self._seed = seed
+        self._numbers = itertools.count()
         self._key = _key_from_environment()
         self._cache = AnswerCache(Path(spec.cache).expanduser() if spec.cache else default_folder())
         self._breaker = Breaker(spec.breaker_failures, spec.breaker_seconds)
@@ -66,7 +68,7 @@ class Judge:
         asking = self._asking.setdefault(key, asyncio.Lock())
         async with asking:  # the samples of a task are often alike
             kept = self._cache.get(key)
-            answer = await self._answer(request, key) if kept is None else kept
+            answer = await self._answer(request) if kept is None else kept
             if isinstance(answer, Fault):
                 return replace(answer, retryable=False)  # it was tried as often as the recipe says
             grade = grade_in(answer, self._spec.best)
@@ -89,12 +91,14 @@ class Judge:
         wanted = f"no line `Score: N` from 0 to {self._spec.best}"
         return Fault(FaultKind.BAD_REPLY, f"reward.judge: {self._spec.model} ended with {wanted}: {said}", False)
 
-    async def _answer(self, request: dict[str, Any], key: str) -> str | Fault:
+    async def _answer(self, request: dict[str, Any]) -> str | Fault:
         """Ask until there is an answer, or no attempt is left, or the breaker is open."""
-        body, fault, asked_to_wait = json.dumps(request).encode(), None, 0.0
+        number, body = next(self._numbers), json.dumps(request).encode()
+        fault: Fault | None = None
+        asked_to_wait = 0.0
         for attempt in range(self._spec.attempts):
             if attempt:
-                await asyncio.sleep(max(self._pause(key, attempt), asked_to_wait))
+                await asyncio.sleep(max(backoff(self._spec, self._seed, number, attempt), asked_to_wait))
             refusal = self._breaker.refusal()
             if refusal is not None:
                 return fault or refusal
@@ -202,11 +206,6 @@ class Judge:
     def _endpoint(self) -> str:
         return f"{self._spec.url}/chat/completions"
 
-    def _pause(self, key: str, attempt: int) -> float:
-        """Seconds before a request is sent again after `attempt` failures: doubled each time, times 0.5 to 1."""
-        pause = min(self._spec.backoff_max_seconds, self._spec.backoff_seconds * 2.0 ** (attempt - 1))
-        return pause * (0.5 + derive(self._seed, "judge", key, attempt) / 2**64)
-
     def _fault(self, kind: FaultKind, detail: str, retryable: bool = True) -> Fault:
         return Fault(kind, f"reward.judge: {self._spec.url}: {detail}", retryable)
 
@@ -214,6 +213,12 @@ class Judge:
         """The beginning of a text that may hold anything, without our key."""
         hidden = text.replace(self._key, "***") if self._key else text
         return repr(hidden[:SHOWN_CHARS])
+
+
+def backoff(spec: JudgeSpec, seed: int, number: int, attempt: int) -> float:
+    """Seconds before question `number` is sent again after `attempt` failures: doubled each time, times 0.5 to 1."""
+    pause = min(spec.backoff_max_seconds, spec.backoff_seconds * 2.0 ** (attempt - 1))
+    return pause * (0.5 + derive(seed, "backoff", number, attempt) / 2**64)
 
 
 def _key_from_environment() -> str:

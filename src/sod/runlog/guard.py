@@ -41,14 +41,16 @@ NEUTRAL_KEYS: Mapping[str, str] = {
     "reward.workers": "how many answers are checked at a time",
     "reward.call_workers": "how many own functions are called at a time",
     "reward.call_seconds": "when a call of an own function is a fault of ours",
-    **dict.fromkeys(
-        ("reward.judge.max_calls", "reward.judge.max_tokens"), "what a judge model may cost; the run stops there"
-    ),
+    "reward.judge.max_calls": "what a judge model may cost; the run stops there",
+    "reward.judge.max_tokens": "as reward.judge.max_calls",
     "reward.judge.cache": "where answers are kept",
-    **dict.fromkeys(
-        (f"reward.judge.{key}" for key in ("concurrency", "seconds", "attempts", "backoff_*", "breaker_*")),
-        "how patiently the judge is asked; that there is one counts",
-    ),
+    "reward.judge.concurrency": "how many questions are asked at a time",
+    "reward.judge.seconds": "how patiently the judge is asked; that there is one counts",
+    "reward.judge.attempts": "as reward.judge.seconds",
+    "reward.judge.backoff_seconds": "as reward.judge.seconds",
+    "reward.judge.backoff_max_seconds": "as reward.judge.seconds",
+    "reward.judge.breaker_failures": "as reward.judge.seconds",
+    "reward.judge.breaker_seconds": "as reward.judge.seconds",
     "tools.python.workers": "how many programs run at a time",
     "tools.python.fusion.*": "where the service is and how patiently it is asked; that there is one counts",
     "world": "read before the run, when its data and models are made",

@@ -69,7 +69,12 @@ def load_tasks(
     wording = Wording(system, suffix)
 
     def read(shape: Shape[Task], fields: Fields, name: str) -> Task:
-        task = shape.read(fields, name)
+        try:
+            task = shape.read(fields, name)
+        except BadRowError:
+            if truths or not PROMPT_ALONE.matches(fields.row):
+                raise
+            task = PROMPT_ALONE.read(fields, name)  # a row of another shape may lack its truth
         return replace(task, prompt=wording.apply(task.prompt, fields.remark))
 
     asked = {target: column for target, column in (columns or {}).items() if target not in OF_CONVERSATIONS}
