@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -114,3 +115,27 @@ class GymCounter:
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         right = action.strip() == str(self.goal)
         return ("Right." if right else "Again."), float(right), right, False, {}
+
+
+class Slow(Counter):
+    """Takes a while to reset, and knows how many did so at the same time."""
+
+    now = 0
+    most = 0
+    lock = threading.Lock()
+
+    def reset(self, task: Task, seed: int) -> tuple[str, Sequence[Any]]:
+        with Slow.lock:
+            Slow.now += 1
+            Slow.most = max(Slow.most, Slow.now)
+        time.sleep(0.3)
+        with Slow.lock:
+            Slow.now -= 1
+        return super().reset(task, seed)
+
+    @classmethod
+    def most_at_once(cls) -> int:
+        """The most since this was asked last."""
+        with cls.lock:
+            most, cls.most = cls.most, 0
+        return most

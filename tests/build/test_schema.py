@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-
 from every_setting import CHANGES, EQUAL, SFT
+
 from sod.build.recipe import read_recipe
 from sod.build.schema import recipe_schema
 from sod.recipe import parse_recipe, read_yaml, resolved, shipped_file, shipped_names

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -161,8 +160,3 @@ def _numbered(spec: EnvironmentSpec, seed: int, split: str) -> list[Task]:
     """Tasks that are a seed each, the same for all episodes of one, as groups need it."""
     numbers = range(spec.tasks)
     return [Task(f"{split}-{n}", (), "", extra={"seed": derive(seed, "task", split, n)}) for n in numbers]
-
-
-def without_prompts(tasks: Sequence[Task]) -> list[Task]:
-    """Tasks as they are: how long the prompt of an environment's is, is known as an episode begins."""
-    return [replace(task) for task in tasks]

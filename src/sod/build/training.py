@@ -188,8 +188,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     judged = [*inputs.tasks, *inputs.held_out]
     tools = make_tools(recipe, resources, chat.tokenizer, notice)
-    reward_function = make_reward_function(recipe, resources, judged)
     world = make_world(recipe, resources)
+    reward_function = make_reward_function(recipe, resources, judged)
     refuse_unhealthy(tools)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)

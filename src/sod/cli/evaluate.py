@@ -9,7 +9,7 @@ import typer
 
 from sod.cli.options import AllowCodeOption, Overrides
 from sod.cli.unread import refuse_unread
-from sod.front.evaluating import asked_changes, evaluated, recipe_of, write
+from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
 from sod.records import SodError
 from sod.report.console import evaluation_table, notice, out
 
@@ -28,7 +28,11 @@ def evaluate(
     ],
     overrides: Overrides = None,
     data: Annotated[
-        str, typer.Option("--data", help="RL tasks: a file, a folder, a glob, or owner/name:config@split.")
+        str,
+        typer.Option(
+            "--data",
+            help="RL tasks: a file, a folder, a glob, or owner/name:config@split; an environment may have its own.",
+        ),
     ] = "",
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Samples per task; default evaluation.k of the recipe.")
@@ -64,15 +68,16 @@ def evaluate(
     from sod.build.evaluated import claimed, find_evaluated
 
     refuse_unread("eval", overrides or [])
-    if not data:
-        raise SodError("--data is missing: name a file of RL tasks")
     about = find_evaluated(model, notice)
     spec = recipe_of(about, recipe, asked_changes(k, tasks, device, overrides or []), allow_code, notice)
+    if not data and spec.environment is None:
+        raise SodError("--data is missing: name a file of RL tasks")
     if spec.evaluation.tasks and tasks is None:
         notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
-    with claimed(to or about.place(data, spec.evaluation), exact=to is not None) as target:
+    named = data or ENVIRONMENT
+    with claimed(to or about.place(named, spec.evaluation), exact=to is not None) as target:
         result = evaluated(spec, about, data, target, notice)
         write(target, spec, model, data, result)
-    title = f"{Path(data).name}, {result.tasks} tasks" + (f", step {about.step}" if about.step is not None else "")
+    title = f"{Path(named).name}, {result.tasks} tasks" + (f", step {about.step}" if about.step is not None else "")
     out.print(evaluation_table({about.name: result.as_dict()}, title))
     out.print(f"written to {target}", markup=False)

@@ -7,13 +7,13 @@ from typing import Any
 
 from sod.environments.base import Environment
 from sod.environments.gym import GymEnvironment
+from sod.environments.openenv import open_environment
 from sod.environments.trl import TrlEnvironment
 from sod.records import SodError
 
-ADAPTERS = {
-    "trl": TrlEnvironment,
-    "gym": GymEnvironment,
-}
+ADAPTERS = {"trl": TrlEnvironment, "gym": GymEnvironment, "openenv": open_environment}
+OPENENV = ("openenv", "openenv_core")
+"""Packages whose classes clients of OpenEnv are made of."""
 
 
 def adapted(made: Any, interface: str, where: str) -> Environment:
@@ -28,7 +28,9 @@ def adapted(made: Any, interface: str, where: str) -> Environment:
 
 
 def interface_of(made: Any, where: str) -> str:
-    """What an object is written for, by its methods. Raises SodError."""
+    """What an object is written for, by its class, then by its methods. Raises SodError."""
+    if any(base.__module__.partition(".")[0] in OPENENV for base in type(made).__mro__):
+        return "openenv"
     reset, step = getattr(made, "reset", None), getattr(made, "step", None)
     if not callable(reset):
         raise SodError(f"{where}: makes a {type(made).__name__}, which has no reset; an environment has reset and step")

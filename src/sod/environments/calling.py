@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
+
+from sod.asynchronous import loop_thread
 
 Job = Callable[[], Any]
 
@@ -51,18 +51,9 @@ def _run(job: Job, at: int, ready: queue.SimpleQueue[tuple[int, Any]]) -> None:
 
 
 def settled(value: Any) -> Any:
-    """What a method returned; a coroutine is run in the one event loop of the process, whose clients last over calls."""
-    if not inspect.isawaitable(value):
-        return value
-    return asyncio.run_coroutine_threadsafe(_awaited(value), _loop()).result()
+    """What a method returned; what can be awaited is, in the event loop of all the user's code: its clients last."""
+    return loop_thread().run(_awaited(value)) if inspect.isawaitable(value) else value
 
 
 async def _awaited(value: Any) -> Any:
     return await value
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="environments", daemon=True).start()
-    return loop

@@ -14,8 +14,8 @@ from sod.records import Task
 class GymEnvironment:
     """What the model says is the action, and the observation is its next user message.
 
-    An environment with numbered actions (`gymnasium.spaces.Discrete`) takes the first whole number that is said; one that is
-    said without a number, or with one that is none of its actions, is told so and does not act.
+    An environment with numbered actions (`gymnasium.spaces.Discrete`) takes the first whole number that is said and is
+    one of them; where there is none, the model is told which there are, and nothing happens.
     `reset` gets the seed of the task's row (`seed`), which all episodes of a task share, else the episode's own.
     """
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sod.build.evaluated import Evaluated
     from sod.evaluation.runner import Evaluation
 
+ENVIRONMENT = "environment"
+"""What an evaluation is called that plays an environment's own tasks."""
+
 
 def asked_changes(k: int | None, tasks: int | None, device: str | None, overrides: Sequence[str]) -> list[str]:
     """The overrides that the arguments of an evaluation stand for, and those given. Raises SodError for a device."""
@@ -79,6 +82,7 @@ def write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation)
     """Write the figures, where they come from, and every episode."""
     from sod.runlog import trajectory_row, write_evaluation
 
-    figures: dict[str, Any] = {**result.as_dict(), "model": model, "data": data, "recipe": resolved(spec)}
+    named = data or ENVIRONMENT
+    figures: dict[str, Any] = {**result.as_dict(), "model": model, "data": named, "recipe": resolved(spec)}
     by_id = {task.id: task for task in result.played}
     write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))

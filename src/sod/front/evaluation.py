@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sod.front.evaluating import asked_changes, evaluated, recipe_of, write
+from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
 from sod.front.passed import Passed, Tools
 from sod.front.recipes import Given
 from sod.front.runs import Run
+from sod.records import SodError
 from sod.report.console import evaluation_table, notice, out
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: str | Path | Run,
-    data: str | Path,
+    data: str | Path = "",
     overrides: Sequence[str] = (),
     *,
     k: int | None = None,
@@ -32,8 +33,9 @@ def evaluate(
     allow_code: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Evaluate a model on the tasks in `data`, as `sod eval` does: avg@k, pass@k and maj@k with 95% intervals.
+    """Evaluate a model as `sod eval` does: avg@k, pass@k and maj@k with 95% intervals.
 
+    The tasks are those in `data`; an environment may have some of its own.
     `model` is a run (its newest checkpoint), a checkpoint, a model directory or a hub id. A run's model is evaluated as
     the run's own recipe says, any other as `recipe` says; `tools`, `reward` and `environment` are as of `train`, and
     have to be given again where the run was given them. `k` samples of each of `tasks` tasks, a seeded subset, 0 for
@@ -46,12 +48,15 @@ def evaluate(
     about = find_evaluated(named, notice)
     changes = asked_changes(k, tasks, device, overrides)
     spec = recipe_of(about, recipe, changes, allow_code, notice, Passed(tools, reward, environment))
-    place = about.place(str(data), spec.evaluation) if to is None else Path(to)
+    if not data and spec.environment is None:
+        raise SodError("data is missing: name a file of RL tasks")
+    held_out = str(data or ENVIRONMENT)
+    place = about.place(held_out, spec.evaluation) if to is None else Path(to)
     with claimed(place, exact=to is not None) as target:
         result = evaluated(spec, about, str(data), target, notice)
         write(target, spec, named, str(data), result)
     if progress:
-        title = f"{Path(data).name}, {result.tasks} tasks"
+        title = f"{Path(held_out).name}, {result.tasks} tasks"
         out.print(evaluation_table({about.name: result.as_dict()}, title))
         out.print(f"written to {target}", markup=False)
     return result

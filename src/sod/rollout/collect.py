@@ -20,7 +20,7 @@ from sod.outcomes import filled
 from sod.records import Episode, Fault, Group, Task, Trajectory
 from sod.rollout.asks import Ask, Play, Reply
 from sod.rollout.episode import episode_name, play
-from sod.rollout.executor import ToolExecutor
+from sod.rollout.executor import Runner, ToolExecutor
 from sod.rollout.health import FaultWindow
 from sod.rollout.limits import EpisodeLimits
 from sod.rollout.opening import WorldStart
@@ -191,7 +191,9 @@ class Collector:
         done: list[list[Trajectory]] = [[] for _ in tasks]
         clock = Clock(dict.fromkeys(("sample", "tools", "reward"), 0.0), self._settle)
         sampler = TurnSampler(self.engine, sampling, self._schedule.decode_chunk, self._fault_retries)
-        runners = dict(self.tools) if self._world is None else {**self.tools, ENVIRONMENT: self._world.environments}
+        runners: dict[str, Runner] = dict(self.tools)
+        if self._world is not None:
+            runners[ENVIRONMENT] = self._world.environments
         with ToolExecutor(runners, self._fault_retries, self._schedule.tool_threads) as executor:
             scheduler = self._schedule.scheduler(sampler, executor, clock)
             asks = [(episode, next(one.play)) for episode, one in live.items()]

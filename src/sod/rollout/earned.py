@@ -47,6 +47,7 @@ class EnvironmentReward:
 
 
 def _joined(played: Trajectory, judged: Trajectory) -> Trajectory:
+    """What the verifier says of an episode, with what its environment gave."""
     if judged.fault is not None:
         return judged
     parts = {EARNED: played.reward_parts[EARNED], **judged.reward_parts}

@@ -250,9 +250,9 @@ def _answers(scene: _Scene, turn: Turn) -> Generator[Ask, Reply, _Answers | Faul
             return reply
         assert isinstance(reply, list)
         executed["own"] = iter([result for result in reply if isinstance(result, ToolResult)])
-        for stepped in reply:
-            if isinstance(stepped, Stepped):
-                executed["theirs"], reward, done = iter(stepped.results), stepped.reward, stepped.done
+        for result in reply:
+            if isinstance(result, Stepped):
+                executed["theirs"], reward, done = iter(result.results), result.reward, result.done
     results = [_result(call, scene, executed) for call in turn.said.calls]
     return _Answers(tuple(results), None, reward, done)
 

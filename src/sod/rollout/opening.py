@@ -36,7 +36,9 @@ class WorldStart:
 @final
 @dataclass(frozen=True)
 class Begun:
-    """The opening of an episode, its environment's tools, all that stands before the student's first token, and the limits from there on."""
+    """The opening of an episode, the names of its environment's tools, all that stands before the first token,
+    and the limits from there on.
+    """
 
     opening: Opening
     names: frozenset[str]
