@@ -12,6 +12,7 @@ from sod.build.openmp import settle_with_torch
 __version__ = "0.1.0"
 _HOMES = {
     "Environment": "sod.environments.base",
+    "Episode": "sod.records",
     "Recipe": "sod.recipe",
     "Run": "sod.front.runs",
     "SodError": "sod.records",

@@ -5,6 +5,7 @@ from sod.front.training import sft as sft
 from sod.front.training import train as train
 from sod.recipe import Recipe as Recipe
 from sod.recipe import load_recipe as load_recipe
+from sod.records import Episode as Episode
 from sod.records import SodError as SodError
 from sod.records import Task as Task
 from sod.records import ToolFault as ToolFault
