@@ -8,19 +8,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from commands import ROOT
+from sod.records import Task
 from sod.runlog import RunLog
+from sod.tools.signature import signature_of
+
+PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+TOOL, REWARD, TRAIN, LOOK, NOTEBOOK = PYTHON
+(YAML,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def run(program: str, cwd: Path, *arguments: str) -> str:
-    """What a program of the example prints."""
+def run(command: str, cwd: Path, *arguments: str, program: str | None = None) -> str:
+    """What Python prints, run with these arguments in the example's folder; `program` is its input."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "SOD_ALLOCATOR": "off"}
-    command = [sys.executable, *program.split(), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    line = [sys.executable, *command.split(), *arguments]
+    done = subprocess.run(line, cwd=cwd, env=environment, input=program, capture_output=True, text=True)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -48,6 +57,10 @@ def test_own_tool_is_called_and_own_reward_counts(boxes: Path) -> None:
     for row in rows:
         assert row["reward"] == float(row["turns"][-1]["said"]["answer"].strip() == row["truths"][0])
 
+    looked = run("-", boxes, program=LOOK)
+    assert "Run('runs/boxes'" in looked
+    assert "Which box is" in looked
+
 
 @pytest.mark.slow
 def test_the_commands_ask_for_what_was_passed_in(boxes: Path) -> None:
@@ -62,9 +75,10 @@ def test_the_commands_ask_for_what_was_passed_in(boxes: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_by_import_path_needs_no_python(boxes: Path) -> None:
-    """The comment at the head of the recipe, as a command."""
-    own = ["tools.sql.call=./boxes.py:sql", "reward.call=./boxes.py:score", "train.steps=1"]
-    run("-m sod train recipe.yaml --run runs/by-path", boxes, *own)
+    """As the tutorial has it."""
+    recipe = yaml.safe_load((boxes / "recipe.yaml").read_text(encoding="utf-8")) | yaml.safe_load(YAML)
+    (boxes / "by-path.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    run("-m sod train by-path.yaml train.steps=1 --run runs/by-path", boxes)
     assert len(RunLog.open(boxes / "runs" / "by-path").metrics()) == 1
 
 
@@ -73,3 +87,19 @@ def test_the_file_that_trains_is_short() -> None:
     text = (ROOT / "examples" / "own-tool" / "boxes.py").read_text(encoding="utf-8")
     lines = [line for line in text.split('"""', 2)[2].splitlines() if line.strip()]
     assert len(lines) <= 25
+
+
+def test_the_tutorial_shows_the_example() -> None:
+    """Running the example is running the page."""
+    example = (ROOT / "examples" / "own-tool" / "boxes.py").read_text(encoding="utf-8")
+    assert [block for block in (TOOL, REWARD, TRAIN) if block not in example] == []
+
+
+def test_the_class_of_the_tutorial_is_a_tool() -> None:
+    names: dict[str, Any] = {}
+    exec(NOTEBOOK, names)
+    shown = signature_of(names["Notebook"], "notebook", "the tutorial").schema["function"]
+    assert list(shown["parameters"]["properties"]) == ["note"]
+    notebook = names["Notebook"]()
+    notebook.start(Task("t", (), ""))
+    assert [notebook("a"), notebook("b")] == ["a", "a\nb"]

@@ -23,6 +23,7 @@ from sod.recipe.describe import key_rows
         ("optim.recompute", ["may be set anew (the same activations, computed twice)"]),
         ("tools.python.unsafe", ["needs --allow-code: it runs the model's programs without isolation"]),
         ("method.epsilon", ["turn gap", "number > 0", "sod 1e-06"]),
+        ("tools.NAME", ["a tool of your own", "tools.NAME.call", "tools.NAME.timeout_seconds"]),
         ("optim", ["section", "optim.lr", "peak learning rate", "optim.compile"]),
     ],
 )
