@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -14,9 +15,10 @@ import pytest
 import yaml
 
 from commands import ROOT
-from sod.records import Task
+from sod.records import Task, ToolCall
 from sod.runlog import RunLog
 from sod.tools.signature import signature_of
+from sod.usercode import load
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -103,3 +105,49 @@ def test_the_class_of_the_tutorial_is_a_tool() -> None:
     notebook = names["Notebook"]()
     notebook.start(Task("t", (), ""))
     assert [notebook("a"), notebook("b")] == ["a", "a\nb"]
+
+
+@pytest.fixture(scope="module")
+def corridor() -> Any:
+    """The module of the example of an own environment."""
+    return load(f"{ROOT}/examples/own-environment/corridor.py:Corridor", ROOT)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_corridor_is_won_by_who_knows_the_way_and_not_by_luck(corridor: Any, split: str) -> None:
+    rng, won = random.Random(0), 0
+    ways = corridor().tasks(split)
+    world = corridor()  # used again, as a run does
+    for way in ways:
+        task = Task(way["id"], (), "", extra=way)
+        assert world.reset(task, 0)[0] == f"You are at {way['at']}, the door is at {way['door']}."
+        assert world.step((ToolCall("walk", {"steps": way["door"] - way["at"]}),)) == (
+            [f"You are at {way['door']}."],
+            1.0,
+            True,
+        )
+        world.reset(task, 0)
+        won += world.step((ToolCall("walk", {"steps": rng.randint(-8, 8)}),))[2]
+    assert 0 < len(ways) < 72
+    assert won < len(ways) / 2
+
+
+def test_the_corridor_says_what_the_model_did_wrong(corridor: Any) -> None:
+    world = corridor()
+    world.reset(Task("t", (), "", extra={"at": 1, "door": 9}), 0)
+    assert world.step("I walk.") == ("Call walk.", 0.0, False)
+    ((result,), earned, over) = world.step((ToolCall("walk", {"steps": "far"}),))
+    assert (result.error, earned, over) == ("bad_arguments", 0.0, False)
+
+
+@pytest.mark.slow
+def test_own_environment_is_played_in(tmp_path: Path) -> None:
+    folder = tmp_path / "own-environment"
+    shutil.copytree(ROOT / "examples" / "own-environment", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    run("corridor_world.py", folder, "sft.steps=120", "sft.batch_size=8")
+    shown = run("corridor.py", folder, "train.steps=2", "train.trajectories_every=1", "evaluation.k=1")
+    assert re.search(r"^at the door: \d\.\d+ before, \d\.\d+ after$", shown, re.MULTILINE)
+    log = RunLog.open(folder / "runs" / "corridor")
+    assert [row["name"] for row in log.manifest()["code"]] == ["__main__:Corridor"]
+    results = [result for row in log.trajectories(2) for turn in row["turns"] for result in turn["results"]]
+    assert any(result["text"].startswith("You are at ") for result in results)
