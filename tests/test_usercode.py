@@ -60,7 +60,7 @@ def test_a_module_is_found_on_the_path_and_in_the_folder(folder: Path) -> None:
         ("own_tools.search", "is not an import path; write module:name or ./file.py:name"),
         ("./own_tools_of_a_test.py:", "is not an import path"),
         (":search", "is not an import path"),
-        ("./absent.py:search", r"there is no file .*/absent\.py; a relative one is looked for from"),
+        ("./absent.py:search", r"there is no file .*/absent\.py; a recipe's are looked for from its own folder"),
         ("./own_tools_of_a_test.py:serch", r"own_tools_of_a_test\.py has no 'serch'; did you mean 'search'\?"),
         ("json:zzzzzz", r"has no 'zzzzzz'; check the name after the colon"),
         ("absent_module.inner:search", r"there is no module 'absent_module' on Python's path.*\./absent_module\.py:"),
@@ -75,7 +75,8 @@ def test_what_is_wrong_with_a_path_is_said_in_one_line(folder: Path, path: str, 
     with pytest.raises(SodError) as caught:
         load(path, folder, "tools.search.call")
     line = str(caught.value)
-    assert line.startswith(f"tools.search.call={path!r}: ") and "\n" not in line
+    assert line.startswith(f"tools.search.call={path!r}: ")
+    assert "\n" not in line
     assert re.search(said, line), line
 
 
@@ -89,7 +90,8 @@ def test_a_file_that_failed_is_run_again_once_it_is_mended(folder: Path) -> None
 def test_the_hash_is_that_of_the_source(folder: Path) -> None:
     search, kept = (load(f"./own_tools_of_a_test.py:{name}", folder) for name in ("search", "Kept"))
     assert len({source_hash(search), source_hash(kept), source_hash(print)}) == 3
-    assert source_hash(kept()) == source_hash(kept) and re.fullmatch("[0-9a-f]{64}", source_hash(search))
+    assert source_hash(kept()) == source_hash(kept)
+    assert re.fullmatch("[0-9a-f]{64}", source_hash(search))
     (folder / "changed.py").write_text(SOURCE.replace("return query", "return query.upper()"))
     (folder / "moved.py").write_text(SOURCE)
     assert source_hash(load("./changed.py:search", folder)) != source_hash(search)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, TypeVar, final
 
 Result = TypeVar("Result")
@@ -22,7 +23,7 @@ BLOCKED_SECONDS = 20.0
 """How long the event loop may not answer before the function that holds it up is told of."""
 
 
-class LoopBlocked(Exception):
+class LoopBlockedError(Exception):
     """An async function keeps the event loop to itself: it waits, or computes, without `await`."""
 
 
@@ -73,6 +74,35 @@ class LeftBehind:
 
 
 @final
+class OwnThread:
+    """A daemon thread for the sync calls of one object, which may hold what only its own thread may use (SQLite's
+    connections). It starts with the first call.
+    """
+
+    def __init__(self) -> None:
+        self._works: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.ended = False
+
+    def begin(self, work: Callable[[], None]) -> threading.Thread:
+        """Run `work` after all that came before it; it raises nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="sod-user-object", daemon=True)
+            self._thread.start()
+        self._works.put(work)
+        return self._thread
+
+    def end(self) -> None:
+        """Let the thread end after what was begun."""
+        self.ended = True
+        self._works.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._works.get()) is not None:
+            work()
+
+
+@final
 class LoopThread:
     """An event loop in a daemon thread; `run` may be called from several threads at a time."""
 
@@ -85,7 +115,7 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, Result], patience: float = BLOCKED_SECONDS) -> Result:
         """What the coroutine gives; it has its own time limits.
 
-        Raises LoopBlocked where the loop does not answer for `patience` seconds, whoever holds it up.
+        Raises LoopBlockedError where the loop does not answer for `patience` seconds, whoever holds it up.
         """
         future = self.begin(coroutine)
         while True:
@@ -97,7 +127,7 @@ class LoopThread:
                 if not self._answers(patience):
                     self.blocked = True
                     future.cancel()
-                    raise LoopBlocked from None
+                    raise LoopBlockedError from None
             except BaseException:
                 future.cancel()
                 raise
@@ -125,17 +155,20 @@ def loop_thread() -> LoopThread:
         return _current
 
 
-async def called(function: Callable[[], Any], seconds: float, left_behind: LeftBehind) -> Called:
-    """Call a function within `seconds`; a sync one in a thread of its own. Raises nothing that the function raises.
+async def called(
+    function: Callable[[], Any], seconds: float, left_behind: LeftBehind, own: OwnThread | None = None
+) -> Called:
+    """Call a function within `seconds`; a sync one in the thread `own`, else in a new one. Raises nothing of its own.
 
-    What it returns is awaited where it can be. One that does not end when it is cancelled is not waited for.
+    What it returns is awaited where it can be. One that does not end when it is cancelled is not waited for; what is
+    called in `own` after it waits until it ends.
     """
     started = time.monotonic()
     thread: threading.Thread | None = None
     if inspect.iscoroutinefunction(inspect.unwrap(function)):
         waiting = asyncio.ensure_future(_begun(function))
     else:
-        thread, returned = _in_thread(function)
+        thread, returned = _in_thread(function, own)
         waiting = asyncio.ensure_future(_awaited(returned))
     done, _ = await asyncio.wait({waiting}, timeout=seconds)
     taken = time.monotonic() - started
@@ -169,7 +202,7 @@ async def _awaited(value: Any) -> Any:
     return value
 
 
-def _in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, asyncio.Future[Any]]:
+def _in_thread(function: Callable[[], Any], own: OwnThread | None) -> tuple[threading.Thread, asyncio.Future[Any]]:
     """A daemon thread, which no end of the program waits for, that calls the function; and what it will return."""
     loop = asyncio.get_running_loop()
     returned = loop.create_future()
@@ -184,10 +217,12 @@ def _in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, asyncio.F
             value = function()
         except StopIteration as stop:  # a future cannot hold one
             error = RuntimeError(f"StopIteration: {stop}")
-        except BaseException as raised:  # noqa: BLE001  all of it belongs to the call, whoever waits for it
+        except BaseException as raised:
             error = raised
         loop.call_soon_threadsafe(settle, value, error)
 
+    if own is not None and not own.ended:
+        return own.begin(work), returned
     thread = threading.Thread(target=work, name="sod-user-call", daemon=True)
     thread.start()
     return thread, returned

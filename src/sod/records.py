@@ -20,7 +20,7 @@ class SodError(Exception):
     """Stops the run. The message is one line that names the file, key or row, and the fix."""
 
 
-class ToolFault(Exception):
+class ToolFault(Exception):  # noqa: N818  a fault is what it is, and users write it
     """Raised by a user's tool, reward or environment: what it needs is down, so this says nothing about the model.
 
     The call is a fault: tried again where `retryable`, then the episode is set apart and never trained on. Any other

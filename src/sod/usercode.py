@@ -19,16 +19,24 @@ from typing import Any
 from sod.records import SodError
 
 FORM = "write module:name or ./file.py:name"
+PASSED_IN = "passed-in:"
+"""In a run's recipe, before the name of an object that Python passed in. No module can be called so."""
 
 
-def load(path: str, base: Path, key: str = "import path") -> Any:
-    """The object that `path` names; a file is looked for from the folder `base`, a module there and in the working
-    directory too, behind everything that is installed.
+def load(path: Any, base: Path, key: str = "import path") -> Any:
+    """The object that `path` names, or that it is already, where it is no text.
+
+    A file is looked for from the folder `base`, a module there and in the working directory too, behind everything that
+    is installed.
 
     A file is run once: what two paths name in it lives in one module. Raises SodError, which names `key`, and which
     part of the path is wrong: its form, the file or module, what happens as it is imported, or the name in it.
     """
+    if not isinstance(path, str):
+        return path
     where = f"{key}={path!r}"
+    if path.startswith(PASSED_IN):
+        raise SodError(f"{where}: was passed in from Python and is in no file; pass it again, or {FORM}")
     origin, colon, name = path.rpartition(":")
     if not colon or not origin.strip() or not all(part.isidentifier() for part in name.split(".")):
         raise SodError(f"{where}: is not an import path; {FORM}")
@@ -64,7 +72,7 @@ def source_hash(thing: object) -> str:
 def _file_module(origin: str, base: Path, where: str) -> ModuleType:
     file = (base / Path(origin).expanduser()).resolve()
     if not file.is_file():
-        raise SodError(f"{where}: there is no file {file}; a relative one is looked for from {base.resolve()}")
+        raise SodError(f"{where}: there is no file {file}; a recipe's are looked for from its own folder")
     # The name is the file's own: two files called tools.py are two modules, and neither hides an installed one.
     name = f"sod_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:
@@ -93,8 +101,8 @@ def _named_module(origin: str, base: Path, where: str) -> ModuleType:
         if not (origin == missing or origin.startswith(f"{missing}.")):
             raise _failed(error, where, origin) from error
         raise SodError(
-            f"{where}: there is no module {missing!r} on Python's path, in {base.resolve()} or in {Path.cwd()}; install "
-            f"it, set PYTHONPATH, or name its file: ./{missing.partition('.')[0]}.py:..."
+            f"{where}: there is no module {missing!r} on Python's path, in {base.resolve()} or in {Path.cwd()}; "
+            f"install it, set PYTHONPATH, or name its file: ./{missing.partition('.')[0]}.py:..."
         ) from None
     except (Exception, SystemExit) as error:
         raise _failed(error, where, origin) from error

@@ -82,6 +82,8 @@ CODE: Mapping[str, Any] = {
     "evaluation": {"k": 1, "tasks": 0},
 }
 """Answers that are programs, for tasks of which one has no tests."""
+OWN: Mapping[str, Any] = {"reward.call": "operator:truth"}
+"""A reward function that gives every episode 1."""
 HELD_OUT: Mapping[str, Any] = {
     **ALMOST_STILL,
     "student.path": "{speaker}",
@@ -190,6 +192,8 @@ CHANGES: Mapping[str, Example] = {
     "rollout.max_fault_rate": Example(0.01, FAULTS, refused=EVERY, faults=9, apart=True),
     "rollout.fault_window": Example(5, {**TOOL, "rollout.max_fault_rate": 0.1}, refused=EVERY, faults=9, apart=True),
     "rollout.distill_before_fault": Example(True, FAULTS, refused=NO_TEACHER, faults=9),
+    "reward.call": Example("operator:truth", apart=True),
+    "reward.call_right": Example(2.0, OWN, apart=True),
     "reward.correct": Example(2.0, SAID, apart=True),
     "reward.wrong": Example(-3.0),
     "reward.verifier": Example("choice", SAID, apart=True),
@@ -297,6 +301,14 @@ EQUAL: Mapping[str, tuple[Example, str]] = {
         Example(9, apart=True),
         "acts on answers that take as long: test_seconds_of_the_math_verifier",
     ),
+    "reward.call_seconds": (
+        Example(50.0, OWN, apart=True),
+        "acts on calls that take as long: test_seconds_of_own_reward_functions",
+    ),
+    "reward.call_workers": (
+        Example(1, OWN, apart=True),
+        "how many calls run at a time: test_workers_of_own_reward_functions",
+    ),
     "reward.workers": (
         Example(1, apart=True),
         "how many answers are checked at a time: test_workers_of_the_math_verifier",
@@ -323,6 +335,7 @@ EQUAL_IN_SFT: Mapping[str, tuple[Example, str]] = {
 
 ELSEWHERE: Mapping[str, str] = {
     "tools.python.fusion": "test_a_key_of_a_service",
+    "reward.judge": "test_a_key_of_the_judge",
     "environment": "test_a_key_of_an_environment",
     "world": "test_a_key_of_the_world",
     "compare": "test_a_key_of_compare",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 
 from sod.build.environment import environment_maker, world_tasks
 from sod.build.evaluation import evaluate_model
+from sod.build.tools import make_reward_function
 from sod.build.training import prepare_train
 from sod.models.load import save_model
 from sod.recipe import EnvironmentSpec, Recipe, parse_recipe, resolved
 from sod.recipe.reach import refuse_reaching
 from sod.records import SodError
 from sod.runlog.trajectories import read_trajectory_rows
+from support import answered
 
 PARROT = "environment_games:Parrot"
 COUNTER = "environment_games:Counter"
@@ -114,10 +117,36 @@ def test_the_arguments_are_keys_and_survive_writing(make_recipe: Any) -> None:
 
 def test_code_that_a_run_directory_names_needs_the_users_word(make_recipe: Any) -> None:
     recipe = make_recipe({"call": COUNTER})
-    with pytest.raises(SodError, match="environment.call='environment_games:Counter' imports and runs this code"):
+    with pytest.raises(SodError, match=r"environment\.call='environment_games:Counter' imports and runs this code"):
         refuse_reaching(recipe, "recipe.yaml", [])
 
 
 def test_keys_have_their_limits() -> None:
     with pytest.raises(ValueError, match="greater than 0"):
         EnvironmentSpec.model_validate({"call": COUNTER, "timeout_seconds": 0})
+
+
+def longer(episode: Any) -> float:
+    """A reward function of one's own."""
+    return 0.5 * len(episode.trajectory.turns)
+
+
+@pytest.mark.parametrize(
+    ("verified", "reward", "correct", "parts"),
+    [
+        (False, {}, True, {"environment": 1.0}),
+        (False, {"call": "test_environment_runs:longer"}, True, {"environment": 1.0, "longer": 0.5}),
+        (True, {}, False, {"environment": 1.0, "outcome": -1.0}),
+    ],
+)
+def test_rewards_of_the_environment_join_the_others(
+    verified: bool, reward: dict[str, Any], correct: bool, parts: dict[str, float]
+) -> None:
+    environment = {"call": COUNTER, "verified": verified}
+    recipe = Recipe.model_validate({"student": {"path": "m"}, "environment": environment, "reward": reward})
+    episode = answered("\\boxed{7}", "8")
+    played = replace(episode, trajectory=replace(episode.trajectory, reward_parts={"environment": 1.0}))
+    with ExitStack() as opened:
+        (judged,) = make_reward_function(recipe, opened, [episode.task])([played])
+    assert judged.fault is None
+    assert (judged.correct, judged.reward_parts, judged.reward) == (correct, parts, sum(parts.values()))

@@ -20,12 +20,15 @@ from typing import Any
 import pytest
 import torch
 from every_setting import SFT, TOOL
+from own_tools import OWN_KEYS, answers
 from settings_bench import Bench, files_of, put, quicken
 
 import environment_games
+from rewards.judge_server import completion
 from sod.build.data import make_chat
 from sod.build.environment import environment_maker, make_worlds, world_tasks
 from sod.build.job import prepare_torch
+from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.compare.cells import Comparison, Unit, run_unit
 from sod.compare.order import order_of_work
@@ -33,7 +36,8 @@ from sod.environments.base import Reset, WorldRequest
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
 from sod.records import Fault, Program, SodError
-from sod.rewards import math_worker_main
+from sod.rewards import judge, math_worker_main
+from sod.rewards.function import Score, scored
 from sod.tools.sandbox import filters, fusion
 from sod.tools.sandbox.base import ProgramLimits
 from support import CONTAINER_PROFILE, answered, descendants
@@ -57,6 +61,8 @@ sandbox.close()
 MATH_WORKER = Path(math_worker_main.__file__)
 QUICK = {"attempts": 1, "backoff_seconds": 0.0, "connect_seconds": 20.0, "grace_seconds": 20.0, "breaker_seconds": 60.0}
 """A service that is asked once, and has all the time it may need."""
+PATIENT = {"attempts": 1, "backoff_seconds": 0.0, "seconds": 20.0, "breaker_seconds": 60.0}
+"""The same of a judge."""
 
 SERVICE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "url": ({}, {"url": "{other}"}, "good"),
@@ -74,6 +80,35 @@ SERVICE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "breaker_seconds": ({"breaker_failures": 1}, {"breaker_failures": 1, "breaker_seconds": 0.0}, "http_500"),
 }
 """Keys of `tools.python.fusion`: options of a service, others, and how the service behaves."""
+
+JUDGE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "url": ({}, {"url": "{other}"}, "good"),
+    "model": ({}, {"model": "other"}, "good"),
+    "rubric": ({}, {"rubric": "Is it polite?"}, "good"),
+    "weight": ({}, {"weight": -0.5}, "good"),
+    "best": ({}, {"best": 5}, "good"),
+    "show_truth": ({}, {"show_truth": False}, "good"),
+    "request": ({}, {"request": {"temperature": 0.5}}, "good"),
+    "max_calls": ({}, {"max_calls": 2}, "good"),
+    "max_tokens": ({}, {"max_tokens": 2}, "good"),
+    "cache": ({}, {"cache": "{elsewhere}"}, "good"),
+    "concurrency": ({"concurrency": 3}, {"concurrency": 1}, "good"),
+    "seconds": ({"seconds": 0.1}, {"seconds": 0.2}, "hang"),
+    "attempts": ({}, {"attempts": 3}, "http_500"),
+    "backoff_seconds": ({"attempts": 3}, {"attempts": 3, "backoff_seconds": 0.01}, "http_500"),
+    "backoff_max_seconds": (
+        {"attempts": 3, "backoff_seconds": 0.01},
+        {"attempts": 3, "backoff_seconds": 0.01, "backoff_max_seconds": 0.005},
+        "http_500",
+    ),
+    "breaker_failures": ({"concurrency": 1}, {"concurrency": 1, "breaker_failures": 2}, "http_500"),
+    "breaker_seconds": (
+        {"concurrency": 1, "breaker_failures": 1},
+        {"concurrency": 1, "breaker_failures": 1, "breaker_seconds": 0.0},
+        "http_500",
+    ),
+}
+"""Keys of `reward.judge`: options of a judge, others, and how its service behaves."""
 
 SHAPE = {"layers": 1, "hidden": 16, "heads": 2, "ffn": 16}
 OTHER_SHAPE = {"layers": 2, "hidden": 32, "heads": 1, "ffn": 24}
@@ -124,15 +159,18 @@ OF_ENVIRONMENT: Mapping[str, tuple[Any, Any]] = {
 TABLES = (
     {f"environment.{key}" for key in OF_ENVIRONMENT},
     {f"tools.python.fusion.{key}" for key in SERVICE},
+    {f"reward.judge.{key}" for key in JUDGE},
     {f"world.{key}" for key in [*OF_THE_WORLD, *EQUAL_IN_THE_WORLD]},
     {f"compare.{key}" for key in OF_COMPARE},
+    {f"tools.NAME.{key}" for key in OWN_KEYS},
 )
 
 
 class Counting:
     """The good answer, and how many requests were answered at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[bytes], bytes] = hello) -> None:
+        self.answer = answer
         self.now = self.most = 0
         self._lock = Lock()
 
@@ -143,7 +181,7 @@ class Counting:
         time.sleep(0.2)
         with self._lock:
             self.now -= 1
-        return hello(body)
+        return self.answer(body)
 
 
 def asked(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch) -> tuple[Any, ...]:
@@ -188,6 +226,76 @@ def test_a_key_of_a_service(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = asked(options, behaviour, monkeypatch), asked(others, behaviour, monkeypatch)
     assert before != after
     assert asked(options, behaviour, monkeypatch) == before
+
+
+def graded(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch, place: Path) -> tuple[Any, ...]:
+    """What a judge's service is asked, and what comes of it, of three episodes."""
+    pauses: list[float] = []
+
+    def noted(*arguments: Any) -> float:
+        pauses.append(backoff(*arguments))
+        return 0.0
+
+    backoff, counting = judge.backoff, Counting(lambda body: completion("Score: 4")[2].encode())
+    plan = always(behaviour)  # type: ignore[arg-type]
+    with BadServer(plan, counting) as server, BadServer(always("http_500")) as other, ExitStack() as opened:
+        patch.setattr(judge, "backoff", noted)
+        given = {"url": server.url, "model": "m", "cache": str(place / "cache"), **PATIENT, **options}
+        named = {"{other}": other.url, "{elsewhere}": str(place / "elsewhere")}
+        given = {key: named.get(value, value) if isinstance(value, str) else value for key, value in given.items()}
+        content = {"student": {"path": "s"}, "reward": {"judge": given}}
+        rewards = own_rewards(parse_recipe(content, "here"), opened)
+        try:
+            scores = scored(rewards, [answered(text, "5") for text in "abc"])
+        except SodError as error:
+            return (str(error).partition("; ")[2],)
+        finally:
+            patch.undo()
+        faults = [score.detail.replace(server.url, "") for score in scores if isinstance(score, Fault)]
+        parts = [score.parts for score in scores if isinstance(score, Score)]
+        kept = sorted(str(path.parent.parent.relative_to(place)) for path in place.glob("*/*/*.json"))
+        bodies = sorted(body.decode() for body in server.bodies)
+        return bodies, other.requests, counting.most, faults, parts, sorted(pauses), kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", JUDGE)
+def test_a_key_of_the_judge(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options, others, behaviour = JUDGE[key]
+    before = graded(options, behaviour, monkeypatch, tmp_path / "one")
+    after = graded(others, behaviour, monkeypatch, tmp_path / "two")
+    assert before != after
+    assert graded(options, behaviour, monkeypatch, tmp_path / "three") == before
+
+
+def own_reward_of(tmp_path: Path, **keys: Any) -> Any:
+    """The reward function of a recipe with an own one that says when it began and ended."""
+    (tmp_path / "slow_reward.py").write_text(
+        "import time\nspans = []\ndef slow(episode):\n    begun = time.monotonic()\n    time.sleep(0.5)\n"
+        "    spans.append((begun, time.monotonic()))\n    return 1.0\n"
+    )
+    call = f"{tmp_path}/slow_reward.py:slow"
+    recipe = parse_recipe({"student": {"path": "s"}, "reward": {"call": call, **keys}}, "here")
+    return make_reward_function(recipe, ExitStack(), [])
+
+
+def test_seconds_of_own_reward_functions(tmp_path: Path) -> None:
+    (late,) = own_reward_of(tmp_path, call_seconds=0.1)([answered("a")])
+    (early,) = own_reward_of(tmp_path, call_seconds=60.0)([answered("a")])
+    assert late.fault is not None
+    assert early.fault is None
+
+
+def test_workers_of_own_reward_functions(tmp_path: Path) -> None:
+    overlaps = []
+    for workers in (1, 2):
+        rewarding = own_reward_of(tmp_path, call_workers=workers)
+        spans = rewarding.own[0].function.__globals__["spans"]
+        spans.clear()
+        rewarding([answered("a"), answered("b")])
+        (begun, ended), (other_begun, other_ended) = spans
+        overlaps.append(begun < other_ended and other_begun < ended)
+    assert overlaps == [False, True]
 
 
 def world_of(keys: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -362,6 +470,19 @@ def test_an_unsafe_sandbox() -> None:
     refusal, unsafe, *_ = done.stdout.splitlines()
     assert refusal.endswith("or set `unsafe` if you trust the programs")
     assert unsafe == "unsafe 1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OWN_KEYS)
+def test_a_key_of_a_tool_of_ones_own(key: str, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tools that are shown differ, or what a call gives."""
+    if key in ("mcp", "offer", "variables"):
+        pytest.importorskip("mcp")
+    monkeypatch.setenv("SHELF_SECRET", "told")
+    section, change, name, arguments = OWN_KEYS[key]
+    before = answers(tmp_path, section, name, arguments, tokenizer)
+    assert before == answers(tmp_path, section, name, arguments, tokenizer)
+    assert before != answers(tmp_path, {**section, **change}, name, arguments, tokenizer)
 
 
 def test_threads() -> None:

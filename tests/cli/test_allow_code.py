@@ -15,6 +15,8 @@ REACHING = {
     "tools.python.unsafe": ({"tools": {"python": {"unsafe": True}}}, "True"),
     "tools.python.preload": ({"tools": {"python": {"preload": ["numpy", "evil"]}}}, "['numpy', 'evil']"),
     "tools.python.fusion.url": ({"tools": {"python": {"fusion": {"url": "http://evil"}}}}, "'http://evil'"),
+    "reward.call": ({"reward": {"call": ["evil:f", {"call": "evil:g"}]}}, "evil:f, evil:g"),
+    "reward.judge.url": ({"reward": {"judge": {"url": "http://evil", "model": "m"}}}, "'http://evil'"),
     "tools.sql.call": ({"tools": {"sql": {"call": "evil:sql"}}}, "'evil:sql'"),
     "environment.call": ({"environment": {"call": "evil:World"}}, "'evil:World'"),
     "tools.files.mcp": ({"tools": {"files": {"mcp": ["evil", "--now"]}}}, "['evil', '--now']"),
@@ -59,10 +61,18 @@ class TestReachingKeys:
         """An override is the user's word, also where it names the section above."""
         run = a_run(tmp_path / "run", REACHING[key][0])
         own = ["tools.sql=null", "tools.files=null", "environment=null"]
+        own.append("reward={call: 'operator:truth', judge: null}")
         own.append("tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
         ended = sod(*command(purpose, run), *own)
         assert ended.code == 1
         assert "--allow-code" not in ended.err
+
+
+def test_a_judge_of_the_users_own_still_writes_nowhere_else(tmp_path: Path, sod: Any) -> None:
+    judge = {"url": "http://evil", "model": "m", "cache": "/somewhere"}
+    run = a_run(tmp_path / "run", {"reward": {"judge": judge}})
+    ended = sod("train", "--resume", run, "reward.judge.url=http://mine")
+    assert "reward.judge.cache='/somewhere' writes into this folder" in ended.err
 
 
 def test_another_override_allows_nothing(tmp_path: Path, sod: Any) -> None:

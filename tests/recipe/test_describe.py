@@ -28,6 +28,7 @@ def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
         "teacher": {"path": "t"},
         "world": {},
         "method": {"divergence": "jsd"},
+        "reward": {"judge": {"url": "http://u", "model": "m"}},
     }
     recipe = parse_recipe({**full, "tools": {"python": {"fusion": {"url": "u"}}, "NAME": {"call": "m:f"}}}, "here")
 
@@ -57,6 +58,7 @@ def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
         ("sft.optim.lr", "number", "1e-05", "> 0"),  # the section's own default, not that of its class
         ("world.teacher_sft.optim.lr", "number", "1e-05", "> 0"),
         ("tools.python.preload", "list of: text", "[numpy, sympy]", ""),
+        ("reward.call", "list of: section", "[]", ""),
         ("reward.by_source", "mapping to math, choice or code", "{}", ""),
         ("compare.lrs", "list of: number > 0", "[1e-06]", "1 or more"),
     ],

@@ -17,6 +17,7 @@ EVERYTHING: dict[str, Any] = {
     "student": {"path": "s"},
     "teacher": {"path": "t"},
     "tools": {"python": {"fusion": {"url": "http://localhost:1"}}},
+    "reward": {"judge": {"url": "http://localhost:1", "model": "m"}},
     "world": {},
     "environment": {"call": "module:name"},
 }
@@ -64,6 +65,7 @@ def test_every_neutral_key_is_a_key_of_the_recipe(pattern: str) -> None:
         {"threads": 3},
         {"train__checkpoint_every": 7, "train__profile": True},
         {"tools__python__fusion__url": "http://elsewhere:2"},
+        {"reward__judge__max_calls": 7, "reward__judge__cache": "elsewhere", "reward__call_workers": 1},
         {"world": None},
         {"world__train": 9},
         {"compare__lrs": [1.0]},

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -146,7 +146,14 @@ def test_no_exception_ends_the_run(function: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("a\nb", "a\nb"), ("", "(no output)"), (None, "(no output)"), (1.5, "1.5"), (True, "true"), ({"ä": [1]}, '{"ä": [1]}')],
+    [
+        ("a\nb", "a\nb"),
+        ("", "(no output)"),
+        (None, "(no output)"),
+        (1.5, "1.5"),
+        (True, "true"),
+        ({"ä": [1]}, '{"ä": [1]}'),
+    ],
 )
 def test_values_become_text(value: Any, text: str) -> None:
     def gives() -> Any:
@@ -256,7 +263,7 @@ def test_async_calls_share_one_event_loop() -> None:
 class Counter:
     """Count the calls of a conversation."""
 
-    log: list[str] = []
+    log: ClassVar[list[str]] = []
 
     def __init__(self) -> None:
         self.calls = 0
@@ -391,12 +398,12 @@ def test_hints_are_read_as_the_types_they_name() -> None:
     assert outcome.error == "bad_arguments"
 
 
-def unhinted(query) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def unhinted(query) -> str:  # type: ignore[no-untyped-def]
     """Search."""
     return str(query)
 
 
-def row(task) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def row(task) -> str:  # type: ignore[no-untyped-def]
     """Search."""
     return str(task)
 

@@ -10,6 +10,7 @@ from sod.build.environment import world_tasks
 from sod.build.job import told
 from sod.build.lengths import prompt_lengths
 from sod.build.programming import with_readable_tests, with_tests_told
+from sod.build.showing import refuse_unshown
 from sod.build.tools import tool_schemas
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
@@ -21,15 +22,23 @@ from sod.tasks.sources import Source, shown
 
 def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice, theirs: Sequence[Mapping[str, Any]] = ()) -> Chat:
     """The renderer of the recipe, for its tools and those of an environment (`theirs`); proves that its template is
-    append-only.
+    append-only, and shows the tools.
 
     `notice` hears what chat.template=auto took, and why, where the tokenizer has a template that is not ours.
     """
     spec = recipe.chat
-    shown = [*tool_schemas(recipe), *theirs]
-    chat = Chat(tokenizer, shown, spec.template, spec.template_kwargs, spec.dialect)
+
+    def chat_with(tools: Sequence[Mapping[str, Any]]) -> Chat:
+        return Chat(tokenizer, tools, spec.template, spec.template_kwargs, spec.dialect)
+
+    try:
+        chat = chat_with([*tool_schemas(recipe), *theirs])
+    except SodError as error:
+        refuse_unshown(recipe, chat_with, str(error))
+        raise
     own = tokenizer.chat_template
     if spec.template == "auto" and own and own != chat.template:
+        refuse_unshown(recipe, chat_with, chat.why)
         notice(f"chat.template=auto took {chat.why}; `sod chat` shows it")
     return chat
 
@@ -44,7 +53,8 @@ def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice)
     if named is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
     spec, source = recipe.data, shown(named)
-    read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix)
+    truths = recipe.reward.verifier is not None
+    read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix, truths)
     read = with_readable_truths(with_tests_told(read, source, recipe.reward, notice), source, recipe.reward, notice)
     tasks = told(with_readable_tests(read, source, recipe.reward), source, notice)
     tell_other_tools(tasks, source, recipe, notice)

@@ -18,7 +18,7 @@ from sod.environments.adapt import adapted
 from sod.environments.base import Began, Closes, Environment, OffersTasks, Reset, WorldRequest
 from sod.environments.calling import called, settled
 from sod.environments.worlds import Worlds
-from sod.recipe import EnvironmentSpec, Notice, Recipe
+from sod.recipe import EnvironmentSpec, Notice, Recipe, written
 from sod.recipe.nearest import offered
 from sod.records import Fault, Message, SodError, Task
 from sod.rollout.collect import World
@@ -36,13 +36,14 @@ def environment_maker(spec: EnvironmentSpec) -> Callable[[], Environment]:
     """Makes an environment of the recipe. Raises SodError where its import path or its arguments are wrong."""
     made = load(spec.call, Path.cwd(), "environment.call")
     if not callable(made):
-        raise SodError(f"environment.call={spec.call!r}: is no class or function; name what makes an environment")
+        where = f"environment.call={written(spec.call)!r}"
+        raise SodError(f"{where}: is no class or function; name what makes an environment")
     _refuse_arguments(spec, made)
     return partial(_made, spec, made)
 
 
 def _made(spec: EnvironmentSpec, factory: Callable[..., Any]) -> Environment:
-    return adapted(factory(**spec.arguments), spec.interface, f"environment.call={spec.call!r}")
+    return adapted(factory(**spec.arguments), spec.interface, f"environment.call={written(spec.call)!r}")
 
 
 def _refuse_arguments(spec: EnvironmentSpec, made: Callable[..., Any]) -> None:
@@ -55,11 +56,12 @@ def _refuse_arguments(spec: EnvironmentSpec, made: Callable[..., Any]) -> None:
     unknown = [name for name in spec.arguments if name not in signature.parameters]
     if unknown and not takes_any:
         known = [*signature.parameters, *(key for key in EnvironmentSpec.model_fields if key != "call")]
-        raise SodError(f"environment.{unknown[0]}: {spec.call} takes no such argument{offered(unknown[0], known)}")
+        offer = offered(unknown[0], known)
+        raise SodError(f"environment.{unknown[0]}: {written(spec.call)} takes no such argument{offer}")
     try:
         signature.bind(**spec.arguments)
     except TypeError as error:
-        raise SodError(f"environment: {spec.call}: {error}; give it as environment.NAME") from None
+        raise SodError(f"environment: {written(spec.call)}: {error}; give it as environment.NAME") from None
 
 
 def make_worlds(spec: EnvironmentSpec) -> Worlds:
@@ -91,7 +93,7 @@ def first_look(recipe: Recipe, tasks: Sequence[Task]) -> Began | None:
     finally:
         worlds.close()
     if isinstance(began, Fault):
-        raise SodError(f"environment.call={spec.call!r}: task {tasks[0].id}: {began.detail}")
+        raise SodError(f"environment.call={written(spec.call)!r}: task {tasks[0].id}: {began.detail}")
     assert isinstance(began, Began)
     return began
 
@@ -153,7 +155,7 @@ def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
         raise offers
     if isinstance(offers, BaseException):
         said = " ".join(str(offers).split())
-        raise SodError(f"environment.call={spec.call!r}: tasks({split!r}): {type(offers).__name__}: {said}")
+        raise SodError(f"environment.call={written(spec.call)!r}: tasks({split!r}): {type(offers).__name__}: {said}")
     return [_as_task(offer, f"{split}-{number}") for number, offer in enumerate(offers)]
 
 

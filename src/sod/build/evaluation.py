@@ -11,6 +11,7 @@ from sod.build.devices import find_devices
 from sod.build.environment import first_look, make_world, refuse_unfit_world
 from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
+from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import proven_tasks
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
@@ -57,6 +58,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Load the recipe's student and evaluate it on the tasks in `data`, `evaluation.tasks` of them."""
     refuse_unmade({"--data": data or None, "student.path": recipe.student.path})
+    refuse_absent_functions(recipe)
     devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data or None, "--data", recipe, notice)

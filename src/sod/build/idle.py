@@ -236,6 +236,18 @@ def _verifiers(recipe: Recipe) -> Iterator[Idle]:
     # Rows with tests go to the code verifier and rows with choices to that of choices, whatever is named here.
     of_verifiers = {"math": ("math_seconds", "workers")}
     used = {str(name) for name in recipe.reward.verifiers}
+    if not used:
+        for key in ("correct", "wrong", "tool_bonus", "answer", "truths", "code_check"):
+            why = "reward.verifier=null: own functions alone judge"
+            yield from _set(recipe, f"reward.{key}", why, "leave it out, or name a reward.verifier beside them")
+    if recipe.reward.verifier is not None:
+        why = f"the {recipe.reward.verifier} verifier says what is right"
+        yield from _set(recipe, "reward.call_right", why, "leave it out, or set reward.verifier=null")
+    if not recipe.reward.call:
+        for key in ("call_seconds", "call_workers"):
+            yield from _set(
+                recipe, f"reward.{key}", "there is no own reward function", "leave it out, or set reward.call"
+            )
     if used == {"code"}:
         for key in ("answer", "truths"):
             yield from _set(recipe, f"reward.{key}", "the code verifier runs tests", "leave it out")
@@ -257,8 +269,11 @@ def _environment(recipe: Recipe) -> Iterator[Idle]:
     if world.verified:
         yield from _set(recipe, "environment.success", "environment.verified has reward.verifier decide what is right")
         return
-    for key in ("correct", "wrong", "verifier", "by_source", "answer", "truths", "tool_bonus"):
-        why = "the environment's rewards alone count"
+    keys = ["correct", "wrong", "by_source", "answer", "truths", "tool_bonus"]
+    if recipe.reward.verifier is not None:  # own functions beside an environment leave verifiers out by themselves
+        keys.append("verifier")
+    for key in keys:
+        why = "the environment decides what is right, not a verifier"
         yield from _set(recipe, f"reward.{key}", why, "leave it out, or set environment.verified=true")
 
 

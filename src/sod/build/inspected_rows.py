@@ -37,7 +37,9 @@ class ShownRow:
 def shown_task(number: int, task: Task, spec: RewardSpec, chat: Chat | None) -> ShownRow:
     """The prompt of a task, and its truth as the verifier reads it."""
     verifier = spec.verifier_of(task)
-    if verifier == "code":
+    if verifier is None:
+        judged = "own reward functions judge it"
+    elif verifier == "code":
         judged = "code runs its tests"
     else:
         where = SHOWN[Answers(spec.answer).forms(task)[0]]

@@ -124,7 +124,7 @@ def _why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
 def _unasked(judged: _Judged) -> Iterator[str]:
     """Of prompts that do not say how to answer, while a box is what is read."""
     spec = judged.recipe.reward
-    reading = [task for task in judged.loaded.items if spec.verifier_of(task) != "code"]
+    reading = [task for task in judged.loaded.items if spec.verifier_of(task) in ("math", "choice")]
     unasked = sum(not asked_forms(task.prompt) for task in reading)
     if unasked and spec.answer == "auto":
         yield f"{unasked:,} of {len(reading):,} prompts ask for no form of answer; data.suffix can ask for \\boxed{{}}"
@@ -148,7 +148,7 @@ def _judged(source: str, recipe: Recipe) -> _Judged:
         notes.append(text.removeprefix(f"{source}: "))
 
     spec, data = recipe.reward, recipe.data
-    read = load_tasks(source, data.split, data.columns, data.system, data.suffix)
+    read = load_tasks(source, data.split, data.columns, data.system, data.suffix, spec.verifier is not None)
     read = with_readable_truths(with_tests_told(read, source, spec, note), source, spec, note)
     read = with_readable_tests(read, source, spec)
     tell_other_tools(read.items, source, recipe, note)

@@ -19,12 +19,12 @@ def with_tests_told(loaded: Loaded[Task], source: str, spec: RewardSpec, notice:
     rows = [(number, task) for number, task in zip(loaded.rows, items, strict=True) if task.verifier == "code"]
     for number, task in rows:
         other = spec.verifier_of(task)
-        if other != "code":
+        if other not in ("code", None):
             raise SodError(
                 f"{source}: row {number}, task {task.id}: its tests are for the code verifier, and "
                 f"reward.by_source.{task.data_source}={other} does not run them; set it to code, or leave it out"
             )
-    if rows and spec.verifier != "code":
+    if rows and spec.verifier not in ("code", None):
         others = len(items) - len(rows)
         rest = f"; reward.verifier={spec.verifier} judges the other {others:,}" if others else ""
         notice(f"{source}: {len(rows):,} of {len(items):,} rows have tests, which the code verifier runs{rest}")

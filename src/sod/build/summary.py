@@ -11,7 +11,7 @@ from sod.build.method import differing_knobs
 from sod.chat.render import Chat
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER
-from sod.recipe import MethodSpec, OptimSpec, Recipe
+from sod.recipe import MethodSpec, OptimSpec, Recipe, RewardSpec, written
 from sod.tasks.sources import Source, shown
 from sod.tools.base import Tool
 from sod.tools.python import PythonTool
@@ -34,6 +34,7 @@ def train_facts(
         ("teacher", _teacher_text(recipe, method, teacher)),
         ("chat", chat_text(chat)),
         *_world_facts(recipe, chat, tools),
+        *([("reward", reward_text(recipe.reward))] if recipe.reward.call or recipe.reward.judge else []),
         ("episodes", f"{rollout.prompts} tasks x {rollout.samples} samples a step, {rollout.max_turns} turns at most"),
         ("optimizer", optim_text(recipe.optim)),
     ]
@@ -59,7 +60,7 @@ def _world_facts(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool]) -> Facts
         return [("tools", ", ".join(own) or "none")]
     shown_names = [name_of(schema) for schema in chat.tools]
     theirs = [name for name in shown_names if name not in tools]
-    return [("environment", recipe.environment.call), ("tools", ", ".join([*own, *theirs]) or "none")]
+    return [("environment", written(recipe.environment.call)), ("tools", ", ".join([*own, *theirs]) or "none")]
 
 
 def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, examples: int, batch: int) -> Facts:
@@ -84,6 +85,16 @@ def method_text(spec: MethodSpec) -> str:
     """The preset and what the recipe sets otherwise than it."""
     changed = differing_knobs(spec)
     return ", ".join([spec.name, *changed]) if changed else f"{spec.name}, its own knobs"
+
+
+def reward_text(spec: RewardSpec) -> str:
+    """What adds up to the reward where there is more than a verifier, and who says what is right."""
+    named = sorted(spec.verifiers)
+    verifiers = [f"{', '.join(named)} verifier"] if named else []
+    calls = [f"{one.part} ({written(one.call)}) x {one.weight:g}" for one in spec.call]
+    judges = [] if spec.judge is None else [f"judge ({spec.judge.model}) x {spec.judge.weight:g}"]
+    right = "" if spec.verifier is not None else f"; right from {spec.call_right:g} where no verifier judges"
+    return " + ".join([*verifiers, *calls, *judges]) + right
 
 
 def model_text(path: str, model: Any) -> str:

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
-from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName
+from sod.build.own_rewards import own_rewards
+from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName, written
 from sod.records import SodError, Task
 from sod.rewards.answers import Answers
 from sod.rewards.base import Verifier
@@ -24,11 +26,12 @@ from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
 from sod.tools.function import CallLimits, FunctionTool
+from sod.tools.mcp import McpServer, McpTool, ServerCommand, listed_tools
 from sod.tools.python import PythonTool, python_schema
+from sod.tools.results import cut_to_tokens
 from sod.tools.sandbox.base import ProgramLimits, Sandbox
 from sod.tools.sandbox.fusion import FusionOptions, FusionSandbox
 from sod.tools.sandbox.local import LocalSandbox
-from sod.tools.results import cut_to_tokens
 from sod.tools.signature import signature_of
 from sod.tools.unreliable import UnreliableTool
 from sod.usercode import load
@@ -64,13 +67,14 @@ class _Setting:
 class _Declared:
     """A tool of the recipe: what can be known of it before it is started, and how it is made.
 
-    `key` is its section of `tools`.
+    `key` is its section of `tools`; `closes` says whether it is closed with the run.
     """
 
     key: str
     schema: Mapping[str, Any]
     keeps_state: bool
     make: Callable[[_Setting], Tool]
+    closes: bool = True
 
     @property
     def name(self) -> str:
@@ -90,15 +94,17 @@ def _declared(recipe: Recipe) -> list[_Declared]:
         schema = python_schema(python.stateful, python.name, python.argument)
         declared.append(_Declared("python", schema, python.stateful, lambda setting: _make_python(python, seed)))
     for name, spec in recipe.tools.own.items():
-        declared.append(_declared_function(name, spec))
+        declared += [_declared_function(name, spec)] if spec.mcp is None else _declared_server(name, spec)
     _refuse_twins(declared)
     return declared
 
 
 def _declared_function(name: str, spec: OwnToolSpec) -> _Declared:
     """A function or class of the user's own, which is imported here."""
-    key, path = f"tools.{name}.call", spec.call or ""
-    function, where = load(path, Path.cwd(), key), f"{key}={path!r}"
+    key = f"tools.{name}.call"
+    function, where = load(spec.call, Path.cwd(), key), f"{key}={written(spec.call)!r}"
+    if isinstance(function, Tool):  # whoever made it closes it
+        return _Declared(name, function.schema, function.keeps_state, lambda setting: function, closes=False)
     limits = CallLimits(spec.timeout_seconds, spec.concurrency)
 
     def make(setting: _Setting) -> Tool:
@@ -108,14 +114,37 @@ def _declared_function(name: str, spec: OwnToolSpec) -> _Declared:
     return _Declared(name, signature_of(function, name, where).schema, inspect.isclass(function), make)
 
 
+def _declared_server(name: str, spec: OwnToolSpec) -> list[_Declared]:
+    """The tools of an MCP server, which is started to tell of them; a run's own server starts with its first call."""
+    command = ServerCommand(tuple(spec.mcp or ()), tuple(spec.variables), f"tools.{name}.mcp")
+    limits = CallLimits(spec.timeout_seconds, spec.concurrency)
+    server = McpServer(command)
+
+    def made(schema: Mapping[str, Any], setting: _Setting) -> Tool:
+        return McpTool(schema, server, limits, cut_to_tokens(setting.tokenizer, spec.max_result_tokens))
+
+    schemas = _schemas_of(command, None if spec.offer is None else tuple(spec.offer))
+    return [_Declared(name, schema, False, partial(made, schema)) for schema in schemas]
+
+
+@lru_cache(maxsize=64)
+def _schemas_of(command: ServerCommand, offer: tuple[str, ...] | None) -> tuple[Mapping[str, Any], ...]:
+    """What a server tells of its tools, asked once."""
+    server = McpServer(command)
+    try:
+        return tuple(listed_tools(server, offer))
+    finally:
+        server.close()
+
+
 def _refuse_twins(declared: Sequence[_Declared]) -> None:
     """Raises SodError where the model would call two tools by one name."""
     first: dict[str, str] = {}
     for tool in declared:
         if tool.name in first:
             raise SodError(
-                f"tools.{first[tool.name]} and tools.{tool.key} are both called {tool.name!r} by the model; name one of "
-                "them otherwise"
+                f"tools.{first[tool.name]} and tools.{tool.key} are both called {tool.name!r} by the model; name one "
+                "of them otherwise"
             )
         first[tool.name] = tool.key
 
@@ -125,9 +154,12 @@ def tool_schemas(recipe: Recipe) -> list[Mapping[str, Any]]:
     return [declared.schema for declared in _declared(recipe)]
 
 
-def make_tools(
-    recipe: Recipe, opened: ExitStack, tokenizer: Any, notice: Notice = warnings.warn
-) -> dict[str, Tool]:
+def own_schemas(recipe: Recipe) -> list[tuple[str, Mapping[str, Any]]]:
+    """The schemas of the user's own tools, each with its section of `tools`."""
+    return [(declared.key, declared.schema) for declared in _declared(recipe) if declared.key in recipe.tools.own]
+
+
+def make_tools(recipe: Recipe, opened: ExitStack, tokenizer: Any, notice: Notice = warnings.warn) -> dict[str, Tool]:
     """The tools of the recipe by name, running; they are closed with `opened`.
 
     `tokenizer` counts the tokens of results, `notice` hears of what goes wrong once an episode is over.
@@ -138,7 +170,8 @@ def make_tools(
     tools: dict[str, Tool] = {}
     for declared in _declared(recipe):
         tool = declared.make(setting)
-        opened.callback(tool.close)
+        if declared.closes:
+            opened.callback(tool.close)
         if tool.schema != declared.schema:
             raise ValueError(f"tool {tool.name}: prompts show another schema than the tool has")
         if tool.keeps_state != declared.keeps_state:
@@ -162,27 +195,34 @@ def stateful_tools(recipe: Recipe) -> list[str]:
 
 
 def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> RewardFunction:
-    """What episodes earn: by their environment, where they have one, and by the verifiers of the recipe.
+    """What episodes earn: by their environment, where they have one, by the recipe's verifiers and own functions.
 
     What is run for it is closed with `opened`.
     """
     spec, world = recipe.reward, recipe.environment
     if world is None:
         return make_verifier_reward(recipe, opened, tasks)
-    verifier = make_verifier_reward(recipe, opened, tasks) if world.verified else None
+    beside: VerifierReward | None = None
+    if world.verified:
+        beside = make_verifier_reward(recipe, opened, tasks)
+    elif spec.call or spec.judge is not None:  # own functions join the environment's rewards, no verifier does
+        alone = spec.model_copy(update={"verifier": None, "by_source": {}})
+        beside = make_verifier_reward(recipe.model_copy(update={"reward": alone}), opened, tasks)
     shaping = Shaping(overlong_buffer=spec.overlong_buffer, max_response_tokens=recipe.rollout.max_response_tokens)
-    return EnvironmentReward(world.success, shaping, verifier)
+    return EnvironmentReward(world.success, shaping, beside, world.verified)
 
 
 def make_verifier_reward(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
-    There are the verifiers that the recipe names, and those that the tasks need beside them. The letters of multiple
+    There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are
+    imported here at the latest. Raises SodError for one that cannot be had. The letters of multiple
     choice are those that the tasks have, where the recipe leaves them as they are.
     """
     spec = recipe.reward
     verifiers: dict[str, Verifier] = {}
-    for name in sorted(spec.verifiers | set(map(spec.verifier_of, tasks))):
+    needed = {name for name in map(spec.verifier_of, tasks) if name is not None}
+    for name in sorted(spec.verifiers | needed):
         mine = [task for task in tasks if spec.verifier_of(task) == name]
         verifiers[name] = _make_verifier(name, recipe, opened, mine)
         opened.callback(verifiers[name].close)
@@ -190,7 +230,11 @@ def make_verifier_reward(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task
         spec.correct, spec.wrong, spec.tool_bonus, spec.overlong_buffer, recipe.rollout.max_response_tokens
     )
     by_source = {source: verifiers[name] for source, name in spec.by_source.items()}
-    return VerifierReward(verifiers[spec.verifier], by_source, shaping, recipe.rollout.fault_retries, verifiers)
+    default = None if spec.verifier is None else verifiers[spec.verifier]
+    declared = {} if spec.verifier is None else verifiers
+    own = own_rewards(recipe, opened)
+    retries = recipe.rollout.fault_retries
+    return VerifierReward(default, by_source, shaping, retries, declared, own, spec.call_right)
 
 
 def _make_verifier(name: VerifierName, recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> Verifier:

@@ -32,6 +32,7 @@ from sod.build.job import (
     tell_other_device,
 )
 from sod.build.method import make_method, refuse_unmet
+from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
@@ -148,6 +149,7 @@ def checked(
     _refuse_stateful(method, recipe)
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
+    refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
@@ -249,7 +251,9 @@ def _refuse_stateful(method: Method, recipe: Recipe) -> None:
     stateful = stateful_tools(recipe)
     reason = method.episodes.refusal(stateful)
     if reason is not None:
-        raise SodError(f"method {method.name} {reason}; set tools.{stateful[0]}.stateful=false")
+        own = stateful[0] in recipe.tools.own
+        fix = "name a function in tools.{}.call, not a class" if own else "set tools.{}.stateful=false"
+        raise SodError(f"method {method.name} {reason}; {fix.format(stateful[0])}")
 
 
 def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:

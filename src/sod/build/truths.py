@@ -55,7 +55,7 @@ def with_readable_truths(loaded: Loaded[Task], source: str, spec: RewardSpec, no
     return replace(loaded, items=items, skipped=skipped, rows=numbers).refuse_empty(source)
 
 
-def _verifier(task: Task, spec: RewardSpec) -> VerifierName:
+def _verifier(task: Task, spec: RewardSpec) -> VerifierName | None:
     return spec.verifier_of(task)
 
 
@@ -65,14 +65,14 @@ def _texts(task: Task) -> tuple[str, ...]:
 
 def _readers(
     rows: Sequence[Row], source: str, spec: RewardSpec, notice: Notice
-) -> dict[tuple[str, VerifierName], Reader]:
+) -> dict[tuple[str, VerifierName | None], Reader]:
     """By data_source and verifier, where that compares truths at all (code runs tests). Raises SodError."""
-    readers: dict[tuple[str, VerifierName], Reader] = {}
+    readers: dict[tuple[str, VerifierName | None], Reader] = {}
     choosing = [(number, task) for number, task in rows if _verifier(task, spec) == "choice"]
     if choosing:
         _tell_of_choices(choosing, len(rows), source, spec, notice)
     letters = choice_letters(choosing, source, spec.choice.letters, notice)
-    kinds: dict[tuple[str, VerifierName], list[Row]] = {}
+    kinds: dict[tuple[str, VerifierName | None], list[Row]] = {}
     for number, task in rows:
         kinds.setdefault((task.data_source, _verifier(task, spec)), []).append((number, task))
     for kind, mine in kinds.items():
@@ -143,7 +143,7 @@ def meant_together(task: Task, spec: RewardSpec) -> bool:
 
 def _tell_of_forms(rows: Sequence[Row], source: str, spec: RewardSpec, notice: Notice) -> None:
     """Where answers are read, if that is not a box for all; and prompts that ask for a form that is not read."""
-    reading = [task for _, task in rows if _verifier(task, spec) != "code"]
+    reading = [task for _, task in rows if _verifier(task, spec) in ("math", "choice")]
     answers = Answers(spec.answer)
     forms = Counter(answers.forms(task)[0] for task in reading)
     if spec.answer == "auto":

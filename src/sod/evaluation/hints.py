@@ -53,9 +53,11 @@ class Hints:
             yield from _flat(groups)
 
     def _unanswered(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
-        if any(trajectory.answer is not None or trajectory.opening is not None for trajectory in trajectories):
+        judged = [task for task in tasks if self.reward.verifier_of(task) is not None]
+        answered = any(one.answer is not None or one.opening is not None for one in trajectories)
+        if not judged or answered:
             return  # in an environment what is said at the end need be no answer
-        read = {self._reads(task) for task in tasks}
+        read = {self._reads(task) for task in judged}
         reads = "; ".join(f"the verifier reads {where}" for where in sorted(read))
         yield (
             "unanswered",

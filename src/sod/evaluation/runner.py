@@ -96,12 +96,14 @@ def evaluate(
 def episode_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Means over episodes: reward, accuracy, turns, lengths (tokens), and the share of tool calls in error.
 
-    `tool_errors/NAME` is the share of calls that ended in that tool error.
+    `tool_errors/NAME` is the share of calls that ended in that tool error. `reward/NAME` is the mean of a part of the
+    reward, 0 where an episode lacks it, so that the parts add up; a reward of the outcome alone has none.
     """
     results = [result for t in trajectories for result in t.tool_results]
     errors = Counter(result.error for result in results if result.error is not None)
     return {
         "reward": fmean(t.reward for t in trajectories),
+        **_reward_figures(trajectories),
         "accuracy": fmean(t.correct for t in trajectories),
         "turns": fmean(len(t.turns) for t in trajectories),
         "response_tokens": fmean(t.response_tokens for t in trajectories),
@@ -110,3 +112,10 @@ def episode_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "tool_error_rate": fmean(r.error is not None for r in results) if results else 0.0,
         **{f"tool_errors/{name}": count / len(results) for name, count in sorted(errors.items())},
     }
+
+
+def _reward_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    names = dict.fromkeys(name for t in trajectories for name in t.reward_parts)
+    if set(names) <= {"outcome"}:
+        return {}
+    return {f"reward/{name}": fmean(t.reward_parts.get(name, 0.0) for t in trajectories) for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,7 +32,9 @@ def unknown_key(key: str, value: Any, known: Sequence[str], where: str) -> str:
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key holds, also where it may be null; None where it holds a plain value."""
+    """The section that a key holds, also where it may be null; None where it holds a plain value, or a list."""
+    if get_origin(annotation) is list:
+        return None
     options = [annotation, *getattr(annotation, "__args__", ())]
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
@@ -55,11 +57,14 @@ def _explain(problem: Any, where: str, root: type[BaseModel] | None, at: str) ->
 
 
 def _all_keys(section: type[BaseModel] | None, at: str, asked: str) -> list[str]:
-    """Every key at and below `at`; where the user chooses names, below the one that stands in `asked`."""
+    """Every key at and below `at`; where the user chooses names, or lists sections, below what stands in `asked`."""
     keys: list[str] = []
     for name, field in section.model_fields.items() if section else ():
-        keys.append(_joined(at, name))
-        keys += _all_keys(section_in(field.annotation), keys[-1], asked)
+        key = _joined(at, name)
+        keys += [key, *_all_keys(section_in(field.annotation), key, asked)]
+        number = asked.removeprefix(f"{key}.").partition(".")[0]
+        if get_origin(field.annotation) is list and number.isdigit():
+            keys += _all_keys(section_in(get_args(field.annotation)[0]), f"{key}.{number}", asked)
     if section is not None and issubclass(section, Section) and section.named is not None:
         name = asked.removeprefix(f"{at}.").partition(".")[0]
         if asked.startswith(f"{at}.") and name not in section.model_fields:

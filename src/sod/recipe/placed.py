@@ -1,5 +1,4 @@
-"""Files of the user's own code in a recipe, by absolute paths: a run that is resumed elsewhere finds them where they are.
-"""
+"""Files of the user's own code in a recipe, by absolute paths: a run resumed from elsewhere finds them again."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from sod.recipe.keys.code import is_imported, written
 from sod.recipe.keys.recipe import Recipe
+from sod.recipe.keys.reward import CallSpec
 from sod.recipe.keys.tools import PythonSpec
 from sod.recipe.names import key_of
 from sod.records import SodError
@@ -23,23 +25,36 @@ _PRELOADED = frozenset(PythonSpec().preload)
 @dataclass(frozen=True)
 class Reaching:
     """A dotted key, `*` in it any name: `beyond` says whether a value (never None) goes beyond what every recipe may
-    ask for."""
+    ask for, and `shown` how it is written in a message.
+    """
 
     key: str
     does: str
     beyond: Callable[[Any], bool]
+    shown: Callable[[Any], str] = repr
 
 
 def _other_modules(names: Sequence[str]) -> bool:
     return not _PRELOADED.issuperset(names)
 
 
+def _paths(calls: Sequence[CallSpec]) -> str:
+    return ", ".join(written(call.call) for call in calls)
+
+
+def _imports_any(calls: Sequence[CallSpec]) -> bool:
+    return any(is_imported(call.call) for call in calls)
+
+
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
-    Reaching("environment.call", "imports and runs this code", bool),
+    Reaching("environment.call", "imports and runs this code", is_imported),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
-    Reaching("tools.*.call", "runs this code of the user's own", bool),
+    Reaching("reward.call", "imports and runs this code", _imports_any, _paths),
+    Reaching("reward.judge.url", "sends every episode to this address", bool),
+    Reaching("reward.judge.cache", "writes into this folder", bool),
+    Reaching("tools.*.call", "imports and runs this code", is_imported),
     Reaching("tools.*.mcp", "starts this program", bool),
 )
 
@@ -56,8 +71,8 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
                 continue
             if not any(name == key or name.startswith(f"{key}.") for key in own):
                 raise SodError(
-                    f"{where}: {name}={value!r} {reaching.does}, and this recipe came with the run; if you trust it, add "
-                    f"--allow-code, else set {name} yourself"
+                    f"{where}: {name}={reaching.shown(value)} {reaching.does}, and this recipe came with the run; if "
+                    f"you trust it, add --allow-code, else set {name} yourself"
                 )
 
 
@@ -68,6 +83,8 @@ def _values(recipe: Recipe, key: str) -> list[tuple[str, Any]]:
         below: list[tuple[str, Any]] = []
         for name, section in found:
             parts = list(section.model_extra or {}) if part == "*" else [part]
-            below += [(f"{name}.{one}".lstrip("."), None if section is None else getattr(section, one)) for one in parts]
+            below += [
+                (f"{name}.{one}".lstrip("."), None if section is None else getattr(section, one)) for one in parts
+            ]
         found = [(name, value) for name, value in below if value is not None]
     return found

@@ -79,6 +79,14 @@ PHASE_SECONDS = Metric(
 
 METRICS = (
     Metric("reward", "", "reward", "{:+.3f}", REWARD, "mean reward of the step's episodes"),
+    Metric(
+        "reward/",
+        "",
+        "",
+        "{:+.3f}",
+        None,
+        "mean of a part of the reward: outcome, tool_bonus, overlong, judge, own functions by name",
+    ),
     Metric("accuracy", "share", "acc", "{:.3f}", REWARD, "share of episodes whose answer is right", "accuracy"),
     Metric(
         "eval/avg_at_k",

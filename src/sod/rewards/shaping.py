@@ -45,14 +45,17 @@ class Shaping:
             )
 
 
-def reward_parts(correct: bool, trajectory: Trajectory, shaping: Shaping) -> dict[str, float]:
+def reward_parts(correct: bool | None, trajectory: Trajectory, shaping: Shaping) -> dict[str, float]:
     """The summands of an episode's reward, in the order in which they are added.
 
-    `outcome` always; `tool_bonus` and `overlong` where they are switched on. -1 and a bonus add up to exactly what
+    `outcome` where a verifier has judged it (None: none has); `tool_bonus` beside it and `overlong` where they are
+    switched on. -1 and a bonus add up to exactly what
     `failed_reward` says (a difference of two floats within a factor of two of each other is exact).
     """
-    parts = {"outcome": shaping.correct if correct else shaping.wrong}
-    if shaping.tool_bonus:
+    parts: dict[str, float] = {}
+    if correct is not None:
+        parts["outcome"] = shaping.correct if correct else shaping.wrong
+    if correct is not None and shaping.tool_bonus:
         parts["tool_bonus"] = 0.0 if correct else failed_reward(tool_rounds(trajectory)) - FAILED
     if shaping.overlong_buffer:
         limit, buffer = shaping.max_response_tokens, shaping.overlong_buffer

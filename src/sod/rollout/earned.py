@@ -17,25 +17,27 @@ from sod.rollout.reward import VerifierReward
 class EnvironmentReward:
     """The environment's rewards of an episode, added up, as its part `environment`; the overlong penalty beside it.
 
-    An episode is right where they reach `success`. With a `verifier` its parts are added, and it decides what is right.
+    An episode is right where they reach `success`. The parts of `beside`, a verifier and own functions, are added; with
+    `verified` it also decides what is right.
     """
 
     success: float
     shaping: Shaping
-    verifier: VerifierReward | None = None
+    beside: VerifierReward | None = None
+    verified: bool = False
 
     def __call__(self, episodes: Sequence[Episode]) -> list[Trajectory]:
-        """The trajectories in order, each with correctness, reward and its parts, or with the verifier's fault."""
-        if self.verifier is None:
+        """The trajectories in order, each with correctness, reward and its parts, or with a fault of `beside`."""
+        if self.beside is None:
             return [self._earned(episode.trajectory) for episode in episodes]
-        judged = self.verifier(episodes)
-        return [_joined(episode.trajectory, other) for episode, other in zip(episodes, judged, strict=True)]
+        judged = self.beside(episodes)
+        return [self._joined(episode.trajectory, other) for episode, other in zip(episodes, judged, strict=True)]
 
     def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
         """The verifier's votes; without one nothing was answered that a majority could agree on."""
-        if self.verifier is None:
+        if self.beside is None:
             return [[None] * len(group) for group in groups]
-        return self.verifier.votes(groups)
+        return self.beside.votes(groups)
 
     def _earned(self, trajectory: Trajectory) -> Trajectory:
         earned = trajectory.reward_parts[EARNED]
@@ -45,10 +47,11 @@ class EnvironmentReward:
             parts["overlong"] = overlong_penalty(trajectory.response_tokens, limit, buffer)
         return replace(trajectory, correct=earned >= self.success, reward=sum(parts.values()), reward_parts=parts)
 
-
-def _joined(played: Trajectory, judged: Trajectory) -> Trajectory:
-    """What the verifier says of an episode, with what its environment gave."""
-    if judged.fault is not None:
-        return judged
-    parts = {EARNED: played.reward_parts[EARNED], **judged.reward_parts}
-    return replace(judged, reward=sum(parts.values()), reward_parts=parts)
+    def _joined(self, played: Trajectory, judged: Trajectory) -> Trajectory:
+        """What `beside` says of an episode, with what its environment gave."""
+        if judged.fault is not None:
+            return judged
+        earned = played.reward_parts[EARNED]
+        parts = {EARNED: earned, **judged.reward_parts}
+        correct = judged.correct if self.verified else earned >= self.success
+        return replace(judged, correct=correct, reward=sum(parts.values()), reward_parts=parts)

@@ -24,6 +24,7 @@ from sod.tasks.base import Conversation
 from sod.tasks.formats.base import BadRowError, Fields, Row, Shape, decoded
 from sod.tasks.formats.columns import column_of
 from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
+from sod.tasks.formats.flat import PROMPT_ALONE
 from sod.tasks.formats.shapes import TASK_SHAPES
 from sod.tasks.formats.world import WORLD
 from sod.tasks.loaded import Loaded, SkippedRow, number_in_file
@@ -44,6 +45,7 @@ OF_TASKS = ("prompt", "ground_truth")
 OF_SFT = ("messages",)
 _OTHER_KIND = {
     OF_TASKS: "its rows are conversations, as data.sft takes them; tasks need a column with the answer to check",
+    OF_TASKS[:1]: "its rows are conversations, as data.sft takes them; tasks need a column with the prompt",
     OF_SFT: "its rows are tasks, as data.train takes them; conversations need a column with the assistant's messages",
 }
 
@@ -54,22 +56,30 @@ def load_tasks(
     columns: Mapping[str, str] | None = None,
     system: str | None = None,
     suffix: str | None = None,
+    truths: bool = True,
 ) -> Loaded[Task]:
     """RL tasks from files, folders, globs, and data sets of the Hub (`sources`), in the shapes of `formats.shapes`.
 
     The task id is `id` or what sets call it (`_IDS`), else `extra_info.id`, else `extra_info.index`, else
     `<file stem>-<row>`; an id seen before gets its row number appended. `split` is one of a Hub data set, of a folder
     or of a JSON file with a list for each. `columns` says what a column is (`renamed`), `system` and `suffix` what is
-    added to prompts (`wording`). Raises SodError when a source cannot be used at all.
+    added to prompts (`wording`). A row needs a truth where `truths` says so. Raises SodError when a source cannot be
+    used at all.
     """
     wording = Wording(system, suffix)
 
     def read(shape: Shape[Task], fields: Fields, name: str) -> Task:
-        task = shape.read(fields, name)
+        try:
+            task = shape.read(fields, name)
+        except BadRowError:
+            if truths or not PROMPT_ALONE.matches(fields.row):
+                raise
+            task = PROMPT_ALONE.read(fields, name)  # a row of another shape may lack its truth
         return replace(task, prompt=wording.apply(task.prompt, fields.remark))
 
     asked = {target: column for target, column in (columns or {}).items() if target not in OF_CONVERSATIONS}
-    return _load(source, split, asked, TASK_SHAPES, OF_TASKS, read)
+    shapes = TASK_SHAPES if truths else (*TASK_SHAPES, PROMPT_ALONE)
+    return _load(source, split, asked, shapes, OF_TASKS if truths else OF_TASKS[:1], read)
 
 
 def load_world_tasks(
@@ -136,7 +146,7 @@ def _load(
         seen = (renamed(_opened(row), columns).row for row in rows)
         first = next((shape for row in seen for shape in shapes if shape.matches(row)), None)
         if first is None:
-            others = CONVERSATION_SHAPES if wanted == OF_TASKS else TASK_SHAPES
+            others = TASK_SHAPES if wanted == OF_SFT else CONVERSATION_SHAPES
             if any(shape.matches(_opened(row)) for row in rows[:100] for shape in others):
                 raise SodError(f"{part.name}: {_OTHER_KIND[wanted]}; columns: {listed(rows)}")
             raise unknown_shape(part.name, rows, wanted)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
-from sod.asynchronous import Called, LeftBehind, LoopBlocked, Raised, TimedOut, called, loop_thread
+from sod.asynchronous import Called, LeftBehind, LoopBlockedError, Raised, TimedOut, called, loop_thread
 from sod.records import Fault, FaultKind, Task, ToolFault, ToolResult
 from sod.tools.base import ToolRequest
 from sod.tools.objects import EpisodeObjects
 from sod.tools.results import Cut, text_of, tool_error
-from sod.tools.signature import BadArguments, signature_of
+from sod.tools.signature import BadArgumentsError, signature_of
 
 HANGING = 64
 """Sync calls that may run on after their time; with more, the tool is taken for broken."""
@@ -90,12 +90,12 @@ class FunctionTool:
         Tool errors: `bad_arguments`, `exception`, `timeout`.
         """
         if self._left_behind.count() > HANGING:
-            return [self._fault(f"more than {HANGING} of its calls never ended; give it a time limit of its own")] * len(
-                requests
-            )
+            return [
+                self._fault(f"more than {HANGING} of its calls never ended; give it a time limit of its own")
+            ] * len(requests)
         try:
             return loop_thread().run(self._all(requests))
-        except LoopBlocked:
+        except LoopBlockedError:
             blocked = "it, or other async code, keeps the event loop without `await`; make what waits a plain `def`"
             return [self._fault(blocked)] * len(requests)
 
@@ -133,27 +133,28 @@ class FunctionTool:
     async def _one(self, request: ToolRequest) -> ToolResult | Fault:
         try:
             arguments = self._signature.read(request.call.arguments, request.task)
-        except BadArguments as error:
+        except BadArgumentsError as error:
             return tool_error("bad_arguments", self._cut(str(error)))
         async with self._slot():
-            function = await self._callable(request)
-            if isinstance(function, Fault):
-                return function
-            outcome = await called(partial(function, **arguments), self._seconds(request), self._left_behind)
+            outcome = await self._called(request, arguments)
+        if isinstance(outcome, Fault):
+            return outcome
         if isinstance(outcome, TimedOut):
-            return await self._timed_out(request.episode, outcome)
+            return self._timed_out(request.episode, outcome)
         return self._raised(outcome) if isinstance(outcome, Raised) else self._shown(outcome.value, outcome.seconds)
 
-    async def _callable(self, request: ToolRequest) -> Callable[..., Any] | Fault:
-        """What the call runs: the function, or the `__call__` of the episode's object."""
+    async def _called(self, request: ToolRequest, arguments: Mapping[str, Any]) -> Called | Fault:
+        """Call the function, or the `__call__` of the episode's object, which is a fault where there can be none."""
         if self._objects is None:
-            return self._function if inspect.isroutine(self._function) else self._function.__call__
-        found = await self._objects.of(request.episode, request.task, self._left_behind)
-        if isinstance(found, Raised | TimedOut):
-            return self._unstarted(found)
-        return found.value.__call__  # type: ignore[no-any-return]
+            function = self._function if inspect.isroutine(self._function) else self._function.__call__
+            return await called(partial(function, **arguments), self._seconds(request), self._left_behind)
+        kept = await self._objects.of(request.episode, request.task, self._left_behind)
+        if isinstance(kept, Raised | TimedOut):
+            return self._unstarted(kept)
+        call = partial(kept.value.__call__, **arguments)
+        return await called(call, self._seconds(request), self._left_behind, kept.thread)
 
-    def _unstarted(self, outcome: Called) -> Fault:
+    def _unstarted(self, outcome: Raised | TimedOut) -> Fault:
         """Not the model's doing, whatever went wrong: it called nothing yet."""
         if isinstance(outcome, Raised):
             error = outcome.error
@@ -161,11 +162,11 @@ class FunctionTool:
             return self._fault(f"its start raised {type(error).__name__}: {error}", retryable)
         return self._fault(f"its start was not through in {self._limits.seconds:g} s")
 
-    async def _timed_out(self, episode: str, outcome: TimedOut) -> ToolResult:
+    def _timed_out(self, episode: str, outcome: TimedOut) -> ToolResult:
         said = f"stopped after {self._limits.seconds:g} s"
         if self._objects is not None:
             # What was left behind may go on changing the object: the episode gets another one.
-            await self._objects.finish([episode], self._left_behind)
+            self._objects.abandon(episode, self._left_behind)
             said += "; what earlier calls left is gone"
         return tool_error("timeout", said, outcome.seconds)
 

@@ -8,11 +8,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
-from sod.asynchronous import Called, LeftBehind, Raised, Returned, TimedOut, called
+from sod.asynchronous import Called, LeftBehind, OwnThread, Raised, Returned, TimedOut, called
 from sod.records import SodError, Task
+
+
+_LATE_SECONDS = 3600.0
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An object, and the thread that all of its sync methods run in, its making included."""
+
+    value: Any = None
+    thread: OwnThread = field(default_factory=OwnThread)
 
 
 @final
@@ -27,37 +40,56 @@ class EpisodeObjects:
         self._kind = kind
         self._seconds = seconds
         self._failed = failed
-        self._objects: dict[str, Any] = {}
+        self._objects: dict[str, Kept] = {}
+        self._late: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of its tasks
         self._starts = _takes(kind, "start", 1, where)
         self._finishes = _takes(kind, "finish", 0, where)
         _refuse_arguments(kind, where)
 
-    async def of(self, episode: str, task: Task, left_behind: LeftBehind) -> Called:
-        """The object of an episode, which begins here where there is none."""
+    async def of(self, episode: str, task: Task, left_behind: LeftBehind) -> Kept | Raised | TimedOut:
+        """The object of an episode, which begins here where there is none; or how that went wrong."""
         if episode in self._objects:
-            return Returned(self._objects[episode], 0.0)
-        made = await called(self._kind, self._seconds, left_behind)
-        if not isinstance(made, Returned):
-            return made
-        if self._starts:
-            started = await called(partial(made.value.start, task), self._seconds, left_behind)
-            if not isinstance(started, Returned):
-                return started
-        self._objects[episode] = made.value
-        return made
+            return self._objects[episode]
+        thread = OwnThread()
+        made = await called(self._kind, self._seconds, left_behind, thread)
+        started = made
+        if isinstance(made, Returned) and self._starts:
+            started = await called(partial(made.value.start, task), self._seconds, left_behind, thread)
+        if not isinstance(made, Returned) or not isinstance(started, Returned):
+            thread.end()
+            return started
+        self._objects[episode] = Kept(made.value, thread)
+        return self._objects[episode]
+
+    def abandon(self, episode: str, left_behind: LeftBehind) -> None:
+        """Have a new object for the next call. The old one, which a call is still at work with, finishes after that."""
+        kept = self._objects.pop(episode, None)
+        if kept is not None:
+            late = asyncio.ensure_future(self._finish_late(kept, left_behind))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+
+    async def _finish_late(self, kept: Kept, left_behind: LeftBehind) -> None:
+        if self._finishes:
+            self._tell(await called(kept.value.finish, _LATE_SECONDS, left_behind, kept.thread))
+        kept.thread.end()
 
     async def finish(self, episodes: Sequence[str] | None, left_behind: LeftBehind) -> None:
         """Let the objects of these episodes, or all of them, finish and go."""
         names = list(self._objects) if episodes is None else episodes
         over = [self._objects.pop(name) for name in names if name in self._objects]
-        if not self._finishes:
-            return
-        outcomes = await asyncio.gather(*(called(one.finish, self._seconds, left_behind) for one in over))
+        calls = [called(one.value.finish, self._seconds, left_behind, one.thread) for one in over if self._finishes]
+        outcomes = await asyncio.gather(*calls)
+        for one in over:
+            one.thread.end()
         for outcome in outcomes:
-            if isinstance(outcome, Raised):
-                self._failed(f"its finish() raised {type(outcome.error).__name__}: {outcome.error}")
-            elif isinstance(outcome, TimedOut):
-                self._failed(f"its finish() was not through in {self._seconds:g} s")
+            self._tell(outcome)
+
+    def _tell(self, outcome: Called) -> None:
+        if isinstance(outcome, Raised):
+            self._failed(f"its finish() raised {type(outcome.error).__name__}: {outcome.error}")
+        elif isinstance(outcome, TimedOut):
+            self._failed(f"its finish() was not through in {self._seconds:g} s")
 
 
 def _takes(kind: type, name: str, arguments: int, where: str) -> bool:

@@ -15,7 +15,7 @@ _CHARS_PER_TOKEN = 64
 
 
 def cut_to_tokens(tokenizer: Any, limit: int) -> Cut:
-    """Cuts a text to its first `limit` tokens, as `tokenizer` (a fast one of transformers) counts them; says so there."""
+    """Cuts a text to its first `limit` tokens as `tokenizer` (a fast one of transformers) counts, and says so there."""
     backend = tokenizer.backend_tokenizer
 
     def cut(text: str) -> str:

@@ -14,7 +14,7 @@ from sod.records import SodError, Task
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-class BadArguments(Exception):
+class BadArgumentsError(Exception):
     """Arguments that a function does not take, in words for the model."""
 
 
@@ -32,12 +32,12 @@ class Signature:
     required: tuple[str, ...]
 
     def read(self, given: Mapping[str, Any], task: Task) -> dict[str, Any]:
-        """The keyword arguments of a call, of the types that the hints name. Raises BadArguments."""
+        """The keyword arguments of a call, of the types that the hints name. Raises BadArgumentsError."""
         if missing := [repr(name) for name in self.required if name not in given]:
-            raise BadArguments(f"{', '.join(missing)} is missing")
+            raise BadArgumentsError(f"{', '.join(missing)} is missing")
         if others := [repr(name) for name in given if name not in self.arguments]:
             accepted = ", ".join(map(repr, self.arguments)) or "no argument"
-            raise BadArguments(f"only {accepted} is accepted, not {', '.join(others)}")
+            raise BadArgumentsError(f"only {accepted} is accepted, not {', '.join(others)}")
         read = {name: _read(name, self.arguments[name], value) for name, value in given.items()}
         return read if self.task is None else read | {self.task: task}
 
@@ -70,11 +70,11 @@ def _function(thing: Callable[..., Any], where: str) -> Callable[..., Any]:
     if inspect.isroutine(thing):
         return thing
     owner = thing if inspect.isclass(thing) else type(thing)
-    method = getattr(owner, "__call__", None) if any("__call__" in base.__dict__ for base in owner.__mro__) else None
-    if method is None:
+    found = [base.__dict__["__call__"] for base in owner.__mro__ if "__call__" in base.__dict__]
+    if not found:
         what = f"class {owner.__name__} has no __call__" if inspect.isclass(thing) else f"a {owner.__name__}"
         raise SodError(f"{where}: is {what}; name a function, or a class whose __call__ is what the model calls")
-    return method  # type: ignore[no-any-return]
+    return found[0]  # type: ignore[no-any-return]
 
 
 def _parameters(function: Callable[..., Any], hints: Mapping[str, Any], where: str) -> list[inspect.Parameter]:
@@ -134,7 +134,7 @@ def _read(name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         at = "".join(f"[{part!r}]" for part in problem["loc"])
-        raise BadArguments(f"`{name}{at}`: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+        raise BadArgumentsError(f"`{name}{at}`: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
 
 
 def _line(error: Exception) -> str:

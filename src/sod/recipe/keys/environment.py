@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from sod.recipe.keys.code import Code
 from sod.recipe.keys.section import Section
 
 Interface = Literal["auto", "own", "trl", "gym", "openenv"]
@@ -16,9 +17,7 @@ class EnvironmentSpec(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    call: str = Field(
-        min_length=1, description="class or function that makes one: module:name, or ./file.py:name beside the recipe"
-    )
+    call: Code = Field(description="class or function that makes one: module:name, or ./file.py:name beside the recipe")
     interface: Interface = Field(
         "auto",
         description="whose environments it is like: own, trl, gym (GEM too), openenv; auto: as its methods say",

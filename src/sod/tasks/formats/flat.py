@@ -33,3 +33,22 @@ def _read(fields: Fields, name: str) -> Task:
 
 
 FLAT = Shape("flat", _matches, _read)
+
+
+def _asks(row: Mapping[str, Any]) -> bool:
+    return column_of(row, PROMPTS) is not None
+
+
+def _read_prompt(fields: Fields, name: str) -> Task:
+    return Task(
+        id=name,
+        prompt=prompt_of(fields),
+        ground_truth="",
+        data_source=source_of(fields),
+        extra=extra_of(fields),
+        tools=tools_of(fields, fields.row.get("tools"), "tools"),
+    )
+
+
+PROMPT_ALONE = Shape("prompt alone", _asks, _read_prompt)
+"""Tasks without a truth, for rewards that need none."""

@@ -18,11 +18,11 @@ from typing import final
 
 import httpx
 
+from sod.breaker import Breaker
 from sod.recipe import refuse_key_in_url
 from sod.records import Execution, Fault, FaultKind, Program, SodError
 from sod.seeds import derive
 from sod.tools.sandbox.base import ProgramLimits
-from sod.tools.sandbox.breaker import Breaker
 from sod.tools.sandbox.credentials import Credentials, credentials_from_environment
 from sod.tools.sandbox.fusion_reply import SHOWN_CHARS, read_reply, request_body, shown
 from sod.tools.sandbox.local import limits_of
