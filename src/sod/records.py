@@ -197,6 +197,7 @@ class StopReason(StrEnum):
     """Why an episode ended."""
 
     ANSWER = "answer"  # an assistant turn without a tool call
+    DONE = "done"  # the environment ended it after a call
     MAX_TURNS = "max_turns"  # the turn limit, with a tool call still open
     LENGTH = "length"  # the token limit of the turn or of the response
     FAULT = "fault"  # infrastructure failed; see `Trajectory.fault`
@@ -209,7 +210,8 @@ class Turn:
 
     `text` is those tokens decoded, and `said` the dialect's reading of them. `calls` are the calls as recorded, one
     for each of `said.calls`: a malformed one has an empty name. `results` answer them in order; there are none where
-    the calls were not run.
+    the calls were not run. In an environment `reply` is what it said to a turn without calls, which the model reads as
+    a user message, and `reward` what it gave for the turn.
     """
 
     index: int  # k, from 1
@@ -219,6 +221,27 @@ class Turn:
     calls: tuple[ToolCall, ...] = ()
     results: tuple[ToolResult, ...] = ()
     said: Said = Said()
+    reply: str | None = None
+    reward: float = 0.0
+
+    @property
+    def answered(self) -> bool:
+        """Whether something came back: results of its calls, or an environment's reply."""
+        return bool(self.results) or self.reply is not None
+
+
+@final
+@dataclass(frozen=True)
+class Opening:
+    """How an environment began an episode: its seed, the prompt that came of its observation, the tools it showed.
+
+    `earned` is what it gave for turns before the student's first one, where the student went on from a prefix.
+    """
+
+    seed: int
+    prompt: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    earned: float = 0.0
 
 
 @final
@@ -249,6 +272,7 @@ class Trajectory:
     context and k at an action token of turn k; `sampled_logps[t]` (nats) is the log-probability
     under the distribution the token was sampled from, and 0.0 at context. `verdict` is what the
     verifier had to say (the first failed test), for people. `reward_parts` are the named summands of `reward`.
+    `opening` is there where the episode began in an environment: the prompt is then its own, not the task's.
     """
 
     task_id: str
@@ -265,6 +289,7 @@ class Trajectory:
     verdict: str = ""
     fault: Fault | None = None
     reward_parts: Mapping[str, float] = field(default_factory=dict)
+    opening: Opening | None = None
 
     def __post_init__(self) -> None:
         if not len(self.token_ids) == len(self.turn_ids) == len(self.sampled_logps):
@@ -290,7 +315,7 @@ class Trajectory:
         """
         if self.stop is not StopReason.FAULT:
             return self
-        calls_faulted = bool(self.turns) and not self.turns[-1].results
+        calls_faulted = bool(self.turns) and not self.turns[-1].answered
         kept = self.turns[:-1] if calls_faulted else self.turns
         end = self.turns[-1].start if calls_faulted else len(self.token_ids)
         while end > self.prompt_tokens and not self.turn_ids[end - 1]:
@@ -324,13 +349,16 @@ class Episode:
         A call that could not be read stays in the content of its message, and its tool error is a tool message as any
         other. Turns before the student's first one, where it went on from a prefix, are not in the record.
         """
-        messages = list(self.task.prompt)
+        opening = self.trajectory.opening
+        messages = list(self.task.prompt if opening is None else opening.prompt)
         for turn in self.trajectory.turns:
             readable = tuple(call for call in turn.said.calls if isinstance(call, ToolCall))
             reasoning = turn.said.thinking or None
             messages.append(Message("assistant", turn.said.answer, readable, reasoning=reasoning))
             for call, result in zip(turn.calls, turn.results, strict=False):  # no results: the calls were not run
                 messages.append(Message("tool", result.text, name=call.name or None))
+            if turn.reply is not None:
+                messages.append(Message("user", turn.reply))
         return tuple(messages)
 
 

@@ -19,16 +19,24 @@ from typing import Any
 from sod.records import SodError
 
 FORM = "write module:name or ./file.py:name"
+PASSED_IN = "passed-in:"
+"""In a run's recipe, before the name of an object that Python passed in. No module can be called so."""
 
 
-def load(path: str, base: Path, key: str = "import path") -> Any:
-    """The object that `path` names; a file is looked for from the folder `base`, a module there and in the working
-    directory too, behind everything that is installed.
+def load(path: Any, base: Path, key: str = "import path") -> Any:
+    """The object that `path` names, or that it is already, where it is no text.
+
+    A file is looked for from the folder `base`, a module there and in the working directory too, behind everything that
+    is installed.
 
     A file is run once: what two paths name in it lives in one module. Raises SodError, which names `key`, and which
     part of the path is wrong: its form, the file or module, what happens as it is imported, or the name in it.
     """
+    if not isinstance(path, str):
+        return path
     where = f"{key}={path!r}"
+    if path.startswith(PASSED_IN):
+        raise SodError(f"{where}: was passed in from Python and is in no file; pass it again, or {FORM}")
     origin, colon, name = path.rpartition(":")
     if not colon or not origin.strip() or not all(part.isidentifier() for part in name.split(".")):
         raise SodError(f"{where}: is not an import path; {FORM}")

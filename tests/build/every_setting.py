@@ -340,6 +340,7 @@ EQUAL_IN_SFT: Mapping[str, tuple[Example, str]] = {
 ELSEWHERE: Mapping[str, str] = {
     "tools.python.fusion": "test_a_key_of_a_service",
     "reward.judge": "test_a_key_of_the_judge",
+    "environment": "test_a_key_of_an_environment",
     "world": "test_a_key_of_the_world",
     "compare": "test_a_key_of_compare",
     "tools.NAME": "test_a_key_of_a_tool_of_ones_own",

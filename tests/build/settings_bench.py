@@ -36,7 +36,7 @@ from sod.build.job import Job
 from sod.build.supervised import prepare_sft
 from sod.build.tools import make_tools
 from sod.build.training import prepare_train
-from sod.cli.tracking import trackers
+from sod.front.tracking import trackers
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.objective.presets import PRESETS
 from sod.recipe import Recipe

@@ -65,7 +65,8 @@ def test_every_key_and_every_knob_has_an_example() -> None:
     assert [key for key in leaves() if len(listed(key)) > 1] == ["sft.max_tokens"]
     every = {knob for name in PRESETS for knob in knobs(name)}
     assert sorted(every ^ set(KNOBS)) == []
-    known = {*leaves(), "method.divergence", "world", "compare", "tools.python.fusion", "tools.NAME", "reward.judge"}
+    known = {*leaves(), "method.divergence", "environment", "world", "compare", "tools.python.fusion", "tools.NAME"}
+    known |= {"reward.judge"}
     assert sorted({*CHANGES, *SFT, *EQUAL, *EQUAL_IN_SFT, *ELSEWHERE} - known) == []
 
 

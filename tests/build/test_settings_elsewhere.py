@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,13 +23,16 @@ from every_setting import SFT, TOOL
 from own_tools import OWN_KEYS, answers
 from settings_bench import Bench, files_of, put, quicken
 
+import environment_games
 from rewards.judge_server import completion
 from sod.build.data import make_chat
+from sod.build.environment import environment_maker, make_worlds, world_tasks
 from sod.build.job import prepare_torch
 from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.compare.cells import Comparison, Unit, run_unit
 from sod.compare.order import order_of_work
+from sod.environments.base import Reset, WorldRequest
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
 from sod.records import Fault, Program, SodError
@@ -146,7 +150,18 @@ EQUAL_IN_THE_WORLD = {
 }
 
 OF_COMPARE: Mapping[str, Any] = {"lrs": [1e-3, 1e-2, 1e-1], "tuning_steps": 2, "tuning_seed": 9}
+OF_ENVIRONMENT: Mapping[str, tuple[Any, Any]] = {
+    "call": ("environment_games:Counter", "environment_games:TrlCounter"),
+    "interface": ("auto", "gym"),
+    "tasks": (2, 3),
+    "success": (1.0, 0.5),
+    "verified": (False, True),
+    "timeout_seconds": (20.0, 0.05),
+    "concurrency": (1, 2),
+}
+"""Keys of `environment`, at two values each."""
 TABLES = (
+    {f"environment.{key}" for key in OF_ENVIRONMENT},
     {f"tools.python.fusion.{key}" for key in SERVICE},
     {f"reward.judge.{key}" for key in JUDGE},
     {f"world.{key}" for key in [*OF_THE_WORLD, *EQUAL_IN_THE_WORLD]},
@@ -479,6 +494,39 @@ def test_threads() -> None:
     assert torch.get_num_threads() == 2
     prepare_torch(Recipe.model_validate({"student": {"path": "s"}}))
     assert torch.get_num_threads() == 2, "null leaves it as it is"
+
+
+def in_environment(key: str, value: Any) -> Any:
+    """What a key of `environment` decides at this value."""
+    base = {
+        "call": "environment_games:Slow" if key in ("timeout_seconds", "concurrency") else OF_ENVIRONMENT["call"][0]
+    }
+    content = {"student": {"path": "model"}, "environment": {**base, key: value}}
+    recipe = parse_recipe(content, "here")
+    spec = recipe.environment
+    assert spec is not None
+    tasks = world_tasks(None, "data.train", recipe, spec, pytest.fail)
+    if key in ("call", "interface"):
+        return type(environment_maker(spec)())
+    if key == "tasks":
+        return [task.id for task in tasks]
+    if key in ("success", "verified"):
+        with ExitStack() as opened:
+            judge = make_reward_function(recipe, opened, tasks)
+            episode = answered("\\boxed{7}", "7")
+            parts = {"environment": 0.75}
+            (judged,) = judge([replace(episode, trajectory=replace(episode.trajectory, reward_parts=parts))])
+        return judged.correct, judged.reward_parts
+    worlds = make_worlds(spec)
+    began = worlds.run([WorldRequest(name, Reset(tasks[0], 1)) for name in ("one", "other")])
+    worlds.close()
+    return [began[0].detail if isinstance(began[0], Fault) else "", environment_games.Slow.most_at_once()]
+
+
+@pytest.mark.parametrize("key", OF_ENVIRONMENT)
+def test_a_key_of_an_environment(key: str) -> None:
+    one, other = OF_ENVIRONMENT[key]
+    assert in_environment(key, one) != in_environment(key, other)
 
 
 CALLS = (

@@ -97,6 +97,12 @@ PREMISE = (
     "python benchmarks/premise.py recipes/compare-unreliable.yaml --world runs/compare/world-HASH-sSEED --out premise"
 )
 BY_A_TEST = {
+    "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "python boxes.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "sod recipe explain tools.NAME": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
+    "sod recipe schema --out sod.schema.json": (
+        "tests/cli/test_recipe_command.py::test_the_schema_is_printed_or_written"
+    ),
     "sod data hints --model RUN_OR_MODEL": (
         "tests/build/test_model_hints.py::test_a_model_that_learned_two_hints_gives_them"
     ),

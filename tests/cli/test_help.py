@@ -21,6 +21,8 @@ COMMANDS = [
     ("chat",),
     ("compare",),
     ("init",),
+    ("recipe", "explain"),
+    ("recipe", "schema"),
     ("data", "gsm8k"),
     ("data", "hints"),
     ("data", "inspect"),

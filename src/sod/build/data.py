@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sod.build.declared_tools import tell_other_tools
+from sod.build.environment import world_tasks
 from sod.build.job import told
 from sod.build.lengths import prompt_lengths
 from sod.build.programming import with_readable_tests, with_tests_told
@@ -19,8 +20,9 @@ from sod.tasks.files import load_tasks
 from sod.tasks.sources import Source, shown
 
 
-def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice) -> Chat:
-    """The renderer of the recipe; proves that its template is append-only, and shows the tools.
+def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice, theirs: Sequence[Mapping[str, Any]] = ()) -> Chat:
+    """The renderer of the recipe, for its tools and those of an environment (`theirs`); proves that its template is
+    append-only, and shows the tools.
 
     `notice` hears what chat.template=auto took, and why, where the tokenizer has a template that is not ours.
     """
@@ -30,7 +32,7 @@ def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice) -> Chat:
         return Chat(tokenizer, tools, spec.template, spec.template_kwargs, spec.dialect)
 
     try:
-        chat = chat_with(tool_schemas(recipe))
+        chat = chat_with([*tool_schemas(recipe), *theirs])
     except SodError as error:
         refuse_unshown(recipe, chat_with, str(error))
         raise
@@ -46,6 +48,8 @@ def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice)
 
     Raises SodError when the key is not set, and where verifiers cannot read what they need.
     """
+    if recipe.environment is not None:
+        return world_tasks(named, key, recipe, recipe.environment, notice)
     if named is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
     spec, source = recipe.data, shown(named)
@@ -70,6 +74,8 @@ def tell_unmet_sources(recipe: Recipe, tasks: Sequence[Task], notice: Notice) ->
 
 def fitting_tasks(tasks: Sequence[Task], chat: Chat, recipe: Recipe, notice: Notice) -> list[Task]:
     """The tasks whose prompts fit `rollout.max_prompt_tokens`; the rest is skipped and told, or refused."""
+    if recipe.environment is not None:  # their prompts are known as their episodes begin
+        return list(tasks)
     limit = recipe.rollout.max_prompt_tokens
     found = prompt_lengths(tasks, chat, recipe.chat.template_kwargs)
     lengths = {task.id: length for task, length in zip(tasks, found, strict=True)}

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.devices import find_devices
+from sod.build.environment import first_look, make_world, refuse_unfit_world
 from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
 from sod.build.own_rewards import refuse_absent_functions
@@ -28,6 +29,8 @@ from sod.rollout.collect import Collector
 from sod.rollout.health import refuse_unhealthy
 from sod.seeds import derive
 from sod.tasks.base import draw
+
+ENVIRONMENT_TASKS = "the environment's tasks"
 
 
 def chosen_tasks(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
@@ -51,18 +54,20 @@ def run_evaluation(
 
 
 def evaluate_model(
-    recipe: Recipe, data: str, notice: Notice, on_progress: Callable[[int, int], None] | None = None
+    recipe: Recipe, data: str | None, notice: Notice, on_progress: Callable[[int, int], None] | None = None
 ) -> Evaluation:
     """Load the recipe's student and evaluate it on the tasks in `data`, `evaluation.tasks` of them."""
-    refuse_unmade({"--data": data, "student.path": recipe.student.path})
+    refuse_unmade({"--data": data or None, "student.path": recipe.student.path})
     refuse_absent_functions(recipe)
     devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     path = final_model(recipe.student.path, notice)
-    tasks = loaded_tasks(data, "--data", recipe, notice)
+    tasks = loaded_tasks(data or None, "--data", recipe, notice)
     refuse_unfit_player(path, recipe)
-    chat = chat_of(recipe, path, None, notice)
+    began = first_look(recipe, tasks)
+    chat = chat_of(recipe, path, None, notice, () if began is None else began.tools)
+    refuse_unfit_world(recipe, tasks, began, chat)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
-    tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data, recipe, notice)
+    tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data or ENVIRONMENT_TASKS, recipe, notice)
     with ExitStack() as resources:
         tools = make_tools(recipe, resources, chat.tokenizer, notice)
         reward_function = make_reward_function(recipe, resources, tasks, notice)
@@ -70,7 +75,9 @@ def evaluate_model(
         prepare_torch(recipe, devices)
         with naming_phase("loading the student"):
             model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer), devices.student)
-        collector = make_collector(recipe, chat, tools, reward_function, model, notice=notice)
+        collector = make_collector(
+            recipe, chat, tools, reward_function, model, notice=notice, world=make_world(recipe, resources)
+        )
         resources.callback(collector.engine.close)
         hints = Hints(recipe.reward, notice, compares=False)
         with naming_phase("sampling"):

@@ -63,6 +63,7 @@ def idle_anywhere(recipe: Recipe) -> list[Idle]:
     """What does nothing because of another key, whatever the method needs."""
     found = [*_knobs(recipe.method), *_divergence(recipe), *_verifiers(recipe), *_service(recipe), *_split(recipe)]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
+    found += _environment(recipe)
     if recipe.rollout.max_fault_rate >= 1:
         found += _set(recipe, "rollout.fault_window", "rollout.max_fault_rate=1 never stops a run")
     return found
@@ -255,6 +256,25 @@ def _verifiers(recipe: Recipe) -> Iterator[Idle]:
             for key in keys:
                 why = f"no answer goes to the {verifier} verifier"
                 yield from _set(recipe, f"reward.{key}", why, "leave it out, or see reward.verifier")
+
+
+def _environment(recipe: Recipe) -> Iterator[Idle]:
+    """What an environment decides by itself."""
+    world = recipe.environment
+    if world is None:
+        return
+    yield from _set(recipe, "data.overlong_prompts", "an environment's prompts are known as its episodes begin")
+    if recipe.data.train is not None:
+        yield from _set(recipe, "environment.tasks", "data.train has the tasks")
+    if world.verified:
+        yield from _set(recipe, "environment.success", "environment.verified has reward.verifier decide what is right")
+        return
+    keys = ["correct", "wrong", "by_source", "answer", "truths", "tool_bonus"]
+    if recipe.reward.verifier is not None:  # own functions beside an environment leave verifiers out by themselves
+        keys.append("verifier")
+    for key in keys:
+        why = "the environment decides what is right, not a verifier"
+        yield from _set(recipe, f"reward.{key}", why, "leave it out, or set environment.verified=true")
 
 
 def _service(recipe: Recipe) -> Iterator[Idle]:

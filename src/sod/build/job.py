@@ -13,6 +13,7 @@ import torch
 
 from sod.build.allocation import warn_of_slow_allocation
 from sod.build.devices import Devices
+from sod.build.own_code import code_rows, tell_changed
 from sod.chat.render import Chat
 from sod.models.adapters import base_source, is_adapter
 from sod.models.compiled import compile_model, wants_compiling, why_not
@@ -56,7 +57,7 @@ class Place:
         The first to write there, under the lock of `find_place`. Raises SodError where it cannot be done.
         """
         if self.log is None:
-            RunLog.create(self.directory, resolved(recipe), recipe.seed)
+            RunLog.create(self.directory, resolved(recipe), recipe.seed, code_rows(recipe))
         else:
             clear_way(self.log, self.done)
 
@@ -168,6 +169,7 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
         raise SodError(f"{directory}: a run of `sod {others.pop()}`; it cannot be resumed as `sod {kind}`")
     own = parse_recipe(log.recipe(), str(directory / "recipe.yaml"))
     refuse_other_recipe(directory, resolved(own), resolved(recipe))
+    tell_changed(log.manifest(), recipe, directory, notice)
     hashed = log.recipe_sha256()
     return Place(directory, hashed, log, resume_point(log, hashed, notice))
 

@@ -150,7 +150,7 @@ def knob_rows(names: Iterable[str] = tuple(PRESETS)) -> list[tuple[str, str, str
 
 def shown_knob_type(knob: PresetKnob) -> str:
     """The values of a knob in words."""
-    return "number or schedule" if knob.kind == "coefficient" else shown_type(_type_of(knob))
+    return "number or schedule" if knob.kind == "coefficient" else shown_type(knob_type(knob))
 
 
 def shown_knob_default(knob: PresetKnob) -> str:
@@ -168,13 +168,13 @@ def _no_such_knob(name: str, knob: str, known: Sequence[str]) -> str:
 
 def _value(knob: PresetKnob, given: Any, key: str, where: str = "") -> Any:
     """What the preset takes for the `given` YAML value. Raises SodError where it is not one of the knob's values."""
-    value = validated(_type_of(knob), given, key, where)
+    value = validated(knob_type(knob), given, key, where)
     if isinstance(value, ScheduleSpec):
         return Schedule(value.schedule, value.start, value.end, value.steps or 1)
     return value
 
 
-def _type_of(knob: PresetKnob) -> Any:
+def knob_type(knob: PresetKnob) -> Any:
     """The values of a knob as pydantic checks them."""
     if knob.kind == "coefficient":
         return CoefficientSpec

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sod.recipe import CallSpec, JudgeSpec, Notice, Recipe, RewardSpec
+from sod.recipe import CallSpec, JudgeSpec, Notice, Recipe, RewardSpec, written
 from sod.rewards.function import OwnReward, own_reward
 from sod.rewards.judge import Judge
 from sod.usercode import load
@@ -28,7 +28,7 @@ def own_functions(recipe: Recipe) -> list[OwnReward]:
 
 
 def _own_reward(thing: Any, named: CallSpec, spec: RewardSpec) -> OwnReward:
-    where = f"reward.call={named.call!r}"
+    where = f"reward.call={written(named.call)!r}"
     return own_reward(thing, named.part, where, named.weight, spec.call_seconds, spec.call_workers)
 
 

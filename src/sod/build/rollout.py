@@ -11,7 +11,7 @@ from sod.engines.choice import choose_engine
 from sod.models.meter import Meter
 from sod.models.settle import settle_of
 from sod.recipe import Notice, Recipe
-from sod.rollout.collect import Collector, RewardFunction, RolloutSchedule
+from sod.rollout.collect import Collector, RewardFunction, RolloutSchedule, World
 from sod.rollout.episode import EpisodeLimits
 from sod.tools.base import Tool
 
@@ -24,8 +24,10 @@ def make_collector(
     model: Any,
     meter: Meter | None = None,
     notice: Notice = warnings.warn,
+    world: World | None = None,
 ) -> Collector:
-    """The rollout of the recipe with `model` as its student; `notice` hears where it is sampled more slowly.
+    """The rollout of the recipe with `model` as its student, in the environments of `world`; `notice` hears where it is
+    sampled more slowly.
 
     Raises SodError for a model that no engine samples with.
     """
@@ -44,4 +46,5 @@ def make_collector(
         fault_window=spec.fault_window,
         schedule=RolloutSchedule(spec.decode_chunk, spec.asynchronous),
         settle=settle_of([model]),
+        world=world,
     )

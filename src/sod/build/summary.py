@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sod.build.declared_tools import name_of
 from sod.build.method import differing_knobs
 from sod.chat.render import Chat
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER
-from sod.recipe import MethodSpec, OptimSpec, Recipe, RewardSpec
-from sod.tasks.sources import shown
+from sod.recipe import MethodSpec, OptimSpec, Recipe, RewardSpec, written
+from sod.tasks.sources import Source, shown
 from sod.tools.base import Tool
 from sod.tools.python import PythonTool
 from sod.tools.sandbox.local import LocalSandbox
@@ -32,7 +33,7 @@ def train_facts(
         ("student", _student_text(recipe, student)),
         ("teacher", _teacher_text(recipe, method, teacher)),
         ("chat", chat_text(chat)),
-        ("tools", ", ".join(tool_text(tool) for tool in tools.values()) or "none"),
+        *_world_facts(recipe, chat, tools),
         *([("reward", reward_text(recipe.reward))] if recipe.reward.call or recipe.reward.judge else []),
         ("episodes", f"{rollout.prompts} tasks x {rollout.samples} samples a step, {rollout.max_turns} turns at most"),
         ("optimizer", optim_text(recipe.optim)),
@@ -41,11 +42,25 @@ def train_facts(
 
 def data_facts(tasks: int, held_out: int, recipe: Recipe) -> Facts:
     """The data of a run of `sod train`."""
-    facts = [("data", f"{shown(recipe.data.train or ())}: {tasks:,} tasks")]
+    facts = [("data", f"{_source(recipe.data.train)}: {tasks:,} tasks")]
     if held_out:
         every = recipe.train.evaluate_every
-        facts.append(("held out", f"{shown(recipe.data.validation or ())}: {held_out:,} tasks, every {every} steps"))
+        facts.append(("held out", f"{_source(recipe.data.validation)}: {held_out:,} tasks, every {every} steps"))
     return facts
+
+
+def _source(named: Source | None) -> str:
+    return "the environment's own" if named is None else shown(named)
+
+
+def _world_facts(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool]) -> Facts:
+    """The tools, and the environment where there is one; its tools are those of its first task."""
+    own = [tool_text(tool) for tool in tools.values()]
+    if recipe.environment is None:
+        return [("tools", ", ".join(own) or "none")]
+    shown_names = [name_of(schema) for schema in chat.tools]
+    theirs = [name for name in shown_names if name not in tools]
+    return [("environment", written(recipe.environment.call)), ("tools", ", ".join([*own, *theirs]) or "none")]
 
 
 def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, examples: int, batch: int) -> Facts:
@@ -76,7 +91,7 @@ def reward_text(spec: RewardSpec) -> str:
     """What adds up to the reward where there is more than a verifier, and who says what is right."""
     named = sorted(spec.verifiers)
     verifiers = [f"{', '.join(named)} verifier"] if named else []
-    calls = [f"{one.part} ({one.call}) x {one.weight:g}" for one in spec.call]
+    calls = [f"{one.part} ({written(one.call)}) x {one.weight:g}" for one in spec.call]
     judges = [] if spec.judge is None else [f"judge ({spec.judge.model}) x {spec.judge.weight:g}"]
     right = "" if spec.verifier is not None else f"; right from {spec.call_right:g} where no verifier judges"
     return " + ".join([*verifiers, *calls, *judges]) + right

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from sod.build.own_rewards import own_rewards
-from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName
+from sod.recipe import Notice, OwnToolSpec, PythonSpec, Recipe, VerifierName, written
 from sod.records import SodError, Task
 from sod.rewards.answers import Answers
 from sod.rewards.base import Verifier
@@ -20,6 +20,8 @@ from sod.rewards.choice import ChoiceVerifier, letters_of
 from sod.rewards.code import CodeVerifier
 from sod.rewards.math_verifier import MathVerifier
 from sod.rewards.shaping import Shaping
+from sod.rollout.collect import RewardFunction
+from sod.rollout.earned import EnvironmentReward
 from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
@@ -65,13 +67,14 @@ class _Setting:
 class _Declared:
     """A tool of the recipe: what can be known of it before it is started, and how it is made.
 
-    `key` is its section of `tools`.
+    `key` is its section of `tools`; `closes` says whether it is closed with the run.
     """
 
     key: str
     schema: Mapping[str, Any]
     keeps_state: bool
     make: Callable[[_Setting], Tool]
+    closes: bool = True
 
     @property
     def name(self) -> str:
@@ -98,8 +101,10 @@ def _declared(recipe: Recipe) -> list[_Declared]:
 
 def _declared_function(name: str, spec: OwnToolSpec) -> _Declared:
     """A function or class of the user's own, which is imported here."""
-    key, path = f"tools.{name}.call", spec.call or ""
-    function, where = load(path, Path.cwd(), key), f"{key}={path!r}"
+    key = f"tools.{name}.call"
+    function, where = load(spec.call, Path.cwd(), key), f"{key}={written(spec.call)!r}"
+    if isinstance(function, Tool):  # whoever made it closes it
+        return _Declared(name, function.schema, function.keeps_state, lambda setting: function, closes=False)
     limits = CallLimits(spec.timeout_seconds, spec.concurrency)
 
     def make(setting: _Setting) -> Tool:
@@ -165,7 +170,8 @@ def make_tools(recipe: Recipe, opened: ExitStack, tokenizer: Any, notice: Notice
     tools: dict[str, Tool] = {}
     for declared in _declared(recipe):
         tool = declared.make(setting)
-        opened.callback(tool.close)
+        if declared.closes:
+            opened.callback(tool.close)
         if tool.schema != declared.schema:
             raise ValueError(f"tool {tool.name}: prompts show another schema than the tool has")
         if tool.keeps_state != declared.keeps_state:
@@ -190,6 +196,26 @@ def stateful_tools(recipe: Recipe) -> list[str]:
 
 def make_reward_function(
     recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice = warnings.warn
+) -> RewardFunction:
+    """What episodes earn: by their environment, where they have one, by the recipe's verifiers and own functions.
+
+    What is run for it is closed with `opened`.
+    """
+    spec, world = recipe.reward, recipe.environment
+    if world is None:
+        return make_verifier_reward(recipe, opened, tasks, notice)
+    beside: VerifierReward | None = None
+    if world.verified:
+        beside = make_verifier_reward(recipe, opened, tasks, notice)
+    elif spec.call or spec.judge is not None:  # own functions join the environment's rewards, no verifier does
+        alone = spec.model_copy(update={"verifier": None, "by_source": {}})
+        beside = make_verifier_reward(recipe.model_copy(update={"reward": alone}), opened, tasks, notice)
+    shaping = Shaping(overlong_buffer=spec.overlong_buffer, max_response_tokens=recipe.rollout.max_response_tokens)
+    return EnvironmentReward(world.success, shaping, beside, world.verified)
+
+
+def make_verifier_reward(
+    recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice
 ) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 

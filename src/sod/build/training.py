@@ -15,6 +15,7 @@ import torch
 
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.devices import Devices, find_devices
+from sod.build.environment import first_look, make_world, refuse_unfit_world
 from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.fitness import refuse_missing_adapters, refuse_unfit, refuse_unfit_adapter, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
@@ -146,6 +147,8 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
+    if recipe.environment is not None and method.context is not None:
+        raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
@@ -161,7 +164,10 @@ def checked(
     refuse_unfit(recipe, method)
     tell_other_device(place.resume, devices.student, notice)
     refuse_unfit_adapter(recipe)
-    chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice)
+    began = first_look(recipe, tasks)
+    theirs = () if began is None else began.tools
+    chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice, theirs)
+    refuse_unfit_world(recipe, tasks, began, chat)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     refuse_unfit_self_teacher(recipe, method, tasks, chat)
@@ -182,6 +188,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
     judged = [*inputs.tasks, *inputs.held_out]
     tools = make_tools(recipe, resources, chat.tokenizer, notice)
+    world = make_world(recipe, resources)
     reward_function = make_reward_function(recipe, resources, judged, notice)
     refuse_unhealthy(tools)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
@@ -197,7 +204,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teacher,
-        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice),
+        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -209,7 +216,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
-        run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model, notice=notice)
+        run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model, None, notice, world)
         resources.callback(run.expert.engine.close)
     return run
 

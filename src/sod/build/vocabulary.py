@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sod.build.data import make_chat
@@ -11,8 +12,11 @@ from sod.models.support import Support, refuse_tokens_without_rows, rows_without
 from sod.recipe import Notice, Recipe
 
 
-def chat_of(recipe: Recipe, student: str, teacher: str | None, notice: Notice) -> Chat:
+def chat_of(
+    recipe: Recipe, student: str, teacher: str | None, notice: Notice, world_tools: Sequence[Mapping[str, Any]] = ()
+) -> Chat:
     """The renderer over the tokenizer of the `student`, a model directory or hub id; `teacher` is scored with it too.
+    `world_tools` are the tools of an environment.
 
     Rows of either model that have no token are told, and so are EOS tokens that differ. Raises SodError where a
     tokenizer cannot be loaded, where the two have other tokens, where a token has no row in a model, and for a template
@@ -24,7 +28,7 @@ def chat_of(recipe: Recipe, student: str, teacher: str | None, notice: Notice) -
         check_compatible(tokenizer, theirs, student, teacher)
     for path in dict.fromkeys(path for path in (student, teacher) if path is not None):
         _check_rows(tokenizer, path, notice)
-    chat = make_chat(recipe, tokenizer, notice)
+    chat = make_chat(recipe, tokenizer, notice, world_tools)
     if theirs is not None and theirs.eos_token_id != tokenizer.eos_token_id:
         notice(
             f"{teacher}: the teacher's EOS is {_end(theirs)}, the student's ({student}) {_end(tokenizer)}; turns end "

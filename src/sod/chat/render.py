@@ -112,13 +112,19 @@ class Chat:
         suffix, answered = self._suffix(messages, calls, bool(self.tools) if tools is None else tools)
         return self._suffix_ids(suffix, messages, answered)
 
-    def parse(self, token_ids: Sequence[int], before: Sequence[int] | None = None) -> Said:
-        """What a sampled turn says; see `BoundDialect.parse`.
+    def parse(
+        self,
+        token_ids: Sequence[int],
+        before: Sequence[int] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Said:
+        """What a sampled turn says, where `tools` were shown (None: the chat's own); see `BoundDialect.parse`.
 
         `before` are the ids in front of it: some templates open a thought before the first turn and not after a tool's
         result (DeepSeek R1). By default they end in the prompt of a first turn.
         """
-        return self.dialect.parse(token_ids, None if before is None else self._opened(before))
+        dialect = self.dialect if tools is None or list(tools) == self.tools else self._bound(tools)
+        return dialect.parse(token_ids, None if before is None else self._opened(before))
 
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""

@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sod.cli.evaluate import recipe_of
 from sod.cli.options import AllowCodeOption, Overrides
+from sod.front.evaluating import recipe_of
 from sod.report.console import notice, out
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def chat(
     from sod.build.transcript import transcript
     from sod.models.load import load_tokenizer
 
-    spec = recipe_of(find_evaluated(model, notice), recipe, overrides or [], allow_code)
+    spec = recipe_of(find_evaluated(model, notice), recipe, overrides or [], allow_code, notice)
     shown = make_chat(spec, load_tokenizer(final_model(spec.student.path, notice)), _unsaid)
     for line in _facts(shown):
         out.print(line, markup=False)

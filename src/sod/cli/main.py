@@ -22,6 +22,7 @@ from sod.cli.inspect import inspect
 from sod.cli.making import data_app, models_app
 from sod.cli.plan import EXAMPLES as PLAN_EXAMPLES
 from sod.cli.plan import plan
+from sod.cli.recipe import recipe_app
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
 from sod.records import SodError
@@ -128,6 +129,7 @@ def methods() -> None:
 
 
 data_app.command(epilog=INSPECT_EXAMPLES)(inspect)
+app.add_typer(recipe_app, name="recipe", rich_help_panel=LATER)
 app.add_typer(data_app, name="data", rich_help_panel=PARTS)
 app.add_typer(models_app, name="models", rich_help_panel=PARTS)
 app.add_typer(sandbox_app, name="sandbox", rich_help_panel=PARTS)

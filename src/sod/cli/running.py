@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sod.cli.options import AllowCodeOption, OutOption, Overrides, runs_own
-from sod.cli.tracking import trackers
+from sod.cli.options import AllowCodeOption, OutOption, Overrides
 from sod.cli.unread import refuse_unread
+from sod.front.recipes import resumed_recipe
+from sod.front.showing import run_job
 from sod.recipe import Recipe, shipped_file
 from sod.records import SodError
-from sod.report.console import StepLines, evaluation_table, facts, notice, out, profile_table, progress
-
-if TYPE_CHECKING:
-    from sod.build.job import Job
+from sod.report.console import StepLines, evaluation_table, notice, out
 
 WHERE = "Where the run is written"
 RecipeArgument = Annotated[
@@ -67,7 +63,7 @@ def train(
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code)
     memory = memory_facts(spec, sft=False, notice=notice)
     job = prepare_train(spec, directory, resume is not None, notice)
-    _run_job(spec, spec.method.name, job, StepLines(verbose), memory)
+    run_job(spec, spec.method.name, job, StepLines(verbose), memory)
 
 
 def sft(
@@ -85,7 +81,7 @@ def sft(
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code, stage="sft")
     memory = memory_facts(spec, sft=True, notice=notice)
     job = prepare_sft(spec, directory, resume is not None, notice)
-    _run_job(spec, "sft", job, StepLines(verbose), memory)
+    run_job(spec, "sft", job, StepLines(verbose), memory)
 
 
 def quickstart(
@@ -106,7 +102,7 @@ def quickstart(
 
     refuse_unread("quickstart", overrides or [])
     spec, lines = read_recipe(recipe, overrides or (), notice), StepLines(verbose)
-    summary = run_all(spec, to, lambda title, job: _run_job(spec, title, job, lines), notice)
+    summary = run_all(spec, to, lambda title, job: run_job(spec, title, job, lines), notice)
     results = {label: summary[label] for label in ("vanilla", "sft", "sod", "teacher")}
     out.print(evaluation_table(results, f"quickstart, seed {spec.seed}: {results['sod']['tasks']} held-out tasks"))
     stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in summary["seconds"].items())
@@ -138,37 +134,7 @@ def _recipe_and_directory(
         raise SodError("--run and --resume name different directories; give --resume alone")
     from sod.runlog import RunLog
 
-    kept, where = RunLog.open(resume).recipe(), str(resume / "recipe.yaml")
+    RunLog.open(resume)
     if recipe:
         return read_recipe(recipe, given, notice), resume
-    return runs_own(kept, given, where, allow_code), resume
-
-
-def _run_job(spec: Recipe, title: str, job: Job, lines: StepLines, more: Sequence[tuple[str, str]] = ()) -> None:
-    """Run a job: what it is made of, a progress bar, a line per step, its trackers, and curves at the end."""
-    from sod.report.curves import draw_curves
-    from sod.training.report import StepReport
-
-    every = max(1, job.plan.steps // 200)
-    run = job.log.path
-    facts(f"{title} starts", [*job.facts, *more])
-    with (
-        closing(job),
-        trackers(spec, run.absolute().name, run, run.absolute().parent) as opened,
-        progress(title, job.plan.steps, "steps") as bar,
-    ):
-        bar.update(bar.task_ids[0], completed=job.done)
-        lines.begin(title, job.plan.steps, job.done)
-
-        def show(report: StepReport) -> None:
-            bar.advance(bar.task_ids[0])
-            if report.step % every == 0 or report.step in (1, job.plan.steps):
-                lines.show(report.step, report.metrics)
-            for tracker in opened:
-                tracker.log(report.metrics, report.step)
-
-        job.start([show])
-    if profile := job.log.profile():
-        out.print(profile_table(profile))
-    draw_curves(job.log.metrics(), job.log.curves_path, f"{spec.name}: {title}")
-    out.print(f"{title} finished: {job.log.path}", markup=False)
+    return resumed_recipe(resume, given, allow_code, notice, stage or "train"), resume

@@ -54,8 +54,9 @@ class Hints:
 
     def _unanswered(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str]]:
         judged = [task for task in tasks if self.reward.verifier_of(task) is not None]
-        if not judged or any(trajectory.answer is not None for trajectory in trajectories):
-            return
+        answered = any(one.answer is not None or one.opening is not None for one in trajectories)
+        if not judged or answered:
+            return  # in an environment what is said at the end need be no answer
         read = {self._reads(task) for task in judged}
         reads = "; ".join(f"the verifier reads {where}" for where in sorted(read))
         yield (

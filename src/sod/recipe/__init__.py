@@ -1,8 +1,10 @@
 """The recipe: one YAML file that fixes a run. `keys/` has a file for each section, `read.py` reads and checks files."""
 
 from sod.recipe.keys.chat import ChatSpec as ChatSpec
+from sod.recipe.keys.code import written as written
 from sod.recipe.keys.compare import CompareSpec as CompareSpec
 from sod.recipe.keys.data import DataSpec as DataSpec
+from sod.recipe.keys.environment import EnvironmentSpec as EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
 from sod.recipe.keys.judge import JudgeSpec as JudgeSpec
 from sod.recipe.keys.method import CoefficientSpec as CoefficientSpec
@@ -30,6 +32,7 @@ from sod.recipe.keys.train import TrainSpec as TrainSpec
 from sod.recipe.keys.world import ScratchSpec as ScratchSpec
 from sod.recipe.keys.world import WorldSpec as WorldSpec
 from sod.recipe.names import Notice as Notice
+from sod.recipe.own_code import code_in as code_in
 from sod.recipe.reach import refuse_reaching as refuse_reaching
 from sod.recipe.read import apply_overrides as apply_overrides
 from sod.recipe.read import load_recipe as load_recipe

@@ -16,7 +16,7 @@ from sod.recipe.keys.recipe import Recipe
 from sod.recipe.keys.section import Section
 from sod.recipe.names import accepted_names
 
-WORDS = {str: "text", float: "number", int: "whole number", bool: "true or false", NoneType: "null"}
+WORDS = {str: "text", float: "number", int: "whole number", bool: "true or false", NoneType: "null", Any: "import path"}
 
 
 @final

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from sod.recipe.keys.code import is_imported, written
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.keys.reward import CallSpec
 from sod.recipe.keys.tools import PythonSpec
@@ -38,17 +39,22 @@ def _other_modules(names: Sequence[str]) -> bool:
 
 
 def _paths(calls: Sequence[CallSpec]) -> str:
-    return ", ".join(call.call for call in calls)
+    return ", ".join(written(call.call) for call in calls)
+
+
+def _imports_any(calls: Sequence[CallSpec]) -> bool:
+    return any(is_imported(call.call) for call in calls)
 
 
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
+    Reaching("environment.call", "imports and runs this code", is_imported),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
-    Reaching("reward.call", "imports and runs this code", bool, _paths),
+    Reaching("reward.call", "imports and runs this code", _imports_any, _paths),
     Reaching("reward.judge.url", "sends every episode to this address", bool),
     Reaching("reward.judge.cache", "writes into this folder", bool),
-    Reaching("tools.*.call", "runs this code of the user's own", bool),
+    Reaching("tools.*.call", "imports and runs this code", is_imported),
     Reaching("tools.*.mcp", "starts this program", bool),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -187,7 +188,10 @@ def notice(text: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress bar; nothing at all where the output is a pipe, a file or a terminal without a cursor."""
+    """A progress bar; nothing at all where the output is a pipe, a file or a terminal without a cursor.
+
+    A terminal has one at a time, so it is the main thread's.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -198,7 +202,8 @@ def progress(description: str, total: int, unit: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     # Not rich's own question: FORCE_COLOR makes it take a pipe for a terminal, and its end writes an empty line.
-    moves = sys.stdout.isatty() and out.is_interactive
+    main = threading.current_thread() is threading.main_thread()
+    moves = main and sys.stdout.isatty() and out.is_interactive
     bar = Progress(*columns, console=out, transient=True, disable=not moves)
     bar.add_task(description, total=total)
     if not moves:

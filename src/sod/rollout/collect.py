@@ -14,12 +14,18 @@ from typing import Protocol, final
 
 from sod.clock import Clock, nothing_to_wait_for
 from sod.engines.base import Engine, Sampling
+from sod.environments.base import ENVIRONMENT
+from sod.environments.worlds import Worlds
 from sod.outcomes import filled
 from sod.records import Episode, Fault, Group, Task, Trajectory
-from sod.rollout.episode import Ask, EpisodeLimits, Play, Renderer, Reply, episode_name, play
-from sod.rollout.executor import ToolExecutor
+from sod.rollout.asks import Ask, Play, Reply
+from sod.rollout.episode import episode_name, play
+from sod.rollout.executor import Runner, ToolExecutor
 from sod.rollout.health import FaultWindow
+from sod.rollout.limits import EpisodeLimits
+from sod.rollout.opening import WorldStart
 from sod.rollout.prefix import Prefix, limits_after
+from sod.rollout.renderer import Renderer
 from sod.rollout.schedulers import AsynchronousScheduler, LockstepScheduler, Scheduler, TurnSampler
 from sod.seeds import derive
 from sod.tools.base import Tool
@@ -74,6 +80,28 @@ class _Live:
 
 @final
 @dataclass(frozen=True)
+class World:
+    """The environments that episodes are played in, and the longest prompt (tokens) that may come of them."""
+
+    environments: Worlds
+    max_prompt_tokens: int
+
+
+@final
+@dataclass(frozen=True)
+class _Beginning:
+    """Where an episode of a task begins: what stands before its first turn, and the limits from there on.
+
+    In an environment nothing is known of that before it is reset, and `prefix` is what has been played.
+    """
+
+    limits: EpisodeLimits
+    context_ids: Sequence[int] = ()
+    prefix: Prefix | None = None
+
+
+@final
+@dataclass(frozen=True)
 class Collected:
     """The groups of one call, in task order, what they took, and how many turns and tool calls were tried again.
 
@@ -115,8 +143,12 @@ class Collector:
         fault_window: int = 64,
         schedule: RolloutSchedule = RolloutSchedule(),
         settle: Callable[[], None] = nothing_to_wait_for,
+        world: World | None = None,
     ) -> None:
-        """`settle` waits for the engine's device, so that what is timed as sampling is all of it."""
+        """`settle` waits for the engine's device, so that what is timed as sampling is all of it.
+
+        With a `world` episodes are played in its environments.
+        """
         self.engine = engine
         self._chat = chat
         self.tools = tools
@@ -127,6 +159,7 @@ class Collector:
         self._window = FaultWindow(max_fault_rate, fault_window)
         self._schedule = schedule
         self._settle = settle
+        self._world = world
 
     def votes(self, groups: Sequence[Sequence[Episode]]) -> list[list[str | None]]:
         """The reward function's votes for majorities. Costs comparisons: for evaluations."""
@@ -158,7 +191,10 @@ class Collector:
         done: list[list[Trajectory]] = [[] for _ in tasks]
         clock = Clock(dict.fromkeys(("sample", "tools", "reward"), 0.0), self._settle)
         sampler = TurnSampler(self.engine, sampling, self._schedule.decode_chunk, self._fault_retries)
-        with ToolExecutor(self.tools, self._fault_retries, self._schedule.tool_threads) as executor:
+        runners: dict[str, Runner] = dict(self.tools)
+        if self._world is not None:
+            runners[ENVIRONMENT] = self._world.environments
+        with ToolExecutor(runners, self._fault_retries, self._schedule.tool_threads) as executor:
             scheduler = self._schedule.scheduler(sampler, executor, clock)
             asks = [(episode, next(one.play)) for episode, one in live.items()]
             while live:
@@ -171,8 +207,8 @@ class Collector:
 
     def _beginnings(
         self, tasks: Sequence[Task], max_turns: int | None, prefixes: Sequence[Prefix] | None
-    ) -> list[tuple[Sequence[int], EpisodeLimits]]:
-        """What the student finds of each task, its prompt or a prefix, and the limits from there on."""
+    ) -> list[_Beginning]:
+        """What the student finds of each task, and the limits from there on."""
         if max_turns is not None and max_turns < 1:
             raise ValueError(f"max_turns={max_turns}: the student needs a turn")
         if prefixes is not None and len(prefixes) != len(tasks):
@@ -180,39 +216,47 @@ class Collector:
         stateful = [name for name, tool in self.tools.items() if tool.keeps_state]
         if stateful and any(prefix.turns for prefix in prefixes or ()):
             raise ValueError(f"tool {stateful[0]} keeps state, which the turns of a prefix do not bring back")
-        beginnings: list[tuple[Sequence[int], EpisodeLimits]] = []
-        for number, task in enumerate(tasks):
-            context_ids: Sequence[int] = self._chat.prompt_ids(task.prompt)
-            limits = self._limits
-            if prefixes is not None:
-                try:
-                    limits = limits_after(prefixes[number], context_ids, limits)
-                except ValueError as error:
-                    raise ValueError(f"task {task.id}: {error}") from None
-                context_ids = prefixes[number].token_ids
-            if max_turns is not None:
-                limits = replace(limits, max_turns=min(max_turns, limits.max_turns))
-            beginnings.append((context_ids, limits))
-        return beginnings
+        limits = self._limits
+        if max_turns is not None:
+            limits = replace(limits, max_turns=min(max_turns, limits.max_turns))
+        found = [None] * len(tasks) if prefixes is None else list(prefixes)
+        if self._world is not None:
+            return [_Beginning(limits, prefix=prefix) for prefix in found]
+        return [self._after(task, prefix, limits) for task, prefix in zip(tasks, found, strict=True)]
+
+    def _after(self, task: Task, prefix: Prefix | None, limits: EpisodeLimits) -> _Beginning:
+        """The prompt of a task or a prefix of it, and what is left of the limits."""
+        prompt_ids = self._chat.prompt_ids(task.prompt)
+        if prefix is None:
+            return _Beginning(limits, prompt_ids)
+        try:
+            left = limits_after(prefix, prompt_ids, self._limits)
+        except ValueError as error:
+            raise ValueError(f"task {task.id}: {error}") from None
+        return _Beginning(replace(left, max_turns=min(left.max_turns, limits.max_turns)), prefix.token_ids)
 
     def _start(
-        self,
-        tasks: Sequence[Task],
-        samples: int,
-        purpose: str,
-        step: int,
-        beginnings: Sequence[tuple[Sequence[int], EpisodeLimits]],
+        self, tasks: Sequence[Task], samples: int, purpose: str, step: int, beginnings: Sequence[_Beginning]
     ) -> dict[str, _Live]:
         """Every episode by its name, not yet begun."""
         seen: Counter[str] = Counter()
         live: dict[str, _Live] = {}
-        for number, (task, (context_ids, limits)) in enumerate(zip(tasks, beginnings, strict=True)):
+        for number, (task, begins) in enumerate(zip(tasks, beginnings, strict=True)):
             for sample in range(samples):
-                key = derive(self._seed, "noise", purpose, step, task.id, seen[task.id], sample)
-                episode = play(task, sample, context_ids, self._chat, self.tools.keys(), limits, key)
+                which = (purpose, step, task.id, seen[task.id], sample)
+                key = derive(self._seed, "noise", *which)
+                world = self._world_start(derive(self._seed, "environment", *which), begins.prefix)
+                ids, limits = begins.context_ids, begins.limits
+                episode = play(task, sample, ids, self._chat, self.tools.keys(), limits, key, world)
                 live[episode_name(task, sample, key)] = _Live(number, episode)
             seen[task.id] += 1
         return live
+
+    def _world_start(self, seed: int, prefix: Prefix | None) -> WorldStart | None:
+        if self._world is None:
+            return None
+        own = tuple(tool.schema for tool in self.tools.values())
+        return WorldStart(seed, self._world.max_prompt_tokens, own, prefix)
 
     def _send(
         self, live: dict[str, _Live], replies: Sequence[tuple[str, Reply]], done: Sequence[list[Trajectory]]
@@ -232,6 +276,8 @@ class Collector:
             self.engine.forget(over)
             for tool in self.tools.values():
                 tool.finish(over)
+            if self._world is not None:
+                self._world.environments.finish(over)
         return asks
 
     def _rewarded(self, tasks: Sequence[Task], done: Sequence[Sequence[Trajectory]]) -> list[Group]:

@@ -1,22 +1,29 @@
-"""Tool calls in the background, while other episodes decode. Faulted calls are tried again here."""
+"""Tool calls, and what environments do, in the background, while other episodes decode. Faults are tried again here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Protocol, final
 
 from sod.outcomes import retried
-from sod.records import Fault, ToolResult, may_retry
-from sod.rollout.episode import AskTools
-from sod.tools.base import Tool, ToolRequest
+from sod.records import Fault, may_retry
+from sod.rollout.asks import AskTools, Request, Result
 
-ToolReply = tuple[str, list[ToolResult] | Fault]
+ToolReply = tuple[str, list[Result] | Fault]
 """An episode, and what its turn's calls gave."""
 
-Outcomes = tuple[list[ToolResult | Fault], int]
+Outcomes = tuple[list[Result | Fault], int]
 """One outcome for each request to a tool, and how many requests were run again."""
+
+
+class Runner(Protocol):
+    """What runs requests: a tool, or all environments of a run."""
+
+    def run(self, requests: Sequence[Any]) -> Sequence[Any]:
+        """One result or `Fault` for each request, in order; see `Tool.run`."""
+        ...
 
 
 @final
@@ -35,8 +42,8 @@ class _Batch:
         outcomes = {name: iter(future.result()[0]) for name, future in self.running.items()}
         replies: list[ToolReply] = []
         for episode, ask in self.asks:
-            mine = [next(outcomes[request.call.name]) for request in ask.requests]
-            results = [outcome for outcome in mine if isinstance(outcome, ToolResult)]
+            mine = [next(outcomes[request.runner]) for request in ask.requests]
+            results = [outcome for outcome in mine if not isinstance(outcome, Fault)]
             fault = next((outcome for outcome in mine if isinstance(outcome, Fault)), None)
             replies.append((episode, results if fault is None else fault))
         return replies
@@ -53,7 +60,7 @@ class ToolExecutor:
     through when all its tools are.
     """
 
-    def __init__(self, tools: Mapping[str, Tool], retries: int, threads: int) -> None:
+    def __init__(self, tools: Mapping[str, Runner], retries: int, threads: int) -> None:
         self._tools = tools
         self._retries = retries
         self._pools = {name: ThreadPoolExecutor(threads, f"tool-{name}") for name in tools}
@@ -71,10 +78,10 @@ class ToolExecutor:
         """Begin with the calls of these episodes, as one batch: every tool gets its calls together."""
         if not asks:
             return
-        by_tool: dict[str, list[ToolRequest]] = {}
+        by_tool: dict[str, list[Request]] = {}
         for _, ask in asks:
             for request in ask.requests:
-                by_tool.setdefault(request.call.name, []).append(request)
+                by_tool.setdefault(request.runner, []).append(request)
         running = {name: self._pools[name].submit(self._run, name, mine) for name, mine in by_tool.items()}
         self._batches.append(_Batch(list(asks), running))
 
@@ -100,5 +107,5 @@ class ToolExecutor:
         self._batches = [batch for batch in self._batches if batch not in batches]
         return replies
 
-    def _run(self, name: str, requests: Sequence[ToolRequest]) -> Outcomes:
+    def _run(self, name: str, requests: Sequence[Request]) -> Outcomes:
         return retried(requests, self._tools[name].run, may_retry, self._retries)

@@ -5,6 +5,7 @@ student goes on from there. What stands in a prefix is context to the student, n
 
 Tool results of a prefix are read, not run again. A tool that keeps state per episode would know nothing of the
 calls in it, so that state and conversation would contradict each other: such a tool must not be used with prefixes.
+An environment can: it is reset with the same seed, and takes the actions again (`sod.rollout.opening`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from sod.records import Trajectory
-from sod.rollout.episode import EpisodeLimits
+from sod.records import Opening, Trajectory, Turn
+from sod.rollout.limits import EpisodeLimits
+
+
+@final
+@dataclass(frozen=True)
+class Played:
+    """What brings an environment to where a prefix ends: how its episode began, and its turns."""
+
+    opening: Opening
+    turns: tuple[Turn, ...]
+
+    @property
+    def earned(self) -> float:
+        """What the environment gave for them."""
+        return self.opening.earned + sum(turn.reward for turn in self.turns)
 
 
 @final
 @dataclass(frozen=True)
 class Prefix:
-    """The prompt of a task and `turns` played turns with their tool results, up to where the next turn begins."""
+    """The prompt of a task and `turns` played turns with their tool results, up to where the next turn begins.
+
+    `played` is there where it was played in an environment.
+    """
 
     token_ids: tuple[int, ...]
     turns: int
+    played: Played | None = None
 
 
 def prefix_of(trajectory: Trajectory, turns: int) -> Prefix:
@@ -38,7 +57,9 @@ def prefix_of(trajectory: Trajectory, turns: int) -> Prefix:
     kept = min(turns, len(trajectory.turns) - 1)
     if kept < 1:
         return Prefix(trajectory.token_ids[: trajectory.prompt_tokens], 0)
-    return Prefix(trajectory.token_ids[: trajectory.turns[kept].start], kept)
+    opening = trajectory.opening
+    played = None if opening is None else Played(opening, trajectory.turns[:kept])
+    return Prefix(trajectory.token_ids[: trajectory.turns[kept].start], kept, played)
 
 
 def limits_after(prefix: Prefix, prompt_ids: Sequence[int], limits: EpisodeLimits) -> EpisodeLimits:

@@ -13,7 +13,7 @@ from typing import Protocol, final
 from sod.clock import Clock
 from sod.engines.base import Engine, Sampled, SampleRequest, Sampling
 from sod.records import Fault, may_retry
-from sod.rollout.episode import Ask, AskTools, AskTurn, Reply
+from sod.rollout.asks import Ask, AskTools, AskTurn, Reply
 from sod.rollout.executor import ToolExecutor
 
 

@@ -47,8 +47,10 @@ class RunLog:
     path: Path
 
     @classmethod
-    def create(cls, path: Path | str, recipe: Mapping[str, Any], seed: int) -> RunLog:
-        """Make `path` a run directory: manifest and recipe.
+    def create(
+        cls, path: Path | str, recipe: Mapping[str, Any], seed: int, code: Sequence[Mapping[str, str]] = ()
+    ) -> RunLog:
+        """Make `path` a run directory: manifest, with the user's own `code` (see `new_manifest`), and recipe.
 
         Raises SodError if it already holds a run, or cannot be written.
         """
@@ -57,7 +59,7 @@ class RunLog:
         with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
         run._remove_strays()
-        write_json_atomic(run.path / "manifest.json", new_manifest(recipe, seed))
+        write_json_atomic(run.path / "manifest.json", new_manifest(recipe, seed, code))
         # Last, because its presence is what makes the directory a run.
         text = yaml.safe_dump(plain(recipe, finite=False), sort_keys=False, allow_unicode=True, width=100)
         write_text_atomic(run._recipe_file, text)
@@ -206,10 +208,14 @@ class RunLog:
         """The rows of one step, of either format; see `read_trajectory_rows`. Raises SodError if there are none."""
         path = self._trajectories_file(step)
         if not path.exists():
-            held = [step for step, _ in _numbered(self.path / "trajectories")]
+            held = self.trajectory_steps()
             known = f"steps {held[0]} to {held[-1]} have some" if held else "no step has any"
             raise SodError(f"{path}: no trajectories of step {step}; {known}")
         return read_trajectory_rows(path)
+
+    def trajectory_steps(self) -> list[int]:
+        """The steps that have trajectories, in order."""
+        return [step for step, _ in _numbered(self.path / "trajectories")]
 
     def checkpoint_dir(self, step: int) -> Path:
         """Where the checkpoint of `step` goes. The parent exists on return, the directory may not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +21,10 @@ FORMAT = 2
 PACKAGES = {"sod": "sod-distill", "torch": "torch", "transformers": "transformers", "numpy": "numpy"}
 
 
-def new_manifest(recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The manifest of a run that starts now. No host name, no user name: it is meant to be shared."""
+def new_manifest(recipe: Mapping[str, Any], seed: int, code: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """The manifest of a run that starts now; `code` is the user's own in it, see `sod.build.own_code`.
+
+    No host name, no user name: it is meant to be shared."""
     revision, dirty = git_state(Path.cwd())
     return {
         "format": FORMAT,
@@ -34,6 +36,7 @@ def new_manifest(recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
         "neutral_keys": list(NEUTRAL_KEYS),
         "git": {"revision": revision, "dirty": dirty},
         "versions": versions(),
+        **({"code": list(code)} if code else {}),
     }
 
 

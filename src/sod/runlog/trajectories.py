@@ -15,6 +15,7 @@ from sod.records import (
     FaultKind,
     MalformedCall,
     Message,
+    Opening,
     Said,
     SodError,
     StopReason,
@@ -32,6 +33,7 @@ NEW_FIELDS = (
     "tools",
     "truths",
     "reward_parts",
+    "environment",
     "prompt_ids",
     "token_ids",
     "turn_ids",
@@ -66,7 +68,8 @@ def trajectory_row(
     _check_length(trajectory, "advantages", advantages, tokens, "tokens")
     blank: list[float | None] = [None] * turns
     columns = zip(trajectory.turns, turn_gap or blank, weight or blank, strict=True)
-    fault = trajectory.fault
+    fault, opening = trajectory.fault, trajectory.opening
+    prompt = task.prompt if opening is None and task is not None else () if opening is None else opening.prompt
     return {
         "format": FORMAT,
         "task_id": trajectory.task_id,
@@ -79,8 +82,9 @@ def trajectory_row(
         "verdict": trajectory.verdict,
         "fault": None if fault is None else {"kind": fault.kind, "detail": fault.detail, "retryable": fault.retryable},
         "truths": None if task is None or task.verifier == "code" else [task.ground_truth, *task.truths],  # no tests
-        "prompt": None if task is None else [_message_row(message) for message in task.prompt],
-        "tools": None if tools is None else [dict(schema) for schema in tools],
+        "prompt": None if task is None and opening is None else [_message_row(message) for message in prompt],
+        "tools": None if tools is None and opening is None else [dict(schema) for schema in _shown(opening, tools)],
+        "environment": None if opening is None else {"seed": opening.seed, "earned": opening.earned},
         "prompt_tokens": trajectory.prompt_tokens,
         "response_tokens": trajectory.response_tokens,
         "turns": [_turn_row(*of_turn) for of_turn in columns],
@@ -134,6 +138,7 @@ def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
         reward_parts=row["reward_parts"],
         verdict=row["verdict"],
         fault=None if fault is None else Fault(FaultKind(fault["kind"]), fault["detail"], fault["retryable"]),
+        opening=_opening_of(row),
     )
 
 
@@ -141,6 +146,17 @@ def write_evaluation(directory: Path, figures: Mapping[str, Any], rows: Iterable
     """Write `evaluation.json` (the figures and where they come from) and `generations.jsonl` (a row per episode)."""
     write_lines_atomic(directory / "generations.jsonl", rows)
     write_json_atomic(directory / "evaluation.json", figures)
+
+
+def _shown(opening: Opening | None, tools: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:
+    return tools or () if opening is None else opening.tools
+
+
+def _opening_of(row: Mapping[str, Any]) -> Opening | None:
+    world = row.get("environment")
+    if world is None:
+        return None
+    return Opening(world["seed"], tuple(map(_message_of, row["prompt"])), tuple(row["tools"]), world["earned"])
 
 
 def _turn_row(turn: Turn, turn_gap: float | None, weight: float | None) -> dict[str, Any]:
@@ -158,6 +174,8 @@ def _turn_row(turn: Turn, turn_gap: float | None, weight: float | None) -> dict[
         },
         "calls": [_call_row(call) for call in turn.calls],
         "results": [{"text": r.text, "error": r.error, "seconds": r.seconds} for r in turn.results],
+        "reply": turn.reply,
+        "reward": turn.reward,
     }
 
 
@@ -171,6 +189,8 @@ def _turn_of(row: Mapping[str, Any]) -> Turn:
         calls=tuple(ToolCall(**call) for call in row["calls"]),
         results=tuple(ToolResult(**result) for result in row["results"]),
         said=Said(said["thinking"], said["answer"], tuple(_call_of(call) for call in said["calls"])),
+        reply=row.get("reply"),
+        reward=row.get("reward", 0.0),
     )
 
 
@@ -183,6 +203,11 @@ def _message_row(message: Message) -> dict[str, Any]:
     if message.reasoning is not None:
         row["reasoning"] = message.reasoning
     return row
+
+
+def _message_of(row: Mapping[str, Any]) -> Message:
+    calls = tuple(ToolCall(**call) for call in row.get("tool_calls", ()))
+    return Message(row["role"], row["content"], calls, row.get("name"), row.get("reasoning"))
 
 
 def _call_row(call: ToolCall | MalformedCall) -> dict[str, Any]:

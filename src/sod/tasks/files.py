@@ -26,6 +26,7 @@ from sod.tasks.formats.columns import column_of
 from sod.tasks.formats.conversation_shapes import CONVERSATION_SHAPES
 from sod.tasks.formats.flat import PROMPT_ALONE
 from sod.tasks.formats.shapes import TASK_SHAPES
+from sod.tasks.formats.world import WORLD
 from sod.tasks.loaded import Loaded, SkippedRow, number_in_file
 from sod.tasks.media import refuse_media
 from sod.tasks.own_runs import OwnPrompts, with_episode_files
@@ -79,6 +80,27 @@ def load_tasks(
     asked = {target: column for target, column in (columns or {}).items() if target not in OF_CONVERSATIONS}
     shapes = TASK_SHAPES if truths else (*TASK_SHAPES, PROMPT_ALONE)
     return _load(source, split, asked, shapes, OF_TASKS if truths else OF_TASKS[:1], read)
+
+
+def load_world_tasks(
+    source: Source,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    system: str | None = None,
+    suffix: str | None = None,
+) -> Loaded[Task]:
+    """The tasks of an environment: any rows, whole in `Task.extra`, with a prompt and a truth where they have some.
+
+    All else as in `load_tasks`.
+    """
+    wording = Wording(system, suffix)
+
+    def read(shape: Shape[Task], fields: Fields, name: str) -> Task:
+        task = shape.read(fields, name)
+        return replace(task, prompt=wording.apply(task.prompt, fields.remark)) if task.prompt else task
+
+    asked = {target: column for target, column in (columns or {}).items() if target not in OF_CONVERSATIONS}
+    return _load(source, split, asked, (WORLD,), OF_TASKS, read)
 
 
 def load_conversations(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 from sod.records import Fault, Task, ToolCall, ToolResult
 
@@ -22,7 +22,13 @@ class ToolRequest:
     task: Task
     deadline: float | None = None
 
+    @property
+    def runner(self) -> str:
+        """Who runs it: the tool of this name."""
+        return self.call.name
 
+
+@runtime_checkable
 class Tool(Protocol):
     """Something the model may call. Its methods are called from several threads at a time."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -10,6 +10,7 @@ from sod.bounded import refuse_no_component
 from sod.recipe.keys.chat import ChatSpec
 from sod.recipe.keys.compare import CompareSpec
 from sod.recipe.keys.data import DataSpec
+from sod.recipe.keys.environment import EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec
 from sod.recipe.keys.method import MethodSpec, method_by_name
 from sod.recipe.keys.model import ModelSpec, StudentSpec
@@ -47,6 +48,9 @@ class Recipe(Section):
     chat: ChatSpec = Field(ChatSpec(), description="how messages become tokens")
     data: DataSpec = Field(DataSpec(), description="where tasks and conversations come from")
     tools: ToolsSpec = Field(ToolsSpec(), description="the tools that the model may call")
+    environment: EnvironmentSpec | None = Field(
+        None, description="the world that episodes are played in; null: a conversation with tools alone"
+    )
     rollout: RolloutSpec = Field(RolloutSpec(), description="the episodes that the student plays in a step")
     reward: RewardSpec = Field(RewardSpec(), description="what an episode earns, and who decides")
     method: Annotated[MethodSpec, BeforeValidator(method_by_name)] = Field(
@@ -61,6 +65,14 @@ class Recipe(Section):
     )
     compare: CompareSpec = Field(CompareSpec(), description="how `sod compare` finds learning rates")
     trackers: list[TrackerName] = Field(default_factory=list, description="where metrics are copied to besides the run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tools_but_its_own(cls, content: Any) -> Any:
+        """An environment brings its tools: ours are shown beside them only where `tools` is written out."""
+        if isinstance(content, dict) and content.get("environment") is not None and "tools" not in content:
+            return {**content, "tools": {"python": None}}
+        return content
 
     @field_validator("name")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import regex  # what the verifiers match with
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from sod.recipe.keys.code import Code, written
 from sod.recipe.keys.judge import JUDGE, JudgeSpec
 from sod.recipe.keys.section import Section
 from sod.records import Task
@@ -35,14 +36,14 @@ class ChoiceSpec(Section):
         return letters
 
 
-OUR_PARTS = ("outcome", "tool_bonus", "overlong", JUDGE)
+OUR_PARTS = ("outcome", "tool_bonus", "overlong", "environment", JUDGE)
 """Parts of a reward that are not the user's functions."""
 
 
 class CallSpec(Section):
     """A reward function of the user's; `./mine.py:score` alone is short for `{call: ./mine.py:score}`."""
 
-    call: str = Field(description="its import path: module:name, or ./file.py:name beside the recipe")
+    call: Code = Field(description="its import path: module:name, or ./file.py:name beside the recipe")
     weight: float = Field(1.0, description="factor on what it returns")
     name: str = Field("", description="what its part of the reward is called; empty: the function's name")
 
@@ -56,7 +57,7 @@ class CallSpec(Section):
     @property
     def part(self) -> str:
         """The name of its part of the reward."""
-        return self.name or re.split("[:.]", self.call)[-1]
+        return self.name or re.split("[:.]", written(self.call))[-1]
 
 
 def _listed(value: Any) -> Any:
@@ -64,7 +65,7 @@ def _listed(value: Any) -> Any:
     if value is None:
         return []
     given = value if isinstance(value, list) else [value]
-    return [{"call": item} if isinstance(item, str) else item for item in given]
+    return [item if isinstance(item, Mapping | CallSpec) else {"call": item} for item in given]
 
 
 class RewardSpec(Section):
@@ -132,8 +133,8 @@ class RewardSpec(Section):
         for spec in self.call:
             if names.count(spec.part) > 1 or spec.part in OUR_PARTS or not re.fullmatch(r"[\w.-]+", spec.part):
                 raise ValueError(
-                    f"reward.call: {spec.part!r} cannot name the part of {spec.call}, names are words of their own; "
-                    f"set another: {{call: {spec.call!r}, name: ...}}"
+                    f"reward.call: {spec.part!r} cannot name the part of {written(spec.call)}, names are words of "
+                    f"their own; set another: {{call: {written(spec.call)!r}, name: ...}}"
                 )
         if self.verifier is None and not (self.call or self.judge):
             raise ValueError("reward.verifier: null leaves the reward to reward.call or reward.judge; set one of them")

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from sod.recipe.keys.code import Code
 from sod.recipe.keys.section import Named, Section
 
 TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
@@ -101,7 +102,7 @@ class PythonSpec(Section):
 class OwnToolSpec(Section):
     """A tool of the user's own: a Python function or class (`call`), or a server that speaks MCP (`mcp`)."""
 
-    call: str | None = Field(
+    call: Code | None = Field(
         None, description="the function or class: module:name, or ./file.py:name from the recipe's folder"
     )
     mcp: list[str] | None = Field(

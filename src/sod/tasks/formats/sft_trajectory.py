@@ -21,12 +21,13 @@ from sod.tasks.formats.messages import read_messages
 from sod.tasks.formats.tools import read_tools
 
 _FIGURES = ("format", "task_id", "sample", "stop", "reward_parts", "correct", "answer", "verdict", "truths")
+_WORLD = ("environment",)
 _NUMBERS = ("prompt_tokens", "response_tokens", "prompt_ids", "token_ids", "turn_ids", "sampled_logps")
 _SIGNALS = ("teacher_logps", "advantages")
 
 
 def _read(fields: Fields, name: str) -> Conversation:
-    for column in (*_FIGURES, *_NUMBERS, *_SIGNALS):
+    for column in (*_FIGURES, *_WORLD, *_NUMBERS, *_SIGNALS):
         fields.use(column)  # what is known of the episode, not what was said in it
     fault = fields.use("fault")
     if fault:
@@ -40,6 +41,8 @@ def _read(fields: Fields, name: str) -> Conversation:
         said = [message for turn in turns for message in _turn(turn)]
     except (AttributeError, KeyError, TypeError) as error:
         raise BadRowError("its turns are not as sod writes them") from error
+    while said and said[-1].role == "user":  # an environment's last word, which nobody answered
+        said.pop()
     if not said:
         raise BadRowError("its only turn was cut off")
     prompt = read_messages(fields.use("prompt"), "prompt", fields)
@@ -47,7 +50,7 @@ def _read(fields: Fields, name: str) -> Conversation:
 
 
 def _turn(turn: Row) -> Iterator[Message]:
-    """What the assistant said in a turn, and what its tools answered."""
+    """What the assistant said in a turn, and what its tools or an environment answered."""
     said = _said(turn)
     readable = tuple(call for call in said.calls if isinstance(call, ToolCall))
     weight = 1.0 if len(readable) == len(said.calls) else 0.0
@@ -56,6 +59,8 @@ def _turn(turn: Row) -> Iterator[Message]:
     calls, results = turn.get("calls") or [], turn.get("results") or []
     for call, result in zip(calls, results, strict=False):  # no results: the calls were not run
         yield Message("tool", checked(str(result["text"]), "tool"), name=call.get("name") or None)
+    if turn.get("reply") is not None:
+        yield Message("user", checked(str(turn["reply"]), "user"))
 
 
 def _said(turn: Row) -> Said:

@@ -1,0 +1,62 @@
+"""`sod.evaluate`: held-out tasks from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
+from sod.front.passed import Passed, Tools
+from sod.front.recipes import Given
+from sod.front.runs import Run
+from sod.records import SodError
+from sod.report.console import evaluation_table, notice, out
+
+if TYPE_CHECKING:
+    from sod.evaluation.runner import Evaluation
+
+
+def evaluate(
+    model: str | Path | Run,
+    data: str | Path = "",
+    overrides: Sequence[str] = (),
+    *,
+    k: int | None = None,
+    tasks: int | None = None,
+    recipe: Given | None = None,
+    tools: Tools = (),
+    reward: Any = None,
+    environment: Any = None,
+    device: str | None = None,
+    to: str | Path | None = None,
+    allow_code: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """Evaluate a model as `sod eval` does: avg@k, pass@k and maj@k with 95% intervals.
+
+    The tasks are those in `data`; an environment may have some of its own.
+    `model` is a run (its newest checkpoint), a checkpoint, a model directory or a hub id. A run's model is evaluated as
+    the run's own recipe says, any other as `recipe` says; `tools`, `reward` and `environment` are as of `train`, and
+    have to be given again where the run was given them. `k` samples of each of `tasks` tasks, a seeded subset, 0 for
+    all; both are the recipe's by default. Figures and episodes are written to `to`, by default below the run. Raises
+    SodError, also where code that a run's recipe names is not allowed by `allow_code`.
+    """
+    from sod.build.evaluated import claimed, find_evaluated
+
+    named = str(model.path if isinstance(model, Run) else model)
+    about = find_evaluated(named, notice)
+    changes = asked_changes(k, tasks, device, overrides)
+    spec = recipe_of(about, recipe, changes, allow_code, notice, Passed(tools, reward, environment))
+    if not data and spec.environment is None:
+        raise SodError("data is missing: name a file of RL tasks")
+    held_out = str(data or ENVIRONMENT)
+    place = about.place(held_out, spec.evaluation) if to is None else Path(to)
+    with claimed(place, exact=to is not None) as target:
+        result = evaluated(spec, about, str(data), target, notice)
+        write(target, spec, named, str(data), result)
+    if progress:
+        title = f"{Path(held_out).name}, {result.tasks} tasks"
+        out.print(evaluation_table({about.name: result.as_dict()}, title))
+        out.print(f"written to {target}", markup=False)
+    return result

@@ -1,0 +1,153 @@
+"""The examples that show how to bring one's own tools and environments run as they stand, at a small size."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from commands import ROOT
+from sod.records import Task, ToolCall
+from sod.runlog import RunLog
+from sod.tools.signature import signature_of
+from sod.usercode import load
+
+PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+TOOL, REWARD, TRAIN, LOOK, NOTEBOOK = PYTHON
+(YAML,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def run(command: str, cwd: Path, *arguments: str, program: str | None = None) -> str:
+    """What Python prints, run with these arguments in the example's folder; `program` is its input."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "SOD_ALLOCATOR": "off"}
+    line = [sys.executable, *command.split(), *arguments]
+    done = subprocess.run(line, cwd=cwd, env=environment, input=program, capture_output=True, text=True)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example of an own tool in a folder of its own, with a cold start that knows the form of a call."""
+    folder = tmp_path_factory.mktemp("examples") / "own-tool"
+    shutil.copytree(ROOT / "examples" / "own-tool", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    run("boxes_world.py", folder, "sft.steps=120", "sft.batch_size=8")
+    return folder
+
+
+@pytest.mark.slow
+def test_own_tool_is_called_and_own_reward_counts(boxes: Path) -> None:
+    shown = run("boxes.py", boxes, "train.steps=2", "train.trajectories_every=1", "evaluation.k=1")
+    assert re.search(
+        r"^right: 0\.\d+ before, 0\.\d+ after$|^right: \d\.\d+ before, \d\.\d+ after$", shown, re.MULTILINE
+    )
+    log = RunLog.open(boxes / "runs" / "boxes")
+    assert [row["step"] for row in log.metrics()] == [1, 2]
+    assert [row["name"] for row in log.manifest()["code"]] == ["__main__:sql", "__main__:score"]
+    rows = [row for step in (1, 2) for row in log.trajectories(step)]
+    results = [result for row in rows for turn in row["turns"] for result in turn["results"]]
+    assert any(re.fullmatch(r"\d\d", result["text"]) for result in results), "no call got through to the database"
+    for row in rows:
+        assert row["reward"] == float(row["turns"][-1]["said"]["answer"].strip() == row["truths"][0])
+
+    looked = run("-", boxes, program=LOOK)
+    assert "Run('runs/boxes'" in looked
+    assert "Which box is" in looked
+
+
+@pytest.mark.slow
+def test_the_commands_ask_for_what_was_passed_in(boxes: Path) -> None:
+    """`sod` cannot know the functions: it says what to call instead."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "SOD_ALLOCATOR": "off"}
+    command = [sys.executable, "-m", "sod", "eval", "runs/start", "--data", "data/test.jsonl"]
+    done = subprocess.run(command, cwd=boxes, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "tools.sql.call: passed in from Python, and in no file; pass it again: sod.evaluate(" in done.stderr
+    assert "tools=[sql]" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_same_by_import_path_needs_no_python(boxes: Path) -> None:
+    """As the tutorial has it."""
+    recipe = yaml.safe_load((boxes / "recipe.yaml").read_text(encoding="utf-8")) | yaml.safe_load(YAML)
+    (boxes / "by-path.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    run("-m sod train by-path.yaml train.steps=1 --run runs/by-path", boxes)
+    assert len(RunLog.open(boxes / "runs" / "by-path").metrics()) == 1
+
+
+def test_the_file_that_trains_is_short() -> None:
+    """Without its docstring."""
+    text = (ROOT / "examples" / "own-tool" / "boxes.py").read_text(encoding="utf-8")
+    lines = [line for line in text.split('"""', 2)[2].splitlines() if line.strip()]
+    assert len(lines) <= 25
+
+
+def test_the_tutorial_shows_the_example() -> None:
+    """Running the example is running the page."""
+    example = (ROOT / "examples" / "own-tool" / "boxes.py").read_text(encoding="utf-8")
+    assert [block for block in (TOOL, REWARD, TRAIN) if block not in example] == []
+
+
+def test_the_class_of_the_tutorial_is_a_tool() -> None:
+    names: dict[str, Any] = {}
+    exec(NOTEBOOK, names)
+    shown = signature_of(names["Notebook"], "notebook", "the tutorial").schema["function"]
+    assert list(shown["parameters"]["properties"]) == ["note"]
+    notebook = names["Notebook"]()
+    notebook.start(Task("t", (), ""))
+    assert [notebook("a"), notebook("b")] == ["a", "a\nb"]
+
+
+@pytest.fixture(scope="module")
+def corridor() -> Any:
+    """The module of the example of an own environment."""
+    return load(f"{ROOT}/examples/own-environment/corridor.py:Corridor", ROOT)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_corridor_is_won_by_who_knows_the_way_and_not_by_luck(corridor: Any, split: str) -> None:
+    rng, won = random.Random(0), 0
+    ways = corridor().tasks(split)
+    world = corridor()  # used again, as a run does
+    for way in ways:
+        task = Task(way["id"], (), "", extra=way)
+        assert world.reset(task, 0)[0] == f"You are at {way['at']}, the door is at {way['door']}."
+        assert world.step((ToolCall("walk", {"steps": way["door"] - way["at"]}),)) == (
+            [f"You are at {way['door']}."],
+            1.0,
+            True,
+        )
+        world.reset(task, 0)
+        won += world.step((ToolCall("walk", {"steps": rng.randint(-8, 8)}),))[2]
+    assert 0 < len(ways) < 72
+    assert won < len(ways) / 2
+
+
+def test_the_corridor_says_what_the_model_did_wrong(corridor: Any) -> None:
+    world = corridor()
+    world.reset(Task("t", (), "", extra={"at": 1, "door": 9}), 0)
+    assert world.step("I walk.") == ("Call walk.", 0.0, False)
+    ((result,), earned, over) = world.step((ToolCall("walk", {"steps": "far"}),))
+    assert (result.error, earned, over) == ("bad_arguments", 0.0, False)
+
+
+@pytest.mark.slow
+def test_own_environment_is_played_in(tmp_path: Path) -> None:
+    folder = tmp_path / "own-environment"
+    shutil.copytree(ROOT / "examples" / "own-environment", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    run("corridor_world.py", folder, "sft.steps=120", "sft.batch_size=8")
+    shown = run("corridor.py", folder, "train.steps=2", "train.trajectories_every=1", "evaluation.k=1")
+    assert re.search(r"^at the door: \d\.\d+ before, \d\.\d+ after$", shown, re.MULTILINE)
+    log = RunLog.open(folder / "runs" / "corridor")
+    assert [row["name"] for row in log.manifest()["code"]] == ["__main__:Corridor"]
+    results = [result for row in log.trajectories(2) for turn in row["turns"] for result in turn["results"]]
+    assert any(result["text"].startswith("You are at ") for result in results)
