@@ -122,8 +122,8 @@ class LoopThread:
             try:
                 return future.result(timeout=patience)
             except NotYet:
-                if future.done():  # the coroutine's own error
-                    raise
+                if future.done():  # just now, or the error is the coroutine's own
+                    return future.result()
                 if not self._answers(patience):
                     self.blocked = True
                     future.cancel()
@@ -212,7 +212,8 @@ def _in_thread(function: Callable[[], Any], own: OwnThread | None) -> tuple[thre
             returned.set_result(value) if error is None else returned.set_exception(error)
 
     def work() -> None:
-        value, error = None, None
+        value: Any = None
+        error: BaseException | None = None
         try:
             value = function()
         except StopIteration as stop:  # a future cannot hold one

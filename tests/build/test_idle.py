@@ -123,6 +123,7 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "seconds of no math": ("sod", {"reward": {"verifier": "choice", "math_seconds": 9}}, "reward.math_seconds=9 does"),
     "workers of no math": ("sod", {"reward": {"verifier": "choice", "workers": 1}}, "reward.workers=1 does nothing"),
+    "seconds of no own function": ("sod", {"reward": {"call_seconds": 9}}, "reward.call_seconds=9 does nothing"),
     "dual clip of one update": ({"name": "sod", "dual_clip": 3.0}, {}, "method.dual_clip=3 does nothing here"),
     "a start beyond the last turn": (
         {"name": "tcod_f2b", "start": 4},

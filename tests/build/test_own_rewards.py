@@ -139,11 +139,16 @@ def test_a_function_that_always_fails_stops_the_run_with_its_line(
 
 
 def test_a_judge_grades_the_episodes_of_a_run(make_recipe: Any, tmp_path: Path) -> None:
+    told: list[str] = []
     with JudgeServer(lambda number, body: completion("Score: 5")) as server:
         judge = {"url": server.url, "model": "m", "weight": 2.0, "cache": str(tmp_path / "cache")}
-        report = first_step(make_recipe({"judge": judge}), tmp_path / "run")
+        job = prepare_train(make_recipe({"judge": judge}), tmp_path / "run", False, told.append)
+        with closing(job):
+            report = job.take_step(1)
         assert report.metrics["reward/judge"] == report.metrics["reward"] == pytest.approx(1.0)
-        assert len(server.asked) >= 1
+        asked = len(server.asked)
+    assert 1 <= asked <= 4
+    assert f"reward.judge: {asked} requests, {100 * asked} tokens; {4 - asked} answers were known before" in told
 
 
 @pytest.mark.parametrize(

@@ -244,11 +244,11 @@ def graded(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch
         named = {"{other}": other.url, "{elsewhere}": str(place / "elsewhere")}
         given = {key: named.get(value, value) if isinstance(value, str) else value for key, value in given.items()}
         content = {"student": {"path": "s"}, "reward": {"judge": given}}
-        rewards = own_rewards(parse_recipe(content, "here"), opened)
+        rewards = own_rewards(parse_recipe(content, "here"), opened, lambda text: None)
         try:
             scores = scored(rewards, [answered(text, "5") for text in "abc"])
         except SodError as error:
-            return (str(error).partition("; ")[2],)
+            return (str(error).rpartition("; ")[2],)
         finally:
             patch.undo()
         faults = [score.detail.replace(server.url, "") for score in scores if isinstance(score, Fault)]

@@ -109,3 +109,20 @@ def test_the_recipe_of_a_run_can_be_no_bomb(tmp_path: Path, sod: Any) -> None:
         assert ended.code == 1
         assert "more than 20,000 values" in ended.err
         assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_an_override_beside_a_tool_of_its_own_allows_nothing(tmp_path: Path, sod: Any) -> None:
+    run = a_run(tmp_path / "run", {"tools": {"sql": {"call": "evil:sql"}}})
+    assert "tools.sql.call='evil:sql'" in sod("train", "--resume", run, "tools.sql.concurrency=2").err
+
+
+def test_code_of_a_run_is_not_imported_before_it_is_allowed(tmp_path: Path, sod: Any) -> None:
+    """With the option it is."""
+    evil, been_here = tmp_path / "evil_of_a_test.py", tmp_path / "been_here"
+    evil.write_text(f"open({str(been_here)!r}, 'w').close()\n\ndef sql() -> str:\n    'Say x.'\n    return 'x'\n")
+    run = a_run(tmp_path / "run", {"tools": {"sql": {"call": f"{evil}:sql"}}})
+    sod("train", "--resume", run)
+    assert not been_here.exists()
+    ended = sod("train", "--resume", run, "--allow-code")
+    assert been_here.exists(), ended.err
+    assert NEXT in ended.err

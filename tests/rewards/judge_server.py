@@ -28,6 +28,7 @@ class JudgeServer:
         self.headers: list[Mapping[str, str]] = []
         self.paths: list[str] = []
         self.now = self.most = 0
+        self.listing = 404  # what is answered to whoever asks for the models
         lock, server = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,6 +51,12 @@ class JudgeServer:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(text.encode())
+
+            def do_GET(self) -> None:
+                server.paths.append(self.path)
+                self.send_response(server.listing)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""

@@ -213,6 +213,28 @@ def test_no_service_is_a_fault(judging: Judging) -> None:
     assert fault_of(judging(url), answered("a")).kind is FaultKind.UNREACHABLE
 
 
+@pytest.mark.parametrize(("status", "refused"), [(200, False), (404, False), (500, False), (401, True), (403, True)])
+def test_a_service_is_looked_up_before_the_run(judging: Judging, status: int, refused: bool) -> None:
+    """That costs nothing of the budget; what refuses our key would refuse every question."""
+    with JudgeServer(lambda number, body: completion("Score: 7")) as server:
+        server.listing = status
+        judge = judging(server.url)
+        if refused:
+            with pytest.raises(SodError, match=f"HTTP {status}; set the environment variable SOD_JUDGE_API_KEY"):
+                judge.refuse_unreachable()
+        else:
+            judge.refuse_unreachable()
+        assert server.paths == ["/v1/models"]
+        assert judge.requests == 0
+
+
+def test_no_service_is_refused_before_the_run(judging: Judging) -> None:
+    with BadServer() as server:
+        url = server.url
+    with pytest.raises(SodError, match=r"reward\.judge\.url=.*: cannot be reached .*; start the service"):
+        judging(url).refuse_unreachable()
+
+
 def test_a_service_that_keeps_failing_is_left_alone(judging: Judging) -> None:
     with BadServer(always("http_500")) as server:
         judge = judging(server.url, attempts=1, breaker_failures=3, breaker_seconds=600.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -99,6 +100,11 @@ def by_name(episodes):  # type: ignore[no-untyped-def]
     return tuple(10 * len(episodes) for _ in episodes)
 
 
+def unseen(many: builtins.list[not_imported.Episode]) -> list[int]:  # type: ignore[name-defined] # noqa: F821
+    """Its hints mean something to type checkers alone."""
+    return [len(many)] * len(many)
+
+
 async def of_a_list_later(many: list[Episode]) -> list[dict[str, int]]:
     return [{"of": len(many)} for _ in many]
 
@@ -109,6 +115,7 @@ async def of_a_list_later(many: list[Episode]) -> list[dict[str, int]]:
         (of_a_list, [{"mine": 2}, {"mine": 3}, {"mine": 1}, {"mine": 2}, {"mine": 3}]),
         (of_a_sequence, [{"mine": 2}, {"mine": 2}, {"mine": 1}, {"mine": 2}, {"mine": 2}]),
         (by_name, [{"mine": 20}, {"mine": 20}, {"mine": 10}, {"mine": 20}, {"mine": 20}]),
+        (unseen, [{"mine": 2}, {"mine": 2}, {"mine": 1}, {"mine": 2}, {"mine": 2}]),
         (of_a_list_later, [{"mine/of": 2}, {"mine/of": 2}, {"mine/of": 1}, {"mine/of": 2}, {"mine/of": 2}]),
     ],
 )
@@ -158,8 +165,6 @@ def test_what_fails_is_a_fault_of_that_episode_alone(function: Any, said: str, r
     assert isinstance(fault, Fault)
     assert fault.kind is FaultKind.VERIFIER
     assert fault.retryable == retryable
-    import re
-
     assert re.search(said, fault.detail), fault.detail
     assert "\n" not in fault.detail
 

@@ -70,7 +70,7 @@ def evaluate_model(
     tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data or ENVIRONMENT_TASKS, recipe, notice)
     with ExitStack() as resources:
         tools = make_tools(recipe, resources, chat.tokenizer, notice)
-        reward_function = make_reward_function(recipe, resources, tasks)
+        reward_function = make_reward_function(recipe, resources, tasks, notice)
         refuse_unhealthy(tools)
         prepare_torch(recipe, devices)
         with naming_phase("loading the student"):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sod.recipe import CallSpec, JudgeSpec, Recipe, RewardSpec, written
+from sod.recipe import CallSpec, JudgeSpec, Notice, Recipe, RewardSpec, written
 from sod.rewards.function import OwnReward, own_reward
 from sod.rewards.judge import Judge
 from sod.usercode import load
@@ -32,14 +32,20 @@ def _own_reward(thing: Any, named: CallSpec, spec: RewardSpec) -> OwnReward:
     return own_reward(thing, named.part, where, named.weight, spec.call_seconds, spec.call_workers)
 
 
-def own_rewards(recipe: Recipe, opened: ExitStack) -> list[OwnReward]:
-    """All that scores episodes beside or in place of verifiers; what it runs is closed with `opened`."""
+def own_rewards(recipe: Recipe, opened: ExitStack, notice: Notice) -> list[OwnReward]:
+    """All that scores episodes beside or in place of verifiers; what it runs is closed with `opened`.
+
+    `notice` hears what the judge has cost, when it is closed.
+    Raises SodError for functions that cannot be had and for a judge that cannot be reached.
+    """
     spec = recipe.reward.judge
-    judged = [] if spec is None else [_judging(spec, recipe.seed, opened)]
+    judged = [] if spec is None else [_judging(spec, recipe.seed, opened, notice)]
     return [*own_functions(recipe), *judged]
 
 
-def _judging(spec: JudgeSpec, seed: int, opened: ExitStack) -> OwnReward:
+def _judging(spec: JudgeSpec, seed: int, opened: ExitStack, notice: Notice) -> OwnReward:
     judge = Judge(spec, seed)
     opened.callback(judge.close)
+    opened.callback(lambda: notice(f"reward.judge: {judge.spent}"))
+    judge.refuse_unreachable()
     return OwnReward("judge", judge, "reward.judge", spec.weight, False, judge.longest_seconds, spec.concurrency)

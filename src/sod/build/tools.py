@@ -194,20 +194,24 @@ def stateful_tools(recipe: Recipe) -> list[str]:
     return [declared.key for declared in _declared(recipe) if declared.keeps_state]
 
 
-def make_reward_function(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> RewardFunction:
+def make_reward_function(
+    recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice = warnings.warn
+) -> RewardFunction:
     """What episodes earn: by their environment, where they have one, and by the verifiers of the recipe.
 
     What is run for it is closed with `opened`.
     """
     spec, world = recipe.reward, recipe.environment
     if world is None:
-        return make_verifier_reward(recipe, opened, tasks)
-    verifier = make_verifier_reward(recipe, opened, tasks) if world.verified else None
+        return make_verifier_reward(recipe, opened, tasks, notice)
+    verifier = make_verifier_reward(recipe, opened, tasks, notice) if world.verified else None
     shaping = Shaping(overlong_buffer=spec.overlong_buffer, max_response_tokens=recipe.rollout.max_response_tokens)
     return EnvironmentReward(world.success, shaping, verifier)
 
 
-def make_verifier_reward(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task]) -> VerifierReward:
+def make_verifier_reward(
+    recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice = warnings.warn
+) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
     There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are
@@ -227,7 +231,7 @@ def make_verifier_reward(recipe: Recipe, opened: ExitStack, tasks: Sequence[Task
     by_source = {source: verifiers[name] for source, name in spec.by_source.items()}
     default = None if spec.verifier is None else verifiers[spec.verifier]
     declared = {} if spec.verifier is None else verifiers
-    own = own_rewards(recipe, opened)
+    own = own_rewards(recipe, opened, notice)
     retries = recipe.rollout.fault_retries
     return VerifierReward(default, by_source, shaping, retries, declared, own, spec.call_right)
 

@@ -189,7 +189,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     judged = [*inputs.tasks, *inputs.held_out]
     tools = make_tools(recipe, resources, chat.tokenizer, notice)
     world = make_world(recipe, resources)
-    reward_function = make_reward_function(recipe, resources, judged)
+    reward_function = make_reward_function(recipe, resources, judged, notice)
     refuse_unhealthy(tools)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)

@@ -89,7 +89,7 @@ def _failed_calls(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, str
         return
     name, count = errors.most_common(1)[0]
     helps = {
-        "timeout": "raise tools.python.timeout_seconds",
+        "timeout": "raise tools.python.timeout_seconds, or that of your own tool",
         "memory": "raise tools.python.memory_mb",
     }.get(str(name), "see the results in trajectories/; `sod sft` teaches calls, chat.template is how they are written")
     yield "calls", f"every one of {len(results)} tool calls failed, {count} of them with {name}; {helps}"

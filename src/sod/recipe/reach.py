@@ -67,7 +67,7 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
     own = {key_of(override.partition("=")[0]) for override in overrides}
     for reaching in REACHING:
         for name, value in _values(recipe, reaching.key):
-            if value is None or not reaching.beyond(value):
+            if not reaching.beyond(value):
                 continue
             if not any(name == key or name.startswith(f"{key}.") for key in own):
                 raise SodError(
@@ -77,14 +77,12 @@ def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> Non
 
 
 def _values(recipe: Recipe, key: str) -> list[tuple[str, Any]]:
-    """Every key that a dotted one with `*` names, with its value; None where a section above it is null."""
+    """Every key that a dotted one with `*` names, with its value; what is null, or lies below null, is left out."""
     found: list[tuple[str, Any]] = [("", recipe)]
     for part in key.split("."):
         below: list[tuple[str, Any]] = []
         for name, section in found:
             parts = list(section.model_extra or {}) if part == "*" else [part]
-            below += [
-                (f"{name}.{one}".lstrip("."), None if section is None else getattr(section, one)) for one in parts
-            ]
+            below += [(f"{name}.{one}".lstrip("."), getattr(section, one)) for one in parts]
         found = [(name, value) for name, value in below if value is not None]
     return found

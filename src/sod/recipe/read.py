@@ -34,7 +34,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), notice: Notice 
     where = str(path)
     file = recipe_file(path, notice)
     content = placed(read_yaml(str(file)), file.resolve().parent)
-    return parse_recipe(placed(apply_overrides(content, overrides, where, notice), Path.cwd()), where)
+    return parse_recipe(apply_overrides(content, overrides, where, notice), where)
 
 
 def read_yaml(where: str) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def apply_overrides(
 ) -> dict[str, Any]:
     """`content` with each `a.b.c=value` put in its place, all keys under their own names.
 
-    An override replaces what the file gives under any of a key's names. `notice` hears once of every old name.
+    An override replaces what the file gives under any of a key's names; files of the user's own code in it are looked
+    for from the working directory. `notice` hears once of every old name.
     Raises SodError for a malformed override, and for a key that the file, or the overrides, give under two names.
     """
     told: dict[str, None] = {}  # a dictionary keeps the order
@@ -73,7 +74,7 @@ def apply_overrides(
         _put(merged, key, _renamed(name, _value(text), where, told.setdefault))
     for text in told:
         notice(text)
-    return merged
+    return placed(merged, Path.cwd())
 
 
 def parse_recipe(content: Mapping[str, Any], where: str) -> Recipe:

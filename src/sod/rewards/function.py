@@ -29,6 +29,8 @@ from sod.records import Episode, Fault, FaultKind, SodError, ToolFault, Verdict,
 SECONDS = 60.0
 WORKERS = 8
 LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+LIST_NAMES = ("list", "tuple", "sequence", "iterable", "collection")
+"""The same by name, where a hint cannot be looked up: it was imported for type checkers only, say."""
 RETURNS = "return a number, or a mapping of names to numbers"
 
 
@@ -140,7 +142,7 @@ def _takes_groups(function: Callable[..., Any], where: str) -> bool:
     if hint is inspect.Parameter.empty:
         return taken[0].name == "episodes"
     if isinstance(hint, str):
-        return hint.rpartition(".")[2].lower().startswith(("list[", "sequence[", "tuple[", "iterable["))
+        return hint.partition("[")[0].rpartition(".")[2].lower() in LIST_NAMES
     return (get_origin(hint) or hint) in LISTS
 
 

@@ -34,6 +34,7 @@ MAX_REPLY_BYTES = 8 << 20
 SHOWN_CHARS = 200  # of what the service said, in a fault's detail
 CHARS_PER_TOKEN = 4  # where the service does not say what it used
 TRANSIENT_CODES = frozenset({408, 409, 425, 429})  # besides every 5xx
+DENIED_CODES = frozenset({401, 403})
 _KEY = re.compile(r"[!-~]+")  # what a header can carry, without spaces
 
 
@@ -55,6 +56,11 @@ class Judge:
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._client: httpx.AsyncClient | None = None
         self.requests = self.tokens = self.kept = 0
+
+    @property
+    def spent(self) -> str:
+        """What it has cost so far, in words."""
+        return f"{self.requests:,} requests, {self.tokens:,} tokens; {self.kept:,} answers were known before"
 
     @property
     def longest_seconds(self) -> float:
@@ -79,6 +85,28 @@ class Judge:
             else:
                 self.kept += 1
             return grade
+
+    def refuse_unreachable(self) -> None:
+        """Raises SodError where nobody answers at the url, or our key is not accepted there: before a run begins."""
+        loop_thread().run(self._looked_up())
+
+    async def _looked_up(self) -> None:
+        """Ask for the list of models, which costs nothing; whatever the answer is, there is a service."""
+        url = f"{self._spec.url}/models"
+        try:
+            response = await self._opened().get(url, timeout=min(self._spec.seconds, CONNECT_SECONDS))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise SodError(
+                f"reward.judge.url={self._spec.url}: cannot be reached ({type(error).__name__}: {error}); start the "
+                "service, or correct the url"
+            ) from error
+        except httpx.HTTPError:  # busy, or it has no such list: the first question will tell
+            return
+        if response.status_code in DENIED_CODES:
+            raise SodError(
+                f"reward.judge.url={self._spec.url}: HTTP {response.status_code}; set the environment variable "
+                f"{KEY_VARIABLE} to a key that it accepts"
+            )
 
     def close(self) -> None:
         """Close the connections. Safe to call twice."""
@@ -127,12 +155,15 @@ class Judge:
         return outcome, asked_to_wait
 
     def _spend_a_request(self) -> None:
-        spec = self._spec
-        spent = f"{self.requests:,} requests and {self.tokens:,} tokens are spent"
-        if self.requests >= spec.max_calls:
-            raise SodError(f"reward.judge: {spent}; raise reward.judge.max_calls={spec.max_calls} and resume the run")
-        if self.tokens >= spec.max_tokens:
-            raise SodError(f"reward.judge: {spent}; raise reward.judge.max_tokens={spec.max_tokens} and resume the run")
+        for key, used, allowed in (
+            ("max_calls", self.requests, self._spec.max_calls),
+            ("max_tokens", self.tokens, self._spec.max_tokens),
+        ):
+            if used >= allowed:
+                raise SodError(
+                    f"reward.judge: the budget is spent ({self.spent}); raise reward.judge.{key}={allowed} and resume "
+                    "the run"
+                )
         self.requests += 1
 
     async def _send(self, body: bytes) -> tuple[bytes | Fault, float]:
@@ -164,8 +195,7 @@ class Judge:
         """The fault of an answer other than HTTP 200."""
         code = response.status_code
         transient = code >= 500 or code in TRANSIENT_CODES
-        denied = code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
-        fix = f"; set the environment variable {KEY_VARIABLE}" if denied else ""
+        fix = f"; set the environment variable {KEY_VARIABLE}" if code in DENIED_CODES else ""
         said = self._shown(data.decode("utf-8", "replace"))
         return self._fault(FaultKind.SERVER, f"HTTP {code}: {said}{fix}", transient)
 

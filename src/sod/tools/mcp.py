@@ -66,6 +66,11 @@ class _Life:
     failure: str = ""
     task: asyncio.Task[None] | None = None
 
+    def over(self) -> bool:
+        """Whether it cannot be used any more: the server is down, or lives in an event loop that was given up."""
+        elsewhere = self.task is not None and self.task.get_loop() is not asyncio.get_running_loop()
+        return elsewhere or (self.up.is_set() and self.session is None)
+
 
 @final
 class McpServer:
@@ -104,7 +109,7 @@ class McpServer:
 
     async def session(self) -> ClientSession:
         """The connection to the running server. Raises ServerDownError where it cannot be started."""
-        if self._life is None or (self._life.up.is_set() and self._life.session is None):
+        if self._life is None or self._life.over():
             self._life = _Life()
             if self._errors is None:
                 self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  see close
@@ -114,7 +119,7 @@ class McpServer:
         try:
             await asyncio.wait_for(life.up.wait(), STARTING_SECONDS)
         except TimeoutError:
-            life.stop.set()
+            await self.stop()
             raise ServerDownError(f"no answer within {STARTING_SECONDS:g} s of its start{self.said()}") from None
         if life.session is None:
             raise ServerDownError(f"cannot be started: {life.failure}{self.said()}")
@@ -129,9 +134,12 @@ class McpServer:
     async def stop(self) -> None:
         """End the server, if it runs."""
         life, self._life = self._life, None
-        if life is not None and life.task is not None:
-            life.stop.set()
-            await asyncio.wait({life.task}, timeout=STOPPING_SECONDS)
+        if life is None or life.task is None or life.task.get_loop() is not asyncio.get_running_loop():
+            return  # in a loop that was given up it ends with this program, which holds its input
+        life.stop.set()
+        if not life.up.is_set():  # it waits for an answer, and looks at nothing else
+            life.task.cancel()
+        await asyncio.wait({life.task}, timeout=STOPPING_SECONDS)
 
     def close(self) -> None:
         """End the server and wait for that. Safe to call twice."""

@@ -15,7 +15,6 @@ from typing import Any, final
 from sod.asynchronous import Called, LeftBehind, OwnThread, Raised, Returned, TimedOut, called
 from sod.records import SodError, Task
 
-
 _LATE_SECONDS = 3600.0
 
 
@@ -52,12 +51,14 @@ class EpisodeObjects:
             return self._objects[episode]
         thread = OwnThread()
         made = await called(self._kind, self._seconds, left_behind, thread)
-        started = made
-        if isinstance(made, Returned) and self._starts:
-            started = await called(partial(made.value.start, task), self._seconds, left_behind, thread)
-        if not isinstance(made, Returned) or not isinstance(started, Returned):
+        if not isinstance(made, Returned):
             thread.end()
-            return started
+            return made
+        if self._starts:
+            started = await called(partial(made.value.start, task), self._seconds, left_behind, thread)
+            if not isinstance(started, Returned):
+                thread.end()
+                return started
         self._objects[episode] = Kept(made.value, thread)
         return self._objects[episode]
 
@@ -78,7 +79,8 @@ class EpisodeObjects:
         """Let the objects of these episodes, or all of them, finish and go."""
         names = list(self._objects) if episodes is None else episodes
         over = [self._objects.pop(name) for name in names if name in self._objects]
-        calls = [called(one.value.finish, self._seconds, left_behind, one.thread) for one in over if self._finishes]
+        finishing = over if self._finishes else []
+        calls = [called(one.value.finish, self._seconds, left_behind, one.thread) for one in finishing]
         outcomes = await asyncio.gather(*calls)
         for one in over:
             one.thread.end()
