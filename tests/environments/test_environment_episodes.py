@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +15,15 @@ from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.environments.adapt import adapted
 from sod.environments.worlds import Worlds
-from sod.records import FaultKind, Group, Message, SodError, StopReason, Task, Trajectory
+from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, Task, ToolResult, Trajectory
 from sod.rewards.shaping import Shaping
 from sod.rollout.collect import Collector, World
 from sod.rollout.earned import EnvironmentReward
 from sod.rollout.limits import EpisodeLimits
 from sod.rollout.prefix import prefix_of
 from sod.runlog.trajectories import trajectory_of, trajectory_row
-from sod.tools.base import Tool
+from sod.tasks.files import load_conversations
+from sod.tools.base import Tool, ToolRequest
 
 SAMPLING = Sampling(1.0)
 
@@ -210,6 +212,7 @@ def test_a_class_written_for_trl_plays_unchanged(tokenizer: Any) -> None:
     assert trajectory.stop is StopReason.ANSWER
     assert trajectory.reward == 1.0
     assert trajectory.opening is not None
+    assert trajectory.opening.prompt == (Message("user", "Play.Count to 5."),)
     assert trajectory.opening.tools[0]["function"]["parameters"]["required"] == ["number"]
 
 
@@ -224,3 +227,58 @@ def test_the_five_values_of_gymnasium_and_gem(tokenizer: Any) -> None:
 def test_what_has_no_reset_is_refused() -> None:
     with pytest.raises(SodError, match="makes a dict, which has no reset"):
         adapted({}, "auto", "environment.call='x:y'")
+
+
+class Calculator:
+    """A tool of the run's own, beside the environment's."""
+
+    name = "calculate"
+    schema: Mapping[str, Any] = {**ADD, "function": {**ADD["function"], "name": "calculate"}}
+    keeps_state = False
+
+    def start(self, episodes: Sequence[tuple[str, Task]]) -> None:
+        self.begun = len(episodes)
+
+    def run(self, requests: Sequence[ToolRequest]) -> list[ToolResult | Fault]:
+        return [ToolResult(str(request.call.arguments["number"] * 10)) for request in requests]
+
+    def probe(self) -> Fault | None:
+        return None
+
+    def finish(self, episodes: Sequence[str]) -> None:
+        self.begun -= len(episodes)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def test_tools_of_the_run_answer_beside_the_environment(tokenizer: Any) -> None:
+    turn = call(4, "calculate") + call(1) + call(5, "calculate") + call(2)
+    tools = {"calculate": Calculator()}
+    trajectory = only(played(rolled(tokenizer, Counter, {"t": [turn]}, tools)[0], task(goal=3)))
+    texts = [result.text for result in trajectory.tool_results]
+    assert texts == ["40", "The counter is at 1.", "50", "The counter is at 3."]
+    assert trajectory.correct
+    assert trajectory.opening is not None
+    assert [tool["function"]["name"] for tool in trajectory.opening.tools] == ["calculate", "add"]
+
+
+def test_two_tools_of_one_name_are_a_fault_that_names_them(tokenizer: Any) -> None:
+    tools = {"add": Calculator()}
+    tools["add"].schema = ADD
+    trajectory = only(played(rolled(tokenizer, Counter, {"t": [call(1)]}, tools)[0], task(goal=3)))
+    assert trajectory.fault is not None
+    assert "it has a tool 'add', and so has the run" in trajectory.fault.detail
+
+
+def test_an_episode_in_an_environment_is_a_conversation_to_train_on(tokenizer: Any, tmp_path: Path) -> None:
+    trajectory = only(played(rolled(tokenizer, Parrot, {"t": ["hello", "word"]})[0], task(prompt="")))
+    file = tmp_path / "generations.jsonl"
+    file.write_text(json.dumps(trajectory_row(trajectory, task(prompt=""))))
+    (conversation,) = load_conversations(str(file)).items
+    assert [(message.role, message.content) for message in conversation.messages] == [
+        ("user", "Say the word."),
+        ("assistant", "hello"),
+        ("user", "You said hello"),
+        ("assistant", "word"),
+    ]

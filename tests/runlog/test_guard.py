@@ -19,6 +19,7 @@ EVERYTHING: dict[str, Any] = {
     "tools": {"python": {"fusion": {"url": "http://localhost:1"}}},
     "reward": {"judge": {"url": "http://localhost:1", "model": "m"}},
     "world": {},
+    "environment": {"call": "module:name"},
 }
 
 

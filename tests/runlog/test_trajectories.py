@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sod.records import (
+    ROLES,
     Fault,
     FaultKind,
     MalformedCall,
     Message,
+    Opening,
     Said,
     SodError,
     StopReason,
@@ -101,6 +103,7 @@ def test_a_row_holds_the_episode_and_what_was_made_of_it(log: RunLog) -> None:
         "truths": ["4", "four"],
         "prompt": [{"role": "system", "content": "Use the tool."}, {"role": "user", "content": "1 + 3 = ?"}],
         "tools": [SCHEMA],
+        "environment": None,
         "prompt_tokens": 2,
         "response_tokens": 6,
         "prompt_ids": [0, 1],
@@ -130,6 +133,8 @@ def test_a_row_holds_the_episode_and_what_was_made_of_it(log: RunLog) -> None:
                     {"text": "ZeroDivisionError", "error": "exception", "seconds": 0.25},
                     {"text": "bad", "error": "invalid_json", "seconds": 0.0},
                 ],
+                "reply": None,
+                "reward": 0.0,
             },
             {
                 "k": 2,
@@ -141,6 +146,8 @@ def test_a_row_holds_the_episode_and_what_was_made_of_it(log: RunLog) -> None:
                 "said": {"thinking": "", "answer": "The answer is 4.", "calls": []},
                 "calls": [],
                 "results": [],
+                "reply": None,
+                "reward": 0.0,
             },
         ],
     }
@@ -149,7 +156,7 @@ def test_a_row_holds_the_episode_and_what_was_made_of_it(log: RunLog) -> None:
 def test_what_is_not_known_is_null(log: RunLog) -> None:
     log.write_trajectories(1, [trajectory_row(trajectory())])
     (row,) = log.trajectories(1)
-    unknown = {"truths", "prompt", "tools", "teacher_logps", "advantages", "fault"}
+    unknown = {"truths", "prompt", "tools", "teacher_logps", "advantages", "fault", "environment"}
     assert {key for key, value in row.items() if value is None} == unknown
     assert [(turn["d_k"], turn["w_k"]) for turn in row["turns"]] == [(None, None)] * 2
 
@@ -191,6 +198,9 @@ MALFORMED = st.builds(MalformedCall, st.text(max_size=8), st.text(max_size=8))
 RESULTS = st.builds(ToolResult, st.text(max_size=8), st.none() | st.text(max_size=8), FLOATS)
 SAID = st.builds(Said, st.text(max_size=8), st.text(max_size=8), st.lists(CALLS | MALFORMED, max_size=2).map(tuple))
 
+PROMPTS = st.lists(st.builds(Message, st.sampled_from(ROLES), st.text(max_size=8)), max_size=2).map(tuple)
+OPENINGS = st.none() | st.builds(Opening, st.integers(0, 2**63 - 1), PROMPTS, st.just((SCHEMA,)), FLOATS)
+
 
 @st.composite
 def trajectories(draw: st.DrawFn) -> Trajectory:
@@ -202,7 +212,8 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
         start = len(turn_ids)
         turn_ids += [k] * draw(st.integers(0, 3))
         texts = (draw(st.text(max_size=8)), draw(st.lists(CALLS, max_size=2)), draw(st.lists(RESULTS, max_size=2)))
-        turns.append(Turn(k, start, len(turn_ids), texts[0], tuple(texts[1]), tuple(texts[2]), draw(SAID)))
+        world = draw(st.none() | st.text(max_size=8)), draw(FLOATS)
+        turns.append(Turn(k, start, len(turn_ids), texts[0], tuple(texts[1]), tuple(texts[2]), draw(SAID), *world))
         turn_ids += [0] * draw(st.integers(0, 2))
     logps = [draw(FLOATS) if turn else 0.0 for turn in turn_ids]
     return Trajectory(
@@ -220,6 +231,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
         verdict=draw(st.text(max_size=8)),
         fault=draw(st.none() | st.builds(Fault, st.sampled_from(FaultKind), st.text(max_size=8), st.booleans())),
         reward_parts=draw(st.dictionaries(st.text(max_size=5), FLOATS, max_size=2)),
+        opening=draw(OPENINGS),
     )
 
 

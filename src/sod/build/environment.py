@@ -9,19 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sod.build.declared_tools import name_of
 from sod.build.job import told
 from sod.build.programming import with_readable_tests, with_tests_told
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
 from sod.environments.adapt import adapted
-from sod.environments.base import Began, Environment, OffersTasks, Reset, WorldRequest
-from sod.environments.calling import called
+from sod.environments.base import Began, Closes, Environment, OffersTasks, Reset, WorldRequest
+from sod.environments.calling import called, settled
 from sod.environments.worlds import Worlds
 from sod.recipe import EnvironmentSpec, Notice, Recipe, written
 from sod.recipe.nearest import offered
 from sod.records import Fault, Message, SodError, Task
 from sod.rollout.collect import World
-from sod.rollout.opening import names_of, prompt_after
+from sod.rollout.opening import prompt_after
 from sod.seeds import derive
 from sod.tasks.files import load_world_tasks
 from sod.tasks.sources import Source, shown
@@ -110,11 +111,23 @@ def refuse_unfit_world(recipe: Recipe, tasks: Sequence[Task], began: Began | Non
         raise SodError(
             f"{where}: its prompt has {length} tokens, more than rollout.max_prompt_tokens={limit}; raise it"
         )
-    names = [name for schema in chat.tools for name in names_of([schema])]
+    if not chat.tools:
+        _refuse_no_reply(chat, where)
+    names = [name_of(schema) for schema in chat.tools]
     if both := [name for name in names if names.count(name) > 1]:
         raise SodError(
             f"{where}: two tools are called {both[0]!r}, one of tools and one of the environment; rename one"
         )
+
+
+def _refuse_no_reply(chat: Chat, where: str) -> None:
+    """Raises SodError for a chat template in which no user answers a turn: an environment without tools needs that."""
+    try:
+        chat.suffix_ids([Message("user", "?")], (), False)
+    except ValueError as error:
+        raise SodError(
+            f"{where}: shows no tools, so it answers as a user does, and {error}; set chat.template=hermes"
+        ) from None
 
 
 def world_tasks(named: Source | None, key: str, recipe: Recipe, spec: EnvironmentSpec, notice: Notice) -> list[Task]:
@@ -138,6 +151,8 @@ def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
     """The tasks that the environment offers; none where it offers none."""
     make = environment_maker(spec)
     (offers,) = called([lambda: _offered(make(), split)], spec.timeout_seconds, 1)
+    if isinstance(offers, SodError):
+        raise offers
     if isinstance(offers, BaseException):
         said = " ".join(str(offers).split())
         raise SodError(f"environment.call={written(spec.call)!r}: tasks({split!r}): {type(offers).__name__}: {said}")
@@ -145,7 +160,11 @@ def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
 
 
 def _offered(world: Environment, split: str) -> Sequence[Any]:
-    return world.tasks(split) if isinstance(world, OffersTasks) else ()
+    try:
+        return world.tasks(split) if isinstance(world, OffersTasks) else ()
+    finally:
+        if isinstance(world, Closes):
+            settled(world.close())
 
 
 def _as_task(offer: Task | Mapping[str, Any], name: str) -> Task:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 from sod.environments.base import Action
 from sod.environments.replies import BadReplyError
-from sod.records import SodError, Task, ToolCall, ToolFault, ToolResult
+from sod.records import Message, SodError, Task, ToolCall, ToolFault, ToolResult
 
 NOT_TOOLS = ("reset", "get_reward", "close")
 
@@ -31,10 +32,11 @@ class TrlEnvironment:
                 self._tools[name] = getattr(env, name)
         self._schemas = [_schema(method, where) for method in self._tools.values()]
 
-    async def reset(self, task: Task, seed: int) -> tuple[str, Sequence[Any]]:
+    async def reset(self, task: Task, seed: int) -> tuple[Sequence[Message], Sequence[Any]]:
         """See `Environment.reset`. The row's columns are its arguments, as in TRL."""
         row = dict(task.extra)
-        row.setdefault("prompt", [{"role": message.role, "content": message.content} for message in task.prompt])
+        if task.prompt:
+            row.setdefault("prompt", [{"role": message.role, "content": message.content} for message in task.prompt])
         parameters = inspect.signature(self._env.reset).parameters
         if "seed" in parameters:
             row.setdefault("seed", seed)
@@ -43,7 +45,7 @@ class TrlEnvironment:
         observation = await _settled(self._env.reset(**row))
         if observation is not None and not isinstance(observation, str):
             raise BadReplyError(f"reset returned {type(observation).__name__}; here it is text or None (no images)")
-        return observation or "", self._schemas
+        return _continued(task.prompt, observation or ""), self._schemas
 
     async def step(self, action: Action) -> tuple[list[ToolResult] | str, float, bool]:
         """See `Environment.step`."""
@@ -71,6 +73,14 @@ class TrlEnvironment:
         except Exception as error:
             return ToolResult(json.dumps({"error": str(error)}, ensure_ascii=False), error="exception")
         return ToolResult(returned if isinstance(returned, str) else str(returned))
+
+
+def _continued(prompt: Sequence[Message], observation: str) -> Sequence[Message]:
+    """The prompt, whose last message the observation continues as it is: nothing is put between them, as in TRL."""
+    if not prompt or prompt[-1].role != "user":
+        return [*prompt, Message("user", observation)] if observation else prompt
+    last = prompt[-1]
+    return [*prompt[:-1], replace(last, content=last.content + observation)]
 
 
 async def _settled(value: Any) -> Any:

@@ -25,7 +25,7 @@ from sod.environments.base import (
 )
 from sod.environments.calling import called, settled
 from sod.environments.replies import BadReplyError, began_with, reward_in, same_texts, stepped_with
-from sod.records import Fault, FaultKind, ToolFault
+from sod.records import Fault, FaultKind, SodError, ToolFault
 
 CLOSE_SECONDS = 10.0
 
@@ -49,7 +49,7 @@ class Worlds:
         self._lock = threading.Lock()  # tools of a run are called from several threads
 
     def run(self, requests: Sequence[WorldRequest]) -> list[WorldReply | Fault]:
-        """One reply or fault for each request, in order."""
+        """One reply or fault for each request, in order. Raises SodError where an environment does."""
         with self._lock:
             for request in requests:
                 self._attempts[request.episode] = self._attempts.get(request.episode, 0) + 1
@@ -84,7 +84,9 @@ class Worlds:
 
     def _reset(self, episode: str, do: Reset, attempt: int) -> Began:
         with self._lock:
-            world = self._busy.pop(episode, None) or (self._idle.pop() if self._idle else None)
+            world = self._busy.pop(episode, None)
+            if world is None and self._idle:
+                world = self._idle.pop()
         made = settled(self._make()) if world is None else world
         with self._lock:
             late = self._attempts.get(episode) != attempt
@@ -99,11 +101,13 @@ class Worlds:
         if not isinstance(outcome, BaseException):
             reply: WorldReply = outcome
             return reply
+        if isinstance(outcome, SodError):
+            raise outcome
         with self._lock:
             lost = self._busy.pop(request.episode, None)
             self._attempts[request.episode] = self._attempts.get(request.episode, 0) + 1
-        if lost is not None:
-            _close([lost])
+        if lost is not None:  # nobody waits for it: what hangs in a step may hang in its end too
+            threading.Thread(target=_close, args=([lost],), name="environment", daemon=True).start()
         resets = isinstance(request.do, Reset)
         again = outcome.retryable if isinstance(outcome, ToolFault) else not isinstance(outcome, BadReplyError)
         what = type(request.do).__name__.lower()

@@ -15,6 +15,7 @@ from sod.engines.base import Sampled, SampleRequest
 from sod.environments.base import End, Ended, Step, Stepped, WorldRequest
 from sod.records import (
     Fault,
+    FaultKind,
     MalformedCall,
     Message,
     Opening,
@@ -210,12 +211,24 @@ def _turns(
             return StopReason.ANSWER if answers.reply is not None else StopReason.DONE
         if k == limits.max_turns:  # an environment takes the last action too: it may earn something
             break
-        calls = () if answers.reply is not None else turn.calls
-        suffix = chat.closing_ids(sampled.token_ids) + chat.suffix_ids(answers.messages, calls, shown)
+        following = _following(chat, answers, turn, shown)
+        if isinstance(following, Fault):
+            return following
+        suffix = chat.closing_ids(sampled.token_ids) + following
         if ledger.response_tokens + len(suffix) >= limits.max_response_tokens:  # no token left for another turn
             return StopReason.LENGTH
         ledger.context(suffix)
     return StopReason.MAX_TURNS
+
+
+def _following(chat: Renderer, answers: _Answers, turn: Turn, shown: bool | None) -> tuple[int, ...] | Fault:
+    """What comes after a turn's end; a fault where the template does not let a user answer a turn."""
+    if answers.reply is None:
+        return chat.suffix_ids(answers.messages, turn.calls, shown)
+    try:
+        return chat.suffix_ids(answers.messages, (), shown)
+    except ValueError as error:
+        return Fault(FaultKind.ENVIRONMENT, str(error), retryable=False)
 
 
 def _turn(k: int, sampled: Sampled, ledger: _Ledger, chat: Renderer, shown: Sequence[Mapping[str, Any]] | None) -> Turn:

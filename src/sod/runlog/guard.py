@@ -38,6 +38,8 @@ NEUTRAL_KEYS: Mapping[str, str] = {
     "rollout.fault_retries": "what is done about faults of ours, which never become data",
     "rollout.max_fault_rate": "when to give up on faults of ours",
     "rollout.fault_window": "as rollout.max_fault_rate",
+    "environment.concurrency": "how many environments are at work at a time",
+    "environment.timeout_seconds": "when a reset or a step is a fault of ours",
     "reward.workers": "how many answers are checked at a time",
     "reward.call_workers": "how many own functions are called at a time",
     "reward.call_seconds": "when a call of an own function is a fault of ours",

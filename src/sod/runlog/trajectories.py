@@ -33,6 +33,7 @@ NEW_FIELDS = (
     "tools",
     "truths",
     "reward_parts",
+    "environment",
     "prompt_ids",
     "token_ids",
     "turn_ids",
