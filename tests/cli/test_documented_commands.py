@@ -99,6 +99,7 @@ PREMISE = (
 BY_A_TEST = {
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python boxes.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "sod recipe explain KEY": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe explain tools.NAME": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe schema --out sod.schema.json": (
         "tests/cli/test_recipe_command.py::test_the_schema_is_printed_or_written"

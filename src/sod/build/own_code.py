@@ -24,8 +24,9 @@ def code_rows(recipe: Recipe) -> list[dict[str, str]]:
 
 def tell_changed(manifest: Mapping[str, Any], recipe: Recipe, where: Path, notice: Notice) -> None:
     """Tell of code that is not what the run in `where` recorded: what is computed with it may be something else."""
-    recorded = {row["key"]: row for row in manifest.get("code", [])}
+    held = manifest.get("code", [])
+    rows = [row for row in held if isinstance(row, Mapping)] if isinstance(held, list) else []
+    recorded = {row.get("key"): row.get("source_sha256") for row in rows}
     for row in code_rows(recipe) if recorded else []:
-        held = recorded.get(row["key"])
-        if held is not None and held["source_sha256"] != row["source_sha256"]:
+        if recorded.get(row["key"], row["source_sha256"]) != row["source_sha256"]:
             notice(f"{where}: {row['key']}: the source of {row['name']} has changed since this run was started")

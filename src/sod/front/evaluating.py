@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sod.front.passed import NOTHING, Passed
 from sod.front.recipes import Given, given_recipe, runs_own
 from sod.front.tracking import trackers
-from sod.recipe import Notice, Recipe, read_yaml, resolved
+from sod.recipe import Notice, Recipe, code_in, read_yaml, resolved
 from sod.report.console import progress
 from sod.runlog import RunLog
 
@@ -53,7 +53,8 @@ def recipe_of(
         kept = str(about.run / "recipe.yaml")
         again = f'sod.evaluate("{about.path}", data, {{}})'
         spec = runs_own(read_yaml(kept), changes, kept, allow_code, notice, again, passed)
-        tell_changed(RunLog.open(about.run).manifest(), spec, about.run, notice)
+        if list(code_in(spec)):
+            tell_changed(RunLog.open(about.run).manifest(), spec, about.run, notice)
         return spec
     plain = {"student": {"path": about.path, "dtype": "bfloat16"}, "evaluation": {"tasks": 0}}
     return given_recipe(plain, changes, passed, notice)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,12 @@ from sod.front.passed import Passed, Tools
 from sod.front.recipes import Given, given_recipe, resumed_recipe
 from sod.front.runs import Run
 from sod.front.showing import OnStep, run_job, run_quietly
-from sod.recipe import Notice, Recipe
+from sod.recipe import Recipe
 from sod.records import SodError
 from sod.report.console import StepLines, notice
 
 if TYPE_CHECKING:
     from sod.build.job import Job
-
-Prepare = Callable[[Recipe, Path, bool, Notice], "Job"]
 
 
 def train(
@@ -47,11 +45,14 @@ def train(
     thread. Raises SodError, before anything is loaded where possible.
     """
     from sod.build.training import prepare_train
+    from sod.preflight.before import memory_facts
 
     passed = Passed(tools, reward, environment)
     spec = _recipe(recipe, overrides, resume, allow_code, "train", passed)
     directory = _directory(spec, spec.method.name, run, resume)
-    return _run(spec, directory, resume is not None, prepare_train, spec.method.name, progress, on_step)
+    memory = memory_facts(spec, sft=False, notice=notice)
+    job = prepare_train(spec, directory, resume is not None, notice)
+    return _finished(spec, spec.method.name, job, memory, progress, on_step)
 
 
 def sft(
@@ -71,10 +72,13 @@ def sft(
     `tools` are those that conversations show and do not declare themselves. Raises SodError.
     """
     from sod.build.supervised import prepare_sft
+    from sod.preflight.before import memory_facts
 
     spec = _recipe(recipe, overrides, resume, allow_code, "sft", Passed(tools, None, environment))
     directory = _directory(spec, "sft", run, resume)
-    return _run(spec, directory, resume is not None, prepare_sft, "sft", progress, on_step)
+    memory = memory_facts(spec, sft=True, notice=notice)
+    job = prepare_sft(spec, directory, resume is not None, notice)
+    return _finished(spec, "sft", job, memory, progress, on_step)
 
 
 def _recipe(
@@ -100,21 +104,17 @@ def _directory(spec: Recipe, stage: str, run: str | Path | None, resume: str | P
     return Path(resume or run or Path("runs") / f"{spec.name}-{stage}")
 
 
-def _run(
+def _finished(
     spec: Recipe,
-    directory: Path,
-    resume: bool,
-    prepare: Prepare,
     title: str,
+    job: Job,
+    memory: Sequence[tuple[str, str]],
     progress: bool,
     on_step: OnStep | None,
 ) -> Run:
-    from sod.preflight.before import memory_facts
-
-    memory = memory_facts(spec, sft=title == "sft", notice=notice)
-    job = prepare(spec, directory, resume, notice)
+    """The job's run, once it is over."""
     if progress:
         run_job(spec, title, job, StepLines(), memory, on_step)
     else:
         run_quietly(spec, title, job, *([] if on_step is None else [on_step]))
-    return Run(directory)
+    return Run(job.log.path)
