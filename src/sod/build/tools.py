@@ -197,37 +197,25 @@ def stateful_tools(recipe: Recipe) -> list[str]:
 def make_reward_function(
     recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice = warnings.warn
 ) -> RewardFunction:
-<<<<<<< HEAD
     """What episodes earn: by their environment, where they have one, by the recipe's verifiers and own functions.
-=======
-    """What episodes earn: by their environment, where they have one, and by the verifiers of the recipe.
->>>>>>> h-api
 
     What is run for it is closed with `opened`.
     """
     spec, world = recipe.reward, recipe.environment
     if world is None:
         return make_verifier_reward(recipe, opened, tasks, notice)
-<<<<<<< HEAD
     beside: VerifierReward | None = None
     if world.verified:
         beside = make_verifier_reward(recipe, opened, tasks, notice)
     elif spec.call or spec.judge is not None:  # own functions join the environment's rewards, no verifier does
         alone = spec.model_copy(update={"verifier": None, "by_source": {}})
         beside = make_verifier_reward(recipe.model_copy(update={"reward": alone}), opened, tasks, notice)
-=======
-    verifier = make_verifier_reward(recipe, opened, tasks, notice) if world.verified else None
->>>>>>> h-api
     shaping = Shaping(overlong_buffer=spec.overlong_buffer, max_response_tokens=recipe.rollout.max_response_tokens)
     return EnvironmentReward(world.success, shaping, beside, world.verified)
 
 
 def make_verifier_reward(
-<<<<<<< HEAD
-    recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice
-=======
     recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice = warnings.warn
->>>>>>> h-api
 ) -> VerifierReward:
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 

@@ -15,14 +15,9 @@ AllowCodeOption = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-<<<<<<< HEAD
-        help="Let a run's own recipe do what no recipe that came with a run may: import code of its own (call, mcp), "
-        "reward.judge, tools.python.unsafe, modules of its own in tools.python.preload, tools.python.fusion.",
-=======
         help="Let a run's own recipe do what no recipe that came with a run may: tools.python.unsafe, modules of its "
         "own in tools.python.preload, tools.python.fusion, reward.judge, and code of its own: tools.NAME.call, "
         "tools.NAME.mcp, reward.call, environment.call.",
->>>>>>> h-api
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write.")]
