@@ -22,6 +22,7 @@ from every_setting import SFT, TOOL
 from settings_bench import Bench, files_of, put, quicken
 
 from sod.build.data import make_chat
+from sod.build.devices import Devices
 from sod.build.job import prepare_torch
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.compare.cells import Comparison, Unit, run_unit
@@ -354,9 +355,10 @@ def test_an_unsafe_sandbox() -> None:
 
 
 def test_threads() -> None:
-    prepare_torch(Recipe.model_validate({"student": {"path": "s"}, "threads": 2}))
+    here = Devices(torch.device("cpu"), torch.device("cpu"))
+    prepare_torch(Recipe.model_validate({"student": {"path": "s"}, "threads": 2}), here)
     assert torch.get_num_threads() == 2
-    prepare_torch(Recipe.model_validate({"student": {"path": "s"}}))
+    prepare_torch(Recipe.model_validate({"student": {"path": "s"}}), here)
     assert torch.get_num_threads() == 2, "null leaves it as it is"
 
 
