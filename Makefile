@@ -25,7 +25,8 @@ quickstart: $(STAMP)
 WORKERS ?= $(if $(ARGS),0,logical)
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
-# Every room's essence, tests/build with it (pytest's own list leaves out every directory of that name). Its budget is 6 minutes on two idle cores; it took 4:22 on 2026-11-27.
+# Every room's essence. pytest's own list of directories to leave out has every `build`, tests/build too. The budget is 6
+# minutes on two idle cores; without tests/build it took 4:22 on 2026-11-27.
 test: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow" -o norecursedirs=".* venv" $(ARGS)
 
