@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python from 3.11 on (tried python3.11 to python3.13, python3): install one," \
 		"or name it: make install PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,lora,server,wandb,trackio,tensorboard]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,lora,server,mcp,envs,wandb,trackio,tensorboard]'
 	touch $(STAMP)
 
 quickstart: $(STAMP)
@@ -25,12 +25,11 @@ quickstart: $(STAMP)
 WORKERS ?= $(if $(ARGS),0,logical)
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
-# Every room's essence. Its budget is 6 minutes on two idle cores; it took 4:22 on 2026-11-27.
+# Every room's essence. The budget is 6 minutes on two idle cores.
 test: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow" $(ARGS)
 
-# Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores, which it exceeds:
-# 15:25 on 2026-11-27.
+# Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores.
 test-slow: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m slow $(ARGS)
 

@@ -39,6 +39,8 @@ TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2,
 ADAPTER = "adapter_model.safetensors"
 SHORT = {"prompts": 2, "samples": 2, "max_turns": 2, "max_turn_tokens": 16, "max_response_tokens": 64}
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, chat: Any, acting_model: Any, conversations: Any) -> Path:
@@ -327,8 +329,8 @@ class TestTeachers:
 
         def learner_and_teacher(*lora: Any, **sections: Any) -> tuple[Any, LocalTeacher]:
             recipe = make_recipe(*lora, **sections)
-            learner = make_learner(recipe, recipe.optim, 3, support, None)
-            teacher = make_teacher(recipe, make_method(recipe.method), support, learner, Meter())
+            learner = make_learner(recipe, recipe.optim, 3, support, None, CPU, print)
+            teacher = make_teacher(recipe, make_method(recipe.method), support, learner, CPU, Meter(), print)
             assert teacher is not None
             return learner, teacher
 

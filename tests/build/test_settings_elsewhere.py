@@ -26,6 +26,7 @@ from settings_bench import Bench, files_of, put, quicken
 import environment_games
 from rewards.judge_server import completion
 from sod.build.data import make_chat
+from sod.build.devices import Devices
 from sod.build.environment import environment_maker, make_worlds, world_tasks
 from sod.build.job import prepare_torch
 from sod.build.own_rewards import own_rewards
@@ -490,9 +491,10 @@ def test_a_key_of_a_tool_of_ones_own(key: str, tmp_path: Path, tokenizer: Any, m
 
 
 def test_threads() -> None:
-    prepare_torch(Recipe.model_validate({"student": {"path": "s"}, "threads": 2}))
+    here = Devices(torch.device("cpu"), torch.device("cpu"))
+    prepare_torch(Recipe.model_validate({"student": {"path": "s"}, "threads": 2}), here)
     assert torch.get_num_threads() == 2
-    prepare_torch(Recipe.model_validate({"student": {"path": "s"}}))
+    prepare_torch(Recipe.model_validate({"student": {"path": "s"}}), here)
     assert torch.get_num_threads() == 2, "null leaves it as it is"
 
 

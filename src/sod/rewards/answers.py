@@ -146,7 +146,11 @@ def asked_forms(prompt: Sequence[Message]) -> tuple[Form, ...]:
 def behind_hash(text: str) -> str | None:
     """What stands behind the last `####` that anything stands behind; None without one."""
     ends = [match.end() for match in _HASH.finditer(text)]
-    return next((found for end in reversed(ends) if (found := _without_words(_line_behind(text, end)))), None)
+    for end in reversed(ends):
+        found = _without_words(_line_behind(text, end))
+        if found:
+            return found
+    return None
 
 
 def behind_answer(text: str) -> str | None:

@@ -146,8 +146,9 @@ class FunctionTool:
     async def _called(self, request: ToolRequest, arguments: Mapping[str, Any]) -> Called | Fault:
         """Call the function, or the `__call__` of the episode's object, which is a fault where there can be none."""
         if self._objects is None:
-            function = self._function if inspect.isroutine(self._function) else self._function.__call__
-            return await called(partial(function, **arguments), self._seconds(request), self._left_behind)
+            function: Any = self._function
+            whole = function if inspect.isroutine(function) else function.__call__
+            return await called(partial(whole, **arguments), self._seconds(request), self._left_behind)
         kept = await self._objects.of(request.episode, request.task, self._left_behind)
         if isinstance(kept, Raised | TimedOut):
             return self._unstarted(kept)
