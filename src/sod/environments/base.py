@@ -74,6 +74,24 @@ class OffersTasks(Protocol):
         ...
 
 
+@runtime_checkable
+class HasExpert(Protocol):
+    """An environment that knows a way to its goal: for cold-start traces, and to see that its tasks can be done."""
+
+    def expert(self) -> Action:
+        """What a scripted expert does next, from the state that the episode is in. Changes nothing."""
+        ...
+
+
+@runtime_checkable
+class HasChoices(Protocol):
+    """An environment that can say what may be done: for players at random and at the terminal."""
+
+    def choices(self) -> Sequence[Action]:
+        """Actions that can be taken now, always in the same order; some of what is possible where there is no end."""
+        ...
+
+
 @final
 @dataclass(frozen=True)
 class Reset:
