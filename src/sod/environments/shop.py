@@ -131,7 +131,7 @@ def generated_products(count: int, kinds: int | None, in_title: int, seed: int) 
         raise SodError(f"environment.kinds={kinds}: there are {len(every)} kinds of goods; ask for 1 to {len(every)}")
     if count < kinds:
         raise SodError(
-            f"environment.products={count}: fewer than the {kinds} kinds of goods; ask for more, or kinds: 1"
+            f"environment.products={count}: fewer than environment.kinds={kinds}; raise products, or lower kinds"
         )
     if not 0 <= in_title <= _ATTRIBUTES_OF_A_PRODUCT:
         raise SodError(f"environment.in_title={in_title}: a product has {_ATTRIBUTES_OF_A_PRODUCT} attributes; 0 to 3")

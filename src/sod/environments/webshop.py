@@ -80,8 +80,8 @@ class _Plan:
 class WebShop:
     """`sod.environments.base.Environment`: the model calls `search` and `click`, or says `search[...]` or `click[...]`.
 
-    `products` goods of `kinds` kinds (None: all), whose titles name `in_title` of their three attributes; `results` items
-    a page; `train` and `validation` goals, none in both; `tools: false` shows no tools: the model says what it does.
+    `products` goods of `kinds` kinds (None: all), whose titles name `in_title` of their three attributes; `results`
+    items a page; `train` and `validation` goals, none in both; `tools: false` shows no tools: the model says its moves.
     Of files, `products` is how many rows are read (None: all). Raises SodError where an argument or a file is wrong.
     """
 
