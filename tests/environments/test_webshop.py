@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from scripted_engine import ScriptedEngine
+from sod.chat.render import Chat
+from sod.engines.base import Sampling
 from sod.environments import webshop
 from sod.environments.base import (
     Action,
@@ -34,7 +37,11 @@ from sod.environments.shop_reward import alike, purchase_reward, type_reward
 from sod.environments.webshop import ASK, ASK_IN_WORDS, WebShop
 from sod.environments.webshop_products import Files, goals_in, products_in
 from sod.environments.worlds import Worlds
-from sod.records import SodError, Task, ToolCall
+from sod.records import SodError, StopReason, Task, ToolCall
+from sod.rewards.shaping import Shaping
+from sod.rollout.collect import Collector, World
+from sod.rollout.earned import EnvironmentReward
+from sod.rollout.limits import EpisodeLimits
 
 pytest.importorskip("bm25s")
 SMALL: dict[str, Any] = {"products": 60, "kinds": 6, "in_title": 3, "results": 5, "train": 40, "validation": 20}
@@ -362,6 +369,32 @@ def test_it_plays_among_the_environments_of_a_run() -> None:
     assert isinstance(WebShop(**SMALL), OffersTasks)
     assert isinstance(WebShop(**SMALL), Replays)
     worlds.close()
+
+
+@pytest.mark.parametrize("tools", [True, False])
+def test_an_episode_of_a_run_is_won_by_calls_and_by_words(tokenizer: Any, tools: bool) -> None:
+    world = WebShop(**SMALL, tools=tools)
+    task = world.tasks("train")[0]
+    world.reset(task, 0)
+    moves = []
+    while (move := world.expert()) != "":
+        moves.append(move)
+        world.step(move)
+    chat = Chat(tokenizer, [], template="hermes")
+    engine = ScriptedEngine(chat, {task.id: [said(move) for move in moves]})
+    limits = EpisodeLimits(max_turns=10, max_turn_tokens=200, max_response_tokens=8000)
+    worlds = World(Worlds(lambda: WebShop(**SMALL, tools=tools)), 3000)
+    collector = Collector(engine, chat, {}, limits, EnvironmentReward(1.0, Shaping()), 0, world=worlds)
+    ((trajectory,),) = [group.trajectories for group in collector.collect([task], 1, Sampling(1.0), "train", 1).groups]
+    stop = StopReason.DONE if tools else StopReason.ANSWER
+    assert (trajectory.stop, trajectory.reward, trajectory.correct) == (stop, 1.0, True)
+    assert len(trajectory.turns) == len(moves)
+
+
+def said(move: Action) -> str:
+    if isinstance(move, str):
+        return move
+    return f"<tool_call>{json.dumps({'name': move[0].name, 'arguments': dict(move[0].arguments)})}</tool_call>"
 
 
 @pytest.mark.parametrize(
