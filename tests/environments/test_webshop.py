@@ -523,7 +523,8 @@ WRITTEN: dict[str, Any] = {
             "instruction": "a mug that keeps warm",
             "instruction_attributes": ["keeps warm"],
             "instruction_options": {},
-        }
+        },
+        {"instruction": "a mug that keeps warm", "instruction_attributes": ["x"], "instruction_options": []},  # again
     ],
     "B0ELSE0009": [{"instruction": "not in the shop", "instruction_attributes": ["x"], "instruction_options": []}],
 }

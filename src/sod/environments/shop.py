@@ -125,8 +125,6 @@ def generated_products(count: int, kinds: int | None, in_title: int, seed: int) 
     """
     every = kinds_there_are()
     kinds = min(count, len(every)) if kinds is None else kinds
-    if count < 1:
-        raise SodError(f"environment.products={count}: a shop has 1 product or more")
     if not 1 <= kinds <= len(every):
         raise SodError(f"environment.kinds={kinds}: there are {len(every)} kinds of goods; ask for 1 to {len(every)}")
     if count < kinds:
@@ -163,7 +161,7 @@ def generated_goals(products: Sequence[Product], count: int, seed: int) -> list[
 
 
 def limit_above(price: float, random: Random) -> float:
-    """An upper price as WebShop draws it: the larger of two of the four tens above it; NO_LIMIT above 980 dollars."""
+    """An upper price as WebShop draws it: the larger of two of the four tens above it; NO_LIMIT from 980 dollars on."""
     first = int(price // _STEP_OF_LIMITS) + 1
     limits = [_STEP_OF_LIMITS * number for number in range(first, min(first + 4, 100))]
     return max(random.sample(limits, 2)) if len(limits) >= 2 else NO_LIMIT

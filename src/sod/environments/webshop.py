@@ -99,6 +99,8 @@ class WebShop:
         attributes_file: str | None = None,
         instructions_file: str | None = None,
     ) -> None:
+        if products is not None and products < 1:
+            raise SodError(f"environment.products={products}: a shop has 1 product or more")
         if results < 1:
             raise SodError(f"environment.results={results}: a page of results shows 1 item or more")
         if min(train, validation) < 0:

@@ -62,9 +62,9 @@ def products_in(files: Files, limit: int | None, seed: int) -> list[Product]:
 
 
 def goals_in(files: Files, products: Sequence[Product], count: int, seed: int) -> list[Goal] | None:
-    """So many goals, drawn by `seed`: of the instructions file where there is one, else of the attributes file;
-       None where there is neither.
-    Raises SodError, naming file and row, and where there are fewer.
+    """So many different goals, drawn by `seed`: of the instructions file where there is one, else of the attributes file.
+
+    None where there is neither. Raises SodError, naming file and row, and where there are fewer.
     """
     random = Random(seed)
     if files.instructions is not None:
@@ -80,7 +80,9 @@ def goals_in(files: Files, products: Sequence[Product], count: int, seed: int) -
 
 
 def _written(rows: Mapping[str, Any], products: Sequence[Product], random: Random, key: str) -> Iterator[Goal]:
+    """Each instruction once for a product, so that no goal stands in both splits."""
     for product in products:
+        taken: set[str] = set()
         instructions = rows.get(product.id, [])
         where = f"{key} row {product.id!r}"
         if not isinstance(instructions, list):
@@ -89,7 +91,8 @@ def _written(rows: Mapping[str, Any], products: Sequence[Product], random: Rando
             text, attributes = _instruction(row, where)
             options = row.get("instruction_options") or []
             values = tuple(_texts(list(options.values()) if isinstance(options, dict) else options, where, "options"))
-            if attributes:
+            if attributes and text not in taken:
+                taken.add(text)
                 upper = limit_above(product.price, random)
                 yield Goal(with_options(text.strip("."), {}, upper), product, attributes, values, upper)
 
