@@ -62,7 +62,7 @@ def products_in(files: Files, limit: int | None, seed: int) -> list[Product]:
 
 
 def goals_in(files: Files, products: Sequence[Product], count: int, seed: int) -> list[Goal] | None:
-    """So many different goals, drawn by `seed`: of the instructions file where there is one, else of the attributes file.
+    """So many different goals, drawn by `seed`: of the instructions file if there is one, else of the attributes file.
 
     None where there is neither. Raises SodError, naming file and row, and where there are fewer.
     """
