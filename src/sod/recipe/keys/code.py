@@ -23,8 +23,11 @@ def passed_name(thing: object) -> str:
 
 
 def is_imported(value: Any) -> bool:
-    """Whether a value is an import path: neither code, nor the name of code that was passed in."""
-    return isinstance(value, str) and not value.startswith(PASSED_IN)
+    """Whether a value is an import path: neither code, nor the name of code that was passed in, nor a word alone.
+
+    A word without a colon is never imported: `environment.call` takes it for a world that comes with sod.
+    """
+    return isinstance(value, str) and ":" in value and not value.startswith(PASSED_IN)
 
 
 def _usable(value: Any) -> Any:
