@@ -14,7 +14,7 @@ from sod.build.job import told
 from sod.build.programming import with_readable_tests, with_tests_told
 from sod.build.truths import with_readable_truths
 from sod.chat.render import Chat
-from sod.environments.adapt import adapted
+from sod.environments.adapt import adapted, maker
 from sod.environments.base import Began, Closes, Environment, OffersTasks, Reset, WorldRequest
 from sod.environments.calling import called, settled
 from sod.environments.worlds import Worlds
@@ -34,10 +34,8 @@ SPLITS = {"data.train": "train"}
 
 def environment_maker(spec: EnvironmentSpec) -> Callable[[], Environment]:
     """Makes an environment of the recipe. Raises SodError where its import path or its arguments are wrong."""
-    made = load(spec.call, Path.cwd(), "environment.call")
-    if not callable(made):
-        where = f"environment.call={written(spec.call)!r}"
-        raise SodError(f"{where}: is no class or function; name what makes an environment")
+    named = load(spec.call, Path.cwd(), "environment.call")
+    made = maker(named, spec.interface, f"environment.call={written(spec.call)!r}")
     _refuse_arguments(spec, made)
     return partial(_made, spec, made)
 
