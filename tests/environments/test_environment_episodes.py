@@ -208,7 +208,7 @@ def test_a_class_written_for_trl_plays_unchanged(tokenizer: Any) -> None:
     collector, _ = rolled(tokenizer, lambda: adapted(TrlCounter(), "auto", "here"), script)
     trajectory = only(played(collector, task(goal=5)))
     assert [result.error for result in trajectory.tool_results] == ["exception", None]
-    assert trajectory.tool_results[0].text == '{"error": "only forwards"}'
+    assert trajectory.tool_results[0].text == "{'error': 'only forwards'}"
     assert trajectory.stop is StopReason.ANSWER
     assert trajectory.reward == 1.0
     assert trajectory.opening is not None
