@@ -142,7 +142,9 @@ def trained_by_sod(student: Path, folder: Path, sod: Any) -> Played:
 def test_one_class_trains_here_and_in_trl(student: Path, tmp_path: Path, sod: Any) -> None:
     theirs, ours = trained_by_trl(student, tmp_path), trained_by_sod(student, tmp_path, sod)
     both = theirs.keys() & ours.keys()
-    assert {asked for asked, *_ in theirs} == {asked for asked, *_ in ours} == {f"{PROMPT}The key is {k}." for k in KEYS}
+    assert (
+        {asked for asked, *_ in theirs} == {asked for asked, *_ in ours} == {f"{PROMPT}The key is {k}." for k in KEYS}
+    )
     assert [each for each in both if len(each) > 1 and ours[each][1] > 1], (theirs, ours)
     assert [each for each in both if "{'error': 'the lock ends at 9'}" in ours[each][0]], (theirs, ours)
     for each in both:
