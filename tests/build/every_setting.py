@@ -99,7 +99,12 @@ HELD_OUT: Mapping[str, Any] = {
 }
 """Evaluations of which every second answer is right."""
 DENSE: Mapping[str, Any] = {"method.divergence": {"kind": "jsd", "top_k": 4}}
-UPDATES: Mapping[str, Any] = {"teacher.path": "{near}", "optim.mini_batch_prompts": 1, "optim.lr": 0.1}
+UPDATES: Mapping[str, Any] = {
+    "teacher.path": "{near}",
+    "optim.mini_batch_prompts": 1,
+    "optim.lr": 0.01,
+    "rollout.prompts": 3,
+}
 MANY_UPDATES: Mapping[str, Any] = {"optim.mini_batch_prompts": 1, "optim.lr": 0.01, "rollout.prompts": 4}
 TWO_STEPS: Mapping[str, Any] = {"train.steps": 2}
 LORA: Mapping[str, Any] = {"student.lora": {"rank": 4}}
@@ -113,9 +118,10 @@ class Example:
     `{name}` in a value is a path of the test's world. A key that is read `apart` from the method, or before it comes
     into play (models, data, what is played and how it is judged: `test_what_is_played_is_the_same`; `READ_APART`), or
     when its step is over (`AFTER_A_STEP`), is tried with one method of every shape, the others with all. What only
-    judges or answers what is `played` is the same code whoever plays: it is tried with two shapes. With the methods in `refused` the other value is refused or told of by name; with those in `idle` it changes nothing, as
-    another command's key. `values` are other values of some methods, and `faults` says how often tools fail at a call
-    before it gets through.
+    judges or answers what is `played` is the same code whoever plays: it is tried with two shapes. With the methods in
+    `refused` the other value is refused or told of by name; with those in `idle` it changes nothing, as another
+    command's key. `values` are other values of some methods, and `faults` says how often tools fail at a call before it
+    gets through.
     """
 
     value: Any
@@ -250,7 +256,7 @@ CHANGES: Mapping[str, Example] = {
     "train.evaluate_every": Example(1, refused=DEMONSTRATIONS, apart=True),
     "train.trajectories_every": Example(0, refused=DEMONSTRATIONS, apart=True),
     "train.profile": Example(True, refused=DEMONSTRATIONS, apart=True),
-    "sft.max_tokens": Example(90, idle=PLAYING, apart=True),
+    "sft.max_tokens": Example(150, idle=PLAYING, apart=True),
     "evaluation.k": Example(4, HELD_OUT, played=True),
     "evaluation.tasks": Example(5, HELD_OUT, played=True),
     "evaluation.temperature": Example(0.0, HELD_OUT, played=True),
@@ -263,7 +269,7 @@ CHANGES: Mapping[str, Example] = {
 SFT: Mapping[str, Example] = {
     "sft.steps": Example(1),
     "sft.batch_size": Example(1),
-    "sft.max_tokens": Example(90),
+    "sft.max_tokens": Example(150),
     "sft.checkpoint_every": Example(1),
     "sft.optim.lr": Example(1e-4),
     "sft.optim.betas": Example([0.1, 0.2]),
@@ -298,7 +304,7 @@ EQUAL: Mapping[str, tuple[Example, str]] = {
     "threads": (Example(1, apart=True), "belongs to the machine, and tests have one: test_threads"),
     "deterministic": (Example(False, apart=True), "acts on CUDA alone: tests/build/test_devices.py"),
     "student.device": (Example("cpu", apart=True), "belongs to the machine; the CPU is what the tests have"),
-    "teacher.device": (Example("cpu", apart=True), "as student.device"),
+    "teacher.device": (Example("cpu", refused=NO_OTHER_TEACHER, apart=True), "as student.device"),
     "rollout.max_rows": (Example(1, apart=True), "bounds memory"),
     "rollout.cache_share": (Example(0.5, apart=True), "bounds the memory of a CUDA device; nothing on a CPU"),
     "rollout.decode_chunk": (Example(3, apart=True), "when finished turns are looked at"),
