@@ -21,22 +21,12 @@ from sod.records import SodError, Task, ToolCall, ToolResult
 
 COMMANDS: Final = (
     "look; inventory; go to (receptacle); open (receptacle); close (receptacle); take (object) from (receptacle); "
-    "move (object) to (receptacle); examine (something); use (object); heat (object) with (receptacle); "
-    "clean (object) with (receptacle); cool (object) with (receptacle); slice (object) with (object)"
+    "{put}; examine (something); use (object); heat (object) with (receptacle); clean (object) with (receptacle); "
+    "cool (object) with (receptacle); slice (object) with (object)"
 )
-ACT: Final[dict[str, Any]] = {
-    "type": "function",
-    "function": {
-        "name": "act",
-        "description": "Do something in the house. Commands: " + COMMANDS + ".",
-        "parameters": {
-            "type": "object",
-            "properties": {"command": {"type": "string", "description": "One command, as in: go to desk 1"}},
-            "required": ["command"],
-        },
-    },
-}
-SAY: Final = f"\n\nCommands: {COMMANDS}.\nSay one command a turn, in the form <action>go to desk 1</action>."
+PUT: Final = ("move (object) to (receptacle)", "put (object) in/on (receptacle)")
+"""How a thing is put down, now and in the games of before 2024."""
+SAY: Final = "\n\nCommands: {commands}.\nSay one command a turn, in the form <action>go to desk 1</action>."
 OVER: Final = "The task is done."
 TENTH: Final = 10
 """Of games in no folder named `train`, every tenth is for validation."""
@@ -81,28 +71,29 @@ class AlfWorld:
         self._source: Source | None = None
         self._commands: tuple[str, ...] = ()
         self._shown: set[str] = set()
+        self._plan: list[str] = []
         self._won = False
 
     def tasks(self, split: str) -> list[Task]:
-        """The tasks of a split, `train` or `validation`: of different rooms. Raises SodError for games that are none."""
+        """The tasks of a split, `train` or `validation`, in different rooms. Raises SodError without any games."""
         count = self._counts.get(split)
         if self._folder is not None:
             files = [str(file.relative_to(self._folder)) for file in _games(self._folder, split, self._kinds)]
             return [Task(name, (), "", _kind_in(name), {"game": name}) for name in files[:count]]
         many = PLENTY.get(split, 0) if count is None else count
+        kinds = [self._kinds[number % len(self._kinds)] for number in range(many)]
         return [
-            Task(
-                f"{split}-{number}", (), "", self._kinds[number % len(self._kinds)], {"split": split, "number": number}
-            )
-            for number in range(many)
+            Task(f"{split}-{number}", (), "", kind, {"split": split, "number": number})
+            for number, kind in enumerate(kinds)
         ]
 
     def reset(self, task: Task, seed: int) -> tuple[str, Sequence[Any]]:
         """See `Environment.reset`. There is no chance in a game: `seed` is not used."""
         self._source = self._source_of(task)
-        self._shown, self._won = set(), False
+        self._shown, self._plan, self._won = set(), [], False
         text = self._told(self._game.begin(self._source))
-        return (text, [ACT]) if self._tools else (text + SAY, [])
+        commands = COMMANDS.format(put=PUT["put {o} in/on {r}" in self._source.grammar])
+        return (text, [_act(commands)]) if self._tools else (text + SAY.format(commands=commands), [])
 
     def step(self, action: Action) -> tuple[str | list[ToolResult], float, bool]:
         """See `Environment.step`."""
@@ -135,9 +126,12 @@ class AlfWorld:
         if self._won or self._source is None:
             return "look"
         if self._expert == "planner":
-            return next(iter(self._game.plan()), "look")
+            self._plan = self._plan or self._game.plan() or ["look"]
+            return self._plan[0]
         house = house_of(self._game.facts())
-        return next_command(goal_of(self._source.problem), house, frozenset(self._shown))
+        command = next_command(goal_of(self._source.problem), house, frozenset(self._shown))
+        before = re.sub(r"^move (.+) to (.+)$", r"put \1 in/on \2", command)
+        return before if before in self._commands else command
 
     def _action(self, command: str) -> Action:
         return (ToolCall("act", {"command": command}),) if self._tools else f"<action>{command}</action>"
@@ -149,6 +143,7 @@ class AlfWorld:
         return ToolResult(self._taken(_plain(command)))
 
     def _taken(self, command: str) -> str:
+        self._plan = self._plan[1:] if self._plan[:1] == [command] else []  # who leaves it needs another
         return OVER if self._won else self._told(self._game.act(command))
 
     def _told(self, seen: Seen) -> str:
@@ -174,6 +169,16 @@ class AlfWorld:
         made = problem(self._seed, str(task.extra["split"]), task.extra["number"], self._kinds)
         domain, grammar = package_source()
         return Source(domain, grammar, made.pddl, made.text)
+
+
+def _act(commands: str) -> dict[str, Any]:
+    """The schema of the tool."""
+    command = {"type": "string", "description": "One command, as in: go to desk 1"}
+    return {
+        "name": "act",
+        "description": f"Do something in the house. Commands: {commands}.",
+        "parameters": {"type": "object", "properties": {"command": command}, "required": ["command"]},
+    }
 
 
 def said_command(said: str) -> str:

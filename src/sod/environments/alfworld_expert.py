@@ -16,7 +16,8 @@ TREATMENTS: Final = {
     "iscool": ("cool", "fridge"),
 }
 """What makes a thing so, and where."""
-SHOWN: Final = re.compile(r"On the (\w+ \d+), you see|[Tt]he (\w+ \d+) is open\. In it, you see")
+SHOWN: Final = re.compile(r"(?:On|In) (?:the )?(\w+ \d+), you see|[Tt]he (\w+ \d+) is open\. In it, you see")
+"""How a text tells what is in or on something; without `the` in the games of before 2024."""
 
 
 @final
@@ -74,8 +75,8 @@ class House:
 def house_of(facts: Sequence[Sequence[str]]) -> House:
     """The house that facts tell of."""
 
-    def told(predicate: str) -> list[Sequence[str]]:
-        return [fact[1:] for fact in facts if fact[0] == predicate]
+    def told(predicate: str) -> list[tuple[str, ...]]:
+        return [tuple(fact[1:]) for fact in facts if fact[0] == predicate]
 
     at = {location for _, location in told("atlocation")}
     places = {name: kind.removesuffix("type") for name, kind in told("receptacletype")}
@@ -83,13 +84,11 @@ def house_of(facts: Sequence[Sequence[str]]) -> House:
     return House(
         here=frozenset(place for place, location in told("receptacleatlocation") if location in at),
         holding=next((thing for _, thing in told("holds")), None),
-        inside={thing: place for thing, place in told("inreceptacle")},
+        inside={fact[0]: fact[1] for fact in told("inreceptacle")},
         kinds={**things, **places},
         fits=frozenset((place.removesuffix("type"), kind.removesuffix("type")) for place, kind in told("cancontain")),
         furniture=tuple(sorted(places, key=_in_order)),
-        so={
-            name: frozenset(fact[0] for fact in told(name)) for name in (*TREATMENTS, "openable", "opened", "istoggled")
-        },
+        so={name: frozenset(fact[0] for fact in told(name)) for name in (*TREATMENTS, "openable", "opened")},
     )
 
 

@@ -63,7 +63,6 @@ class GameProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._started = 0
-        atexit.register(self.end)
 
     def ask(self, request: Mapping[str, Any], life: int | None = None) -> tuple[dict[str, Any], int]:
         """The reply, and which life of the process gave it. With `life`, only that one is asked.
@@ -95,6 +94,7 @@ class GameProcess:
         folder = str(package_folder() / "data")  # else the package makes a folder in the user's home
         self._buffer = b""
         self._started += 1
+        atexit.register(self.end)
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(SCRIPT)],
             env={**os.environ, "PYTHONHASHSEED": "0", "ALFWORLD_DATA": folder},
@@ -140,12 +140,8 @@ class GameProcess:
                     pipe.close()
 
 
-@cache
-def processes() -> tuple[GameProcess, ...]:
-    """The processes of this program: one for each core, four at most."""
-    return tuple(GameProcess() for _ in range(min(4, os.cpu_count() or 1)))
-
-
+PROCESSES: Final = tuple(GameProcess() for _ in range(min(4, os.cpu_count() or 1)))
+"""Of this program: one for each core, four at most. None runs before a game begins in it."""
 _numbers = count()
 
 
@@ -160,7 +156,7 @@ class Game:
 
     def begin(self, source: Source) -> Seen:
         """Begin anew. Raises ToolFault."""
-        own = processes()[crc32(source.problem.encode()) % len(processes())]
+        own = PROCESSES[crc32(source.problem.encode()) % len(PROCESSES)]
         if self._process is not own:
             self.end()
         parts = {"domain": source.domain, "grammar": source.grammar, "problem": source.problem}

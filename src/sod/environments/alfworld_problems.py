@@ -79,14 +79,8 @@ def problem(seed: int, split: str, number: int, kinds: tuple[str, ...] = KINDS) 
     placed = list(_things(goal, furniture, known, random))
     phrase = random.choice(known.phrases[goal.kind])
     words = {"obj": goal.thing.lower(), "recep": goal.target.lower(), "toggle": goal.target.lower()}
-    return Problem(
-        goal.kind,
-        goal.room.number,
-        goal.thing,
-        goal.target,
-        phrase.format(**words),
-        _pddl(goal, furniture, placed, known),
-    )
+    pddl = _pddl(goal, furniture, placed, known)
+    return Problem(goal.kind, goal.room.number, goal.thing, goal.target, phrase.format(**words), pddl)
 
 
 def _goal(kind: str, unseen: bool, random: Random) -> _Goal:
@@ -130,11 +124,10 @@ def _things(
         wanted = kind == goal.thing
         if not wanted and random.random() > OFTEN:
             continue
-        places = [
-            place for place, name in furniture if kind in known.holds[name] and not (wanted and name == goal.target)
-        ]
+        apart = goal.target if wanted else ""
+        places = [place for place, name in furniture if kind in known.holds[name] and name != apart]
         least = 2 if wanted and goal.kind == TWO else 1
-        for count in range(random.randint(least, max(least, 2)) if places else 0):
+        for count in range(random.randint(least, least + 1) if places else 0):
             yield f"{kind} {count + 1}", kind, random.choice(places)
     if goal.kind == LOOK:
         surface = next(name for name in UNDER_LAMPS if name in goal.room.receptacles)

@@ -1,5 +1,5 @@
-"""What the package `alfworld` knows of its rooms, read from its files: what stands in each, what fits where, what can be
-heated, and how goals are worded.
+"""What the package `alfworld` knows of its rooms, read from its files: what stands in each, what fits where, what can
+be heated, and how goals are worded.
 
 The files are read, the package is not imported: its import makes a folder in the user's home.
 """

@@ -30,10 +30,11 @@ TRANSLATIONS = 64
 """Problems whose translation is kept: some hundred kB each."""
 GO_TO = re.compile(r"\[\{(\w+)\.name \| receptacleatlocation\(\1:receptacle, lend:location\)\}\]")
 """The way in which the grammar asks for a thing that the action names already."""
-TOLD = frozenset(
-    "atlocation cancontain holds inreceptacle isclean iscool ishot istoggled objecttype openable opened"
-    " receptacleatlocation receptacletype".split()
-)
+TOLD = {
+    *("atlocation", "receptacleatlocation", "inreceptacle", "holds"),
+    *("objecttype", "receptacletype", "cancontain"),
+    *("openable", "opened", "isclean", "ishot", "iscool", "istoggled"),
+}
 """The facts that a player by the state needs."""
 
 
@@ -51,11 +52,9 @@ class Game:
             self._state = pddl.PddlState(self._library, problem, self._logic)
         except KeyError as error:
             if error.args == ("val1",):  # the translator found the goal impossible and wrote an empty task
-                raise ValueError(
-                    "the goal cannot be reached from the start; a thing or a canContain fact is missing"
-                ) from None
+                raise ValueError("the goal cannot be reached; a thing or a canContain fact is missing") from None
             raise
-        named = {fact_argument.name: fact_argument for fact in self._state.facts for fact_argument in fact.arguments}
+        named = {argument.name: argument for fact in self._state.facts for argument in fact.arguments}
         self._infos = {name: EntityInfo(name, argument.type) for name, argument in named.items()}
         words = Demangler(game_infos=self._infos)
         for info in self._infos.values():
