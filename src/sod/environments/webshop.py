@@ -14,14 +14,13 @@ the page again; pages are shorter (`sod.environments.shop_visit`).
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, final
 
 from sod.environments.base import Action
 from sod.environments.ranking import Ranking
+from sod.environments.shared import shared
 from sod.environments.shop import NO_LIMIT, Goal, Product, generated_goals, generated_products
 from sod.environments.shop_expert import Click, Search, expert_move, queries_for
 from sod.environments.shop_reward import purchase_reward
@@ -106,7 +105,8 @@ class WebShop:
         if min(train, validation) < 0:
             raise SodError(f"environment: train={train} and validation={validation} are numbers of goals, 0 or more")
         files = _files(products_file, attributes_file, instructions_file)
-        self._shop = _shared(_Plan(products, kinds, in_title, (train, validation), seed, files))
+        plan = _Plan(products, kinds, in_title, (train, validation), seed, files)
+        self._shop: _Shop = shared(plan, lambda: _made(plan))
         self._results = results
         self._tools = tools
         self._goal: Goal | None = None
@@ -227,16 +227,6 @@ def _files(products: str | None, attributes: str | None, instructions: str | Non
     return None
 
 
-_BUILDING = threading.Lock()
-
-
-def _shared(plan: _Plan) -> _Shop:
-    """The shop of a plan, made once: the objects of a run are made in several threads."""
-    with _BUILDING:
-        return _made(plan)
-
-
-@cache
 def _made(plan: _Plan) -> _Shop:
     train, validation = plan.counts
     if plan.files is None:
