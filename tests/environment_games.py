@@ -20,6 +20,17 @@ ADD = {
 }
 
 
+FORMS = {
+    "form": "0",
+    "pair": ("0", False),
+    "no text": (7, 0.0, False),
+    "no texts": ([b"0"], 0.0, False),
+    "few": ([], 0.0, False),
+    "no number": ("0", "much", False),
+}
+"""What a step may not return."""
+
+
 class Counter:
     """Add up to the goal, which comes of the seed or of the task: each hit earns 1."""
 
@@ -31,9 +42,21 @@ class Counter:
     def reset(self, task: Task, seed: int) -> tuple[str, Sequence[Any]]:
         if self.broken == "reset":
             raise KeyError("val1")
+        if self.broken == "sleepy":
+            time.sleep(60)
         self.goal_now = self.goal or int(task.extra.get("goal", seed % 7 + 1))
         self.total = 0
-        return f"Count to {self.goal_now}.", [ADD]
+        return f"Count to {self.goal_now}.", self.tools()
+
+    def tools(self) -> Sequence[Any]:
+        if self.broken == "twins":
+            return [ADD, ADD]
+        if self.broken == "nameless":
+            return [{"type": "function", "function": {"description": "Add."}}]
+        if self.broken == "typeless":
+            either = {"number": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}
+            return [{**ADD, "function": {**ADD["function"], "parameters": {"type": "object", "properties": either}}}]
+        return [ADD]
 
     def step(self, action: Action) -> Any:
         if self.broken == "step":
@@ -44,8 +67,8 @@ class Counter:
             time.sleep(60)
         if self.broken == "nan":
             return "0", float("nan"), False
-        if self.broken == "form":
-            return "0"
+        if self.broken in FORMS:
+            return FORMS[self.broken]
         if isinstance(action, str):
             return "Call add.", 0.0, False
         texts: list[str | ToolResult] = []
@@ -103,6 +126,33 @@ class TrlCounter:
 
     def get_reward(self) -> float:
         return 1.0 if self.total == self.goal else 0.0
+
+
+class Untyped(TrlCounter):
+    """A tool without type hints."""
+
+    def jump(self, far):  # type: ignore[no-untyped-def]
+        """Jump.
+
+        Args:
+            far: How far.
+        """
+        return far
+
+
+class Offering(Counter):
+    """Has tasks of its own, or fails to say which."""
+
+    def __init__(self, offers: str = "") -> None:
+        super().__init__()
+        self.offers = offers
+
+    def tasks(self, split: str) -> Sequence[Any]:
+        if self.offers == "hang":
+            time.sleep(60)
+        if self.offers == "raise":
+            raise OSError("no list")
+        return [{"id": f"{split}-own", "prompt": "Play.", "goal": 2}]
 
 
 class GymCounter:

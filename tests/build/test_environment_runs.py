@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_declared_own_tools import TYPED
 
-from sod.build.environment import world_tasks
+from sod.build.data import make_chat
+from sod.build.environment import first_look, world_tasks
 from sod.build.evaluation import evaluate_model
 from sod.build.tools import make_reward_function
 from sod.build.training import prepare_train
@@ -19,7 +22,7 @@ from sod.build.worlds import environment_maker
 from sod.models.load import save_model
 from sod.recipe import EnvironmentSpec, Recipe, parse_recipe, resolved
 from sod.recipe.reach import refuse_reaching
-from sod.records import SodError
+from sod.records import SodError, Task
 from sod.runlog.trajectories import read_trajectory_rows
 from support import answered
 
@@ -97,6 +100,14 @@ def test_rows_are_handed_to_the_environment_whole(make_recipe: Any, tmp_path: Pa
         ({"call": COUNTER, "broken": "reset"}, "task train-0: reset: KeyError: 'val1'"),
         ({"call": "environment_games:ADD"}, "is no class or function"),
         ({"call": "serchqa"}, r"no world of sod's own has this name, there are: .*searchqa.*did you mean searchqa\?"),
+        ({"call": "environment_gaems:Counter"}, "there is no module 'environment_gaems'"),
+        ({"call": "./absent.py:Counter"}, r"there is no file .*absent\.py"),
+        ({"call": "environment_games.Counter"}, "is not an import path; write module:name or ./file.py:name"),
+        ({"call": "environment_games:Untyped"}, "its tool jump: Argument far is missing a type hint"),
+        ({"call": COUNTER, "broken": "twins"}, "task train-0: reset: reset returned two tools named 'add'"),
+        ({"call": COUNTER, "broken": "sleepy", "timeout_seconds": 0.2}, "task train-0: reset: took longer than 0.2 s"),
+        ({"call": "environment_games:Offering", "offers": "hang", "timeout_seconds": 0.2}, "tasks.'train'.: .*longer"),
+        ({"call": "environment_games:Offering", "offers": "raise"}, "tasks.'train'.: OSError: no list"),
         ({"call": "builtins:dict"}, "makes a dict, which has no reset"),
     ],
 )
@@ -107,6 +118,20 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(
         prepare_train(
             make_recipe(environment, student={"path": str(tmp_path / "model")}), tmp_path / "r", False, silent
         )
+
+
+def test_a_schema_that_the_template_cannot_show_is_refused_by_name(make_recipe: Any, tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = TYPED
+    for broken in ("", "typeless"):
+        recipe = make_recipe({"call": COUNTER, "broken": broken}, chat={"template": "tokenizer"})
+        began = first_look(recipe, [Task("t", (), "", extra={"goal": 2})])
+        assert began is not None
+        if not broken:
+            assert make_chat(recipe, own, silent, began.tools).own_template
+            continue
+        with pytest.raises(SodError, match=r"^environment: its tool add: the tokenizer's chat template cannot show"):
+            make_chat(recipe, own, silent, began.tools)
 
 
 def test_the_arguments_are_keys_and_survive_writing(make_recipe: Any) -> None:

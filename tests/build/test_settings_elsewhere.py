@@ -92,7 +92,7 @@ JUDGE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "show_truth": ({}, {"show_truth": False}, "good"),
     "request": ({}, {"request": {"temperature": 0.5}}, "good"),
     "max_calls": ({}, {"max_calls": 2}, "good"),
-    "max_tokens": ({}, {"max_tokens": 2}, "good"),
+    "max_tokens": ({"concurrency": 1}, {"concurrency": 1, "max_tokens": 2}, "good"),  # known once an answer is there
     "cache": ({}, {"cache": "{elsewhere}"}, "good"),
     "concurrency": ({"concurrency": 3}, {"concurrency": 1}, "good"),
     "seconds": ({"seconds": 0.1}, {"seconds": 0.2}, "hang"),

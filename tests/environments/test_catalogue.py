@@ -36,6 +36,9 @@ class Trial:
 TRIALS = [
     Trial("searchqa", {"people": 40, "train": 20, "validation": 10}),
     Trial("searchqa", {"people": 40, "train": 20, "validation": 10, "hops": 3, "tools": False}),
+    Trial("webshop", {"products": 60, "kinds": 6, "train": 20, "validation": 10}),
+    Trial("webshop", {"products": 60, "kinds": 6, "train": 20, "validation": 10, "tools": False}),
+    Trial("alfworld", {"train": 6, "validation": 6}, slow=True),
 ]
 EVERY = [
     pytest.param(trial, id=f"{trial.name}-{number}", marks=[pytest.mark.slow] if trial.slow else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scripted_engine import ScriptedEngine
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
 from sod.environments.adapt import adapted
+from sod.environments.base import End, Ended, Reset, WorldRequest
 from sod.environments.worlds import Worlds
 from sod.records import Fault, FaultKind, Group, Message, SodError, StopReason, Task, ToolResult, Trajectory
 from sod.rewards.shaping import Shaping
@@ -114,6 +116,13 @@ def test_an_environment_that_never_ends_is_bounded_and_its_last_action_counts(to
         ("hang", "step: took longer than 0.2 s"),
         ("nan", "step: a reward of nan is none; return a finite number"),
         ("form", "step: step returned str; it has to return (text, reward, done)"),
+        ("pair", "step: step returned a tuple of 2; it has to return (text, reward, done)"),
+        ("no text", "step: step returned int in place of text"),
+        ("no texts", "step: step returned bytes in place of text; the model reads text"),
+        ("few", "step: step got 1 calls and returned 0 results; return a list of one for each"),
+        ("no number", "step: a reward is a number, not str"),
+        ("twins", "reset: reset returned two tools named 'add'; give each a name of its own"),
+        ("nameless", "reset: reset returned a tool without a name; a function schema has name and parameters"),
     ],
 )
 def test_a_failing_environment_is_a_fault_that_sets_its_episode_apart(tokenizer: Any, broken: str, said: str) -> None:
@@ -125,6 +134,54 @@ def test_a_failing_environment_is_a_fault_that_sets_its_episode_apart(tokenizer:
     assert trajectory.fault is not None
     assert trajectory.fault.kind is FaultKind.ENVIRONMENT
     assert said in trajectory.fault.detail
+
+
+class Unending(Counter):
+    """Fails at the end, and does not let go."""
+
+    closed = False
+
+    def __init__(self, reward: Any, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.reward = reward
+        self.seconds = seconds
+
+    def final_reward(self) -> Any:
+        if isinstance(self.reward, Exception):
+            raise self.reward
+        return self.reward
+
+    def close(self) -> None:
+        self.closed = True
+        time.sleep(self.seconds)
+        raise OSError("stuck")
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (ValueError("no sum"), "end: ValueError: no sum (test_environment_episodes.py line"),
+        (float("nan"), "end: a reward of nan is none; return a finite number"),
+        ("much", "end: a reward is a number, not str"),
+    ],
+)
+def test_what_fails_at_the_end_is_a_fault_that_sets_its_episode_apart(tokenizer: Any, reward: Any, said: str) -> None:
+    collector, _ = rolled(tokenizer, lambda: Unending(reward), {"t": [call(5)]})
+    trajectory = only(played(collector, task(goal=5)))
+    assert trajectory.fault is not None
+    assert said in trajectory.fault.detail
+    assert trajectory.reward == 0.0
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_a_close_that_raises_or_hangs_does_no_harm(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sod.environments.worlds.CLOSE_SECONDS", 0.2)
+    world = Unending(0.5, seconds)
+    worlds = Worlds(lambda: world)
+    worlds.run([WorldRequest("e", Reset(task(goal=5), 1))])
+    assert worlds.run([WorldRequest("e", End())]) == [Ended(0.5)]
+    worlds.close()
+    assert world.closed
 
 
 def test_a_prompt_that_does_not_fit_is_a_fault_that_names_the_key(tokenizer: Any) -> None:
@@ -208,7 +265,7 @@ def test_a_class_written_for_trl_plays_unchanged(tokenizer: Any) -> None:
     collector, _ = rolled(tokenizer, lambda: adapted(TrlCounter(), "auto", "here"), script)
     trajectory = only(played(collector, task(goal=5)))
     assert [result.error for result in trajectory.tool_results] == ["exception", None]
-    assert trajectory.tool_results[0].text == '{"error": "only forwards"}'
+    assert trajectory.tool_results[0].text == "{'error': 'only forwards'}"
     assert trajectory.stop is StopReason.ANSWER
     assert trajectory.reward == 1.0
     assert trajectory.opening is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from environment_games import Counter, GymCounter, TrlCounter
+from environment_games import Counter, GymCounter, TrlCounter, Untyped
 from sod.environments.adapt import adapted, interface_of
 from sod.environments.base import Action, Began, End, Ended, Environment, Reset, Step, Stepped, WorldReply, WorldRequest
 from sod.environments.worlds import Worlds
@@ -81,16 +81,6 @@ def test_trl_ends_at_a_turn_without_a_call_and_rewards_once() -> None:
     assert isinstance(said, Stepped)
     assert said.done
     assert ended == Ended(1.0)
-
-
-class Untyped(TrlCounter):
-    def jump(self, far):  # type: ignore[no-untyped-def]
-        """Jump.
-
-        Args:
-            far: How far.
-        """
-        return far
 
 
 def test_a_tool_of_trls_without_type_hints_is_refused_by_name() -> None:

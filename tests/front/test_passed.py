@@ -123,14 +123,18 @@ def test_what_a_run_names_by_import_path_is_not_imported_unasked(recipe: Recipe,
     ("passed", "said"),
     [
         (Passed([sql, sql]), "tools: two of them are called sql; pass {name: tool, ...} to tell them apart"),
-        (Passed([3]), "tools: write module:name or ./file.py:name; from Python, pass the function or class itself"),
+        (
+            Passed([3]),
+            "tools.int.call=3: write module:name or ./file.py:name; from Python, pass the function or class itself",
+        ),
         (
             Passed(reward=0.5),
-            "reward: write module:name or ./file.py:name; from Python, pass the function or class itself",
+            "reward.call.0.call=0.5: write module:name or ./file.py:name; from Python, pass the function or class "
+            "itself",
         ),
         (
             Passed([lambda: None]),
-            "tools: tools.<lambda>: a tool's name is a letter, then at most 63 letters, digits, _ and -",
+            "tools.<lambda>: a tool's name is a letter, then at most 63 letters, digits, _ and -",
         ),
         (Passed({"python": sql}), "tools: python is sod's own tool; pass yours by another name, {'other': python}"),
     ],

@@ -34,11 +34,11 @@ def make_chat(recipe: Recipe, tokenizer: Any, notice: Notice, theirs: Sequence[M
     try:
         chat = chat_with([*tool_schemas(recipe), *theirs])
     except SodError as error:
-        refuse_unshown(recipe, chat_with, str(error))
+        refuse_unshown(recipe, theirs, chat_with, str(error))
         raise
     own = tokenizer.chat_template
     if spec.template == "auto" and own and own != chat.template:
-        refuse_unshown(recipe, chat_with, chat.why)
+        refuse_unshown(recipe, theirs, chat_with, chat.why)
         notice(f"chat.template=auto took {chat.why}; `sod chat` shows it")
     return chat
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sod.environments.adapt import adapted
+from sod.environments.adapt import adapted, maker
 from sod.environments.base import Closes, Environment, OffersTasks
 from sod.environments.calling import called, settled
 from sod.environments.catalogue import named_world, world_names
@@ -22,17 +22,15 @@ from sod.usercode import load
 
 def environment_maker(spec: EnvironmentSpec) -> Callable[[], Environment]:
     """Makes an environment of the recipe. Raises SodError where its import path or its arguments are wrong."""
-    made = load(_path_of(spec.call), Path.cwd(), "environment.call")
-    if not callable(made):
-        where = f"environment.call={written(spec.call)!r}"
-        raise SodError(f"{where}: is no class or function; name what makes an environment")
+    named = load(_path_of(spec.call), Path.cwd(), "environment.call")
+    made = maker(named, spec.interface, f"environment.call={written(spec.call)!r}")
     _refuse_arguments(spec, made)
     return partial(_made, spec, made)
 
 
 def _path_of(call: Any) -> Any:
     """The import path of a world that comes with sod, by its name; anything else as it is. Raises SodError."""
-    if not isinstance(call, str) or ":" in call:
+    if not isinstance(call, str) or any(mark in call for mark in ":./"):
         return call
     world = named_world(call)
     if world is None:

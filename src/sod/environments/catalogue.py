@@ -32,6 +32,18 @@ CATALOGUE = (
         "questions over several hops, a search tool over passages, an exact answer",
         ("bm25s",),
     ),
+    NamedWorld(
+        "webshop",
+        "sod.environments.webshop:WebShop",
+        "a shop to search, click and buy in, a reward by attributes",
+        ("bm25s",),
+    ),
+    NamedWorld(
+        "alfworld",
+        "sod.environments.alfworld:AlfWorld",
+        "rooms with things to find, clean, heat, cool and put away",
+        ("alfworld", "textworld"),
+    ),
 )
 
 

@@ -8,7 +8,6 @@ is given the episode's where the row has none; TRL gives none.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
@@ -71,7 +70,7 @@ class TrlEnvironment:
         except ToolFault:
             raise
         except Exception as error:
-            return ToolResult(json.dumps({"error": str(error)}, ensure_ascii=False), error="exception")
+            return ToolResult(str({"error": str(error)}), error="exception")
         return ToolResult(returned if isinstance(returned, str) else str(returned))
 
 

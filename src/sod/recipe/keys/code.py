@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from sod.usercode import PASSED_IN
 
@@ -34,7 +35,9 @@ def _usable(value: Any) -> Any:
     if isinstance(value, str) and value.strip():
         return value
     if value is None or isinstance(value, str | int | float | list | tuple | Mapping):
-        raise ValueError("write module:name or ./file.py:name; from Python, pass the function or class itself")
+        raise PydanticCustomError(  # unlike a ValueError it leaves the key and its value to be named
+            "code", "write module:name or ./file.py:name; from Python, pass the function or class itself"
+        )
     return value
 
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from sod.recipe.keys.code import Code
 from sod.recipe.keys.section import Section
 
-Interface = Literal["auto", "own", "trl", "gym", "openenv"]
+Interface = Literal["auto", "own", "trl", "gym", "openenv", "verifiers"]
 
 
 class EnvironmentSpec(Section):
@@ -22,7 +22,7 @@ class EnvironmentSpec(Section):
     )
     interface: Interface = Field(
         "auto",
-        description="whose environments it is like: own, trl, gym (GEM too), openenv; auto: as its methods say",
+        description="whose environments it is like: own, trl, gym (GEM too), openenv, verifiers; auto: as it looks",
     )
     tasks: int = Field(1000, ge=1, description="tasks where data.train is null and it offers none: one seed each")
     success: float = Field(1.0, description="an episode whose rewards add up to this or more counts as right")

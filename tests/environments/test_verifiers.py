@@ -1,0 +1,153 @@
+"""Environments of the real verifiers 0.4, played as its users wrote them: run where that package is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verifiers.v1")
+
+from sod.build.environment import environment_maker, make_worlds, world_tasks
+from sod.environments.base import Action, Began, End, Ended, Reset, Step, Stepped, WorldReply, WorldRequest
+from sod.recipe import EnvironmentSpec, Recipe
+from sod.records import Fault, Message, SodError, Task, ToolCall
+
+SHELF = "verifiers_games:Shelf"
+PLAIN = {"id": "verifiers_games"}
+
+
+def spec(call: str, **fields: Any) -> EnvironmentSpec:
+    return EnvironmentSpec.model_validate({"call": call, **fields})
+
+
+def put(*numbers: int) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall("shelf_put", {"number": number}) for number in numbers)
+
+
+def played(given: EnvironmentSpec, number: int, actions: Sequence[Action]) -> list[WorldReply | Fault]:
+    """What the environment answers to a reset, these actions and the end."""
+    with closing(make_worlds(given)) as worlds:
+        ask = [Reset(Task("t", (), "", extra={"idx": number}), 1), *map(Step, actions), End()]
+        return [worlds.run([WorldRequest("e", each)])[0] for each in ask]
+
+
+def texts(reply: WorldReply | Fault) -> list[str]:
+    assert isinstance(reply, Stepped), reply
+    return [result.text for result in reply.results]
+
+
+def test_a_taskset_with_toolsets_state_and_weighted_rewards() -> None:
+    began, two, five, said, ended = played(spec(SHELF), 5, [put(2, -1), put(3), "thank you"])
+    assert isinstance(began, Began)
+    assert began.observation == (Message("system", "You stack."), Message("user", "Make 5."))
+    assert [tool["function"]["name"] for tool in began.tools] == ["now", "shelf_put"]
+    assert began.tools[1]["function"]["description"] == "Put a number on the shelf."
+    assert texts(two) == ["2 of 5", "Error executing tool put: no debts"]
+    assert isinstance(two, Stepped)
+    assert [result.error for result in two.results] == [None, "exception"]
+    assert texts(five) == ["5 of 5"]
+    assert isinstance(said, Stepped)
+    assert said.done
+    assert ended == Ended(1.5)
+
+
+def test_a_stop_of_the_task_ends_the_episode_and_the_model_reads_what_led_to_it() -> None:
+    _, stepped, ended = played(spec(SHELF), 5, [put(11)])
+    assert texts(stepped) == ["11 of 5"]
+    assert isinstance(stepped, Stepped)
+    assert stepped.done
+    assert ended == Ended(0.0)
+
+
+def test_an_episode_that_is_cut_off_is_scored() -> None:
+    assert played(spec(SHELF), 5, [put(5)])[-1] == Ended(1.0)
+
+
+def test_episodes_side_by_side_have_a_state_each_and_share_the_tasksets_tools() -> None:
+    from verifiers_games import ClockTools
+
+    before = ClockTools.setups
+    with closing(make_worlds(spec(SHELF, goals=11))) as worlds:
+        names = [f"e{number}" for number in range(4)]
+        task = Task("t", (), "", extra={"idx": 4})
+        worlds.run([WorldRequest(name, Reset(task, 1)) for name in names])
+        first = worlds.run([WorldRequest(name, Step(put(at))) for at, name in enumerate(names)])
+        second = worlds.run([WorldRequest(name, Step((*put(1), ToolCall("now", {})))) for name in names])
+        ended = worlds.run([WorldRequest(name, End()) for name in names])
+        assert [texts(reply)[0] for reply in first] == ["0 of 4", "1 of 4", "2 of 4", "3 of 4"]
+        assert [texts(reply) for reply in second] == [[f"{at} of 4", "noon"] for at in (1, 2, 3, 4)]
+        assert ended == [Ended(0.0), Ended(0.0), Ended(0.0), Ended(1.0)]
+        worlds.finish(names)
+        began, *_ = worlds.run([WorldRequest("again", Reset(task, 1))])
+        assert isinstance(began, Began)
+        assert texts(worlds.run([WorldRequest("again", Step(put(2)))])[0]) == ["2 of 4"]
+    assert ClockTools.setups == before + 1
+
+
+def test_an_env_whose_user_answers() -> None:
+    guess = spec("verifiers_games:Guess", taskset=PLAIN)
+    began, no, _, ended = played(guess, 0, ["1", "3"])
+    assert isinstance(began, Began)
+    assert began.observation == (Message("user", "Which number?"),)
+    assert texts(no) == ["No."]
+    assert ended == Ended(1.0)
+    assert played(guess, 1, ["4"])[-1] == Ended(1.25)
+    assert played(guess, 1, ["5", "6", "4"])[-1] == Ended(1.0)
+
+
+def test_an_installed_taskset_by_its_id() -> None:
+    made = environment_maker(spec("sod.environments.verifiers:installed", taskset=PLAIN))()
+    assert [task["idx"] for task in made.tasks("train")] == [0]  # type: ignore[attr-defined]
+
+
+def test_tasks_are_split_and_named_by_their_place() -> None:
+    recipe = Recipe.model_validate({"student": {"path": "m"}, "environment": {"call": SHELF, "goals": 20}})
+    assert recipe.environment is not None
+    for key, numbers in {"data.train": range(18), "data.validation": range(18, 20)}.items():
+        tasks = world_tasks(None, key, recipe, recipe.environment, print)
+        assert [task.extra["idx"] for task in tasks] == list(numbers)
+
+
+@pytest.mark.parametrize(
+    ("call", "fields", "said"),
+    [
+        (SHELF, {"gaols": 3}, "environment.gaols: Extra inputs are not permitted; see the fields of its config"),
+        (SHELF, {"goals": 0}, "the taskset Shelf has no tasks"),
+        ("verifiers_games:ShelfTask", {}, "ShelfTask is of verifiers; name its Taskset, or its Env with one agent"),
+        ("verifiers_games:Pair", {"taskset": PLAIN}, "it has 2 agents .one, other.; only one can be played here"),
+        (
+            "verifiers_games:Guess",
+            {"taskset": PLAIN, "player": {"harness": {"id": "claude-code"}}},
+            "its harness claude-code runs a loop of its own around the model.*environment.player.harness",
+        ),
+        ("verifiers_games:Guess", {}, "needs a seed taskset"),
+        ("verifiers_games:Guess", {"taskset": {"id": "nowhere-v1"}}, "taskset 'nowhere-v1' not found"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_in_one_line(call: str, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(SodError, match=said) as refused:
+        environment_maker(spec(call, **fields))()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "actions", "said"),
+    [
+        ("Twice", [], "reset: two tools are named 'shelf_put'; give one toolset another TOOL_PREFIX"),
+        ("Unprepared", [], "reset: ToolFault: TaskError: task setup: OSError: no wood"),
+        ("Broken", ["done"], "ZeroDivisionError: no shelf"),
+        ("Nan", ["done"], "end: a reward of nan is none; return a finite number"),
+    ],
+)
+def test_what_fails_in_it_is_a_fault_that_says_where(call: str, actions: Sequence[Action], said: str) -> None:
+    faults = [reply for reply in played(spec(f"verifiers_games:{call}"), 0, actions) if isinstance(reply, Fault)]
+    assert said in faults[0].detail
+
+
+def test_an_env_that_runs_its_agent_twice_is_a_fault() -> None:
+    fault = played(spec("verifiers_games:Again", taskset=PLAIN), 0, ["one"])[1]
+    assert isinstance(fault, Fault)
+    assert "it runs its agent more than once in an episode" in fault.detail
