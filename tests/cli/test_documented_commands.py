@@ -54,6 +54,10 @@ QUICK = {
         "sod data hints --input DIR/train.parquet --out DIR/hinted.parquet"
     ),
     "sod data inspect FILE": "sod data inspect DIR/train.parquet",
+    "sod env list": "{}",
+    "sod env traces searchqa --out searchqa.jsonl": "{} --tasks 4",
+    "sod env speed searchqa": "{} --episodes 4",
+    "sod env play searchqa --expert --task 7": "{}",
     "sod sandbox run --code-file F": "{}",
     "sod sft --resume RUN": "sod sft --resume runs/cold-start",
     "sod init": "{}",
@@ -99,6 +103,10 @@ PREMISE = (
 BY_A_TEST = {
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python boxes.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "sod env play searchqa hops=3": ("tests/cli/test_env_commands.py::test_choices_are_numbered_and_taken_by_number"),
+    "sod env play ./counter.py:Counter goal=5": (
+        "tests/cli/test_env_commands.py::test_a_world_of_ones_own_is_played_from_a_pipe"
+    ),
     "sod recipe explain KEY": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe explain tools.NAME": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe schema --out sod.schema.json": (
@@ -168,6 +176,7 @@ NOT_RUN = {
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
     "pip install 'sod-distill[code]'": "takes pytest from an index; needed by tests/rewards/test_code_sets.py",
     "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",
+    "pip install 'sod-distill[envs]'": "takes bm25s from an index; needed by tests/environments",
     "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
     "python -m pytest -m gpu": "needs a card",

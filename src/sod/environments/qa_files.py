@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sod.environments.fiction import Passage
-from sod.environments.shared import shared
+from sod.environments.shared import shared, stamped
 from sod.records import Message, SodError, Task
 from sod.tasks.sources import read_rows
 from sod.tasks.tables import json_or_none
@@ -39,7 +39,7 @@ def read_questions(source: str, key: str = f"{KEY}.questions") -> list[FileQuest
 
     `Task.extra["plan"]` has the titles of the passages that are needed. Raises SodError naming `key`, file and row.
     """
-    found: list[FileQuestion] = shared(("questions", source), lambda: _questions(source, key))
+    found: list[FileQuestion] = shared(("questions", *stamped(source)), lambda: _questions(source, key))
     return found
 
 

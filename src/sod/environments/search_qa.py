@@ -17,7 +17,7 @@ from sod.environments.base import Action
 from sod.environments.fiction import fiction
 from sod.environments.passages import Index
 from sod.environments.qa_files import needed_titles, passages_of, read_passages, read_questions
-from sod.environments.shared import shared
+from sod.environments.shared import shared, stamped
 from sod.environments.short_answers import Score, answer_score
 from sod.records import Message, SodError, Task, ToolCall, ToolResult
 from sod.seeds import derive
@@ -150,10 +150,10 @@ class SearchQA:
         """The index of what is searched, one for all environments that search the same."""
         if self._corpus is not None:
             corpus = self._corpus
-            index: Index = shared(("passages", corpus), lambda: Index(read_passages(corpus)))
+            index: Index = shared(("passages", *stamped(corpus)), lambda: Index(read_passages(corpus)))
         elif self._questions:
             files = tuple(dict.fromkeys(self._questions.values()))
-            index = shared(("contexts", files), lambda: Index(_contexts(files)))
+            index = shared(("contexts", *map(stamped, files)), lambda: Index(_contexts(files)))
         else:
             index = shared(("fiction", *self._world), lambda: Index(fiction(*self._world).passages()))
         return index

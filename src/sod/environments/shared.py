@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any
 
 _made: dict[Hashable, Any] = {}
 _making = threading.RLock()
+
+
+def stamped(source: str) -> tuple[str, int, int]:
+    """The name of a file with its time and size, for a key: what changed is made anew. Zeros for what is no file."""
+    try:
+        found = Path(source).expanduser().stat()
+    except OSError:
+        return source, 0, 0
+    return source, found.st_mtime_ns, found.st_size
 
 
 def shared(key: Hashable, make: Callable[[], Any]) -> Any:
