@@ -1,4 +1,4 @@
-"""A world with chance in every answer, which notes when it is asked, for runs that are killed in the middle of a step."""
+"""A world with chance in every answer, which notes when it is asked, for runs that are killed in mid-step."""
 
 from __future__ import annotations
 

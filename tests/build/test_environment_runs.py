@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_declared_own_tools import TYPED
 
 from sod.build.data import make_chat
 from sod.build.environment import environment_maker, first_look, world_tasks
@@ -23,7 +24,6 @@ from sod.recipe.reach import refuse_reaching
 from sod.records import SodError, Task
 from sod.runlog.trajectories import read_trajectory_rows
 from support import answered
-from test_declared_own_tools import TYPED
 
 PARROT = "environment_games:Parrot"
 COUNTER = "environment_games:Counter"
