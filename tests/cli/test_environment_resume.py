@@ -116,7 +116,13 @@ def test_code_of_each_kind_needs_the_word_to_go_on_and_to_be_evaluated(
     run, mine = tmp_path / "run", tmp_path / "mine.py"
     named = {"environment.call": DICE, "tools.double.call": f"{mine}:double", "reward.call": f"{mine}:brief"}
     own = [f"{key}={value}" for key, value in named.items()]
-    less = ("tools.python=null", "train.steps=2", "train.checkpoint_every=1", "train.evaluate_every=0", "rollout.max_prompt_tokens=300")
+    less = (
+        "tools.python=null",
+        "train.steps=2",
+        "train.checkpoint_every=1",
+        "train.evaluate_every=0",
+        "rollout.max_prompt_tokens=300",
+    )
     assert sod("train", dice_recipe, *own, *less, "--run", run).code == 0
     shutil.rmtree(run / "checkpoints" / "step-000002")
     commands = (("train", "--resume", run), ("eval", run, "--tasks", 1))
