@@ -30,6 +30,8 @@ from sod.usercode import load
 
 SPLITS = {"data.train": "train"}
 """The split of an environment's own tasks that stands for a data key; all others are `validation`."""
+OWN_SPLIT = "environment@"
+"""Before the name of a split of the environment's own tasks, in place of a source."""
 
 
 def environment_maker(spec: EnvironmentSpec) -> Callable[[], Environment]:
@@ -135,16 +137,27 @@ def world_tasks(named: Source | None, key: str, recipe: Recipe, spec: Environmen
 
     Raises SodError where a source cannot be read.
     """
-    if named is None:
-        split = SPLITS.get(key, "validation")
+    split = SPLITS.get(key, "validation") if named is None else own_split(named, key)
+    if split is not None:
         own = _own_tasks(spec, split)
         return own if own else _numbered(spec, recipe.seed, split)
+    assert named is not None
     data, source = recipe.data, shown(named)
     read = load_world_tasks(named, data.split, data.columns, data.system, data.suffix)
     if spec.verified:
         read = with_readable_truths(with_tests_told(read, source, recipe.reward, notice), source, recipe.reward, notice)
         read = with_readable_tests(read, source, recipe.reward)
     return told(read, source, notice)
+
+
+def own_split(named: Source, key: str) -> str | None:
+    """The split that `environment@SPLIT` names; None for any other source. Raises SodError where it names none."""
+    if not isinstance(named, str) or not named.startswith(OWN_SPLIT):
+        return None
+    split = named.removeprefix(OWN_SPLIT)
+    if not split.isidentifier():
+        raise SodError(f"{key}={named}: names no split of the environment; write {OWN_SPLIT}validation, for one")
+    return split
 
 
 def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
