@@ -250,7 +250,7 @@ def test_a_terminated_comparison_keeps_a_checkpoint_and_leaves_no_process(
         (["--methods", "sod", "--seeds", "a"], "--seeds"),
         (["--methods", "sod", "--seeds", ""], "--seeds"),
         (["--methods", "sod", "--seeds", "0,99"], "tuning_seed"),
-        (["world=null", "--methods", "sod"], "data.train is not set"),
+        (["world=null", "--methods", "grpo"], "data.train is not set"),
         (["student.path=x", "--methods", "sod"], "student.path: `sod compare` does not read that"),
     ],
 )

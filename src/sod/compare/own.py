@@ -22,6 +22,7 @@ from sod.build.training import checked
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import MethodSpec, Recipe, StudentSpec
+from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 from sod.tasks.sources import Source, shown
 
@@ -117,6 +118,7 @@ def refuse_unready(recipe: Recipe, methods: Sequence[str], trained: Sequence[Met
 
     Methods that ask for the same are tried once. Raises SodError for what is wrong; nothing is written.
     """
+    refuse_unmade(_read_by(recipe, methods, trained))
     for name in ("start", "teacher"):
         if name in methods:
             refuse_unfit_player(final_model(untrained(recipe, name).student.path, _unheard), recipe)
@@ -133,6 +135,22 @@ def refuse_unready(recipe: Recipe, methods: Sequence[str], trained: Sequence[Met
     for judged in dict.fromkeys((tuning_tasks(recipe), test_tasks(recipe))):
         if judged.named is not None or recipe.environment is not None:
             loaded_tasks(judged.named, judged.key, recipe, _unheard)
+
+
+def _read_by(
+    recipe: Recipe, methods: Sequence[str], trained: Sequence[MethodSpec]
+) -> dict[str, str | Sequence[str] | None]:
+    """The files that these methods and their evaluations read, by key."""
+    needs = frozenset[Need]().union(*(make_method(spec).needs for spec in trained))
+    asked = recipe.teacher is not None and ("teacher" in methods or Need.TEACHER in needs)
+    return {
+        "student.path": recipe.student.path,
+        "teacher.path": recipe.teacher.path if asked and recipe.teacher is not None else None,
+        "data.train": recipe.data.train,
+        "data.sft": recipe.data.sft if Need.DEMONSTRATIONS in needs else None,
+        "data.validation": recipe.data.validation,
+        "compare.test": recipe.compare.test,
+    }
 
 
 def _unheard(text: str) -> None:
