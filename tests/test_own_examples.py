@@ -206,3 +206,7 @@ def test_own_environment_is_played_in(corridors: Path) -> None:
     assert [row["name"] for row in log.manifest()["code"]] == ["__main__:Corridor"]
     results = [result for row in log.trajectories(2) for turn in row["turns"] for result in turn["results"]]
     assert any(result["text"].startswith("You are at ") for result in results)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    (folder / "by-path.yaml").write_text(yaml.safe_dump(recipe | {"environment": {"call": "./corridor.py:Corridor"}}))
+    command = "-m sod eval runs/corridor --recipe by-path.yaml --data environment@test --tasks 3 -k 1 --out played"
+    assert "environment@test, 3 tasks, step 2" in run(command, folder)

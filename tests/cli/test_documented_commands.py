@@ -99,6 +99,10 @@ PREMISE = (
 BY_A_TEST = {
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python boxes.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "sod compare mine.yaml --methods start,grpo,sod --seeds 0-2 --jobs 2 --out DIR": (
+        "tests/test_own_examples.py::test_methods_are_compared_on_ones_own_tool_and_reward"
+    ),
+    "sod eval RUN --data environment@test": "tests/test_own_examples.py::test_own_environment_is_played_in",
     "sod recipe explain KEY": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe explain tools.NAME": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe schema --out sod.schema.json": (

@@ -14,7 +14,7 @@ import pytest
 from sod.build.data import loaded_tasks
 from sod.compare.eta import about, seconds_left, work_line
 from sod.compare.order import order_of_work
-from sod.compare.own import also_tuned_on, untrained
+from sod.compare.own import also_tuned_on, refuse_unready, untrained
 from sod.compare.sources import changed_sources, sources_of
 from sod.compare.study import check_request, compare, read_results, report_only
 from sod.compare.units import Comparison, Unit
@@ -251,6 +251,18 @@ def test_what_is_left_is_guessed_from_what_is_done(tmp_path: Path) -> None:
     assert seconds_left(asked, results, pending[1:], pending[:1], 2) == pytest.approx((2 + 4 + 2 * 44) / 2)
     assert seconds_left(asked, results, pending[1:2], (), 2) == pytest.approx(44)  # one job cannot be shared
     assert [about(value) for value in (42, 600, 9000)] == ["about 42 s", "about 10 min", "about 2.5 h"]
+
+
+@pytest.mark.parametrize("named", ["environment@validation", "again.jsonl"])
+def test_the_same_tasks_under_another_name_are_refused(named: str, files: Path) -> None:
+    rows = (files / "validation.jsonl").read_text()
+    (files / "again.jsonl").write_text(rows.replace("{", '{"id": "another", ', 1))
+    asked = recipe(f"compare.test={named}", *([PLAYED, "data={}"] if named.startswith("environment") else []))
+    with pytest.raises(SodError, match=f"compare.test={named}: has the same tasks as data.validation"):
+        refuse_unready(asked, [], [])
+    (files / "again.jsonl").write_text(rows.replace("1+1", "1+2"))
+    other = "compare.test=" + named.replace("validation", "test")
+    refuse_unready(recipe(other, *([PLAYED, "data={}"] if named.startswith("environment") else [])), [], [])
 
 
 def test_a_split_of_the_environment_is_named_in_place_of_a_file() -> None:

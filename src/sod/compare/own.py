@@ -23,7 +23,7 @@ from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import MethodSpec, Recipe, StudentSpec
 from sod.recipe.makers import refuse_unmade
-from sod.records import SodError
+from sod.records import SodError, Task
 from sod.tasks.sources import Source, shown
 
 
@@ -132,9 +132,22 @@ def refuse_unready(recipe: Recipe, methods: Sequence[str], trained: Sequence[Met
         own = without_idle(recipe.model_copy(update={"method": spec}), method)
         with tempfile.TemporaryDirectory() as folder, ExitStack() as resources:
             checked(own, method, Path(folder) / "run", False, _unheard, resources)
-    for judged in dict.fromkeys((tuning_tasks(recipe), test_tasks(recipe))):
-        if judged.named is not None or recipe.environment is not None:
-            loaded_tasks(judged.named, judged.key, recipe, _unheard)
+    played = recipe.environment is not None
+    tuning, final = (
+        loaded_tasks(judged.named, judged.key, recipe, _unheard) if judged.named is not None or played else []
+        for judged in (tuning_tasks(recipe), test_tasks(recipe))
+    )
+    if recipe.compare.test is not None and {*map(_content, final)} <= {*map(_content, tuning)}:
+        raise SodError(
+            f"compare.test={shown(recipe.compare.test)}: has the same tasks as data.validation; name others, or leave "
+            "it out"
+        )
+
+
+def _content(task: Task) -> str:
+    """What makes a task, whatever it is called."""
+    extra = {key: value for key, value in task.extra.items() if key != "id"}
+    return repr((task.prompt, task.ground_truth, task.truths, extra))
 
 
 def _read_by(
