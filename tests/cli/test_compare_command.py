@@ -250,7 +250,8 @@ def test_a_terminated_comparison_keeps_a_checkpoint_and_leaves_no_process(
         (["--methods", "sod", "--seeds", "a"], "--seeds"),
         (["--methods", "sod", "--seeds", ""], "--seeds"),
         (["--methods", "sod", "--seeds", "0,99"], "tuning_seed"),
-        (["world=null", "--methods", "sod"], "no world section"),
+        (["world=null", "--methods", "grpo"], "data.train is not set"),
+        (["student.path=x", "--methods", "sod"], "student.path: `sod compare` does not read that"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path, sod: Any) -> None:

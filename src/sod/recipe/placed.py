@@ -17,6 +17,19 @@ def placed(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {key: _place(value, key == CODE, folder) for key, value in content.items()}
 
 
+def unplaced(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with every file of code by its name alone: the same wherever the recipe stands."""
+    return {key: _unplace(value, key == CODE) for key, value in content.items()}
+
+
+def _unplace(value: Any, code: bool) -> Any:
+    if isinstance(value, Mapping):
+        return unplaced(value)
+    if isinstance(value, list):
+        return [_unplace(item, code) for item in value]
+    return Path(value).name if code and isinstance(value, str) and is_file(value) else value
+
+
 def _place(value: Any, code: bool, folder: Path) -> Any:
     if isinstance(value, Mapping):
         return placed(value, folder)
