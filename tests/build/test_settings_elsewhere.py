@@ -31,12 +31,8 @@ from sod.build.environment import world_tasks
 from sod.build.job import prepare_torch
 from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
-<<<<<<< HEAD
 from sod.build.worlds import environment_maker, make_worlds
-from sod.compare.cells import Comparison, Unit, run_unit
-=======
 from sod.compare.cells import run_unit
->>>>>>> h-cmp
 from sod.compare.order import order_of_work
 from sod.compare.own import test_tasks, tuning_tasks
 from sod.compare.units import Comparison, Unit

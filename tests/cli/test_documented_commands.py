@@ -103,17 +103,14 @@ PREMISE = (
 BY_A_TEST = {
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python boxes.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
-<<<<<<< HEAD
     "sod env play searchqa hops=3": ("tests/cli/test_env_commands.py::test_choices_are_numbered_and_taken_by_number"),
     "sod env play ./counter.py:Counter goal=5": (
         "tests/cli/test_env_commands.py::test_a_world_of_ones_own_is_played_from_a_pipe"
     ),
-=======
     "sod compare mine.yaml --methods start,grpo,sod --seeds 0-2 --jobs 2 --out DIR": (
         "tests/test_own_examples.py::test_methods_are_compared_on_ones_own_tool_and_reward"
     ),
     "sod eval RUN --data environment@test": "tests/test_own_examples.py::test_own_environment_is_played_in",
->>>>>>> h-cmp
     "sod recipe explain KEY": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe explain tools.NAME": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe schema --out sod.schema.json": (

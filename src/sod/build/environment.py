@@ -92,25 +92,16 @@ def world_tasks(named: Source | None, key: str, recipe: Recipe, spec: Environmen
 
     Raises SodError where a source cannot be read.
     """
-<<<<<<< HEAD
-    if named is None:
-        split = SPLITS.get(key, "validation")
-        return own_tasks(spec, recipe.seed, split)
-=======
     split = SPLITS.get(key, "validation") if named is None else own_split(named, key)
     if split is not None:
-        own = _own_tasks(spec, split)
-        return own if own else _numbered(spec, recipe.seed, split)
+        return own_tasks(spec, recipe.seed, split)
     assert named is not None
->>>>>>> h-cmp
     data, source = recipe.data, shown(named)
     read = load_world_tasks(named, data.split, data.columns, data.system, data.suffix)
     if spec.verified:
         read = with_readable_truths(with_tests_told(read, source, recipe.reward, notice), source, recipe.reward, notice)
         read = with_readable_tests(read, source, recipe.reward)
     return told(read, source, notice)
-<<<<<<< HEAD
-=======
 
 
 def own_split(named: Source, key: str) -> str | None:
@@ -121,38 +112,3 @@ def own_split(named: Source, key: str) -> str | None:
     if not split.isidentifier():
         raise SodError(f"{key}={named}: names no split of the environment; write {OWN_SPLIT}validation, for one")
     return split
-
-
-def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
-    """The tasks that the environment offers; none where it offers none."""
-    make = environment_maker(spec)
-    (offers,) = called([lambda: _offered(make(), split)], spec.timeout_seconds, 1)
-    if isinstance(offers, SodError):
-        raise offers
-    if isinstance(offers, BaseException):
-        said = " ".join(str(offers).split())
-        raise SodError(f"environment.call={written(spec.call)!r}: tasks({split!r}): {type(offers).__name__}: {said}")
-    return [_as_task(offer, f"{split}-{number}") for number, offer in enumerate(offers)]
-
-
-def _offered(world: Environment, split: str) -> Sequence[Any]:
-    try:
-        return world.tasks(split) if isinstance(world, OffersTasks) else ()
-    finally:
-        if isinstance(world, Closes):
-            settled(world.close())
-
-
-def _as_task(offer: Task | Mapping[str, Any], name: str) -> Task:
-    if isinstance(offer, Task):
-        return offer
-    prompt = offer.get("prompt") or ()
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-    return Task(str(offer.get("id", name)), messages, str(offer.get("ground_truth", "")), extra=dict(offer))
-
-
-def _numbered(spec: EnvironmentSpec, seed: int, split: str) -> list[Task]:
-    """Tasks that are a seed each, the same for all episodes of one, as groups need it."""
-    numbers = range(spec.tasks)
-    return [Task(f"{split}-{n}", (), "", extra={"seed": derive(seed, "task", split, n)}) for n in numbers]
->>>>>>> h-cmp
