@@ -1,0 +1,366 @@
+"""Agents in the worlds of the ATOD paper, from nothing, on a CPU: a teacher, a weak student, and methods from it.
+
+    python scripts/worlds_study.py --out study [--worlds searchqa webshop] [--methods atod sod opd grpo] [--seeds 0 1 2]
+
+For each world: traces of its scripted expert, a tokenizer learned from them, and a teacher by SFT on all of them. For
+each seed: a smaller student by SFT on few of them (its cold start), then every method from that student, and success on
+the held-out tasks. Settings begin with recipes/atod-WORLD.yaml; the world is a small one and the models have a million
+parameters or fewer (`SIZES`, `WORLDS`). In stages: what OUT/study.json holds is not done again, so that the same command
+goes on where it was stopped, and `--seconds` ends it between stages. OUT/summary.md has the table, with 95% intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import sod
+from sod.cli.allocator import reexecute_with_tunables
+from sod.environments.base import Action, Texts
+from sod.evaluation.statistics import spread
+from sod.recipe import EnvironmentSpec, ScratchSpec, read_yaml
+from sod.records import Message, Task, ToolResult
+from sod.seeds import derive
+from sod.tasks.base import Conversation
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+METHODS = ("atod", "sod", "opd", "grpo")
+CONTEXT = 512  # tokens of the longest episode
+MODEL_SEED = 7
+MICRO_BATCH = 8_192  # tokens of a forward and backward pass
+RUN_OF_A_SEED = re.compile(r"(\w+)/(start|atod|sod|opd|grpo)-(\d+)")
+
+
+@dataclass(frozen=True)
+class World:
+    """A small version of a world. `apart` is what its tokenizer keeps in a token of its own (`train_tokenizer`)."""
+
+    environment: Mapping[str, Any]
+    rollout: Mapping[str, int]
+    apart: str
+    vocabulary: int
+    slips: float
+
+
+WORLDS = {
+    "searchqa": World(
+        {"people": 200, "hops": 2, "train": 1200, "validation": 200, "passages": 1},
+        {"max_turns": 4, "max_prompt_tokens": 128, "max_turn_tokens": 32, "max_response_tokens": 256},
+        r"[A-Z][a-z]+",  # names
+        1_100,
+        0.5,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. Shapes are layers and hidden size; `few` traces are the student's."""
+
+    traces: int
+    teacher: tuple[int, int]
+    student_layers: int
+    teacher_sft: int
+    student_sft: int
+    batch: int
+    prompts: int
+    samples: int
+    steps: int
+    lr: float
+    tasks: int
+    k: int
+
+
+SIZES = {
+    "cpu": Size(1_200, (3, 128), 2, 400, 100, 32, 8, 8, 20, 1e-3, 0, 2),
+    "toy": Size(12, (2, 16), 1, 1, 1, 4, 2, 2, 1, 1e-3, 2, 1),
+}
+
+
+class Study:
+    """The figures of the stages done so far."""
+
+    def __init__(self, out: Path, seconds: float) -> None:
+        self._out, self._ends = out, time.monotonic() + seconds
+        self._path = out / "study.json"
+        out.mkdir(parents=True, exist_ok=True)
+        self.figures: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
+
+    def stage(self, name: str, make: Callable[[Path], Any]) -> Path:
+        """Do a stage once, in a directory of its own, which is returned; what an earlier try left there is removed.
+
+        What `make` returns is kept with the seconds it took. Ends the study where the time is over.
+        """
+        place = self._out / name
+        if name in self.figures:
+            return place
+        if time.monotonic() > self._ends:
+            sys.exit(f"the time is over before: {name}; the same command goes on from here")
+        print(f"== {name}", flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+        began, cpu = time.monotonic(), time.process_time()
+        kept = make(place)
+        self.figures[name] = {
+            "seconds": round(time.monotonic() - began, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+            **(kept or {}),
+        }
+        self._path.write_text(json.dumps(self.figures, indent=1) + "\n")
+        print(f"{name}: {self.figures[name]}", flush=True)
+        return place
+
+
+def main() -> None:
+    """All stages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("study"))
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["atod", "sod"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--size", choices=SIZES, default="cpu")
+    parser.add_argument("--seconds", type=float, default=1e9, help="no stage begins after so many (default: no end)")
+    options = parser.parse_args()
+    study, size = Study(options.out, options.seconds), SIZES[options.size]
+    for world in options.worlds:
+        play_world(study, world, size, options.seeds, options.methods)
+    summary = summarized(study.figures)
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (options.out / "summary.md").write_text(table(summary))
+    print(table(summary))
+
+
+def play_world(study: Study, world: str, size: Size, seeds: Sequence[int], methods: Sequence[str]) -> None:
+    """One world's stages: teacher and pruned model, then for each seed the student and the methods."""
+    traces = study.stage(f"{world}/traces", partial(written_traces, world, size, seeds))
+    model = study.stage(f"{world}/teacher-init", partial(new_model, traces, world, size))
+    recipe = sft_recipe(world, size, model, traces / "expert.parquet", size.teacher_sft, 0)
+    teacher = study.stage(f"{world}/teacher", partial(tuned, recipe))
+    pruned = study.stage(f"{world}/pruned", partial(without_layers, teacher, size))
+    for seed in seeds:
+        recipe = sft_recipe(world, size, pruned, traces / f"sloppy-{seed}.parquet", size.student_sft, seed)
+        start = study.stage(f"{world}/start-{seed}", partial(tuned, recipe))
+        for method in methods:
+            recipe = method_recipe(world, size, method, start, teacher, seed)
+            study.stage(f"{world}/{method}-{seed}", partial(trained, recipe))
+
+
+def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) -> dict[str, Any]:
+    """Traces of the expert on training tasks, and for each seed those of a sloppy one. Returns how many succeed."""
+    from sod.build.environment import environment_maker
+    from sod.tasks.files import write_conversations
+
+    environment = environment_maker(EnvironmentSpec(**base_recipe(world, size, 0)["environment"]))()
+    tasks = environment.tasks("train")[: size.traces]
+    place.mkdir(parents=True)
+    succeeded = {}
+    for name, slips, seed in [("expert", 0.0, 0), *((f"sloppy-{seed}", WORLDS[world].slips, seed) for seed in seeds)]:
+        random = Random(derive(seed, "slips"))
+        limit = WORLDS[world].rollout["max_turns"]
+        traces = [trace(environment, task, number, slips, random, limit) for number, task in enumerate(tasks)]
+        write_conversations(place / f"{name}.parquet", traces)
+        succeeded[name] = round(sum(one.reward >= 1 for one in traces) / len(traces), 4)
+    return {"traces": len(tasks), "succeeded": succeeded}
+
+
+def trace(environment: Any, task: Task, number: int, slips: float, random: Random, limit: int) -> Conversation:
+    """What the world's expert does in a task, as a conversation, of `limit` turns at most.
+
+    With probability `slips` it does in a turn anything that can be done, and goes on from where that has led.
+    """
+    from sod.rollout.opening import prompt_after
+
+    observation, tools = environment.reset(task, number)
+    messages = list(prompt_after(task.prompt, observation))
+    done, earned, turns = False, 0.0, 0
+    while not done and turns < limit:
+        action = random.choice(environment.choices()) if random.random() < slips else environment.expert()
+        texts, reward, done = environment.step(action)
+        messages += [said(action), *heard(action, texts)]
+        earned, turns = earned + reward, turns + 1
+    while messages[-1].role != "assistant":  # what the world says to the last action is no part of an episode
+        messages.pop()
+    return Conversation(f"trace-{number}", tuple(messages), tuple(tools), earned)
+
+
+def said(action: Action) -> Message:
+    """An action as the assistant's turn."""
+    return Message("assistant", action) if isinstance(action, str) else Message("assistant", "", action)
+
+
+def heard(action: Action, texts: Texts) -> list[Message]:
+    """What the world answers: a result for each call, or one text for what was said."""
+    given = [texts] if isinstance(texts, str | ToolResult) else texts
+    plain = [text.text if isinstance(text, ToolResult) else text for text in given]
+    if isinstance(action, str):
+        return [Message("user", text) for text in plain]
+    return [Message("tool", text, name=call.name) for call, text in zip(action, plain, strict=True)]
+
+
+def new_model(traces: Path, world: str, size: Size, place: Path) -> None:
+    """The teacher with random weights, and a tokenizer that is learned from the world's traces."""
+    from sod.quickstart.world import scratch_chat, write_scratch
+    from sod.tasks.files import load_conversations
+
+    small = WORLDS[world]
+    chat = scratch_chat(load_conversations(str(traces / "expert.parquet")).items, small.vocabulary, small.apart)
+    layers, hidden = size.teacher
+    write_scratch(chat, ScratchSpec(layers=layers, hidden=hidden, heads=4, ffn=2 * hidden), CONTEXT, MODEL_SEED, place)
+
+
+def without_layers(teacher: Path, size: Size, place: Path) -> None:
+    """The teacher with some of its layers only: what students begin as."""
+    from sod.models.load import load_model, load_tokenizer
+    from sod.models.prune import prune_layers
+
+    model = sod.Run(teacher).model
+    prune_layers(load_model(str(model), "float32"), size.student_layers).save_pretrained(place)
+    load_tokenizer(str(model)).save_pretrained(place)
+
+
+def base_recipe(world: str, size: Size, seed: int) -> dict[str, Any]:
+    """The world's recipe, with the small world, and settings for one thread of a CPU."""
+    small = WORLDS[world]
+    content = read_yaml(str(RECIPES / f"atod-{world}.yaml"))
+    return content | {
+        "seed": seed,
+        "threads": 1,
+        "chat": {"template": "hermes"},
+        "environment": {"call": content["environment"]["call"], **small.environment},
+        "rollout": {"prompts": size.prompts, "samples": size.samples, **small.rollout},
+        "evaluation": {"k": size.k, "tasks": size.tasks},
+    }
+
+
+def sft_recipe(world: str, size: Size, model: Path, data: Path, steps: int, seed: int) -> dict[str, Any]:
+    """A cold start."""
+    sft = {
+        "steps": steps,
+        "batch_size": size.batch,
+        "max_tokens": CONTEXT,
+        "checkpoint_every": steps,
+        "optim": optim(3e-3, 20),
+    }
+    student = {"path": str(model), "dtype": "float32"}
+    return base_recipe(world, size, seed) | {"student": student, "teacher": None, "data": {"sft": str(data)}, "sft": sft}
+
+
+def method_recipe(world: str, size: Size, method: str, start: Path, teacher: Path, seed: int) -> dict[str, Any]:
+    """A method from a student's cold start."""
+    recipe = base_recipe(world, size, seed)
+    own = recipe["method"]
+    knobs = {"name": method}
+    if own["name"] == method:
+        knobs = {**own, **{key: {**own[key], "steps": size.steps} for key in ("kappa", "rho")}}
+    return recipe | {
+        "student": {"path": str(start), "dtype": "float32"},
+        "teacher": None if method == "grpo" else {"path": str(teacher), "dtype": "float32"},
+        "method": knobs,
+        "optim": optim(size.lr, 3),
+        "train": {"steps": size.steps, "checkpoint_every": size.steps, "trajectories_every": 0},
+    }
+
+
+def optim(lr: float, warmup: int) -> dict[str, Any]:
+    """AdamW for small models."""
+    return {"lr": lr, "warmup_steps": warmup, "schedule": "cosine", "micro_batch_tokens": MICRO_BATCH}
+
+
+def tuned(recipe: dict[str, Any], place: Path) -> dict[str, Any]:
+    """SFT, and success after it."""
+    return success(sod.sft(recipe, run=place, progress=False), recipe)
+
+
+def trained(recipe: dict[str, Any], place: Path) -> dict[str, Any]:
+    """A method's run, and success after it."""
+    return success(sod.train(recipe, run=place, progress=False), recipe)
+
+
+def success(run: sod.Run, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The share of held-out episodes that succeed, with its 95% interval; turns and tool errors."""
+    result = sod.evaluate(run, recipe=recipe, to=run.path / "evaluation", progress=False).as_dict()
+    return {
+        "success": round(result["avg_at_k"], 4),
+        "ci95": [round(end, 4) for end in result["ci95"]],
+        "tasks": result["tasks"],
+        "k": result["k"],
+        "turns": round(result["turns"], 2),
+        "tool_error_rate": round(result["tool_error_rate"], 4),
+    }
+
+
+def summarized(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Success by world and method, means over seeds, and gains over the cold start of the same seed."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for name, kept in figures.items():
+        if match := RUN_OF_A_SEED.fullmatch(name):
+            world, method, seed = match.groups()
+            found.setdefault(world, {}).setdefault(method, {})[int(seed)] = kept["success"]
+    return {
+        world: {
+            "teacher": figures[f"{world}/teacher"],
+            "methods": {
+                method: {
+                    "success": spread(list(by_seed.values())).as_dict(),
+                    "gain": spread([value - methods["start"][seed] for seed, value in by_seed.items()]).as_dict(),
+                    "by_seed": by_seed,
+                }
+                for method, by_seed in methods.items()
+            },
+        }
+        for world, methods in found.items()
+    }
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as Markdown."""
+    lines = []
+    for world, content in summary.items():
+        teacher = content["teacher"]
+        lines += [
+            f"## {world}",
+            "",
+            f"Success in % of episodes on {teacher['tasks']} held-out tasks, {teacher['k']} episodes each; mean over seeds "
+            "and 95% t-interval. Gain: points over the cold start of the same seed.",
+            "",
+            "| model | seeds | success | 95% interval | each seed | gain | 95% interval |",
+            "|---|---|---|---|---|---|---|",
+            f"| teacher | 1 | {percent(teacher['success'])} | {ends(*teacher['ci95'])} (tasks) | | | |",
+        ]
+        for method, row in content["methods"].items():
+            success, gain = row["success"], row["gain"]
+            seeds = ", ".join(percent(value) for value in row["by_seed"].values())
+            cells = [method, str(success["n"]), percent(success["mean"]), interval(success), seeds]
+            cells += ["", ""] if method == "start" else [f"{100 * gain['mean']:+.1f}", interval(gain)]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def interval(value: Mapping[str, Any]) -> str:
+    """A 95% interval in points; a single seed has none."""
+    return "-" if value["ci95"] is None else ends(*value["ci95"])
+
+
+def ends(low: float, high: float) -> str:
+    """Both ends in points."""
+    return f"[{percent(low)}, {percent(high)}]"
+
+
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.1f}"
+
+
+if __name__ == "__main__":
+    reexecute_with_tunables()
+    main()
