@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from sod.build.environment import environment_maker, world_tasks
+from sod.build.environment import world_tasks
 from sod.build.evaluation import evaluate_model
 from sod.build.tools import make_reward_function
 from sod.build.training import prepare_train
+from sod.build.worlds import environment_maker
 from sod.models.load import save_model
 from sod.recipe import EnvironmentSpec, Recipe, parse_recipe, resolved
 from sod.recipe.reach import refuse_reaching

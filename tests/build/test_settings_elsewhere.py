@@ -27,10 +27,11 @@ import environment_games
 from rewards.judge_server import completion
 from sod.build.data import make_chat
 from sod.build.devices import Devices
-from sod.build.environment import environment_maker, make_worlds, world_tasks
+from sod.build.environment import world_tasks
 from sod.build.job import prepare_torch
 from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
+from sod.build.worlds import environment_maker, make_worlds
 from sod.compare.cells import Comparison, Unit, run_unit
 from sod.compare.order import order_of_work
 from sod.environments.base import Reset, WorldRequest

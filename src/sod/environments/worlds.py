@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any, final
 
 from sod.environments.base import (
+    Advise,
+    Advised,
     Began,
     Closes,
     Ended,
     Environment,
+    HasChoices,
+    HasExpert,
     Replay,
     Replays,
     Reset,
@@ -80,6 +84,8 @@ class Worlds:
             world = self._busy[request.episode]
         if isinstance(do, Step):
             return _step(world, do)
+        if isinstance(do, Advise):
+            return _advise(world, do)
         return _replay(world, do) if isinstance(do, Replay) else _end(world)
 
     def _reset(self, episode: str, do: Reset, attempt: int) -> Began:
@@ -116,6 +122,15 @@ class Worlds:
 
 def _step(world: Environment, do: Step) -> WorldReply:
     return stepped_with(settled(world.step(do.action)), do.action)
+
+
+def _advise(world: Environment, do: Advise) -> WorldReply:
+    """Raises SodError where the environment has no such method."""
+    if do.about == "expert" and isinstance(world, HasExpert):
+        return Advised((settled(world.expert()),))
+    if do.about == "choices" and isinstance(world, HasChoices):
+        return Advised(tuple(settled(world.choices())))
+    raise SodError(f"{type(world).__name__} has no {do.about}(); define it, as docs/environments.md says")
 
 
 def _replay(world: Environment, do: Replay) -> WorldReply:

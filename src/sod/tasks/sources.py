@@ -215,7 +215,7 @@ def _read_parquet(path: Path) -> list[tuple[int, Row]]:
         rows = read_table(path)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise SodError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
-    return [(n, _without_nones(row)) for n, row in enumerate(rows)]
+    return [(n, without_nones(row)) for n, row in enumerate(rows)]
 
 
 def _read_json(path: Path, split: str) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
@@ -266,15 +266,15 @@ def _read_hub(source: HubSource, split: str) -> list[tuple[int, Row]]:
             f"{source.id}: cannot load split '{split}' from the Hub ({_one_line(error)}); {source.id}:CONFIG@SPLIT "
             "names another"
         ) from error
-    return [(n, _without_nones(row)) for n, row in enumerate(table)]
+    return [(n, without_nones(row)) for n, row in enumerate(table)]
 
 
-def _without_nones(value: Any) -> Any:
+def without_nones(value: Any) -> Any:
     """Drop None-valued keys: arrow gives every struct the keys of all rows."""
     if isinstance(value, dict):
-        return {key: _without_nones(item) for key, item in value.items() if item is not None}
+        return {key: without_nones(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nones(item) for item in value]
+        return [without_nones(item) for item in value]
     return value
 
 
