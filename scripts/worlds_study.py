@@ -26,52 +26,73 @@ from typing import Any
 
 import sod
 from sod.cli.allocator import reexecute_with_tunables
-from sod.environments.base import Action, Texts
+from sod.environments.playing import Move, Played
+from sod.environments.replies import began_with, stepped_with
 from sod.evaluation.statistics import spread
 from sod.recipe import EnvironmentSpec, ScratchSpec, read_yaml
-from sod.records import Message, Task, ToolResult
+from sod.records import Task
 from sod.seeds import derive
 from sod.tasks.base import Conversation
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 METHODS = ("atod", "sod", "opd", "grpo")
 CONTEXT = 512  # tokens of the longest episode
-MODEL_SEED = 7
+MODEL_SEED, TEACHER_LR = 7, 3e-3
 MICRO_BATCH = 8_192  # tokens of a forward and backward pass
 RUN_OF_A_SEED = re.compile(r"(\w+)/(start|atod|sod|opd|grpo)-(\d+)")
 
 
 @dataclass(frozen=True)
 class World:
-    """A small version of a world. `apart` is what its tokenizer keeps in a token of its own (`train_tokenizer`)."""
+    """A small version of a world, how its traces come to be, and the steps of SFT that teacher and students take.
+
+    `apart` is what the tokenizer never merges with its neighbours (`train_tokenizer`): what a model has to copy.
+    `slips` is how often the students' expert does anything at all in a turn.
+    """
 
     environment: Mapping[str, Any]
     rollout: Mapping[str, int]
     apart: str
     vocabulary: int
     slips: float
+    teacher_sft: int
+    student_sft: int
 
 
+SHOP_WORDS = (
+    "shirt lamp cotton wool machine washable long sleeve slim fit loose quick drying hand made easy clean dimmable fire "
+    "proof bamboo foldable heavy duty energy saving vintage red blue green black white yellow purple brown small medium "
+    "extra large"
+)
 WORLDS = {
     "searchqa": World(
         {"people": 200, "hops": 2, "train": 1200, "validation": 200, "passages": 1},
         {"max_turns": 4, "max_prompt_tokens": 128, "max_turn_tokens": 32, "max_response_tokens": 256},
-        r"[A-Z][a-z]+",  # names
+        r"[A-Z][a-z]+",
         1_100,
-        0.5,
+        slips=0.5,
+        teacher_sft=400,
+        student_sft=30,
+    ),
+    "webshop": World(
+        {"products": 24, "kinds": 2, "in_title": 3, "results": 2, "train": 500, "validation": 150},
+        {"max_turns": 8, "max_prompt_tokens": 128, "max_turn_tokens": 40, "max_response_tokens": 400},
+        rf"\b(?:B[0-9]+|{SHOP_WORDS.replace(' ', '|')})\b",
+        900,
+        slips=0.4,
+        teacher_sft=160,
+        student_sft=30,
     ),
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything. Shapes are layers and hidden size; `few` traces are the student's."""
+    """How much of everything. The teacher's shape is layers and hidden size; `sft` bounds the steps of SFT."""
 
     traces: int
     teacher: tuple[int, int]
-    student_layers: int
-    teacher_sft: int
-    student_sft: int
+    sft: int
     batch: int
     prompts: int
     samples: int
@@ -82,8 +103,8 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(1_200, (3, 128), 2, 400, 100, 32, 8, 8, 20, 1e-3, 0, 2),
-    "toy": Size(12, (2, 16), 1, 1, 1, 4, 2, 2, 1, 1e-3, 2, 1),
+    "cpu": Size(1_200, (3, 128), 1_000, 32, 8, 8, 12, 1e-3, 0, 1),
+    "toy": Size(12, (2, 16), 1, 4, 2, 2, 1, 1e-3, 2, 1),
 }
 
 
@@ -140,14 +161,15 @@ def main() -> None:
 
 
 def play_world(study: Study, world: str, size: Size, seeds: Sequence[int], methods: Sequence[str]) -> None:
-    """One world's stages: teacher and pruned model, then for each seed the student and the methods."""
+    """One world's stages: the teacher, then for each seed the student and the methods."""
     traces = study.stage(f"{world}/traces", partial(written_traces, world, size, seeds))
     model = study.stage(f"{world}/teacher-init", partial(new_model, traces, world, size))
-    recipe = sft_recipe(world, size, model, traces / "expert.parquet", size.teacher_sft, 0)
+    recipe = sft_recipe(world, size, model, traces / "expert.parquet", (WORLDS[world].teacher_sft, TEACHER_LR), 0)
     teacher = study.stage(f"{world}/teacher", partial(tuned, recipe))
-    pruned = study.stage(f"{world}/pruned", partial(without_layers, teacher, size))
     for seed in seeds:
-        recipe = sft_recipe(world, size, pruned, traces / f"sloppy-{seed}.parquet", size.student_sft, seed)
+        recipe = sft_recipe(
+            world, size, teacher, traces / f"sloppy-{seed}.parquet", (WORLDS[world].student_sft, size.lr), seed
+        )
         start = study.stage(f"{world}/start-{seed}", partial(tuned, recipe))
         for method in methods:
             recipe = method_recipe(world, size, method, start, teacher, seed)
@@ -156,7 +178,7 @@ def play_world(study: Study, world: str, size: Size, seeds: Sequence[int], metho
 
 def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) -> dict[str, Any]:
     """Traces of the expert on training tasks, and for each seed those of a sloppy one. Returns how many succeed."""
-    from sod.build.environment import environment_maker
+    from sod.build.worlds import environment_maker
     from sod.tasks.files import write_conversations
 
     environment = environment_maker(EnvironmentSpec(**base_recipe(world, size, 0)["environment"]))()
@@ -168,7 +190,7 @@ def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) ->
         limit = WORLDS[world].rollout["max_turns"]
         traces = [trace(environment, task, number, slips, random, limit) for number, task in enumerate(tasks)]
         write_conversations(place / f"{name}.parquet", traces)
-        succeeded[name] = round(sum(one.reward >= 1 for one in traces) / len(traces), 4)
+        succeeded[name] = round(sum(one.reward == 1 for one in traces) / len(traces), 4)
     return {"traces": len(tasks), "succeeded": succeeded}
 
 
@@ -177,33 +199,14 @@ def trace(environment: Any, task: Task, number: int, slips: float, random: Rando
 
     With probability `slips` it does in a turn anything that can be done, and goes on from where that has led.
     """
-    from sod.rollout.opening import prompt_after
+    from sod.build.traces import conversation_of
 
-    observation, tools = environment.reset(task, number)
-    messages = list(prompt_after(task.prompt, observation))
-    done, earned, turns = False, 0.0, 0
-    while not done and turns < limit:
+    began = began_with(environment.reset(task, number))
+    moves: list[Move] = []
+    while len(moves) < limit and not (moves and moves[-1].stepped.done):
         action = random.choice(environment.choices()) if random.random() < slips else environment.expert()
-        texts, reward, done = environment.step(action)
-        messages += [said(action), *heard(action, texts)]
-        earned, turns = earned + reward, turns + 1
-    while messages[-1].role != "assistant":  # what the world says to the last action is no part of an episode
-        messages.pop()
-    return Conversation(f"trace-{number}", tuple(messages), tuple(tools), earned)
-
-
-def said(action: Action) -> Message:
-    """An action as the assistant's turn."""
-    return Message("assistant", action) if isinstance(action, str) else Message("assistant", "", action)
-
-
-def heard(action: Action, texts: Texts) -> list[Message]:
-    """What the world answers: a result for each call, or one text for what was said."""
-    given = [texts] if isinstance(texts, str | ToolResult) else texts
-    plain = [text.text if isinstance(text, ToolResult) else text for text in given]
-    if isinstance(action, str):
-        return [Message("user", text) for text in plain]
-    return [Message("tool", text, name=call.name) for call, text in zip(action, plain, strict=True)]
+        moves.append(Move(action, stepped_with(environment.step(action), action)))
+    return conversation_of(Played(task, began, tuple(moves), sum(move.stepped.reward for move in moves)))
 
 
 def new_model(traces: Path, world: str, size: Size, place: Path) -> None:
@@ -215,16 +218,6 @@ def new_model(traces: Path, world: str, size: Size, place: Path) -> None:
     chat = scratch_chat(load_conversations(str(traces / "expert.parquet")).items, small.vocabulary, small.apart)
     layers, hidden = size.teacher
     write_scratch(chat, ScratchSpec(layers=layers, hidden=hidden, heads=4, ffn=2 * hidden), CONTEXT, MODEL_SEED, place)
-
-
-def without_layers(teacher: Path, size: Size, place: Path) -> None:
-    """The teacher with some of its layers only: what students begin as."""
-    from sod.models.load import load_model, load_tokenizer
-    from sod.models.prune import prune_layers
-
-    model = sod.Run(teacher).model
-    prune_layers(load_model(str(model), "float32"), size.student_layers).save_pretrained(place)
-    load_tokenizer(str(model)).save_pretrained(place)
 
 
 def base_recipe(world: str, size: Size, seed: int) -> dict[str, Any]:
@@ -241,17 +234,23 @@ def base_recipe(world: str, size: Size, seed: int) -> dict[str, Any]:
     }
 
 
-def sft_recipe(world: str, size: Size, model: Path, data: Path, steps: int, seed: int) -> dict[str, Any]:
-    """A cold start."""
-    sft = {
+def sft_recipe(world: str, size: Size, model: Path, data: Path, sft: tuple[int, float], seed: int) -> dict[str, Any]:
+    """SFT of a model on traces, of so many steps at this learning rate."""
+    steps, lr = min(sft[0], size.sft), sft[1]
+    section = {
         "steps": steps,
         "batch_size": size.batch,
         "max_tokens": CONTEXT,
         "checkpoint_every": steps,
-        "optim": optim(3e-3, 20),
+        "optim": optim(lr, min(20, steps // 3)),
     }
     student = {"path": str(model), "dtype": "float32"}
-    return base_recipe(world, size, seed) | {"student": student, "teacher": None, "data": {"sft": str(data)}, "sft": sft}
+    return base_recipe(world, size, seed) | {
+        "student": student,
+        "teacher": None,
+        "data": {"sft": str(data)},
+        "sft": section,
+    }
 
 
 def method_recipe(world: str, size: Size, method: str, start: Path, teacher: Path, seed: int) -> dict[str, Any]:
