@@ -1,12 +1,13 @@
-"""Agents in the worlds of the ATOD paper, from nothing, on a CPU: a teacher, a weak student, and methods from it.
+"""Agents in the worlds of the ATOD paper, from nothing, on a CPU: a teacher, a student led astray, and methods from it.
 
     python scripts/worlds_study.py --out study [--worlds searchqa webshop] [--methods atod sod opd grpo] [--seeds 0 1 2]
 
-For each world: traces of its scripted expert, a tokenizer learned from them, and a teacher by SFT on all of them. For
-each seed: a smaller student by SFT on few of them (its cold start), then every method from that student, and success on
-the held-out tasks. Settings begin with recipes/atod-WORLD.yaml; the world is a small one and the models have a million
-parameters or fewer (`SIZES`, `WORLDS`). In stages: what OUT/study.json holds is not done again, so that the same command
-goes on where it was stopped, and `--seconds` ends it between stages. OUT/summary.md has the table, with 95% intervals.
+For each world: traces of its scripted expert on training tasks, a tokenizer learned from them, and a teacher, by SFT
+from random weights. For each seed: a student, which is the teacher after a little SFT on traces of a sloppy expert (the
+cold start), then every method from that student, and success on the held-out tasks. Settings begin with
+recipes/atod-WORLD.yaml; the world is a small one, and the models have less than a million parameters. In stages: what
+OUT/study.json holds is not done again, so that the same command goes on where it was stopped, and `--seconds` ends it
+between stages. OUT/summary.md has the table, with 95% intervals.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class World:
     """A small version of a world, how its traces come to be, and the steps of SFT that teacher and students take.
 
     `apart` is what the tokenizer never merges with its neighbours (`train_tokenizer`): what a model has to copy.
-    `slips` is how often the students' expert does anything at all in a turn.
+    `slips` is how often the students' expert does something else in a turn.
     """
 
     environment: Mapping[str, Any]
@@ -60,9 +61,9 @@ class World:
 
 
 SHOP_WORDS = (
-    "shirt lamp cotton wool machine washable long sleeve slim fit loose quick drying hand made easy clean dimmable fire "
-    "proof bamboo foldable heavy duty energy saving vintage red blue green black white yellow purple brown small medium "
-    "extra large"
+    "shirt lamp cotton wool machine washable long sleeve slim fit loose quick drying hand made easy clean dimmable "
+    "fire proof bamboo foldable heavy duty energy saving vintage red blue green black white yellow purple brown "
+    "small medium extra large"
 )
 WORLDS = {
     "searchqa": World(
@@ -70,27 +71,31 @@ WORLDS = {
         {"max_turns": 4, "max_prompt_tokens": 128, "max_turn_tokens": 32, "max_response_tokens": 256},
         r"[A-Z][a-z]+",
         1_100,
-        slips=0.5,
+        slips=0.6,
         teacher_sft=400,
-        student_sft=30,
+        student_sft=15,
     ),
     "webshop": World(
         {"products": 24, "kinds": 2, "in_title": 3, "results": 2, "train": 500, "validation": 150},
         {"max_turns": 8, "max_prompt_tokens": 128, "max_turn_tokens": 40, "max_response_tokens": 400},
         rf"\b(?:B[0-9]+|{SHOP_WORDS.replace(' ', '|')})\b",
         900,
-        slips=0.4,
+        slips=0.5,
         teacher_sft=160,
-        student_sft=30,
+        student_sft=15,
     ),
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything. The teacher's shape is layers and hidden size; `sft` bounds the steps of SFT."""
+    """How much of everything. `sloppy` traces are a student's; `sft` bounds the steps of SFT.
+
+    The teacher's shape is layers and hidden size.
+    """
 
     traces: int
+    sloppy: int
     teacher: tuple[int, int]
     sft: int
     batch: int
@@ -103,8 +108,8 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(1_200, (3, 128), 1_000, 32, 8, 8, 12, 1e-3, 0, 1),
-    "toy": Size(12, (2, 16), 1, 4, 2, 2, 1, 1e-3, 2, 1),
+    "cpu": Size(1_200, 480, (3, 128), 1_000, 32, 8, 8, 12, 1e-3, 0, 1),
+    "toy": Size(12, 12, (2, 16), 1, 4, 2, 2, 1, 1e-3, 2, 1),
 }
 
 
@@ -167,9 +172,10 @@ def play_world(study: Study, world: str, size: Size, seeds: Sequence[int], metho
     recipe = sft_recipe(world, size, model, traces / "expert.parquet", (WORLDS[world].teacher_sft, TEACHER_LR), 0)
     teacher = study.stage(f"{world}/teacher", partial(tuned, recipe))
     for seed in seeds:
-        recipe = sft_recipe(
-            world, size, teacher, traces / f"sloppy-{seed}.parquet", (WORLDS[world].student_sft, size.lr), seed
-        )
+        sloppy, steps = traces / f"sloppy-{seed}.parquet", WORLDS[world].student_sft
+        if not sloppy.is_file():
+            sys.exit(f"{sloppy}: not there; seeds are chosen when a study begins, so give another --out")
+        recipe = sft_recipe(world, size, teacher, sloppy, (steps, size.lr), seed)
         start = study.stage(f"{world}/start-{seed}", partial(tuned, recipe))
         for method in methods:
             recipe = method_recipe(world, size, method, start, teacher, seed)
@@ -177,7 +183,7 @@ def play_world(study: Study, world: str, size: Size, seeds: Sequence[int], metho
 
 
 def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) -> dict[str, Any]:
-    """Traces of the expert on training tasks, and for each seed those of a sloppy one. Returns how many succeed."""
+    """Traces of the expert on training tasks, for each seed those of a sloppy one. Returns how often they succeed."""
     from sod.build.worlds import environment_maker
     from sod.tasks.files import write_conversations
 
@@ -188,7 +194,8 @@ def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) ->
     for name, slips, seed in [("expert", 0.0, 0), *((f"sloppy-{seed}", WORLDS[world].slips, seed) for seed in seeds)]:
         random = Random(derive(seed, "slips"))
         limit = WORLDS[world].rollout["max_turns"]
-        traces = [trace(environment, task, number, slips, random, limit) for number, task in enumerate(tasks)]
+        chosen = tasks[: size.sloppy] if slips else tasks
+        traces = [trace(environment, task, number, slips, random, limit) for number, task in enumerate(chosen)]
         write_conversations(place / f"{name}.parquet", traces)
         succeeded[name] = round(sum(one.reward == 1 for one in traces) / len(traces), 4)
     return {"traces": len(tasks), "succeeded": succeeded}
@@ -197,14 +204,16 @@ def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) ->
 def trace(environment: Any, task: Task, number: int, slips: float, random: Random, limit: int) -> Conversation:
     """What the world's expert does in a task, as a conversation, of `limit` turns at most.
 
-    With probability `slips` it does in a turn anything that can be done, and goes on from where that has led.
+    With probability `slips` it does in a turn something else that can be done, and goes on from where that has led.
+    The first of what can be done begins anew (the whole question again, back to the search): it is no slip.
     """
     from sod.build.traces import conversation_of
 
     began = began_with(environment.reset(task, number))
     moves: list[Move] = []
     while len(moves) < limit and not (moves and moves[-1].stepped.done):
-        action = random.choice(environment.choices()) if random.random() < slips else environment.expert()
+        others = environment.choices()[1:] if random.random() < slips else []
+        action = random.choice(others) if others else environment.expert()
         moves.append(Move(action, stepped_with(environment.step(action), action)))
     return conversation_of(Played(task, began, tuple(moves), sum(move.stepped.reward for move in moves)))
 
@@ -328,8 +337,8 @@ def table(summary: Mapping[str, Any]) -> str:
         lines += [
             f"## {world}",
             "",
-            f"Success in % of episodes on {teacher['tasks']} held-out tasks, {teacher['k']} episodes each; mean over seeds "
-            "and 95% t-interval. Gain: points over the cold start of the same seed.",
+            f"Success in % of episodes, {teacher['tasks']} held-out tasks; mean over seeds and 95% t-interval. Gain: "
+            "points over the cold start of the same seed.",
             "",
             "| model | seeds | success | 95% interval | each seed | gain | 95% interval |",
             "|---|---|---|---|---|---|---|",
