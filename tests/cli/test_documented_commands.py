@@ -173,7 +173,8 @@ NOT_RUN = {
         command.replace("NAME", name): HUB
         for name in ("alfworld", "searchqa", "webshop")
         for command in (
-            "sod train recipes/atod-NAME.yaml method=grpo teacher=null student.path=Qwen/Qwen3-4B --run runs/NAME-teacher",
+            "sod train recipes/atod-NAME.yaml method=grpo teacher=null student.path=Qwen/Qwen3-4B"
+            " --run runs/NAME-teacher",
             "sod train recipes/atod-NAME.yaml",
             "sod eval runs/atod-NAME-atod --allow-code",
             "sod plan recipes/atod-NAME.yaml",
