@@ -154,6 +154,9 @@ BY_A_TEST = {
         "tests/cli/test_sandbox_commands.py::test_the_server_s_token_is_the_client_s_key"
     ),
     "python docs/extending/a_method.py": "tests/test_extending.py::test_a_worked_change_does_what_it_says",
+    "python scripts/worlds_study.py --out study": (
+        "tests/test_worlds_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
+    ),
     PREMISE: "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture",
     "python benchmarks/check.py NEW.json": (
         "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
@@ -176,7 +179,19 @@ BY_A_TEST = {
 PEERS = "installs TRL and vLLM beside it; what of it is ours runs in tests/test_benchmarks.py"
 MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
+HUB = "takes Qwen3 from the Hub and needs cards; its settings are read in tests/test_worlds_study.py"
 NOT_RUN = {
+    **{
+        command.replace("NAME", name): HUB
+        for name in ("alfworld", "searchqa", "webshop")
+        for command in (
+            "sod train recipes/atod-NAME.yaml method=grpo teacher=null student.path=Qwen/Qwen3-4B"
+            " --run runs/NAME-teacher",
+            "sod train recipes/atod-NAME.yaml",
+            "sod eval runs/atod-NAME-atod --allow-code",
+            "sod plan recipes/atod-NAME.yaml",
+        )
+    },
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
     "pip install 'sod-distill[code]'": "takes pytest from an index; needed by tests/rewards/test_code_sets.py",
     "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",
