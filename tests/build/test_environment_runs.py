@@ -149,9 +149,11 @@ def test_code_that_a_run_directory_names_needs_the_users_word(make_recipe: Any) 
 
 
 def test_a_world_that_comes_with_sod_goes_by_its_name(make_recipe: Any) -> None:
-    """It is no code of a stranger's, so a run that was downloaded may name it."""
+    """It is no code of a stranger's, so a run that was downloaded may name it; but no file for it to open."""
     recipe = make_recipe({"call": "searchqa", "people": 30, "train": 4, "validation": 2})
     refuse_reaching(recipe, "recipe.yaml", [])
+    with pytest.raises(SodError, match=r"environment=.*'corpus': 'evil'.* may open these files.*--allow-code"):
+        refuse_reaching(make_recipe({"call": "searchqa", "corpus": "evil"}), "recipe.yaml", [])
     assert parse_recipe(resolved(recipe), "recipe.yaml").environment == recipe.environment
     tasks = world_tasks(None, "data.train", recipe, recipe.environment, silent)
     assert [task.id for task in tasks] == ["train-0", "train-1", "train-2", "train-3"]

@@ -19,6 +19,10 @@ REACHING = {
     "reward.judge.url": ({"reward": {"judge": {"url": "http://evil", "model": "m"}}}, "'http://evil'"),
     "tools.sql.call": ({"tools": {"sql": {"call": "evil:sql"}}}, "'evil:sql'"),
     "environment.call": ({"environment": {"call": "evil:World"}}, "'evil:World'"),
+    "environment": (
+        {"environment": {"call": "alfworld", "games": "evil"}},
+        "{'call': 'alfworld', 'games': 'evil'}",
+    ),
     "tools.files.mcp": ({"tools": {"files": {"mcp": ["evil", "--now"]}}}, "['evil', '--now']"),
 }
 NEXT = "data.train is not set"

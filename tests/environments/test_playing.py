@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from environment_games import ADD, Counter
+from sod.environments.adapt import adapted
 from sod.environments.base import Action
 from sod.environments.playing import Game, episodes
 from sod.environments.typed import TypedError, shown_action, typed_action, usage
@@ -69,13 +70,22 @@ def test_a_random_player_draws_from_the_choices_and_is_given_up_in_the_end() -> 
     [
         (Counter, "expert", r"Counter has no expert\(\)"),
         (Counter, "random", r"Counter has no choices\(\)"),
-        (Stuck, "random", "task t1: .*nothing that can be done"),
+        (Stuck, "random", r"task t1: its world offers nothing to choose from \(choices\(\)\), and is not over"),
         (lambda: Known(broken="step"), "expert", "episode t1#0: step: RuntimeError: the counter is jammed"),
     ],
 )
 def test_what_keeps_a_player_from_playing_is_told(world: Any, player: Any, said: str) -> None:
     with closing(Worlds(world)) as worlds, pytest.raises(SodError, match=said):
         list(episodes(worlds, TASKS, player, 0, 10, 4))
+
+
+def test_a_real_environment_of_gymnasium_is_played_at_random() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    blackjack = adapted(gymnasium.make("Blackjack-v1"), "auto", "here")
+    with closing(Worlds(lambda: blackjack)) as worlds:
+        played = list(episodes(worlds, TASKS, "random", 0, 10, 1))
+    assert {one.done for one in played} == {True}
+    assert {move.action for one in played for move in one.moves} == {"0", "1"}
 
 
 def test_a_game_by_hand() -> None:

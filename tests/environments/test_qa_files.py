@@ -192,6 +192,7 @@ def test_a_corpus_alone_has_no_questions_and_too_few_are_told(tmp_path: Path) ->
         ("<answer>moon</answer> <search>air</search>", "", 1.0, True),
         ("<answer>Sun</answer>", "", 0.0, True),
         ("The moon", "Write <search>", 0.0, False),
+        ("<answer>moon", "Write <search>", 0.0, False),
     ],
 )
 def test_in_text_the_first_tags_count(said: str, reply: str, reward: float, done: bool, tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ class GymEnvironment:
         observation, reward, terminated, truncated, _ = returned
         return _text(observation), reward, bool(terminated or truncated)
 
+    def choices(self) -> list[str]:
+        """The numbers of numbered actions; nothing in an environment that is spoken to."""
+        return [str(number) for number in _numbers(_discrete(self._env))]
+
     def close(self) -> None:
         """Close what was wrapped."""
         close = getattr(self._env, "close", None)
@@ -76,7 +80,16 @@ def _chosen(env: Any, text: str) -> Any | None:
     return None
 
 
-def _offer(env: Any) -> str:
-    space = _discrete(env)
+def _numbers(space: Any | None) -> range:
+    """The actions of a `Discrete` space; none without one."""
     start = int(getattr(space, "start", 0))
-    return f"{start} to {start + int(getattr(space, 'n', 1)) - 1}"
+    return range(start, start + int(getattr(space, "n", 0)))
+
+
+def _offer(env: Any) -> str:
+    numbers = _numbers(_discrete(env))
+    return f"{numbers[0]} to {numbers[-1]}"
+
+
+def _shape(value: Any) -> str:
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__

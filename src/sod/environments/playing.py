@@ -96,7 +96,7 @@ def _episode(number: int, task: Task, player: Player, seed: int, max_turns: int)
         advised = yield WorldRequest(name, Advise("expert" if player == "expert" else "choices"))
         assert isinstance(advised, Advised)
         if not advised.actions:
-            raise SodError(f"task {task.id}: choices() returned nothing that can be done, and the episode is not over")
+            raise SodError(f"task {task.id}: its world offers nothing to choose from (choices()), and is not over")
         action = random.choice(advised.actions)
         stepped = yield WorldRequest(name, Step(action))
         assert isinstance(stepped, Stepped)

@@ -119,10 +119,10 @@ class SearchQA:
         self._asked += _queries(action)
         if not isinstance(action, str):
             return [self._found(call) for call in action], 0.0, False
-        query = None if self._tools else _searched(action)
-        if query is not None:
-            return f"<information>\n{self._told(query)}\n</information>", 0.0, False
-        if not self._tools and "<answer>" not in action:
+        kind, text = ("answer", action) if self._tools else _first_tags(action)
+        if kind == "search":
+            return f"<information>\n{self._told(text)}\n</information>", 0.0, False
+        if kind != "answer":
             return NEITHER, 0.0, False
         truths = (self._task.ground_truth, *self._task.truths)
         return "", answer_score(answer_in(action), truths, self._score), True
@@ -185,17 +185,19 @@ def answer_in(said: str) -> str:
     return str(tagged[-1]) if tagged else lines[-1] if lines else ""
 
 
-def _searched(said: str) -> str | None:
-    """The query of a text whose first tags are those of a search: what follows it was said without its result."""
+def _first_tags(said: str) -> tuple[str, str]:
+    """Whether a text searches or answers first, and what stands there: what follows a search is said without its
+    result. Empty where it does neither.
+    """
     first = re.search(r"<(search|answer)>(.*?)</\1>", said, re.DOTALL)
-    return first[2].strip() if first and first[1] == "search" else None
+    return (first[1], first[2].strip()) if first else ("", "")
 
 
 def _queries(action: Action) -> list[str]:
-    if isinstance(action, str):
-        query = _searched(action)
-        return [] if query is None else [query]
-    return [str(call.arguments.get("query")) for call in action]
+    if not isinstance(action, str):
+        return [str(call.arguments.get("query")) for call in action]
+    kind, text = _first_tags(action)
+    return [text] if kind == "search" else []
 
 
 def _by_split(questions: Questions | None) -> dict[str, str]:

@@ -7,16 +7,18 @@ kind needs a line in `REACHING`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe.keys.code import is_imported, written
+from sod.recipe.keys.environment import EnvironmentSpec
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.keys.reward import CallSpec
 from sod.recipe.keys.tools import PythonSpec
 from sod.recipe.names import key_of
 from sod.records import SodError
+from sod.usercode import PASSED_IN
 
 _PRELOADED = frozenset(PythonSpec().preload)
 
@@ -46,10 +48,29 @@ def _imports_any(calls: Sequence[CallSpec]) -> bool:
     return any(is_imported(call.call) for call in calls)
 
 
+def _opens_files(world: EnvironmentSpec) -> bool:
+    """Whether a world that comes with sod, which needs no import path, gets text: that may name a file, even code."""
+    named = isinstance(world.call, str) and not is_imported(world.call) and not world.call.startswith(PASSED_IN)
+    return named and _has_text(world.arguments)
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_text(below) for below in value.values())
+    if isinstance(value, list | tuple):
+        return any(_has_text(below) for below in value)
+    return isinstance(value, str)
+
+
+def _arguments(world: EnvironmentSpec) -> str:
+    return str({"call": world.call, **world.arguments})
+
+
 REACHING = (
     Reaching("tools.python.unsafe", "runs the model's programs without isolation", bool),
     Reaching("tools.python.preload", "imports these modules", _other_modules),
     Reaching("environment.call", "imports and runs this code", is_imported),
+    Reaching("environment", "may open these files, or run what is in them", _opens_files, _arguments),
     Reaching("tools.python.fusion.url", "sends every program to this address", bool),
     Reaching("reward.call", "imports and runs this code", _imports_any, _paths),
     Reaching("reward.judge.url", "sends every episode to this address", bool),
