@@ -85,11 +85,15 @@ def test_a_taskset_of_the_real_verifiers_trains_and_a_resumed_run_is_the_same(ma
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "step-000002")
     run(recipe, tmp_path / "again", resume=True)
     rows, again = (
-        [read_trajectory_rows(file) for file in sorted((tmp_path / name / "trajectories").glob("*.jsonl"))]
+        [
+            row
+            for file in sorted((tmp_path / name / "trajectories").glob("*.jsonl"))
+            for row in read_trajectory_rows(file)
+        ]
         for name in ("run", "again")
     )
-    assert [[row["token_ids"] for row in step] for step in rows] == [[row["token_ids"] for row in step] for step in again]
-    for row in (row for step in rows for row in step):
+    assert [row["token_ids"] for row in rows] == [row["token_ids"] for row in again]
+    for row in rows:
         assert [message["role"] for message in row["prompt"]] == ["system", "user"]
         assert row["fault"] is None
         assert row["reward_parts"].keys() == {"environment"}
