@@ -76,6 +76,44 @@ class Shelf(vf.Taskset[ShelfTask, ShelfConfig]):
             yield ShelfTask(data, self.config.task)
 
 
+class RemoteConfig(vf.TasksetConfig):
+    clock: vf.SharedToolsetConfig = vf.SharedToolsetConfig()
+
+
+class Remote(vf.Taskset[ShelfTask, RemoteConfig]):
+    """Its shared toolset may be at a url."""
+
+    @classmethod
+    def toolsets(cls, config: RemoteConfig) -> list[vf.Toolset]:
+        return [ClockTools(config.clock)]
+
+    def load(self):
+        yield ShelfTask(ShelfData(prompt="Make 3.", goal=3))
+
+
+class WatchedTask(ShelfTask):
+    """Works in its runtime, and changes what the model reads."""
+
+    async def setup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+        trace.state.total = int((await runtime.run(["sh", "-c", "echo 2 > shelf; cat shelf"], {})).stdout)
+
+    async def finalize(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+        trace.info["shelf"] = (await runtime.run(["cat", "shelf"], {})).stdout.strip()
+
+    @vf.intercept
+    async def veil(self, request: vf.Request) -> vf.Request | None:
+        last = request.messages[-1]
+        if not isinstance(last, vf.ToolMessage) or not last.content:
+            return None
+        return request.model_copy(
+            update={"messages": [*request.messages[:-1], last.model_copy(update={"content": "?"})]}
+        )
+
+    @vf.reward
+    async def kept(self, trace: vf.Trace, runtime: vf.Runtime) -> float:
+        return 10.0 * (trace.info["shelf"] == "2")
+
+
 class TwiceTask(ShelfTask):
     """Two toolsets of one name."""
 
@@ -116,6 +154,7 @@ def _of(kind: type[vf.Task]) -> type[vf.Taskset]:
 
 
 Twice, Broken, Nan, Unprepared = _of(TwiceTask), _of(BrokenTask), _of(NanTask), _of(UnpreparedTask)
+Watched = _of(WatchedTask)
 
 
 class Plain(vf.Taskset[PlainTask, ShelfConfig]):
@@ -169,3 +208,6 @@ class Pair(vf.Env[PairConfig]):
 
 
 __all__ = ["Plain"]  # what `taskset: {id: verifiers_games}` finds
+
+if __name__ == "__main__":
+    ClockTools.run()

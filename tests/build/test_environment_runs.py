@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -74,6 +75,29 @@ def test_a_run_needs_no_data_and_records_what_the_environment_began_with(make_re
     assert {row["prompt"][0]["content"] for row in rows} == {"Say the word."}
     assert {row["stop"] for row in rows} <= {"answer", "max_turns", "length"}
     assert all(row["turns"][0]["reply"] is None or row["turns"][0]["reward"] == 0.25 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_taskset_of_the_real_verifiers_trains_and_a_resumed_run_is_the_same(make_recipe: Any, tmp_path: Path) -> None:
+    pytest.importorskip("verifiers.v1")
+    recipe = make_recipe({"call": "verifiers_games:Shelf", "goals": 6})
+    run(recipe, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "step-000002")
+    run(recipe, tmp_path / "again", resume=True)
+    rows, again = (
+        [
+            row
+            for file in sorted((tmp_path / name / "trajectories").glob("*.jsonl"))
+            for row in read_trajectory_rows(file)
+        ]
+        for name in ("run", "again")
+    )
+    assert [row["token_ids"] for row in rows] == [row["token_ids"] for row in again]
+    for row in rows:
+        assert [message["role"] for message in row["prompt"]] == ["system", "user"]
+        assert row["fault"] is None
+        assert row["reward_parts"].keys() == {"environment"}
 
 
 def test_a_run_is_evaluated_in_its_environment(make_recipe: Any) -> None:

@@ -34,7 +34,7 @@ from sod.build.tools import make_local_sandbox, make_reward_function, make_sandb
 from sod.build.worlds import environment_maker, make_worlds
 from sod.compare.cells import run_unit
 from sod.compare.order import order_of_work
-from sod.compare.own import test_tasks, tuning_tasks
+from sod.compare.own import judged_tasks, tuning_tasks
 from sod.compare.units import Comparison, Unit
 from sod.environments.base import Reset, WorldRequest
 from sod.quickstart.run import make_world
@@ -416,7 +416,7 @@ def test_a_key_of_compare(key: str, tmp_path: Path) -> None:
     change = {key: OF_COMPARE[key]}
     if key == "test":  # that it is played: tests/compare/test_own_recipes.py
         whole = comparison(tmp_path, **change).recipe.model_copy(update={"world": None})
-        assert (test_tasks(whole).named, tuning_tasks(whole).named) == ("test.jsonl", None)
+        assert (judged_tasks(whole).named, tuning_tasks(whole).named) == ("test.jsonl", None)
     elif key == "tuning_steps":
         before, after = tried("before"), tried("after", **change)
         assert (before["curve"]["step"], after["curve"]["step"]) == ([1], [1, 2])

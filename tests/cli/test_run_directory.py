@@ -182,7 +182,7 @@ class TestWritten:
             ("teacher", ("device",)),
             ("sft", ("checkpoint_every",)),
             ("rollout", ("fault_retries", "max_fault_rate", "fault_window", "cache_share")),
-            ("reward", ("workers",)),
+            ("reward", ("workers", "call_workers", "call_seconds")),
         ):
             for key in keys:
                 del written[section][key]

@@ -96,6 +96,31 @@ def test_numbered_actions_of_the_real_gymnasium() -> None:
     assert replies[2].done
 
 
+def test_actions_that_cannot_be_said_are_refused_in_the_real_gymnasium() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    with pytest.raises(SodError, match=r"here: its action space is Box; here actions are text or one number .Discrete"):
+        adapted(gymnasium.make("MountainCarContinuous-v0"), "auto", "here")
+
+
+def test_observations_and_seeds_of_the_real_gymnasium() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+
+    def walked(seed: int) -> list[WorldReply | Fault]:
+        return asked(lambda: gymnasium.make("FrozenLake-v1"), "auto", ["go 2", "2", "1"], {"seed": seed})
+
+    assert walked(5) == walked(5)
+    assert len({str(walked(seed)) for seed in range(5)}) > 1
+    assert walked(5)[0] == Began("0", ())
+
+
+def test_games_of_the_real_gem() -> None:
+    gem = pytest.importorskip("gem")
+    began, first, *_ = asked(lambda: gem.make("game:GuessTheNumber-v0-easy"), "auto", ["\\boxed{5}"], {"seed": 5})
+    assert isinstance(began, Began)
+    assert "Guess The Number" in str(began.observation)
+    assert "guessed" in texts(first)[0]
+
+
 def test_the_real_openenv_client_is_known_by_its_class() -> None:
     clients = pytest.importorskip("openenv.core.generic_client")
     made = clients.GenericEnvClient("http://127.0.0.1:9")

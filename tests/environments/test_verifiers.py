@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("verifiers.v1")
 
+import verifiers_games
 from sod.build.environment import environment_maker, make_worlds, world_tasks
 from sod.environments.base import Action, Began, End, Ended, Reset, Step, Stepped, WorldReply, WorldRequest
 from sod.recipe import EnvironmentSpec, Recipe
@@ -98,6 +105,42 @@ def test_an_env_whose_user_answers() -> None:
     assert played(guess, 1, ["5", "6", "4"])[-1] == Ended(1.0)
 
 
+def test_hooks_in_the_runtime_and_interceptors_are_the_tasks() -> None:
+    _, veiled, _, ended = played(spec("verifiers_games:Watched"), 0, [put(1), "thanks"])
+    assert texts(veiled) == ["?"]
+    assert ended == Ended(11.5)
+
+
+def test_a_taskset_in_a_file_beside_the_recipe(tmp_path: Path) -> None:
+    source = "import verifiers.v1 as vf\nfrom verifiers_games import *\nfrom verifiers_games import Shelf\n\n"
+    (tmp_path / "mine.py").write_text(f"{source}class Mine(Shelf):\n    pass\n")
+    assert played(spec(f"{tmp_path}/mine.py:Mine"), 3, [put(3), "thanks"])[-1] == Ended(1.5)
+
+
+@pytest.mark.slow
+def test_a_toolset_at_a_url_is_called_there() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, verifiers_games.__file__], env=os.environ | {"MCP_PORT": str(port), "VF_CONFIG": "{}"}
+    )
+    try:
+        limit = time.monotonic() + 120
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.2)
+        remote = spec("verifiers_games:Remote", clock={"url": f"http://127.0.0.1:{port}/mcp"})
+        began, noon, *_ = played(remote, 0, [(ToolCall("now", {}), *put(3))])
+    finally:
+        server.kill()
+        server.wait()
+    assert isinstance(began, Began)
+    assert [tool["function"]["name"] for tool in began.tools] == ["now", "shelf_put"]
+    assert texts(noon) == ["noon", "3 of 3"]
+
+
 def test_an_installed_taskset_by_its_id() -> None:
     made = environment_maker(spec("sod.environments.verifiers:installed", taskset=PLAIN))()
     assert [task["idx"] for task in made.tasks("train")] == [0]  # type: ignore[attr-defined]
@@ -122,6 +165,11 @@ def test_tasks_are_split_and_named_by_their_place() -> None:
             "verifiers_games:Guess",
             {"taskset": PLAIN, "player": {"harness": {"id": "claude-code"}}},
             "its harness claude-code runs a loop of its own around the model.*environment.player.harness",
+        ),
+        (
+            "verifiers_games:Guess",
+            {"taskset": PLAIN, "player": {"harness": {"id": "bash"}}},
+            "its harness bash runs a loop of its own",
         ),
         ("verifiers_games:Guess", {}, "needs a seed taskset"),
         ("verifiers_games:Guess", {"taskset": {"id": "nowhere-v1"}}, "taskset 'nowhere-v1' not found"),

@@ -21,7 +21,7 @@ from sod.build.idle import without_idle
 from sod.build.method import make_method
 from sod.build.training import prepare_train
 from sod.clock import Clock
-from sod.compare.own import Judged, test_tasks, tuning_tasks, untrained
+from sod.compare.own import Judged, judged_tasks, tuning_tasks, untrained
 from sod.compare.units import UNTRAINED, Comparison, Unit
 from sod.evaluation.runner import Evaluation
 from sod.objective.needs import Need
@@ -184,7 +184,7 @@ def _tuning_tasks(comparison: Comparison, seed: int) -> Judged:
 def _test_tasks(comparison: Comparison, seed: int) -> Judged:
     if comparison.in_worlds:
         return Judged("--data", str(comparison.world(seed) / "data" / "test.parquet"))
-    return test_tasks(comparison.recipe)
+    return judged_tasks(comparison.recipe)
 
 
 def _playing(recipe: Recipe, model: Path) -> Recipe:

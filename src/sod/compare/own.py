@@ -46,7 +46,7 @@ def tuning_tasks(recipe: Recipe) -> Judged:
     return Judged("data.validation", recipe.data.validation)
 
 
-def test_tasks(recipe: Recipe) -> Judged:
+def judged_tasks(recipe: Recipe) -> Judged:
     """The tasks of the final figures."""
     if recipe.compare.test is None:
         return tuning_tasks(recipe)
@@ -55,13 +55,13 @@ def test_tasks(recipe: Recipe) -> Judged:
 
 def also_tuned_on(recipe: Recipe) -> bool:
     """Whether the learning rates are chosen on the tasks of the final figures."""
-    same = test_tasks(recipe).named == tuning_tasks(recipe).named
+    same = judged_tasks(recipe).named == tuning_tasks(recipe).named
     return recipe.compare.lrs is not None and len(recipe.compare.lrs) > 1 and same
 
 
 def setting_of(recipe: Recipe) -> dict[str, Any]:
     """What a report has to say of a comparison without a world."""
-    return {"test": test_tasks(recipe).shown, "also_tuned_on": also_tuned_on(recipe)}
+    return {"test": judged_tasks(recipe).shown, "also_tuned_on": also_tuned_on(recipe)}
 
 
 def untrained(recipe: Recipe, name: str) -> Recipe:
@@ -90,7 +90,7 @@ def refuse_unfit_request(recipe: Recipe, methods: Sequence[str], trained: Sequen
     if recipe.data.train is None and any(Need.DEMONSTRATIONS not in make_method(spec).needs for spec in trained):
         raise SodError(f"{name}: data.train is not set, and there is no environment or world; name a file of tasks")
     several = recipe.compare.lrs is not None and len(recipe.compare.lrs) > 1
-    if test_tasks(recipe).named is None:
+    if judged_tasks(recipe).named is None:
         raise SodError(
             f"{name}: there are no tasks to judge the methods on; set data.validation or compare.test to a file"
         )
@@ -135,7 +135,7 @@ def refuse_unready(recipe: Recipe, methods: Sequence[str], trained: Sequence[Met
     played = recipe.environment is not None
     tuning, final = (
         loaded_tasks(judged.named, judged.key, recipe, _unheard) if judged.named is not None or played else []
-        for judged in (tuning_tasks(recipe), test_tasks(recipe))
+        for judged in (tuning_tasks(recipe), judged_tasks(recipe))
     )
     if recipe.compare.test is not None and {*map(_content, final)} <= {*map(_content, tuning)}:
         raise SodError(

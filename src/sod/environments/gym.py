@@ -7,7 +7,10 @@ from typing import Any, final
 
 from sod.environments.base import Action
 from sod.environments.replies import BadReplyError, shape_of
-from sod.records import Task
+from sod.records import SodError, Task
+
+NOT_SAID = frozenset({"Box", "MultiDiscrete", "MultiBinary", "Dict", "Tuple", "Sequence", "Graph", "OneOf"})
+"""Gymnasium's kinds of actions that are not one number or text."""
 
 
 @final
@@ -20,8 +23,14 @@ class GymEnvironment:
     """
 
     def __init__(self, env: Any, where: str) -> None:
+        """Raises SodError, beginning with `where`, for actions that are neither said nor numbered."""
+        space = type(getattr(env, "action_space", None)).__name__
+        if space in NOT_SAID:
+            raise SodError(
+                f"{where}: its action space is {space}; here actions are text or one number (Discrete): wrap it, so "
+                "that step takes what the model says"
+            )
         self._env = env
-        self._where = where
 
     def reset(self, task: Task, seed: int) -> tuple[str, Sequence[Any]]:
         """See `Environment.reset`; no tools."""
@@ -89,7 +98,3 @@ def _numbers(space: Any | None) -> range:
 def _offer(env: Any) -> str:
     numbers = _numbers(_discrete(env))
     return f"{numbers[0]} to {numbers[-1]}"
-
-
-def _shape(value: Any) -> str:
-    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__

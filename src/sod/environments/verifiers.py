@@ -31,6 +31,8 @@ ENDLESS = 1000
 """How many tasks are taken of a taskset that never ends."""
 HELD_OUT, MOST_HELD_OUT = 10, 100
 """One task in so many is for validation, and how many at most."""
+NOBODYS = "bash"
+"""The harness that verifiers takes where none is named; nothing depends on its shell."""
 _LOADING = Lock()
 """Environments are made side by side, and what they share is loaded once."""
 
@@ -107,10 +109,11 @@ def _refuse_agents(config: Any) -> None:
     if len(seats) != 1:
         raise SodError(f"environment: it has {len(seats)} agents ({', '.join(seats)}); only one can be played here")
     ((name, spec),) = seats.items()
-    if spec.harness is not None and spec.harness.id != "null":
+    own = vf.default_harness_id(config.taskset.id) if spec.harness is None else spec.harness.id
+    if own != "null" and not (spec.harness is None and own == NOBODYS):
         raise SodError(
-            f"environment: its harness {spec.harness.id} runs a loop of its own around the model; here turns and tool "
-            f"calls are played as its null harness does: set environment.{name}.harness to null"
+            f"environment: its harness {own} runs a loop of its own around the model; here turns and tool calls are "
+            f"played as the null harness does: set environment.{name}.harness.id to 'null'"
         )
 
 
