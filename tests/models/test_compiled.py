@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sod.engines.base import SampleRequest, Sampling
 from sod.engines.torch_engine import TorchEngine
-from sod.models import compiled
+from sod.models import compiled, forward
 from sod.models.compiled import compile_model, fused, wants_compiling, why_not
 from sod.models.recompute import recompute_layers
 from sod.models.score import action_logps
@@ -43,7 +43,11 @@ def plain(random_model: Make) -> Any:
 
 @pytest.fixture
 def fast(plain: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The same weights in a model whose layers are traced."""
+    """The same weights in a model whose layers are traced.
+
+    Rows are padded: else the proof of packed and shared ones is traced, too, as in `test_the_compiler_of_a_run`.
+    """
+    monkeypatch.setattr(forward, "packs", lambda model: False)
     monkeypatch.setattr(compiled, "_compiled", partial(torch.compile, dynamic=True, backend="aot_eager"))
     model = copy.deepcopy(plain)
     compile_model(model, backend="aot_eager")
