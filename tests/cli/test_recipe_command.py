@@ -9,6 +9,14 @@ from typing import Any
 import pytest
 
 from sod.recipe.describe import key_rows
+from sod.report.console import out
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns enough for every key, whatever the environment that the tests run in says."""
+    monkeypatch.setattr(out, "width", 120)
+    monkeypatch.setenv("COLUMNS", "120")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,16 @@ def test_a_file_names_what_was_passed_and_passing_it_again_makes_the_same_recipe
     assert resolved(with_passed(held, ALL)) == resolved(held)
 
 
+def test_an_environment_is_passed_in_with_its_own_tools_alone() -> None:
+    """As one that a file names: ours are beside them where `tools` is written out, and only there."""
+    silent, spoken = ({"student": {"path": "x"}} | more for more in ({}, {"tools": {"python": {"workers": 1}}}))
+    for content, python in ((silent, False), (spoken, True)):
+        in_python = with_passed(parse_recipe(content, "a test"), Passed(environment=Maze))
+        in_a_file = parse_recipe(content | {"environment": {"call": "maze:Maze"}}, "a test")
+        assert in_python.tools == in_a_file.tools
+        assert (in_python.tools.python is not None) is python
+
+
 def test_a_function_keeps_its_weight_and_name_where_it_is_passed_again(recipe: Recipe) -> None:
     weighted = [{"call": score, "weight": 2.0, "name": "good"}, {"call": sql, "weight": 0.5}]
     held = written_down(with_passed(recipe, Passed(reward=weighted)))

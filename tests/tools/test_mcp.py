@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from sod.build.tools import tool_schemas
+from sod.recipe import parse_recipe
 from sod.records import Fault, FaultKind, Message, SodError, Task, ToolCall, ToolResult
 from sod.tools.base import ToolRequest
 from sod.tools.function import CallLimits
@@ -125,6 +127,24 @@ def test_a_server_that_died_between_calls_is_started_again_and_no_call_is_lost(s
     time.sleep(0.3)
     assert int(shelf.call("pid").text) != before
     assert shelf.server.starts == starts + 1
+
+
+def test_a_server_that_was_edited_is_asked_anew(tmp_path: Path) -> None:
+    """And one that was not is started once, however often its tools are asked for."""
+    program, starts = tmp_path / "server.py", tmp_path / "starts"
+    section = {"mcp": [sys.executable, str(program)]}
+    recipe = parse_recipe({"student": {"path": "s"}, "tools": {"python": None, "x": section}}, "a test")
+    for second, name in ((1, "first"), (1, "first"), (2, "second")):
+        program.write_text(
+            "from mcp.server.mcpserver import MCPServer\n"
+            f"open({str(starts)!r}, 'a').write('.')\n"
+            "server = MCPServer('x')\n"
+            f"@server.tool()\ndef {name}() -> str:\n    return ''\n"
+            "server.run('stdio')\n"
+        )
+        os.utime(program, (second, second))
+        assert [schema["function"]["name"] for schema in tool_schemas(recipe)] == [name]
+    assert starts.read_text() == ".."
 
 
 def test_variables_are_handed_on_by_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

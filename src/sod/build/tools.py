@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -123,18 +124,25 @@ def _declared_server(name: str, spec: OwnToolSpec) -> list[_Declared]:
     def made(tool: ListedTool, setting: _Setting) -> Tool:
         return McpTool(tool, server, limits, cut_to_tokens(setting.tokenizer, spec.max_result_tokens))
 
-    tools = _tools_of(command, None if spec.offer is None else tuple(spec.offer))
+    tools = _tools_of(command, None if spec.offer is None else tuple(spec.offer), _changed(command))
     return [_Declared(name, tool.schema, False, partial(made, tool)) for tool in tools]
 
 
 @lru_cache(maxsize=64)
-def _tools_of(command: ServerCommand, offer: tuple[str, ...] | None) -> tuple[ListedTool, ...]:
-    """What a server tells of its tools, asked once."""
+def _tools_of(
+    command: ServerCommand, offer: tuple[str, ...] | None, changed: tuple[int, ...]
+) -> tuple[ListedTool, ...]:
+    """What a server tells of its tools, asked once until it has `changed`."""
     server = McpServer(command)
     try:
         return tuple(listed_tools(server, offer))
     finally:
         server.close()
+
+
+def _changed(command: ServerCommand) -> tuple[int, ...]:
+    """When the files that a command names were changed: in a notebook a server is edited between two runs."""
+    return tuple(os.stat(part).st_mtime_ns for part in command.command if os.path.isfile(part))
 
 
 def _refuse_twins(declared: Sequence[_Declared]) -> None:

@@ -53,6 +53,8 @@ def with_passed(recipe: Recipe, passed: Passed) -> Recipe:
     if passed.environment is not None:
         world = None if recipe.environment is None else recipe.environment.model_dump(exclude_unset=True)
         update["environment"] = _section(world, passed.environment)
+        if "tools" not in {*update, *recipe.model_fields_set}:
+            update["tools"] = {OURS: None}  # as in a file: an environment brings its own
     fields = Recipe.model_fields
     checked = {key: validated(fields[key].annotation, content, key) for key, content in update.items()}
     return recipe.model_copy(update=checked)
