@@ -83,7 +83,7 @@ WORLDS = {
     ),
     "webshop": World(
         {"products": 24, "kinds": 2, "in_title": 3, "results": 2, "train": 500, "validation": 150},
-        {"max_turns": 8, "max_prompt_tokens": 128, "max_turn_tokens": 40, "max_response_tokens": 400},
+        {"max_turns": 8, "max_prompt_tokens": 128, "max_turn_tokens": 40, "max_response_tokens": 384},
         rf"\b(?:B[0-9]+|{SHOP_WORDS.replace(' ', '|')})\b",
         900,
         slips=0.5,

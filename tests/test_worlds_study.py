@@ -68,6 +68,7 @@ def test_every_method_has_a_recipe_in_every_world(name: str, method: str, tmp_pa
     assert (recipe.method.name, recipe.seed, recipe.threads) == (study.METHODS[method]["name"], 3, 1)
     assert (recipe.teacher is None) == (method == "grpo")
     make_method(recipe.method)
+    assert recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens <= study.CONTEXT
     assert recipe.environment is not None
     assert recipe.environment.arguments == study.WORLDS[name].environment
     if method == "atod":
