@@ -36,11 +36,17 @@ from sod.seeds import derive
 from sod.tasks.base import Conversation
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-METHODS = ("atod", "sod", "opd", "grpo")
+METHODS: dict[str, dict[str, Any]] = {
+    "atod": {"name": "atod"},
+    "sod": {"name": "sod", "epsilon": 0.5},  # as in recipes/quickstart.yaml, and for the reason told there
+    "sod_paper": {"name": "sod"},
+    "opd": {"name": "opd"},
+    "grpo": {"name": "grpo"},
+}
 CONTEXT = 512  # tokens of the longest episode
 MODEL_SEED, TEACHER_LR = 7, 3e-3
 MICRO_BATCH = 8_192  # tokens of a forward and backward pass
-RUN_OF_A_SEED = re.compile(r"(\w+)/(start|atod|sod|opd|grpo)-(\d+)")
+RUN_OF_A_SEED = re.compile(rf"(\w+)/(start|{'|'.join(METHODS)})-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ WORLDS = {
     ),
     "webshop": World(
         {"products": 24, "kinds": 2, "in_title": 3, "results": 2, "train": 500, "validation": 150},
-        {"max_turns": 8, "max_prompt_tokens": 128, "max_turn_tokens": 40, "max_response_tokens": 400},
+        {"max_turns": 8, "max_prompt_tokens": 128, "max_turn_tokens": 40, "max_response_tokens": 384},
         rf"\b(?:B[0-9]+|{SHOP_WORDS.replace(' ', '|')})\b",
         900,
         slips=0.5,
@@ -265,9 +271,9 @@ def sft_recipe(world: str, size: Size, model: Path, data: Path, sft: tuple[int, 
 def method_recipe(world: str, size: Size, method: str, start: Path, teacher: Path, seed: int) -> dict[str, Any]:
     """A method from a student's cold start."""
     recipe = base_recipe(world, size, seed)
-    own = recipe["method"]
-    knobs = {"name": method}
-    if own["name"] == method:
+    knobs = METHODS[method]
+    if method == "atod":  # the recipe's own, annealed over this run
+        own = recipe["method"]
         knobs = {**own, **{key: {**own[key], "steps": size.steps} for key in ("kappa", "rho")}}
     return recipe | {
         "student": {"path": str(start), "dtype": "float32"},

@@ -65,8 +65,10 @@ def test_every_method_has_a_recipe_in_every_world(name: str, method: str, tmp_pa
     size = study.SIZES["cpu"]
     given = study.method_recipe(name, size, method, tmp_path / "start", tmp_path / "teacher", 3)
     recipe = parse_recipe(given, "recipe")
-    assert (recipe.method.name, recipe.seed, recipe.threads) == (method, 3, 1)
+    assert (recipe.method.name, recipe.seed, recipe.threads) == (study.METHODS[method]["name"], 3, 1)
     assert (recipe.teacher is None) == (method == "grpo")
+    make_method(recipe.method)
+    assert recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens <= study.CONTEXT
     assert recipe.environment is not None
     assert recipe.environment.arguments == study.WORLDS[name].environment
     if method == "atod":
