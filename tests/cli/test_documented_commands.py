@@ -102,6 +102,9 @@ PREMISE = (
 )
 BY_A_TEST = {
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "python boxes.py seed=1": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "python corridor_world.py": "tests/test_own_examples.py::test_own_environment_is_played_in",
+    "python corridor.py": "tests/test_own_examples.py::test_own_environment_is_played_in",
     "python boxes.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "sod env play searchqa hops=3": ("tests/cli/test_env_commands.py::test_choices_are_numbered_and_taken_by_number"),
     "sod env play ./counter.py:Counter goal=5": (
@@ -119,6 +122,7 @@ BY_A_TEST = {
     "sod data hints --model RUN_OR_MODEL": (
         "tests/build/test_model_hints.py::test_a_model_that_learned_two_hints_gives_them"
     ),
+    "sod chat RUN": "tests/cli/test_allow_code.py::test_is_refused_by_name",
     "sod chat MODEL": "tests/cli/test_chat_command.py::test_a_conversation_is_shown_with_its_ids",
     "python tests/chat/test_models_page.py > docs/models.md": (
         "tests/chat/test_models_page.py::test_the_page_is_current"
@@ -195,6 +199,7 @@ NOT_RUN = {
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
     "pip install 'sod-distill[code]'": "takes pytest from an index; needed by tests/rewards/test_code_sets.py",
     "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",
+    "pip install 'sod-distill[mcp]'": "takes mcp from an index; needed by tests/tools/test_mcp.py",
     "pip install 'sod-distill[envs]'": "takes bm25s from an index; needed by tests/environments",
     "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",

@@ -61,7 +61,7 @@ def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
         ("tools.python.preload", "list of: text", "[numpy, sympy]", ""),
         ("reward.call", "list of: section", "[]", ""),
         ("reward.by_source", "mapping to math, choice or code", "{}", ""),
-        ("compare.lrs", "list of: number > 0", "[1e-06]", "1 or more"),
+        ("compare.lrs", "list of: number > 0 or null", "null", "1 or more"),
     ],
 )
 def test_types_defaults_and_bounds(key: str, kind: str, default: str | None, bounds: str) -> None:
