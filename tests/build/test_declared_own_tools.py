@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from own_tools import SERVER
 
 from sod.build.data import make_chat
 from sod.build.tools import stateful_tools, tool_schemas
@@ -115,6 +117,14 @@ def test_what_is_wrong_is_refused_in_one_line(recipe: Any, tmp_path: Path, tools
         tool_schemas(recipe(tools))
     assert said.format(project=tmp_path / "project") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_tool_of_a_server_and_a_function_of_one_name_are_refused(recipe: Any) -> None:
+    pytest.importorskip("mcp")
+    server = [sys.executable, SERVER, "."]
+    with pytest.raises(SodError, match=r"tools\.read and tools\.shelf are both called 'read' by the model"):
+        tool_schemas(recipe({"read": {"call": "./declared.py:echo"}, "shelf": {"mcp": server}}))
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,10 @@ from sod.build.job import prepare_torch
 from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.build.worlds import environment_maker, make_worlds
-from sod.compare.cells import Comparison, Unit, run_unit
+from sod.compare.cells import run_unit
 from sod.compare.order import order_of_work
+from sod.compare.own import test_tasks, tuning_tasks
+from sod.compare.units import Comparison, Unit
 from sod.environments.base import Reset, WorldRequest
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
@@ -151,7 +153,12 @@ EQUAL_IN_THE_WORLD = {
     "teacher_sft.optim.compile": False,
 }
 
-OF_COMPARE: Mapping[str, Any] = {"lrs": [1e-3, 1e-2, 1e-1], "tuning_steps": 2, "tuning_seed": 9}
+OF_COMPARE: Mapping[str, Any] = {
+    "lrs": [1e-3, 1e-2, 1e-1],
+    "tuning_steps": 2,
+    "tuning_seed": 9,
+    "test": "test.jsonl",
+}
 OF_ENVIRONMENT: Mapping[str, tuple[Any, Any]] = {
     "call": ("environment_games:Counter", "environment_games:TrlCounter"),
     "interface": ("auto", "gym"),
@@ -407,7 +414,10 @@ def test_a_key_of_compare(key: str, tmp_path: Path) -> None:
         return run_unit(made, Unit("trial", 8, "opd", 1e-3))
 
     change = {key: OF_COMPARE[key]}
-    if key == "tuning_steps":
+    if key == "test":  # that it is played: tests/compare/test_own_recipes.py
+        whole = comparison(tmp_path, **change).recipe.model_copy(update={"world": None})
+        assert (test_tasks(whole).named, tuning_tasks(whole).named) == ("test.jsonl", None)
+    elif key == "tuning_steps":
         before, after = tried("before"), tried("after", **change)
         assert (before["curve"]["step"], after["curve"]["step"]) == ([1], [1, 2])
     else:

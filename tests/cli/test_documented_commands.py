@@ -107,6 +107,10 @@ BY_A_TEST = {
     "sod env play ./counter.py:Counter goal=5": (
         "tests/cli/test_env_commands.py::test_a_world_of_ones_own_is_played_from_a_pipe"
     ),
+    "sod compare mine.yaml --methods start,grpo,sod --seeds 0-2 --jobs 2 --out DIR": (
+        "tests/test_own_examples.py::test_methods_are_compared_on_ones_own_tool_and_reward"
+    ),
+    "sod eval RUN --data environment@test": "tests/test_own_examples.py::test_own_environment_is_played_in",
     "sod recipe explain KEY": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe explain tools.NAME": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe schema --out sod.schema.json": (
@@ -150,6 +154,9 @@ BY_A_TEST = {
         "tests/cli/test_sandbox_commands.py::test_the_server_s_token_is_the_client_s_key"
     ),
     "python docs/extending/a_method.py": "tests/test_extending.py::test_a_worked_change_does_what_it_says",
+    "python scripts/worlds_study.py --out study": (
+        "tests/test_worlds_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
+    ),
     PREMISE: "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture",
     "python benchmarks/check.py NEW.json": (
         "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
@@ -172,7 +179,19 @@ BY_A_TEST = {
 PEERS = "installs TRL and vLLM beside it; what of it is ours runs in tests/test_benchmarks.py"
 MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
+HUB = "takes Qwen3 from the Hub and needs cards; its settings are read in tests/test_worlds_study.py"
 NOT_RUN = {
+    **{
+        command.replace("NAME", name): HUB
+        for name in ("alfworld", "searchqa", "webshop")
+        for command in (
+            "sod train recipes/atod-NAME.yaml method=grpo teacher=null student.path=Qwen/Qwen3-4B"
+            " --run runs/NAME-teacher",
+            "sod train recipes/atod-NAME.yaml",
+            "sod eval runs/atod-NAME-atod --allow-code",
+            "sod plan recipes/atod-NAME.yaml",
+        )
+    },
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
     "pip install 'sod-distill[code]'": "takes pytest from an index; needed by tests/rewards/test_code_sets.py",
     "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",

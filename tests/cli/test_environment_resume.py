@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -88,3 +89,53 @@ def evaluated(run: Path, tmp_path: Path, sod: Any) -> None:
 def _rows(file: Path) -> list[Any]:
     text = file.read_text()
     return [json.loads(line) for line in text.splitlines()] if file.suffix == ".jsonl" else [json.loads(text)]
+
+
+CODE = '''\
+def double(number: int) -> str:
+    """
+    Double a number.
+
+    Args:
+        number: Which.
+    """
+    return str(2 * number)
+
+
+def brief(episode):
+    return -0.01 * len(episode.trajectory.turns)
+'''
+
+
+@pytest.mark.slow
+def test_code_of_each_kind_needs_the_word_to_go_on_and_to_be_evaluated(
+    dice_recipe: Path, tmp_path: Path, sod: Any
+) -> None:
+    """With it, the step that is left is taken, and the evaluation is made."""
+    (tmp_path / "mine.py").write_text(CODE)
+    run, mine = tmp_path / "run", tmp_path / "mine.py"
+    named = {"environment.call": DICE, "tools.double.call": f"{mine}:double", "reward.call": f"{mine}:brief"}
+    own = [f"{key}={value}" for key, value in named.items()]
+    less = (
+        "tools.python=null",
+        "train.steps=2",
+        "train.checkpoint_every=1",
+        "train.evaluate_every=0",
+        "rollout.max_prompt_tokens=300",
+    )
+    assert sod("train", dice_recipe, *own, *less, "--run", run).code == 0
+    shutil.rmtree(run / "checkpoints" / "step-000002")
+    commands = (("train", "--resume", run), ("eval", run, "--tasks", 1))
+    for command in commands:
+        for key, value in named.items():
+            refused = sod(*command, *(each for each in own if not each.startswith(key)))
+            assert refused.code == 1
+            (line,) = refused.err.strip().splitlines()
+            assert f"{key}={value!r} imports and runs this code" in line.replace(f"={value} ", f"={value!r} ")
+            assert "add --allow-code" in line
+        assert not (run / "checkpoints" / "step-000002").exists() or command[0] == "eval"
+        ended = sod(*command, "--allow-code")
+        assert ended.code == 0, ended.err
+        assert (run / "checkpoints" / "step-000002").exists()
+    row = RunLog.open(run).metrics()[-1]
+    assert {"reward/environment", "reward/brief"} <= row.keys()

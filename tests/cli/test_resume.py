@@ -112,7 +112,7 @@ def assert_gone(workers: list[int], expected: bool) -> None:
 @pytest.mark.parametrize(
     ("command", "changes", "kills"),
     [
-        pytest.param("train", TRAIN, 3, marks=pytest.mark.slow, id="train"),
+        pytest.param("train", TRAIN, 2, marks=pytest.mark.slow, id="train"),
         pytest.param("sft", SFT, 1, id="sft"),
         pytest.param("train", (*SHORT, *BFLOAT16), 1, marks=pytest.mark.slow, id="train-bfloat16"),
         pytest.param("train", (*SHORT, *ADAPTER), 1, marks=pytest.mark.slow, id="train-adapter"),

@@ -85,7 +85,7 @@ def _written() -> dict[str, str]:
 
 
 def quarter() -> list[str]:
-    """Every fourth family of each row of the page, from the first on; of all families where it is of another version."""
+    """Every fourth family of each row of the page; of all families where that is of another version."""
     rows: dict[str, list[str]] = {}
     written = _written()
     for kind in FAMILIES:

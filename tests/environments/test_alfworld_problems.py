@@ -13,7 +13,7 @@ from sod.environments.alfworld import AlfWorld, said_command
 from sod.environments.alfworld_expert import Goal, goal_of, house_of, next_command, shown_in
 from sod.environments.alfworld_games import UNKNOWN, original, package_source
 from sod.environments.alfworld_problems import KINDS, problem
-from sod.records import SodError, Task
+from sod.records import SodError, Task, ToolFault
 
 TREATED = {KINDS[2]: "isclean", KINDS[3]: "ishot", KINDS[4]: "iscool"}
 
@@ -117,6 +117,12 @@ def test_the_expert_searches_and_knows_only_what_it_has_seen(
     assert next_command(goal, house, shown) == command
 
 
+def test_the_expert_of_a_house_that_lacks_what_the_task_takes_says_so() -> None:
+    house = house_of([*HOUSE, ["atlocation", "agent1", "at desk 1"], *HELD])
+    with pytest.raises(ToolFault, match="nothing in the house that this task takes"):
+        next_command(Goal("mug", "bed", "", "", 1), house, frozenset())
+
+
 def test_what_a_text_shows() -> None:
     text = "You open the safe 1. The safe 1 is open. In it, you see nothing."
     assert shown_in(text) == {"safe 1"}
@@ -155,11 +161,12 @@ def test_games_of_a_folder_are_found_by_split_and_kind(tmp_path: Path) -> None:
     game_file(tmp_path / "valid_seen", "pick_and_place_simple-Pen-None-Bed-301/trial_5")
     game_file(tmp_path / "valid_unseen", "pick_and_place_simple-Pen-None-Bed-303/trial_6")
     world = AlfWorld(games=str(tmp_path))
-    assert [task.id.rpartition("trial_")[2] for task in world.tasks("train")] == ["2/game.tw-pddl", "1/game.tw-pddl"]
+    assert {task.id.rpartition("trial_")[2] for task in world.tasks("train")} == {"1/game.tw-pddl", "2/game.tw-pddl"}
+    assert world.tasks("train") == AlfWorld(games=str(tmp_path)).tasks("train")
     assert [task.extra["game"] for task in world.tasks("validation")] == [
         "valid_unseen/pick_and_place_simple-Pen-None-Bed-303/trial_6/game.tw-pddl"
     ]
-    (only,) = AlfWorld(games=str(tmp_path), kinds=["look_at_obj_in_light"]).tasks("train")
+    (only,) = AlfWorld(games=str(tmp_path), kinds="look_at_obj_in_light").tasks("train")
     assert only.data_source == "look_at_obj_in_light"
     assert len(AlfWorld(games=str(tmp_path), train=1).tasks("train")) == 1
 

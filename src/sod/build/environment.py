@@ -22,6 +22,8 @@ from sod.tasks.sources import Source, shown
 
 SPLITS = {"data.train": "train"}
 """The split of an environment's own tasks that stands for a data key; all others are `validation`."""
+OWN_SPLIT = "environment@"
+"""Before the name of a split of the environment's own tasks, in place of a source."""
 
 
 def make_world(recipe: Recipe, opened: ExitStack) -> World | None:
@@ -90,12 +92,23 @@ def world_tasks(named: Source | None, key: str, recipe: Recipe, spec: Environmen
 
     Raises SodError where a source cannot be read.
     """
-    if named is None:
-        split = SPLITS.get(key, "validation")
+    split = SPLITS.get(key, "validation") if named is None else own_split(named, key)
+    if split is not None:
         return own_tasks(spec, recipe.seed, split)
+    assert named is not None
     data, source = recipe.data, shown(named)
     read = load_world_tasks(named, data.split, data.columns, data.system, data.suffix)
     if spec.verified:
         read = with_readable_truths(with_tests_told(read, source, recipe.reward, notice), source, recipe.reward, notice)
         read = with_readable_tests(read, source, recipe.reward)
     return told(read, source, notice)
+
+
+def own_split(named: Source, key: str) -> str | None:
+    """The split that `environment@SPLIT` names; None for any other source. Raises SodError where it names none."""
+    if not isinstance(named, str) or not named.startswith(OWN_SPLIT):
+        return None
+    split = named.removeprefix(OWN_SPLIT)
+    if not split.isidentifier():
+        raise SodError(f"{key}={named}: names no split of the environment; write {OWN_SPLIT}validation, for one")
+    return split

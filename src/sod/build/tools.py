@@ -220,8 +220,8 @@ def make_verifier_reward(
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
     There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are
-    imported here at the latest. Raises SodError for one that cannot be had. The letters of multiple
-    choice are those that the tasks have, where the recipe leaves them as they are.
+    imported here at the latest. The letters of multiple choice are those that the tasks have, where the recipe leaves
+    them as they are. Raises SodError for a function that cannot be had.
     """
     spec = recipe.reward
     verifiers: dict[str, Verifier] = {}

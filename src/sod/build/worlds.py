@@ -17,6 +17,8 @@ from sod.recipe import EnvironmentSpec, written
 from sod.recipe.nearest import offered
 from sod.records import Message, SodError, Task
 from sod.seeds import derive
+from sod.tasks.formats.base import BadRowError
+from sod.tasks.formats.messages import read_messages
 from sod.usercode import load
 
 
@@ -96,9 +98,21 @@ def _offered(world: Environment, split: str) -> Sequence[Any]:
 def _as_task(offer: Task | Mapping[str, Any], name: str) -> Task:
     if isinstance(offer, Task):
         return offer
-    prompt = offer.get("prompt") or ()
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-    return Task(str(offer.get("id", name)), messages, str(offer.get("ground_truth", "")), extra=dict(offer))
+    own_name = str(offer.get("id", name))
+    prompt = _messages(offer.get("prompt") or (), own_name)
+    return Task(own_name, prompt, str(offer.get("ground_truth", "")), extra=dict(offer))
+
+
+def _messages(prompt: Any, task: str) -> tuple[Message, ...]:
+    """A prompt as text, as messages, or as rows of a role and a content. Raises SodError for anything else."""
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    if isinstance(prompt, Sequence) and all(isinstance(message, Message) for message in prompt):
+        return tuple(prompt)
+    try:
+        return read_messages(prompt, "prompt")
+    except BadRowError as error:
+        raise SodError(f"environment: task {task}: {error}; give its prompt as text, or as messages") from None
 
 
 def _numbered(spec: EnvironmentSpec, seed: int, split: str) -> list[Task]:

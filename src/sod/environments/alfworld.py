@@ -18,6 +18,7 @@ from sod.environments.alfworld_problems import KINDS, problem
 from sod.environments.alfworld_rooms import package_folder
 from sod.environments.base import Action
 from sod.records import SodError, Task, ToolCall, ToolResult
+from sod.seeds import derive
 
 COMMANDS: Final = (
     "look; inventory; go to (receptacle); open (receptacle); close (receptacle); take (object) from (receptacle); "
@@ -25,7 +26,7 @@ COMMANDS: Final = (
     "cool (object) with (receptacle); slice (object) with (object)"
 )
 PUT: Final = ("move (object) to (receptacle)", "put (object) in/on (receptacle)")
-"""How a thing is put down, now and in the games of before 2024."""
+"""How a thing is put down, now and in older games."""
 SAY: Final = "\n\nCommands: {commands}.\nSay one command a turn, in the form <action>go to desk 1</action>."
 OVER: Final = "The task is done."
 TENTH: Final = 10
@@ -45,7 +46,7 @@ class AlfWorld:
 
     def __init__(
         self,
-        kinds: Sequence[str] = KINDS,
+        kinds: str | Sequence[str] = KINDS,
         train: int | None = None,
         validation: int | None = None,
         seed: int = 0,
@@ -55,12 +56,11 @@ class AlfWorld:
         expert: Literal["search", "planner"] = "search",
     ) -> None:
         package_folder()
-        unknown = [kind for kind in kinds if kind not in KINDS]
-        if unknown or not kinds:
-            raise SodError(f"environment.kinds={list(kinds)}: name some of {', '.join(KINDS)}")
+        self._kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        if not self._kinds or not set(self._kinds) <= set(KINDS):
+            raise SodError(f"environment.kinds={list(self._kinds)}: name some of {', '.join(KINDS)}")
         if expert not in ("search", "planner"):
             raise SodError(f"environment.expert={expert!r}: is search or planner")
-        self._kinds = tuple(kinds)
         self._counts = {"train": train, "validation": validation}
         self._seed = seed
         self._tools = tools
@@ -78,8 +78,8 @@ class AlfWorld:
         """The tasks of a split, `train` or `validation`, in different rooms. Raises SodError without any games."""
         count = self._counts.get(split)
         if self._folder is not None:
-            files = [str(file.relative_to(self._folder)) for file in _games(self._folder, split, self._kinds)]
-            return [Task(name, (), "", _kind_in(name), {"game": name}) for name in files[:count]]
+            names = _games(self._folder, split, self._kinds)[:count]
+            return [Task(name, (), "", _kind_in(name), {"game": name}) for name in names]
         many = PLENTY.get(split, 0) if count is None else count
         kinds = [self._kinds[number % len(self._kinds)] for number in range(many)]
         return [
@@ -111,7 +111,9 @@ class AlfWorld:
             self.step(action)
 
     def expert(self) -> Action:
-        """See `HasExpert.expert`. Raises ToolFault where the goal cannot be reached any more."""
+        """See `HasExpert.expert`. Raises ToolFault where the goal cannot be reached, ValueError for a game that is none
+        of the six kinds.
+        """
         return self._action(self._next())
 
     def choices(self) -> list[Action]:
@@ -193,26 +195,28 @@ def _plain(command: str) -> str:
     return " ".join(command.lower().split()).removeprefix("> ").rstrip(". ")
 
 
-def _games(folder: Path, split: str, kinds: Sequence[str]) -> list[Path]:
+def _games(folder: Path, split: str, kinds: Sequence[str]) -> list[str]:
     """The games of a split: those in `train`, and in `valid_unseen` or else `valid_seen`. Raises SodError for none.
 
-    As ALFWorld does, games with sliced things or things in things are left out, and those known not to be solvable.
+    Always in the same order, which mixes the kinds. As ALFWorld does, games with sliced things or with things in
+    things are left out, and those known not to be solvable.
     """
+    every = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.tw-pddl"))
     if (folder / "train").is_dir():
-        names = ("train",) if split == "train" else ("valid_unseen", "valid_seen")
-        found = next((games for name in names if (games := sorted((folder / name).rglob("*.tw-pddl")))), [])
+        parts = ("train",) if split == "train" else ("valid_unseen", "valid_seen")
+        found = next((games for part in parts if (games := [game for game in every if game.startswith(part)])), [])
     else:
-        every = sorted(folder.rglob("*.tw-pddl"))
         found = [game for at, game in enumerate(every) if (at % TENTH == TENTH - 1) == (split != "train")]
-    games = [game for game in found if _playable(game) and _kind_in(str(game)) in (*kinds, "")]
+    games = [game for game in found if _kind_in(game) in (*kinds, "") and _playable(folder, game)]
     if not games and split == "train":
         raise SodError(f"environment.games={str(folder)!r}: no game.tw-pddl below it that can be played ({split})")
-    return games
+    return sorted(games, key=lambda game: derive(0, game))
 
 
-def _playable(game: Path) -> bool:
-    name = str(game)
-    return not ("movable_recep" in name or "Sliced" in name) and '"solvable": false' not in game.read_text("utf-8")
+def _playable(folder: Path, game: str) -> bool:
+    if "movable_recep" in game or "Sliced" in game:
+        return False
+    return '"solvable": false' not in (folder / game).read_text(encoding="utf-8")
 
 
 def _kind_in(path: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
+from sod.records import ToolFault
+
 TREATMENTS: Final = {
     "isclean": ("clean", "sinkbasin"),
     "ishot": ("heat", "microwave"),
@@ -17,7 +19,7 @@ TREATMENTS: Final = {
 }
 """What makes a thing so, and where."""
 SHOWN: Final = re.compile(r"(?:On|In) (?:the )?(\w+ \d+), you see|[Tt]he (\w+ \d+) is open\. In it, you see")
-"""How a text tells what is in or on something; without `the` in the games of before 2024."""
+"""How a text tells what is in or on something; without `the` in older games."""
 
 
 @final
@@ -98,7 +100,9 @@ def shown_in(text: str) -> set[str]:
 
 
 def next_command(goal: Goal, house: House, seen: frozenset[str]) -> str:
-    """What to do next, where the contents of the furniture `seen` have been shown."""
+    """What to do next, where the contents of the furniture `seen` have been shown. Raises ToolFault for a house where
+    the goal cannot be reached.
+    """
     known = {thing: place for thing, place in house.inside.items() if place in seen}
     held = house.holding
     if held is None:
@@ -153,6 +157,8 @@ def _put(thing: str, place: str, house: House) -> str:
 def _nearest(house: House, fit: Callable[[str], bool]) -> str:
     """The furniture that fits: what the player stands at before all else, and what is open before what is shut."""
     fitting = [place for place in house.furniture if fit(place)]
+    if not fitting:
+        raise ToolFault("there is nothing in the house that this task takes; its expert is at a loss", False)
     return min(fitting, key=lambda place: (place not in house.here, house.closed(place)))
 
 

@@ -123,7 +123,7 @@ class GameProcess:
                     raise OSError(f"no reply within {REPLY_SECONDS:g} s")
                 chunk = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not chunk:
-                    raise OSError("it ended")
+                    raise OSError(f"it ended; to see why, run {sys.executable} -P {SCRIPT}")
                 self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line

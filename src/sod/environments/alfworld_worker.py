@@ -27,7 +27,7 @@ from textworld.envs.pddl import textgen
 from textworld.generator.game import EntityInfo
 
 TRANSLATIONS = 64
-"""Problems whose translation is kept: some hundred kB each."""
+"""Problems whose translation is kept: about a MB each."""
 GO_TO = re.compile(r"\[\{(\w+)\.name \| receptacleatlocation\(\1:receptacle, lend:location\)\}\]")
 """The way in which the grammar asks for a thing that the action names already."""
 TOLD = {

@@ -42,7 +42,7 @@ CATALOGUE = (
         "alfworld",
         "sod.environments.alfworld:AlfWorld",
         "rooms with things to find, clean, heat, cool and put away",
-        ("alfworld", "textworld"),
+        ("alfworld", "textworld", "fast_downward"),
     ),
 )
 

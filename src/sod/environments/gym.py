@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from sod.environments.base import Action
-from sod.environments.replies import BadReplyError
+from sod.environments.replies import BadReplyError, shape_of
 from sod.records import Task
 
 
@@ -38,7 +38,7 @@ class GymEnvironment:
         returned = self._env.step(chosen)
         if not isinstance(returned, tuple) or len(returned) != 5:
             raise BadReplyError(
-                f"step returned {_shape(returned)}; Gymnasium's returns (observation, reward, terminated, truncated, "
+                f"step returned {shape_of(returned)}; Gymnasium's returns (observation, reward, terminated, truncated, "
                 "info)"
             )
         observation, reward, terminated, truncated, _ = returned

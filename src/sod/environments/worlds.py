@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, final
 
+from sod.asynchronous import error_at
 from sod.environments.base import (
     Advise,
     Advised,
@@ -163,9 +162,4 @@ def _closed(world: Closes) -> None:
 
 def _said(error: BaseException) -> str:
     """What went wrong, in one line, and where in the user's code."""
-    said = " ".join(str(error).split())
-    if isinstance(error, BadReplyError | TimeoutError):
-        return said
-    frames = traceback.extract_tb(error.__traceback__)
-    line = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {said}{line}"
+    return " ".join(str(error).split()) if isinstance(error, BadReplyError | TimeoutError) else error_at(error)

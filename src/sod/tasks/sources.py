@@ -5,6 +5,7 @@ A row that is no JSON object is skipped and counted; a source that cannot be use
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections.abc import Sequence
@@ -77,6 +78,15 @@ def hub_source(source: str) -> HubSource | None:
 def ignores_split(source: str) -> bool:
     """Whether `data.split` says nothing about a source: it is a file that cannot hold several splits."""
     return hub_source(source) is None and not Path(source).is_dir() and ".json" not in Path(source).suffixes
+
+
+def files_of(source: Source, split: str = "train") -> list[Path]:
+    """The files on this machine that `source` names; none for what is not here, and for data sets of the Hub."""
+    found: list[Path] = []
+    for name in names_of(source):
+        with contextlib.suppress(SodError):
+            found += [] if hub_source(name) is not None else _files(name, split)
+    return found
 
 
 def read_parts(source: Source, split: str = "train") -> list[Part]:

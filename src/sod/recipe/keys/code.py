@@ -15,6 +15,9 @@ from pydantic_core import PydanticCustomError
 
 from sod.usercode import PASSED_IN
 
+CALL = "call"
+"""What every such key is called, whatever its section."""
+
 
 def passed_name(thing: object) -> str:
     """What code is called: a function's or class's own name, that of an object's class, the last of an import path."""
