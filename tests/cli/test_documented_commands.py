@@ -195,6 +195,7 @@ NOT_RUN = {
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
     "pip install 'sod-distill[code]'": "takes pytest from an index; needed by tests/rewards/test_code_sets.py",
     "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",
+    "pip install 'mcp>=2'": "takes mcp from an index; needed by tests/tools/test_mcp.py",
     "pip install 'sod-distill[envs]'": "takes bm25s from an index; needed by tests/environments",
     "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
