@@ -16,13 +16,17 @@ from sod.records import ToolCall, ToolResult
 WALK = {
     "name": "walk",
     "description": "Walk along the corridor.",
-    "parameters": {"type": "object", "properties": {"steps": {"type": "integer"}}, "required": ["steps"]},
+    "parameters": {
+        "type": "object",
+        "properties": {"direction": {"type": "string", "enum": ["left", "right"]}, "steps": {"type": "integer"}},
+        "required": ["direction", "steps"],
+    },
 }
-LENGTH = 9
+LENGTH = 20
 
 
 class Corridor:
-    """Places 1 to 9. The episode is over, and earns 1, where the student stands at the door."""
+    """Places 1 to 20. The episode is over, and earns 1, where the student stands at the door."""
 
     def __init__(self) -> None:
         self.at = self.door = 0
@@ -36,21 +40,27 @@ class Corridor:
     def reset(self, task: sod.Task, seed: int) -> tuple[str, Sequence[Any]]:
         """The first thing that the student reads, and its tools. There is no luck here, so the seed is not needed."""
         self.at, self.door = task.extra["at"], task.extra["door"]
-        return f"You are at {self.at}, the door is at {self.door}.", [WALK]
+        return self.seen(), [WALK]
 
     def step(self, action: str | tuple[ToolCall, ...]) -> tuple[str | list[str | ToolResult], float, bool]:
         """What the student reads next, what it earns, and whether it is there."""
         if isinstance(action, str):
             return "Call walk.", 0.0, False
-        results = [self._walked(call.arguments.get("steps")) for call in action]
+        results = [self._walked(call.arguments.get("direction"), call.arguments.get("steps")) for call in action]
         there = self.at == self.door
         return results, float(there), there
 
-    def _walked(self, steps: object) -> str | ToolResult:
-        if not isinstance(steps, int):
-            return ToolResult("Error: steps must be a whole number.", error="bad_arguments")
-        self.at = min(max(self.at + steps, 1), LENGTH)
-        return f"You are at {self.at}."
+    def seen(self) -> str:
+        """Where the door is from here."""
+        if self.at == self.door:
+            return "You are at the door."
+        return f"The door is {abs(self.door - self.at)} to the {'right' if self.door > self.at else 'left'}."
+
+    def _walked(self, direction: object, steps: object) -> str | ToolResult:
+        if direction not in ("left", "right") or not isinstance(steps, int):
+            return ToolResult("Error: a direction, left or right, and whole steps.", error="bad_arguments")
+        self.at = min(max(self.at + (steps if direction == "right" else -steps), 1), LENGTH)
+        return self.seen()
 
 
 if __name__ == "__main__":

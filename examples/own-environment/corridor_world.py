@@ -1,7 +1,7 @@
 """What `corridor.py` needs: a student made from nothing that has seen a clumsy expert walk to the door.
 
-The expert's first step is often one too far or too short. What follows on the command line are keys of the recipe:
-`python corridor_world.py sft.steps=100`.
+The expert often goes one step too far or too short, and then mends it. What follows on the command line are keys of the
+recipe: `python corridor_world.py sft.steps=100`.
 """
 
 import json
@@ -16,8 +16,8 @@ import sod
 from sod.records import ToolCall
 
 DATA = Path("data")
-CLUMSY = 0.6
-"""How often the expert's first step is wrong by one."""
+CLUMSY = 0.7
+"""How often the expert walks one step too far or too short."""
 
 
 def trace(way: Any, rng: random.Random) -> list[dict[str, Any]]:
@@ -25,15 +25,15 @@ def trace(way: Any, rng: random.Random) -> list[dict[str, Any]]:
     corridor = Corridor()
     observation, _ = corridor.reset(sod.Task(way["id"], (), "", extra=way), seed=0)
     messages: list[dict[str, Any]] = [{"role": "user", "content": observation}]
-    there, slip = False, rng.choice((-1, 1)) if rng.random() < CLUMSY else 0
+    there = False
     while not there:
-        steps = corridor.door - corridor.at + slip
-        call = ToolCall("walk", {"steps": steps})
+        way_left = corridor.door - corridor.at
+        steps = abs(way_left) + (rng.choice((-1, 1)) if rng.random() < CLUMSY else 0)
+        call = ToolCall("walk", {"direction": "right" if way_left > 0 else "left", "steps": steps})
         results, _, there = corridor.step((call,))
         shown = {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
         messages.append({"role": "assistant", "content": "", "tool_calls": [shown]})
         messages.append({"role": "tool", "name": call.name, "content": str(results[0])})
-        slip = 0
     return [*messages, {"role": "assistant", "content": "There."}]
 
 
@@ -42,7 +42,7 @@ def write_data() -> None:
     DATA.mkdir()
     rng = random.Random(1)
     tools = [{"type": "function", "function": WALK}]
-    rows = [{"messages": trace(way, rng), "tools": tools} for way in Corridor().tasks("train") for _ in range(8)]
+    rows = [{"messages": trace(way, rng), "tools": tools} for way in Corridor().tasks("train") for _ in range(2)]
     rng.shuffle(rows)
     (DATA / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

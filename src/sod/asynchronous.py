@@ -10,10 +10,12 @@ import asyncio
 import inspect
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar, final
 
@@ -21,6 +23,7 @@ Result = TypeVar("Result")
 
 BLOCKED_SECONDS = 20.0
 """How long the event loop may not answer before the function that holds it up is told of."""
+_SAID = 300  # characters of what an error says
 
 
 class LoopBlockedError(Exception):
@@ -63,6 +66,13 @@ def error_line(error: BaseException) -> str:
     except Exception:
         said = ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def error_at(error: BaseException) -> str:
+    """`error_line` in one line, with the file and line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+    return " ".join(error_line(error).split())[:_SAID] + place
 
 
 @final

@@ -38,6 +38,8 @@ def shape(method: str) -> tuple[object, ...]:
 
 REPRESENTATIVES = {shape(name): name for name in reversed(PRESETS)}
 """The first method of every shape: `sft`, `grpo`, `opd`, `opsd_gt`, `tcod_f2b`, `tcod_b2f`."""
+PLAYED_AND_EVALUATED = ("opd", "sft")
+"""Of the shapes one whose students play in the run, and one whose students play in its evaluation alone."""
 READ_APART: Mapping[str, str] = dict.fromkeys(
     ("betas", "weight_decay", "clip_grad", "warmup_steps"), "training/optim.py"
 )
@@ -97,7 +99,12 @@ HELD_OUT: Mapping[str, Any] = {
 }
 """Evaluations of which every second answer is right."""
 DENSE: Mapping[str, Any] = {"method.divergence": {"kind": "jsd", "top_k": 4}}
-UPDATES: Mapping[str, Any] = {"teacher.path": "{near}", "optim.mini_batch_prompts": 1, "optim.lr": 0.1}
+UPDATES: Mapping[str, Any] = {
+    "teacher.path": "{near}",
+    "optim.mini_batch_prompts": 1,
+    "optim.lr": 0.01,
+    "rollout.prompts": 3,
+}
 MANY_UPDATES: Mapping[str, Any] = {"optim.mini_batch_prompts": 1, "optim.lr": 0.01, "rollout.prompts": 4}
 TWO_STEPS: Mapping[str, Any] = {"train.steps": 2}
 LORA: Mapping[str, Any] = {"student.lora": {"rank": 4}}
@@ -110,10 +117,11 @@ class Example:
 
     `{name}` in a value is a path of the test's world. A key that is read `apart` from the method, or before it comes
     into play (models, data, what is played and how it is judged: `test_what_is_played_is_the_same`; `READ_APART`), or
-    when its step is over (`AFTER_A_STEP`), is tried with one method of every shape, the others with all. With the
-    methods in `refused` the other value is refused or told of by name; with those in `idle` it changes nothing, as
-    another command's key. `values` are other values of some methods, and `faults` says how often tools fail at a call
-    before it gets through.
+    when its step is over (`AFTER_A_STEP`), is tried with one method of every shape, the others with all. What only
+    judges or answers what is `played` is the same code whoever plays: it is tried with two shapes. With the methods in
+    `refused` the other value is refused or told of by name; with those in `idle` it changes nothing, as another
+    command's key. `values` are other values of some methods, and `faults` says how often tools fail at a call before it
+    gets through.
     """
 
     value: Any
@@ -123,12 +131,15 @@ class Example:
     values: Mapping[str, Any] = field(default_factory=dict)
     faults: int | None = None
     apart: bool = False
+    played: bool = False
 
     @property
     def methods(self) -> list[str]:
         """The methods that it is tried with."""
-        refusing = NONE if self.refused == EVERY else self.refused
-        tried = {*REPRESENTATIVES.values(), *refusing} if self.apart else EVERY
+        if not self.apart and not self.played:
+            return list(PRESETS)
+        shapes = PLAYED_AND_EVALUATED if self.played else REPRESENTATIVES.values()
+        tried = {*shapes, *(NONE if self.refused == EVERY else self.refused)}
         return [name for name in PRESETS if name in tried]
 
     def value_of(self, method: str) -> Any:
@@ -160,29 +171,29 @@ CHANGES: Mapping[str, Example] = {
         {"loud": 2}, {"student.path": "{templated}", "chat.template": "tokenizer"}, apart=True
     ),
     "data.train": Example("{right}", idle=DEMONSTRATIONS, apart=True),
-    "data.validation": Example("{eights}", HELD_OUT, idle=DEMONSTRATIONS, apart=True),
+    "data.validation": Example("{eights}", HELD_OUT, idle=DEMONSTRATIONS, played=True),
     "data.sft": Example("{fewer}", idle=PLAYING, apart=True),
     "data.split": Example("test", HUB, apart=True),
     "data.tools": Example(
-        "{schemas}", {"data.sft": "{undeclared}", "tools.python": TOOL["tools.python"]}, idle=PLAYING, apart=True
+        "{schemas}", {"data.sft": "{undeclared}", "tools.python": TOOL["tools.python"]}, idle=PLAYING, played=True
     ),
     "data.min_reward": Example(0.5, {"data.sft": "{earned}"}, idle=PLAYING, apart=True),
-    "data.columns": Example({"ground_truth": "id"}, SAID, apart=True),
+    "data.columns": Example({"ground_truth": "id"}, SAID, played=True),
     "data.system": Example("Be brief.", apart=True),
     "data.suffix": Example(" Now.", apart=True),
     "data.overlong_prompts": Example(
         "refuse", {"data.train": "{long}", "rollout.max_prompt_tokens": 100}, refused=EVERY, apart=True
     ),
     "tools.python.name": Example("run", TOOL, apart=True),
-    "tools.python.argument": Example("program", TOOL, apart=True),
-    "tools.python.stateful": Example(True, TOOL, refused=REPLAYING, apart=True),
-    "tools.python.max_code_chars": Example(16, TOOL, apart=True),
-    "tools.python.max_output_chars": Example(16, TOOL, apart=True),
-    "tools.python.timeout_seconds": Example(0.2, TOOL, apart=True),
-    "tools.python.memory_mb": Example(64, TOOL, apart=True),
-    "tools.python.processes": Example(1, TOOL, apart=True),
-    "tools.python.preload": Example(["yaml"], TOOL, apart=True),
-    "tools.python.failure_rate": Example(0.9, TOOL, apart=True),
+    "tools.python.argument": Example("program", TOOL, played=True),
+    "tools.python.stateful": Example(True, TOOL, refused=REPLAYING, played=True),
+    "tools.python.max_code_chars": Example(16, TOOL, played=True),
+    "tools.python.max_output_chars": Example(16, TOOL, played=True),
+    "tools.python.timeout_seconds": Example(0.2, TOOL, played=True),
+    "tools.python.memory_mb": Example(64, TOOL, played=True),
+    "tools.python.processes": Example(1, TOOL, played=True),
+    "tools.python.preload": Example(["yaml"], TOOL, played=True),
+    "tools.python.failure_rate": Example(0.9, TOOL, played=True),
     "rollout.prompts": Example(1, apart=True),
     "rollout.samples": Example(3, apart=True),
     "rollout.max_turns": Example(1, TOOL, refused=CURRICULA, apart=True),
@@ -192,25 +203,25 @@ CHANGES: Mapping[str, Example] = {
     "rollout.temperature": Example(0.5, refused=DEMONSTRATIONS),
     "rollout.top_p": Example(0.5, refused=DEMONSTRATIONS, apart=True),
     "rollout.top_k": Example(2, refused=DEMONSTRATIONS, apart=True),
-    "rollout.fault_retries": Example(0, FAULTS, faults=2, apart=True),
-    "rollout.max_fault_rate": Example(0.01, FAULTS, refused=EVERY, faults=9, apart=True),
-    "rollout.fault_window": Example(5, {**TOOL, "rollout.max_fault_rate": 0.1}, refused=EVERY, faults=9, apart=True),
+    "rollout.fault_retries": Example(0, FAULTS, faults=2, played=True),
+    "rollout.max_fault_rate": Example(0.01, FAULTS, refused=EVERY, faults=9, played=True),
+    "rollout.fault_window": Example(5, {**TOOL, "rollout.max_fault_rate": 0.1}, refused=EVERY, faults=9, played=True),
     "rollout.distill_before_fault": Example(True, FAULTS, refused=NO_TEACHER, faults=9),
     "reward.call": Example("operator:truth", apart=True),
-    "reward.call_right": Example(2.0, OWN, apart=True),
-    "reward.correct": Example(2.0, SAID, apart=True),
+    "reward.call_right": Example(2.0, OWN, played=True),
+    "reward.correct": Example(2.0, SAID, played=True),
     "reward.wrong": Example(-3.0, apart=True),
-    "reward.verifier": Example("choice", SAID, apart=True),
-    "reward.by_source": Example({"letters": "choice", "numbers": "math", "plain": "choice"}, SAID, apart=True),
-    "reward.choice.letters": Example("ABCDE", SAID, apart=True),
-    "reward.choice.answer_line": Example(False, SAID, apart=True),
-    "reward.answer": Example("hash", SAID, apart=True),
-    "reward.truths": Example("all", {**SAID, "data.train": "{several}"}, apart=True),
+    "reward.verifier": Example("choice", SAID, played=True),
+    "reward.by_source": Example({"letters": "choice", "numbers": "math", "plain": "choice"}, SAID, played=True),
+    "reward.choice.letters": Example("ABCDE", SAID, played=True),
+    "reward.choice.answer_line": Example(False, SAID, played=True),
+    "reward.answer": Example("hash", SAID, played=True),
+    "reward.truths": Example("all", {**SAID, "data.train": "{several}"}, played=True),
     "reward.tool_bonus": Example(True, apart=True),
     "reward.overlong_buffer": Example(0, apart=True),
-    "reward.code_seconds": Example(0.001, CODE, apart=True),
-    "reward.code_memory_mb": Example(64, CODE, apart=True),
-    "reward.code_check": Example(False, CODE, apart=True),
+    "reward.code_seconds": Example(0.001, CODE, played=True),
+    "reward.code_memory_mb": Example(64, CODE, played=True),
+    "reward.code_check": Example(False, CODE, played=True),
     "method.name": Example(
         "opd",
         values={
@@ -245,12 +256,12 @@ CHANGES: Mapping[str, Example] = {
     "train.evaluate_every": Example(1, refused=DEMONSTRATIONS, apart=True),
     "train.trajectories_every": Example(0, refused=DEMONSTRATIONS, apart=True),
     "train.profile": Example(True, refused=DEMONSTRATIONS, apart=True),
-    "sft.max_tokens": Example(90, idle=PLAYING, apart=True),
-    "evaluation.k": Example(4, HELD_OUT, apart=True),
-    "evaluation.tasks": Example(5, HELD_OUT, apart=True),
-    "evaluation.temperature": Example(0.0, HELD_OUT, apart=True),
-    "evaluation.top_p": Example(0.3, HELD_OUT, apart=True),
-    "evaluation.top_k": Example(1, HELD_OUT, apart=True),
+    "sft.max_tokens": Example(150, idle=PLAYING, apart=True),
+    "evaluation.k": Example(4, HELD_OUT, played=True),
+    "evaluation.tasks": Example(5, HELD_OUT, played=True),
+    "evaluation.temperature": Example(0.0, HELD_OUT, played=True),
+    "evaluation.top_p": Example(0.3, HELD_OUT, played=True),
+    "evaluation.top_k": Example(1, HELD_OUT, played=True),
     "trackers": Example(["tensorboard"], apart=True),
 }
 """Keys of `sod train`."""
@@ -258,7 +269,7 @@ CHANGES: Mapping[str, Example] = {
 SFT: Mapping[str, Example] = {
     "sft.steps": Example(1),
     "sft.batch_size": Example(1),
-    "sft.max_tokens": Example(90),
+    "sft.max_tokens": Example(150),
     "sft.checkpoint_every": Example(1),
     "sft.optim.lr": Example(1e-4),
     "sft.optim.betas": Example([0.1, 0.2]),
@@ -293,12 +304,12 @@ EQUAL: Mapping[str, tuple[Example, str]] = {
     "threads": (Example(1, apart=True), "belongs to the machine, and tests have one: test_threads"),
     "deterministic": (Example(False, apart=True), "acts on CUDA alone: tests/build/test_devices.py"),
     "student.device": (Example("cpu", apart=True), "belongs to the machine; the CPU is what the tests have"),
-    "teacher.device": (Example("cpu", apart=True), "as student.device"),
+    "teacher.device": (Example("cpu", refused=NO_OTHER_TEACHER, apart=True), "as student.device"),
     "rollout.max_rows": (Example(1, apart=True), "bounds memory"),
     "rollout.cache_share": (Example(0.5, apart=True), "bounds the memory of a CUDA device; nothing on a CPU"),
     "rollout.decode_chunk": (Example(3, apart=True), "when finished turns are looked at"),
     "rollout.asynchronous": (
-        Example(True, TOOL, apart=True),
+        Example(True, TOOL, played=True),
         "who waits for whom: test_an_asynchronous_rollout_waits_for_no_call",
     ),
     "reward.math_seconds": (
@@ -306,11 +317,11 @@ EQUAL: Mapping[str, tuple[Example, str]] = {
         "acts on answers that take as long: test_seconds_of_the_math_verifier",
     ),
     "reward.call_seconds": (
-        Example(50.0, OWN, apart=True),
+        Example(50.0, OWN, played=True),
         "acts on calls that take as long: test_seconds_of_own_reward_functions",
     ),
     "reward.call_workers": (
-        Example(1, OWN, apart=True),
+        Example(1, OWN, played=True),
         "how many calls run at a time: test_workers_of_own_reward_functions",
     ),
     "reward.workers": (
@@ -318,11 +329,11 @@ EQUAL: Mapping[str, tuple[Example, str]] = {
         "how many answers are checked at a time: test_workers_of_the_math_verifier",
     ),
     "tools.python.workers": (
-        Example(2, TOOL, apart=True),
+        Example(2, TOOL, played=True),
         "how many programs run at a time: test_workers_of_the_sandbox",
     ),
     "tools.python.unsafe": (
-        Example(True, TOOL, apart=True),
+        Example(True, TOOL, played=True),
         "acts where isolation is not permitted: test_an_unsafe_sandbox",
     ),
     "optim.micro_batch_tokens": (Example(128), "bounds memory: how a mini-batch is split"),

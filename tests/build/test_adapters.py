@@ -177,7 +177,7 @@ class TestResume:
     @pytest.mark.parametrize("lora", [{"rank": 4}, {"rank": 4, "dropout": 0.3}], ids=["plain", "dropout"])
     @pytest.mark.slow
     def test_sft(self, lora: Any, make_recipe: Any, tmp_path: Path) -> None:
-        recipe = make_recipe(lora)
+        recipe = make_recipe(lora, sft={"batch_size": 8})  # every conversation in every step
         whole = run(recipe, tmp_path / "whole", sft=True)
         assert_same_end(whole, run_in_two(recipe, tmp_path / "parts", sft=True))
         losses = [row["loss"] for row in whole.log.metrics()]

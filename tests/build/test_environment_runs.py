@@ -15,10 +15,11 @@ import pytest
 from test_declared_own_tools import TYPED
 
 from sod.build.data import make_chat
-from sod.build.environment import environment_maker, first_look, world_tasks
+from sod.build.environment import first_look, world_tasks
 from sod.build.evaluation import evaluate_model
 from sod.build.tools import make_reward_function
 from sod.build.training import prepare_train
+from sod.build.worlds import environment_maker
 from sod.models.load import save_model
 from sod.recipe import EnvironmentSpec, Recipe, parse_recipe, resolved
 from sod.recipe.reach import refuse_reaching
@@ -122,6 +123,7 @@ def test_rows_are_handed_to_the_environment_whole(make_recipe: Any, tmp_path: Pa
         ({"call": COUNTER, "gaol": 3}, r"environment.gaol: environment_games:Counter takes no such argument.*goal"),
         ({"call": COUNTER, "broken": "reset"}, "task train-0: reset: KeyError: 'val1'"),
         ({"call": "environment_games:ADD"}, "is no class or function"),
+        ({"call": "serchqa"}, r"no world of sod's own has this name, there are: .*searchqa.*did you mean searchqa\?"),
         ({"call": "environment_gaems:Counter"}, "there is no module 'environment_gaems'"),
         ({"call": "./absent.py:Counter"}, r"there is no file .*absent\.py"),
         ({"call": "environment_games.Counter"}, "is not an import path; write module:name or ./file.py:name"),
@@ -168,6 +170,15 @@ def test_code_that_a_run_directory_names_needs_the_users_word(make_recipe: Any) 
     recipe = make_recipe({"call": COUNTER})
     with pytest.raises(SodError, match=r"environment\.call='environment_games:Counter' imports and runs this code"):
         refuse_reaching(recipe, "recipe.yaml", [])
+
+
+def test_a_world_that_comes_with_sod_goes_by_its_name(make_recipe: Any) -> None:
+    """It is no code of a stranger's, so a run that was downloaded may name it."""
+    recipe = make_recipe({"call": "searchqa", "people": 30, "train": 4, "validation": 2})
+    refuse_reaching(recipe, "recipe.yaml", [])
+    assert parse_recipe(resolved(recipe), "recipe.yaml").environment == recipe.environment
+    tasks = world_tasks(None, "data.train", recipe, recipe.environment, silent)
+    assert [task.id for task in tasks] == ["train-0", "train-1", "train-2", "train-3"]
 
 
 def test_keys_have_their_limits() -> None:

@@ -168,7 +168,7 @@ def test_a_judge_grades_the_episodes_of_a_run(make_recipe: Any, tmp_path: Path) 
             r"did you mean reward\.call\.0\.weight",
         ),
         ({"call": [{"weight": 2}]}, r"key reward\.call\.0\.call is missing"),
-        ({"call": 7}, "reward.call.0=7: input should be a mapping of keys"),
+        ({"call": 7}, "reward.call.0.call=7: write module:name or ./file.py:name"),
         ({"judge": {"url": "http://me@h/v1", "model": "m"}}, "put the key into the environment variable SOD_JUDGE"),
         ({"judge": {"url": "http://h", "model": "m", "request": {"n": 2}}}, "reward.judge.request: n is not to be set"),
     ],

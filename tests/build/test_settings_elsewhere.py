@@ -27,12 +27,15 @@ import environment_games
 from rewards.judge_server import completion
 from sod.build.data import make_chat
 from sod.build.devices import Devices
-from sod.build.environment import environment_maker, make_worlds, world_tasks
+from sod.build.environment import world_tasks
 from sod.build.job import prepare_torch
 from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
-from sod.compare.cells import Comparison, Unit, run_unit
+from sod.build.worlds import environment_maker, make_worlds
+from sod.compare.cells import run_unit
 from sod.compare.order import order_of_work
+from sod.compare.own import test_tasks, tuning_tasks
+from sod.compare.units import Comparison, Unit
 from sod.environments.base import Reset, WorldRequest
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
@@ -91,7 +94,7 @@ JUDGE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "show_truth": ({}, {"show_truth": False}, "good"),
     "request": ({}, {"request": {"temperature": 0.5}}, "good"),
     "max_calls": ({}, {"max_calls": 2}, "good"),
-    "max_tokens": ({}, {"max_tokens": 2}, "good"),
+    "max_tokens": ({"concurrency": 1}, {"concurrency": 1, "max_tokens": 2}, "good"),  # known once an answer is there
     "cache": ({}, {"cache": "{elsewhere}"}, "good"),
     "concurrency": ({"concurrency": 3}, {"concurrency": 1}, "good"),
     "seconds": ({"seconds": 0.1}, {"seconds": 0.2}, "hang"),
@@ -150,7 +153,12 @@ EQUAL_IN_THE_WORLD = {
     "teacher_sft.optim.compile": False,
 }
 
-OF_COMPARE: Mapping[str, Any] = {"lrs": [1e-3, 1e-2, 1e-1], "tuning_steps": 2, "tuning_seed": 9}
+OF_COMPARE: Mapping[str, Any] = {
+    "lrs": [1e-3, 1e-2, 1e-1],
+    "tuning_steps": 2,
+    "tuning_seed": 9,
+    "test": "test.jsonl",
+}
 OF_ENVIRONMENT: Mapping[str, tuple[Any, Any]] = {
     "call": ("environment_games:Counter", "environment_games:TrlCounter"),
     "interface": ("auto", "gym"),
@@ -406,7 +414,10 @@ def test_a_key_of_compare(key: str, tmp_path: Path) -> None:
         return run_unit(made, Unit("trial", 8, "opd", 1e-3))
 
     change = {key: OF_COMPARE[key]}
-    if key == "tuning_steps":
+    if key == "test":  # that it is played: tests/compare/test_own_recipes.py
+        whole = comparison(tmp_path, **change).recipe.model_copy(update={"world": None})
+        assert (test_tasks(whole).named, tuning_tasks(whole).named) == ("test.jsonl", None)
+    elif key == "tuning_steps":
         before, after = tried("before"), tried("after", **change)
         assert (before["curve"]["step"], after["curve"]["step"]) == ([1], [1, 2])
     else:

@@ -18,6 +18,8 @@ from sod.build.supervised import prepare_sft
 from sod.build.training import prepare_train
 from sod.build.vocabulary import chat_of
 from sod.models.load import load_model, load_tokenizer, save_model
+from sod.objective.needs import SELF_TEACHER, Need
+from sod.objective.presets import PRESETS
 from sod.recipe import Recipe
 from sod.records import SodError, StopReason
 from sod.tasks import chain
@@ -75,7 +77,12 @@ def make_recipe(tmp_path: Path, conversations: Any) -> Callable[..., Recipe]:
             "sft": {"steps": 2, "batch_size": 2, "optim": {"lr": 1e-3}},
             "evaluation": {"tasks": 3, "k": 2, "temperature": 1.0},
         }
-        return Recipe.model_validate(content | sections)
+        content |= sections
+        method = content.get("method", "sod")
+        needs = PRESETS[method if isinstance(method, str) else method["name"]]().needs
+        if Need.TEACHER not in needs or needs & SELF_TEACHER:
+            content["teacher"] = None
+        return Recipe.model_validate(content)
 
     return make
 
@@ -287,9 +294,10 @@ class TestOtherEndTokens:
     )
     def test_methods(self, name: str, swapped: bool, make_recipe: Any, base_and_instruct: Path) -> None:
         """A base student and an instruct teacher, and the other way round."""
-        recipe = make_recipe(method={"name": name} | ({"divergence": "jsd"} if name == "opd" else {}))
-        if swapped:
-            recipe = recipe.model_copy(update={"student": recipe.teacher, "teacher": recipe.student})
+        method = {"name": name} | ({"divergence": "jsd"} if name == "opd" else {})
+        base, instruct = ({"path": str(base_and_instruct / role)} for role in ("student", "teacher"))
+        student, teacher = (instruct, base) if swapped else (base, instruct)
+        recipe = make_recipe(method=method, student=student, teacher=teacher)
         log, notes = trained(recipe, base_and_instruct / "run")
         assert [row["step"] for row in log.metrics()] == [1, 2]
         assert len(notes) == (0 if name == "opsd_gt" else 1)

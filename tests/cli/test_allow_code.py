@@ -34,10 +34,12 @@ def a_run(directory: Path, content: dict[str, Any]) -> Path:
 
 def command(purpose: str, run: Path) -> list[str | Path]:
     """The command without a recipe of the user's own."""
+    if purpose == "compare":
+        return ["compare", run, "--methods", "grpo", "--seeds", "0"]
     return ["train", "--resume", run] if purpose == "resume" else ["eval", run, "--data", "nowhere.jsonl"]
 
 
-@pytest.mark.parametrize("purpose", ["resume", "evaluate"])
+@pytest.mark.parametrize("purpose", ["resume", "evaluate", "compare"])
 @pytest.mark.parametrize("key", REACHING)
 class TestReachingKeys:
     """Each key of a run's own recipe that makes code run or sends something away."""

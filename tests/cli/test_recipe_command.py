@@ -24,6 +24,11 @@ from sod.recipe.describe import key_rows
         ("tools.python.unsafe", ["needs --allow-code: it runs the model's programs without isolation"]),
         ("method.epsilon", ["turn gap", "number > 0", "sod 1e-06"]),
         ("tools.NAME", ["a tool of your own", "tools.NAME.call", "tools.NAME.timeout_seconds"]),
+        ("tools.sql.call", ["tools.NAME.call", "import path", "needs --allow-code: it imports and runs this code"]),
+        ("tools.files", ["a tool of your own", "tools.NAME.mcp"]),
+        ("reward.call", ["own reward functions", "reward.call.N.weight"]),
+        ("reward.call.0.weight", ["factor on what it returns", "number"]),
+        ("environment.goal", ["an argument of what environment.call names"]),
         ("optim", ["section", "optim.lr", "peak learning rate", "optim.compile"]),
     ],
 )
@@ -44,6 +49,7 @@ def test_every_key_can_be_explained() -> None:
     ("key", "said"),
     [
         ("optim.learning_rate", "error: optim.learning_rate: no key of a recipe; did you mean optim.lr?"),
+        ("environment.sucess", "error: environment.sucess: no key of a recipe; did you mean environment.success?"),
         ("zebra", "error: zebra: no key of a recipe; docs/keys.md lists them all"),
         ("", "error: : no key of a recipe; docs/keys.md lists them all"),
     ],

@@ -18,10 +18,10 @@ import pytest
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
-def train(world: Any, directory: Path, *more: str, **extra: str) -> list[str]:
+def train(world: Any, directory: Path, *more: str) -> list[str]:
     """The lines that `sod train` writes into a pipe."""
     command = [sys.executable, "-m", "sod", "train", str(world.recipe(directory)), *more, "--run", "the-run"]
-    env = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"OMP_NUM_THREADS": "1"} | extra
+    env = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=env, timeout=600)
     assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stdout
@@ -35,9 +35,15 @@ def steps_of(lines: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 60])
-def test_step_lines_fit_a_narrow_terminal(columns: int, world: Any, tmp_path: Path) -> None:
+def test_step_lines_fit_a_narrow_terminal(
+    columns: int, world: Any, tmp_path: Path, sod: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A line a step, no longer than that, with a labelled ETA; all lines but file names keep to it too."""
-    lines = train(world, tmp_path, COLUMNS=str(columns))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    ended = sod("train", world.recipe(tmp_path), "--run", "the-run")
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
     steps = steps_of(lines)
     assert len(steps) == 3
     for line in steps:

@@ -28,7 +28,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("eval", "model", "--data", "d.jsonl", "optim.lr=1"), "optim.lr"),
         (("eval", "model", "--data", "d.jsonl", "rollout.group_size=1"), "rollout.samples"),
         (("quickstart", QUICKSTART, "compare.lrs=[1]"), "compare.lrs"),
-        (("compare", QUICKSTART, "--methods", "sod", "optim.lr=1"), "optim.lr"),
+        (("compare", QUICKSTART, "--methods", "sod", "compare.lrs=[1]", "optim.lr=1"), "optim.lr"),
+        (("compare", QUICKSTART, "--methods", "sod", "data.train=x"), "data.train"),
+        (("compare", QUICKSTART, "--methods", "sod", "world=null", "sft.steps=1"), "sft.steps"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sod.compare.cells import Comparison, Unit
 from sod.compare.order import learning_rate, needs, order_of_work
+from sod.compare.units import Comparison, Unit
 from sod.recipe import apply_overrides, parse_recipe
 from sod.records import SodError
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from sod.compare.cells import PREPARED, Comparison, Unit, by_task, method_spec
+from sod.compare.cells import PREPARED, by_task, method_spec
 from sod.compare.study import check_request, compare, parse_methods, parse_seeds, read_results
+from sod.compare.units import Comparison, Unit
 from sod.evaluation.runner import Evaluation
 from sod.recipe import Recipe, apply_overrides, load_recipe, parse_recipe
 from sod.records import SodError, StopReason, Task, Trajectory
@@ -58,7 +59,6 @@ def test_bad_methods_are_refused(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "methods", "said"),
     [
-        (["world=null"], ["start"], "no world section"),
         (["compare.tuning_seed=1"], ["sod"], "tuning_seed"),
         (["compare.lrs=[1.0e-3,0.001]"], ["sod"], "twice"),
         (["method.beta_min=-1"], ["sod"], "beta_min"),
@@ -185,12 +185,13 @@ def test_what_needs_something_that_failed_is_not_run(tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(SodError, match="5 of 8 failed"):
         compare(recipe("threads=1"), ["opd", "sod"], [0], asked.out, tmp_path / "work", 1, lines.append)
-    assert lines[:3] == [
+    assert lines[:4] == [
         "tiny: 6 to do with 1 x 1 threads, 2 done earlier",
+        "to do: 2 trials with 100 optimizer steps, 2 cells with 200 optimizer steps",
         "world s9 failed",
         "world s0: ready, made in 2 s (3/8)",
     ]
-    reasons = {line.split(": ", 2)[1]: line.split(": ", 2)[2] for line in lines[3:]}
+    reasons = {line.split(": ", 2)[1]: line.split(": ", 2)[2] for line in lines[4:]}
     assert "NotADirectoryError" in reasons.pop("world s9")
     assert reasons == {
         "opd lr 0.0001": "not run, because world s9 failed",

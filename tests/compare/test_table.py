@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from sod.compare.table import paired, summarise, write_comparison
+from sod.compare.pairs import paired
+from sod.compare.table import summarise, write_comparison
 from sod.evaluation.statistics import spread, t_cdf, t_quantile
 
 UNTRAINED = ["vanilla", "start", "teacher"]

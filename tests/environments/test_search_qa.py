@@ -10,7 +10,8 @@ import pytest
 
 from sod.environments.base import Replays
 from sod.environments.fiction import RELATIONS, fiction
-from sod.environments.search_qa import SearchQA, answer_in, answer_score
+from sod.environments.search_qa import SearchQA, answer_in
+from sod.environments.short_answers import answer_score
 from sod.records import Message, SodError, Task, ToolCall
 
 
@@ -113,5 +114,5 @@ def test_passages_of_ones_own(tmp_path: Path) -> None:
     assert world.step("moon.") == ("", 1.0, True)
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    with pytest.raises(SodError, match=r"environment\.corpus=.*no JSON list of passages"):
+    with pytest.raises(SodError, match=r"environment\.corpus: .*broken.json: no usable row"):
         SearchQA(corpus=str(broken))

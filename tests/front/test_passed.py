@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import sod
+from sod.build.evaluated import Evaluated
 from sod.build.own_code import code_rows, tell_changed
+from sod.front.evaluating import recipe_of
 from sod.front.passed import Passed, refuse_unpassed, with_passed
 from sod.front.recipes import given_recipe, runs_own
 from sod.recipe import Recipe, code_in, parse_recipe, refuse_reaching, resolved
@@ -86,6 +88,37 @@ def test_a_file_names_what_was_passed_and_passing_it_again_makes_the_same_recipe
     assert resolved(with_passed(held, ALL)) == resolved(held)
 
 
+def test_a_function_keeps_its_weight_and_name_where_it_is_passed_again(recipe: Recipe) -> None:
+    weighted = [{"call": score, "weight": 2.0, "name": "good"}, {"call": sql, "weight": 0.5}]
+    held = written_down(with_passed(recipe, Passed(reward=weighted)))
+    again = with_passed(held, Passed(reward=[score, sql]))
+    assert resolved(again) == resolved(held)
+    changed = with_passed(held, Passed(reward={"call": [score, sql]}))  # the section's own keys, as they are written
+    assert [spec.weight for spec in changed.reward.call] == [1.0, 1.0]
+
+
+def test_a_recipe_that_was_made_is_evaluated_as_it_is_trained(recipe: Recipe) -> None:
+    """Own functions take the verifier's place in both, though a recipe has a verifier by default."""
+    about = Evaluated("x")
+    evaluated_as = recipe_of(about, recipe, [], False, print, Passed(reward=score))
+    assert evaluated_as.reward == given_recipe(recipe, [], Passed(reward=score), print).reward
+    assert evaluated_as.reward.verifier is None
+
+
+@pytest.mark.parametrize(
+    ("tools", "asked"),
+    [
+        ({"db": sql}, "sod.train(tools={'db': sql})"),
+        ({"sql": sql, "place": Maze}, "sod.train(tools={'sql': sql, 'place': Maze})"),
+        ([sql], "sod.train(tools=[sql])"),
+    ],
+)
+def test_a_tool_is_asked_for_by_the_name_it_goes_by(recipe: Recipe, tools: Any, asked: str) -> None:
+    held = written_down(with_passed(recipe, Passed(tools)))
+    with pytest.raises(SodError, match=f"pass it again: {re.escape(asked)}$"):
+        refuse_unpassed(held, "w", "sod.train({})")
+
+
 def test_it_is_asked_for_again_by_the_call_that_goes_on(recipe: Recipe) -> None:
     held = written_down(with_passed(recipe, ALL))
     refuse_reaching(held, "RUN/recipe.yaml", [])  # a name imports nothing, so that nobody has to allow it
@@ -123,14 +156,18 @@ def test_what_a_run_names_by_import_path_is_not_imported_unasked(recipe: Recipe,
     ("passed", "said"),
     [
         (Passed([sql, sql]), "tools: two of them are called sql; pass {name: tool, ...} to tell them apart"),
-        (Passed([3]), "tools: write module:name or ./file.py:name; from Python, pass the function or class itself"),
+        (
+            Passed([3]),
+            "tools.int.call=3: write module:name or ./file.py:name; from Python, pass the function or class itself",
+        ),
         (
             Passed(reward=0.5),
-            "reward: write module:name or ./file.py:name; from Python, pass the function or class itself",
+            "reward.call.0.call=0.5: write module:name or ./file.py:name; from Python, pass the function or class "
+            "itself",
         ),
         (
             Passed([lambda: None]),
-            "tools: tools.<lambda>: a tool's name is a letter, then at most 63 letters, digits, _ and -",
+            "tools.<lambda>: a tool's name is a letter, then at most 63 letters, digits, _ and -",
         ),
         (Passed({"python": sql}), "tools: python is sod's own tool; pass yours by another name, {'other': python}"),
     ],

@@ -55,6 +55,17 @@ def test_tokenizer_is_a_function_of_its_corpus() -> None:
     assert len(one) <= 320 + len(MARKS)
 
 
+def test_what_is_to_stay_apart_is_never_merged_with_its_neighbours() -> None:
+    told = [
+        f"{name} was born in {town}. {name} works there." for name in ("Kelurik", "Pelilsa") for town in ("Joriford",)
+    ]
+    names = train_tokenizer(told * 20, 330, r"[A-Z][a-z]+")
+    pieces = [names.decode([i]) for i in names.encode(told[0], add_special_tokens=False)]
+    assert [piece for piece in pieces if piece[0].isupper()] == ["Kelurik", "Joriford", "Kelurik"]
+    merged = train_tokenizer(told * 20, 330)
+    assert [merged.decode([i]) for i in merged.encode(told[0], add_special_tokens=False)] == [told[0]]
+
+
 def test_new_model_depends_on_the_seed_alone(tokenizer: Any) -> None:
     """Not on torch's generator, which is left where it was."""
 

@@ -14,13 +14,19 @@ from sod.preflight.estimate import SAMPLING, UPDATE, estimated, readable
 
 WITHIN = 0.15
 GROUP = {"prompts": 1}
-"""Fills one micro-batch: a second one takes time and no memory."""
+"""Fills one micro-batch or two: more take time and no memory."""
 QWEN = {"family": "qwen3", "layers": 6, "hidden": 256, "ffn": 768}
 LLAMA = {"family": "llama", "layers": 4, "hidden": 512, "ffn": 1408, "tied": False}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "float32, the update": (
         UPDATE,
-        {"student": QWEN, "teacher": LLAMA, "response": 400, "rollout": GROUP, "optim": {"micro_batch_tokens": 4096}},
+        {
+            "student": QWEN,
+            "teacher": LLAMA,
+            "response": 200,
+            "rollout": {**GROUP, "samples": 16},
+            "optim": {"micro_batch_tokens": 4608},
+        },
     ),
     "bfloat16, recomputed, dense": (
         UPDATE,
@@ -28,6 +34,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "student": LLAMA | {"dtype": "bfloat16"},
             "teacher": QWEN,
             "response": 300,
+            "rollout": GROUP,
             "method": {"name": "opd", "divergence": "jsd"},
             "optim": {"micro_batch_tokens": 2048, "recompute": True},
         },

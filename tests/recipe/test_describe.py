@@ -28,6 +28,7 @@ def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
         "teacher": {"path": "t"},
         "world": {},
         "method": {"divergence": "jsd"},
+        "environment": {"call": "m:f"},
         "reward": {"judge": {"url": "http://u", "model": "m"}},
     }
     recipe = parse_recipe({**full, "tools": {"python": {"fusion": {"url": "u"}}, "NAME": {"call": "m:f"}}}, "here")

@@ -28,7 +28,7 @@ def call(name: str, **arguments: Any) -> str:
 def test_the_episode_of_a_server_that_dies_is_set_apart(chat: Chat, tmp_path: Path) -> None:
     pytest.importorskip("mcp")
     server = McpServer(ServerCommand((sys.executable, str(SERVER), str(tmp_path)), (), "tools.shelf.mcp"))
-    tools = [McpTool(schema, server, CallLimits(), str) for schema in listed_tools(server, ["die", "pid"])]
+    tools = [McpTool(tool, server, CallLimits(), str) for tool in listed_tools(server, ["die", "pid"])]
     script = {
         "dying": [call("pid"), call("die", last_words="x"), "never said"],
         "living": [call("pid"), "\\boxed{2}"],

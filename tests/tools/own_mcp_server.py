@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 from mcp.server.mcpserver import Image, MCPServer
+from mcp.types import ToolAnnotations
 
 server = MCPServer("shelf")
 
@@ -49,6 +50,9 @@ def secret() -> str:
 
 
 if __name__ == "__main__":
-    for function in (read, pid, wait, die, picture, secret):
+    server.tool(annotations=ToolAnnotations(read_only_hint=True))(read)
+    server.tool()(pid)
+    server.tool(annotations=ToolAnnotations(idempotent_hint=True))(wait)
+    for function in (die, picture, secret):
         server.tool()(function)
     server.run("stdio")

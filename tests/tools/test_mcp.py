@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ class Shelf:
     def __init__(self, folder: Path, seconds: float = 20.0, variables: tuple[str, ...] = ()) -> None:
         self.server = McpServer(ServerCommand((sys.executable, str(SERVER), str(folder)), variables, "tools.shelf.mcp"))
         limits = CallLimits(seconds)
-        self.schemas = {schema["function"]["name"]: schema for schema in listed_tools(self.server, None)}
-        self.tools = {name: McpTool(schema, self.server, limits, str) for name, schema in self.schemas.items()}
+        self.listed = {tool.name: tool for tool in listed_tools(self.server, None)}
+        self.tools = {name: McpTool(tool, self.server, limits, str) for name, tool in self.listed.items()}
 
     def calls(self, name: str, *arguments: dict[str, Any]) -> list[ToolResult | Fault]:
         return self.tools[name].run([ToolRequest("e", ToolCall(name, given), TASK) for given in arguments])
@@ -54,11 +55,11 @@ def alive(pid: int) -> bool:
 
 
 def test_the_schemas_are_the_servers(shelf: Shelf) -> None:
-    assert list(shelf.schemas) == ["read", "pid", "wait", "die", "picture", "secret"]
-    function = shelf.schemas["read"]["function"]
+    assert list(shelf.listed) == ["read", "pid", "wait", "die", "picture", "secret"]
+    function = shelf.listed["read"].schema["function"]
     assert function["description"] == "Read a file of the shelf."
     assert function["parameters"]["required"] == ["name"]
-    assert [schema["function"]["name"] for schema in listed_tools(shelf.server, ["wait", "read"])] == ["wait", "read"]
+    assert [tool.name for tool in listed_tools(shelf.server, ["wait", "read"])] == ["wait", "read"]
     assert shelf.tools["read"].probe() is None
 
 
@@ -106,6 +107,16 @@ def test_a_server_that_dies_in_mid_call_is_a_fault_of_all_its_calls_and_starts_a
     assert "out of paper" in outcome.detail
     assert int(shelf.call("pid").text) != before
     assert shelf.server.starts == starts + 1
+
+
+def test_what_was_under_way_is_tried_again_where_the_tool_says_that_it_may_be(shelf: Shelf) -> None:
+    """`wait` is idempotent by its annotations, `die` has none."""
+    assert [tool.repeatable for tool in shelf.listed.values()] == [True, False, True, False, False, False]
+    asked = [("wait", {"seconds": 30}), ("die", {"last_words": "x"})]
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(lambda call: shelf.call(call[0], **call[1]), asked))
+    assert all(isinstance(outcome, Fault) for outcome in outcomes)
+    assert [outcome.retryable for outcome in outcomes] == [True, False]
 
 
 def test_a_server_that_died_between_calls_is_started_again_and_no_call_is_lost(shelf: Shelf) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sod.build.declared_tools import tell_other_tools
-from sod.build.environment import world_tasks
+from sod.build.environment import own_split, world_tasks
 from sod.build.job import told
 from sod.build.lengths import prompt_lengths
 from sod.build.programming import with_readable_tests, with_tests_told
@@ -52,6 +52,8 @@ def loaded_tasks(named: Source | None, key: str, recipe: Recipe, notice: Notice)
         return world_tasks(named, key, recipe, recipe.environment, notice)
     if named is None:
         raise SodError(f"{key} is not set; name a parquet or JSONL file, or a hub id")
+    if own_split(named, key) is not None:
+        raise SodError(f"{key}={shown(named)}: there is no environment; name a parquet or JSONL file, or a hub id")
     spec, source = recipe.data, shown(named)
     truths = recipe.reward.verifier is not None
     read = load_tasks(named, spec.split, spec.columns, spec.system, spec.suffix, truths)

@@ -1,70 +1,29 @@
-"""The environments of a recipe: loaded by import path, tried once before a model is loaded, and their tasks."""
+"""The environments of a recipe (`sod.build.worlds`): tried once before a model is loaded; and their tasks."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 from sod.build.declared_tools import name_of
 from sod.build.job import told
 from sod.build.programming import with_readable_tests, with_tests_told
 from sod.build.truths import with_readable_truths
+from sod.build.worlds import make_worlds, own_tasks
 from sod.chat.render import Chat
-from sod.environments.adapt import adapted, maker
-from sod.environments.base import Began, Closes, Environment, OffersTasks, Reset, WorldRequest
-from sod.environments.calling import called, settled
-from sod.environments.worlds import Worlds
+from sod.environments.base import Began, Reset, WorldRequest
 from sod.recipe import EnvironmentSpec, Notice, Recipe, written
-from sod.recipe.nearest import offered
 from sod.records import Fault, Message, SodError, Task
 from sod.rollout.collect import World
 from sod.rollout.opening import prompt_after
 from sod.seeds import derive
 from sod.tasks.files import load_world_tasks
 from sod.tasks.sources import Source, shown
-from sod.usercode import load
 
 SPLITS = {"data.train": "train"}
 """The split of an environment's own tasks that stands for a data key; all others are `validation`."""
-
-
-def environment_maker(spec: EnvironmentSpec) -> Callable[[], Environment]:
-    """Makes an environment of the recipe. Raises SodError where its import path or its arguments are wrong."""
-    named = load(spec.call, Path.cwd(), "environment.call")
-    made = maker(named, spec.interface, f"environment.call={written(spec.call)!r}")
-    _refuse_arguments(spec, made)
-    return partial(_made, spec, made)
-
-
-def _made(spec: EnvironmentSpec, factory: Callable[..., Any]) -> Environment:
-    return adapted(factory(**spec.arguments), spec.interface, f"environment.call={written(spec.call)!r}")
-
-
-def _refuse_arguments(spec: EnvironmentSpec, made: Callable[..., Any]) -> None:
-    try:
-        signature = inspect.signature(made)
-    except (TypeError, ValueError):  # of what is written in C
-        return
-    parameters = signature.parameters.values()
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    unknown = [name for name in spec.arguments if name not in signature.parameters]
-    if unknown and not takes_any:
-        known = [*signature.parameters, *(key for key in EnvironmentSpec.model_fields if key != "call")]
-        offer = offered(unknown[0], known)
-        raise SodError(f"environment.{unknown[0]}: {written(spec.call)} takes no such argument{offer}")
-    try:
-        signature.bind(**spec.arguments)
-    except TypeError as error:
-        raise SodError(f"environment: {written(spec.call)}: {error}; give it as environment.NAME") from None
-
-
-def make_worlds(spec: EnvironmentSpec) -> Worlds:
-    """The recipe's environments, none of them made yet. Raises as `environment_maker`."""
-    return Worlds(environment_maker(spec), spec.timeout_seconds, spec.concurrency)
+OWN_SPLIT = "environment@"
+"""Before the name of a split of the environment's own tasks, in place of a source."""
 
 
 def make_world(recipe: Recipe, opened: ExitStack) -> World | None:
@@ -133,10 +92,10 @@ def world_tasks(named: Source | None, key: str, recipe: Recipe, spec: Environmen
 
     Raises SodError where a source cannot be read.
     """
-    if named is None:
-        split = SPLITS.get(key, "validation")
-        own = _own_tasks(spec, split)
-        return own if own else _numbered(spec, recipe.seed, split)
+    split = SPLITS.get(key, "validation") if named is None else own_split(named, key)
+    if split is not None:
+        return own_tasks(spec, recipe.seed, split)
+    assert named is not None
     data, source = recipe.data, shown(named)
     read = load_world_tasks(named, data.split, data.columns, data.system, data.suffix)
     if spec.verified:
@@ -145,35 +104,11 @@ def world_tasks(named: Source | None, key: str, recipe: Recipe, spec: Environmen
     return told(read, source, notice)
 
 
-def _own_tasks(spec: EnvironmentSpec, split: str) -> list[Task]:
-    """The tasks that the environment offers; none where it offers none."""
-    make = environment_maker(spec)
-    (offers,) = called([lambda: _offered(make(), split)], spec.timeout_seconds, 1)
-    if isinstance(offers, SodError):
-        raise offers
-    if isinstance(offers, BaseException):
-        said = " ".join(str(offers).split())
-        raise SodError(f"environment.call={written(spec.call)!r}: tasks({split!r}): {type(offers).__name__}: {said}")
-    return [_as_task(offer, f"{split}-{number}") for number, offer in enumerate(offers)]
-
-
-def _offered(world: Environment, split: str) -> Sequence[Any]:
-    try:
-        return world.tasks(split) if isinstance(world, OffersTasks) else ()
-    finally:
-        if isinstance(world, Closes):
-            settled(world.close())
-
-
-def _as_task(offer: Task | Mapping[str, Any], name: str) -> Task:
-    if isinstance(offer, Task):
-        return offer
-    prompt = offer.get("prompt") or ()
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-    return Task(str(offer.get("id", name)), messages, str(offer.get("ground_truth", "")), extra=dict(offer))
-
-
-def _numbered(spec: EnvironmentSpec, seed: int, split: str) -> list[Task]:
-    """Tasks that are a seed each, the same for all episodes of one, as groups need it."""
-    numbers = range(spec.tasks)
-    return [Task(f"{split}-{n}", (), "", extra={"seed": derive(seed, "task", split, n)}) for n in numbers]
+def own_split(named: Source, key: str) -> str | None:
+    """The split that `environment@SPLIT` names; None for any other source. Raises SodError where it names none."""
+    if not isinstance(named, str) or not named.startswith(OWN_SPLIT):
+        return None
+    split = named.removeprefix(OWN_SPLIT)
+    if not split.isidentifier():
+        raise SodError(f"{key}={named}: names no split of the environment; write {OWN_SPLIT}validation, for one")
+    return split

@@ -29,6 +29,7 @@ from sod.rollout.collect import Collector
 from sod.rollout.health import refuse_unhealthy
 from sod.seeds import derive
 from sod.tasks.base import draw
+from sod.tasks.sources import Source, shown
 
 ENVIRONMENT_TASKS = "the environment's tasks"
 
@@ -54,20 +55,28 @@ def run_evaluation(
 
 
 def evaluate_model(
-    recipe: Recipe, data: str | None, notice: Notice, on_progress: Callable[[int, int], None] | None = None
+    recipe: Recipe,
+    data: Source | None,
+    notice: Notice,
+    on_progress: Callable[[int, int], None] | None = None,
+    key: str = "--data",
 ) -> Evaluation:
-    """Load the recipe's student and evaluate it on the tasks in `data`, `evaluation.tasks` of them."""
-    refuse_unmade({"--data": data or None, "student.path": recipe.student.path})
+    """Load the recipe's student and evaluate it on the tasks in `data`, `evaluation.tasks` of them.
+
+    `key` is what messages call the data.
+    """
+    refuse_unmade({key: data or None, "student.path": recipe.student.path})
     refuse_absent_functions(recipe)
     devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
     path = final_model(recipe.student.path, notice)
-    tasks = loaded_tasks(data or None, "--data", recipe, notice)
+    tasks = loaded_tasks(data or None, key, recipe, notice)
     refuse_unfit_player(path, recipe)
     began = first_look(recipe, tasks)
     chat = chat_of(recipe, path, None, notice, () if began is None else began.tools)
     refuse_unfit_world(recipe, tasks, began, chat)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
-    tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), data or ENVIRONMENT_TASKS, recipe, notice)
+    source = shown(data) if data else ENVIRONMENT_TASKS
+    tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), source, recipe, notice)
     with ExitStack() as resources:
         tools = make_tools(recipe, resources, chat.tokenizer, notice)
         reward_function = make_reward_function(recipe, resources, tasks, notice)

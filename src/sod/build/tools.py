@@ -26,7 +26,7 @@ from sod.rollout.reward import VerifierReward
 from sod.seeds import derive
 from sod.tools.base import Tool
 from sod.tools.function import CallLimits, FunctionTool
-from sod.tools.mcp import McpServer, McpTool, ServerCommand, listed_tools
+from sod.tools.mcp import ListedTool, McpServer, McpTool, ServerCommand, listed_tools
 from sod.tools.python import PythonTool, python_schema
 from sod.tools.results import cut_to_tokens
 from sod.tools.sandbox.base import ProgramLimits, Sandbox
@@ -120,15 +120,15 @@ def _declared_server(name: str, spec: OwnToolSpec) -> list[_Declared]:
     limits = CallLimits(spec.timeout_seconds, spec.concurrency)
     server = McpServer(command)
 
-    def made(schema: Mapping[str, Any], setting: _Setting) -> Tool:
-        return McpTool(schema, server, limits, cut_to_tokens(setting.tokenizer, spec.max_result_tokens))
+    def made(tool: ListedTool, setting: _Setting) -> Tool:
+        return McpTool(tool, server, limits, cut_to_tokens(setting.tokenizer, spec.max_result_tokens))
 
-    schemas = _schemas_of(command, None if spec.offer is None else tuple(spec.offer))
-    return [_Declared(name, schema, False, partial(made, schema)) for schema in schemas]
+    tools = _tools_of(command, None if spec.offer is None else tuple(spec.offer))
+    return [_Declared(name, tool.schema, False, partial(made, tool)) for tool in tools]
 
 
 @lru_cache(maxsize=64)
-def _schemas_of(command: ServerCommand, offer: tuple[str, ...] | None) -> tuple[Mapping[str, Any], ...]:
+def _tools_of(command: ServerCommand, offer: tuple[str, ...] | None) -> tuple[ListedTool, ...]:
     """What a server tells of its tools, asked once."""
     server = McpServer(command)
     try:
@@ -220,8 +220,8 @@ def make_verifier_reward(
     """The verifiers and the shaping of `reward` in the recipe, for these tasks; what they run is closed with `opened`.
 
     There are the verifiers that the recipe names, and those that the tasks need beside them; own reward functions are
-    imported here at the latest. Raises SodError for one that cannot be had. The letters of multiple
-    choice are those that the tasks have, where the recipe leaves them as they are.
+    imported here at the latest. The letters of multiple choice are those that the tasks have, where the recipe leaves
+    them as they are. Raises SodError for a function that cannot be had.
     """
     spec = recipe.reward
     verifiers: dict[str, Verifier] = {}

@@ -31,7 +31,8 @@ def evaluate(
         str,
         typer.Option(
             "--data",
-            help="RL tasks: a file, a folder, a glob, or owner/name:config@split; an environment may have its own.",
+            help="RL tasks: a file, a folder, a glob, or owner/name:config@split; in an environment its own, or "
+            "environment@SPLIT.",
         ),
     ] = "",
     k: Annotated[

@@ -13,6 +13,7 @@ from sod.cli.chat import EXAMPLES as CHAT_EXAMPLES
 from sod.cli.chat import chat
 from sod.cli.compare import EXAMPLES as COMPARE_EXAMPLES
 from sod.cli.compare import compare
+from sod.cli.env import env_app
 from sod.cli.evaluate import EXAMPLES as EVAL_EXAMPLES
 from sod.cli.evaluate import evaluate
 from sod.cli.init import EXAMPLES as INIT_EXAMPLES
@@ -48,7 +49,7 @@ A first hour, in order:
 5. `sod init quickstart`: a copy of its recipe, to be changed and run
 
 Every command has examples under `-h`."""
-FIRST, LATER, PARTS = "A first hour", "More", "Data, models and the sandbox"
+FIRST, LATER, PARTS = "A first hour", "More", "Data, models, worlds and the sandbox"
 COMPLETION = "_SOD_COMPLETE"
 """Set by the shell where it asks for completions."""
 
@@ -132,4 +133,5 @@ data_app.command(epilog=INSPECT_EXAMPLES)(inspect)
 app.add_typer(recipe_app, name="recipe", rich_help_panel=LATER)
 app.add_typer(data_app, name="data", rich_help_panel=PARTS)
 app.add_typer(models_app, name="models", rich_help_panel=PARTS)
+app.add_typer(env_app, name="env", rich_help_panel=PARTS)
 app.add_typer(sandbox_app, name="sandbox", rich_help_panel=PARTS)

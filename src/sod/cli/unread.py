@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from sod.recipe import Recipe
 from sod.recipe.names import key_of
 from sod.records import SodError
 
@@ -21,7 +22,7 @@ UNREAD: Mapping[Command, Sequence[str]] = {
         "rollout.distill_before_fault",
     ),
     "quickstart": (*_WORLD_MAKES, "compare"),
-    "compare": (*_WORLD_MAKES, "seed", "trackers", "method.name", "optim.lr"),
+    "compare": ("seed", "trackers", "method.name"),
 }
 """By command the keys that it never reads, each with all that is below it.
 
@@ -32,15 +33,21 @@ READ: Mapping[Command, Sequence[str]] = {
     "sft": ("train.keep_checkpoints",),
     "eval": (),
     "quickstart": ("data.overlong_prompts",),
-    "compare": ("data.overlong_prompts",),
+    "compare": ("data.overlong_prompts", "sft.max_tokens"),
 }
 """Keys below those that the command reads all the same."""
 
 
-def refuse_unread(command: Command, overrides: Sequence[str]) -> None:
-    """Raises SodError naming the overrides of keys that `sod COMMAND` does not read."""
+def unread_in_comparison(recipe: Recipe) -> list[str]:
+    """What `sod compare` does not read of this recipe, beside what it never does."""
+    unread = ["sft"] if recipe.world is None else list(_WORLD_MAKES)
+    return unread if recipe.compare.lrs is None else [*unread, "optim.lr"]
+
+
+def refuse_unread(command: Command, overrides: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Raises SodError naming the overrides of keys that `sod COMMAND` does not read, nor any of `others`."""
     keys = [key_of(override.partition("=")[0]) for override in overrides]
-    unread = [key for key in keys if _below(key, UNREAD[command]) and not _below(key, READ[command])]
+    unread = [key for key in keys if _below(key, [*UNREAD[command], *others]) and not _below(key, READ[command])]
     if unread:
         raise SodError(f"{', '.join(unread)}: `sod {command}` does not read that; leave it out")
 

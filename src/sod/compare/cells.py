@@ -1,8 +1,4 @@
-"""The cells of a comparison: what one of them is, where its result stands, and how it is run.
-
-    WORK/world-HASH-sSEED/          data, models and cold starts, shared by every recipe with the same world
-    WORK/METHOD-sSEED-HASH/         a run directory, of a cell or of a trial
-    OUT/worlds/sSEED.json  OUT/trials/METHOD-lrX.json  OUT/cells/METHOD-sSEED.json
+"""The cells of a comparison, and the trials and worlds that they need: how each is made.
 
 A result is one small file with all that the report needs. It is written atomically and after everything else, so a
 result that exists is complete, and neither the report nor a repeated command needs WORK for it.
@@ -13,96 +9,33 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, final
+from typing import Any
 
 from sod.build.evaluation import evaluate_model
 from sod.build.idle import without_idle
 from sod.build.method import make_method
 from sod.build.training import prepare_train
 from sod.clock import Clock
+from sod.compare.own import Judged, test_tasks, tuning_tasks, untrained
+from sod.compare.units import UNTRAINED, Comparison, Unit
 from sod.evaluation.runner import Evaluation
 from sod.objective.needs import Need
 from sod.objective.presets import PRESETS, knobs
 from sod.quickstart.run import in_world, make_world, rounded
-from sod.recipe import MethodSpec, Notice, OptimSpec, Recipe, TrainSpec, resolved
+from sod.recipe import MethodSpec, Notice, Recipe
 from sod.records import SodError, Task
 from sod.report import console
-from sod.runlog import RunLog, recipe_hash, write_json_atomic
+from sod.runlog import RunLog, write_json_atomic
 from sod.tasks.files import load_tasks
 from sod.training.optim import NonFiniteError
 
-UNTRAINED = {"vanilla": "student-init", "start": "student-sft", "teacher": "teacher-sft"}
-"""Methods that train nothing, and the model of the world that each of them is."""
 CURVES = ("accuracy", "tool_error_rate", "response_tokens", "reward")
 PREPARED = "prepared.json"
-
-
-@final
-@dataclass(frozen=True)
-class Unit:
-    """A piece of work: the world of a seed, a learning rate tried with a method, or a cell of the comparison."""
-
-    kind: Literal["world", "trial", "cell"]
-    seed: int
-    method: str = ""
-    lr: float | None = None
-
-    @property
-    def label(self) -> str:
-        """Its name in messages to the user."""
-        if self.kind == "world":
-            return f"world s{self.seed}"
-        return f"{self.method} s{self.seed}" if self.kind == "cell" else f"{self.method} lr {self.lr:g}"
-
-
-@final
-@dataclass(frozen=True)
-class Comparison:
-    """What all cells share. Of the recipe, seed, method, learning rate and paths are each cell's own."""
-
-    recipe: Recipe
-    out: Path
-    work: Path
-    threads: int
-    git: Mapping[str, Any]
-
-    @property
-    def recipe_sha256(self) -> str:
-        """sha256 of what the recipe says, without what is each cell's own and what changes no result.
-
-        Only what differs from the defaults counts: a key that a later version adds makes no result stale.
-        """
-        return recipe_hash(_neutral(self.recipe).model_dump(mode="json", exclude_defaults=True))
-
-    @property
-    def world_hash(self) -> str:
-        """What the world of a seed is made from: recipes that agree in it share their worlds."""
-        sections = _neutral(self.recipe).model_dump(
-            mode="json",
-            include={"world", "sft", "chat", "student", "teacher"},
-            exclude={"student": {"lora"}},  # all weights of a world's models are trained
-            exclude_defaults=True,
-        )
-        python = self.recipe.tools.python
-        return recipe_hash(sections | {"stateful": None if python is None else python.stateful})[:12]
-
-    def world(self, seed: int) -> Path:
-        """Where the world of a seed stands."""
-        return self.work / f"world-{self.world_hash}-s{seed}"
-
-    def result(self, unit: Unit) -> Path:
-        """Where the result of a unit stands."""
-        if unit.kind == "world":
-            return self.out / "worlds" / f"s{unit.seed}.json"
-        if unit.kind == "trial":
-            return self.out / "trials" / f"{unit.method}-lr{unit.lr:g}.json"
-        return self.out / "cells" / f"{unit.method}-s{unit.seed}.json"
 
 
 def run_unit(comparison: Comparison, unit: Unit, lr: float | None = None) -> dict[str, Any]:
@@ -118,7 +51,12 @@ def run_unit(comparison: Comparison, unit: Unit, lr: float | None = None) -> dic
         facts = _trial(comparison, unit, notice)
     else:
         facts = _cell(comparison, unit, lr, notice)
-    own = {"recipe": comparison.recipe.name, "recipe_sha256": comparison.recipe_sha256, "world": comparison.world_hash}
+    own = {
+        "recipe": comparison.recipe.name,
+        "recipe_sha256": comparison.recipe_sha256,
+        "world": comparison.world_hash if comparison.in_worlds else None,
+        "sources": dict(comparison.sources),
+    }
     result = {**own, "seed": unit.seed, **facts, "threads": comparison.threads, "git": dict(comparison.git)}
     write_json_atomic(path, result)
     return result
@@ -170,16 +108,15 @@ def _trial(comparison: Comparison, unit: Unit, notice: Notice) -> dict[str, Any]
     except NonFiniteError as error:
         return facts | {"diverged": str(error), "figures": None, "seconds": {}}
     spec = _cell_recipe(comparison, unit, unit.lr, steps)
-    data = str(comparison.world(unit.seed) / "data" / "validation.parquet")
+    judged = _tuning_tasks(comparison, unit.seed)
     clock = Clock({"training": seconds})
     with clock.timed("evaluation"):
-        figures = evaluate_model(_playing(spec, log.path), data, notice).as_dict()
+        figures = evaluate_model(_playing(spec, log.path), judged.named, notice, key=judged.key).as_dict()
     return facts | {"figures": figures, "curve": _curve(log), "seconds": rounded(clock.seconds)}
 
 
 def _cell(comparison: Comparison, unit: Unit, lr: float | None, notice: Notice) -> dict[str, Any]:
     """Train with the method, unless it is one that trains nothing, and evaluate on the test tasks."""
-    world = comparison.world(unit.seed)
     steps = 0 if unit.method in UNTRAINED else comparison.recipe.train.steps
     curve: dict[str, Any] = {}
     clock = Clock({"training": 0.0})
@@ -189,17 +126,16 @@ def _cell(comparison: Comparison, unit: Unit, lr: float | None, notice: Notice) 
         curve = _curve(log)
         spec = _playing(_cell_recipe(comparison, unit, lr, steps), log.path)
     else:
-        seeded = comparison.recipe.model_copy(update={"seed": unit.seed, "threads": comparison.threads})
-        spec = in_world(seeded, world, UNTRAINED[unit.method])
-    data = str(world / "data" / "test.parquet")
+        spec = _untrained_recipe(comparison, unit)
+    judged = _test_tasks(comparison, unit.seed)
     with clock.timed("evaluation"):
-        evaluation = evaluate_model(spec, data, notice)
+        evaluation = evaluate_model(spec, judged.named, notice, key=judged.key)
     return {
         "method": unit.method,
         "lr": lr,
         "steps": steps,
         "figures": evaluation.as_dict(),
-        "correct": by_task(evaluation, load_tasks(data, spec.data.split).items),
+        "correct": _correct(comparison, evaluation, judged),
         "curve": curve,
         "seconds": rounded(clock.seconds),
     }
@@ -208,7 +144,7 @@ def _cell(comparison: Comparison, unit: Unit, lr: float | None, notice: Notice) 
 def _trained(comparison: Comparison, unit: Unit, lr: float | None, steps: int, notice: Notice) -> tuple[RunLog, float]:
     """The finished run of a cell or trial and the seconds of all its steps; an interrupted one goes on."""
     spec = _cell_recipe(comparison, unit, lr, steps)
-    directory = comparison.work / f"{unit.method}-s{unit.seed}-{recipe_hash(resolved(spec))[:12]}"
+    directory = comparison.run(unit, spec)
     with _locked(directory):
         begun = (directory / "recipe.yaml").is_file()
         with closing(prepare_train(spec, directory, begun, notice)) as job:
@@ -226,8 +162,29 @@ def _cell_recipe(comparison: Comparison, unit: Unit, lr: float | None, steps: in
         "optim": recipe.optim.model_copy(update={"lr": lr}),
         "train": recipe.train.model_copy(update={"steps": steps}),
     }
-    spec = in_world(recipe.model_copy(update=update), comparison.world(unit.seed))
+    spec = recipe.model_copy(update=update)
+    if comparison.in_worlds:
+        spec = in_world(spec, comparison.world(unit.seed))
     return without_idle(spec, make_method(spec.method))
+
+
+def _untrained_recipe(comparison: Comparison, unit: Unit) -> Recipe:
+    seeded = comparison.recipe.model_copy(update={"seed": unit.seed, "threads": comparison.threads})
+    if comparison.in_worlds:
+        return in_world(seeded, comparison.world(unit.seed), UNTRAINED[unit.method])
+    return untrained(seeded, unit.method)
+
+
+def _tuning_tasks(comparison: Comparison, seed: int) -> Judged:
+    if comparison.in_worlds:
+        return Judged("--data", str(comparison.world(seed) / "data" / "validation.parquet"))
+    return tuning_tasks(comparison.recipe)
+
+
+def _test_tasks(comparison: Comparison, seed: int) -> Judged:
+    if comparison.in_worlds:
+        return Judged("--data", str(comparison.world(seed) / "data" / "test.parquet"))
+    return test_tasks(comparison.recipe)
 
 
 def _playing(recipe: Recipe, model: Path) -> Recipe:
@@ -240,31 +197,22 @@ def _curve(log: RunLog) -> dict[str, Any]:
     return {"step": [row["step"] for row in rows], **{key: [row.get(key) for row in rows] for key in CURVES}}
 
 
+def _correct(comparison: Comparison, evaluation: Evaluation, judged: Judged) -> list[float | None] | dict[str, float]:
+    """Mean correctness by task: in the order of a world's file, else by the task's id, by which cells are paired."""
+    if comparison.in_worlds and judged.named is not None:
+        return by_task(evaluation, load_tasks(judged.named, comparison.recipe.data.split).items)
+    by_id: dict[str, list[float]] = {}
+    for trajectory in evaluation.trajectories:
+        by_id.setdefault(trajectory.task_id, []).append(float(trajectory.correct))
+    return {name: fmean(row) for name, row in by_id.items()}
+
+
 def by_task(evaluation: Evaluation, tasks: Sequence[Task]) -> list[float | None]:
     """Mean correctness in the order of the file; None for a task not drawn, or that lost every episode to faults."""
     correct: dict[str, list[float]] = {task.id: [] for task in tasks}
     for trajectory in evaluation.trajectories:
         correct[trajectory.task_id].append(float(trajectory.correct))
     return [fmean(row) if row else None for row in correct.values()]
-
-
-def _neutral(recipe: Recipe) -> Recipe:
-    """The recipe with everything at its default that is a cell's own or changes no result."""
-    train = {key: getattr(TrainSpec(), key) for key in ("checkpoint_every", "keep_checkpoints", "trajectories_every")}
-    return recipe.model_copy(
-        update={
-            "name": "run",
-            "seed": 0,
-            "threads": None,
-            "trackers": [],
-            "student": recipe.student.model_copy(update={"path": ""}),
-            "teacher": (recipe.teacher or recipe.student.whole).model_copy(update={"path": ""}),
-            "data": recipe.data.model_copy(update=dict.fromkeys(("train", "validation", "sft"))),
-            "method": recipe.method.model_copy(update={"name": MethodSpec().name}),
-            "optim": recipe.optim.model_copy(update={"lr": OptimSpec().lr}),
-            "train": recipe.train.model_copy(update={**train, "profile": False}),
-        }
-    )
 
 
 @contextmanager

@@ -10,29 +10,27 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, final
 
-from sod.compare.cells import UNTRAINED, Comparison, Unit
+from sod.compare.units import UNTRAINED, Comparison, Unit
 from sod.records import SodError
 
 
 def trials_of(comparison: Comparison, method: str) -> dict[float, Unit]:
-    """The trials that decide a method's learning rate, by learning rate, in the order of `compare.lrs`.
+    """The trials that decide a method's learning rate, by learning rate, in the order of `Comparison.lrs`.
 
     Empty where nothing is to be decided: the method trains nothing, or the recipe has a single learning rate.
     """
-    spec = comparison.recipe.compare
-    if method in UNTRAINED or len(spec.lrs) == 1:
+    if method in UNTRAINED or len(comparison.lrs) == 1:
         return {}
-    return {lr: Unit("trial", spec.tuning_seed, method, lr) for lr in spec.lrs}
+    seed = comparison.recipe.compare.tuning_seed
+    return {lr: Unit("trial", seed, method, lr) for lr in comparison.lrs}
 
 
 def needs(comparison: Comparison, unit: Unit) -> list[Unit]:
-    """What must be finished before the unit can run: its seed's world, and for a cell its method's trials."""
+    """What must be finished before the unit can run: its seed's world if it has one, and a cell's method's trials."""
     if unit.kind == "world":
         return []
-    world = Unit("world", unit.seed)
-    if unit.kind == "trial":
-        return [world]
-    return [world, *trials_of(comparison, unit.method).values()]
+    worlds = [Unit("world", unit.seed)] if comparison.in_worlds else []
+    return worlds if unit.kind == "trial" else [*worlds, *trials_of(comparison, unit.method).values()]
 
 
 def learning_rate(comparison: Comparison, unit: Unit, results: Mapping[Unit, Mapping[str, Any]]) -> float | None:
@@ -45,7 +43,7 @@ def learning_rate(comparison: Comparison, unit: Unit, results: Mapping[Unit, Map
         return None
     trials = trials_of(comparison, unit.method)
     if not trials:
-        return comparison.recipe.compare.lrs[0]
+        return comparison.lrs[0]
     scores: dict[float, float] = {}
     for lr, trial in trials.items():
         figures = results[trial]["figures"]
@@ -74,12 +72,14 @@ def order_of_work(
     """What is still to do for the cells of `methods` x `seeds`, each unit once, in the order in which to do it.
 
     First the trials, because all cells that train wait for them; then all methods of a seed before the next seed, so
-    that a comparison that is stopped early has whole seeds. Each of these stretches of work needs a world of its own.
-    One job makes it just before the stretch. Several jobs make it one stretch ahead, so that it is ready when its
-    stretch begins and no job waits for it. Left out are units in `done`, and the worlds and trials that no cell needs
-    any more. The request must have passed `check_request`.
+    that a comparison that is stopped early has whole seeds. Each of these stretches of work needs a world of its own,
+    where the recipe has one. One job makes it just before the stretch. Several jobs make it one stretch ahead, so that
+    it is ready when its stretch begins and no job waits for it. Left out are units in `done`, and the worlds and trials
+    that no cell needs any more. The request must have passed `check_request`.
     """
     stretches = _stretches(comparison, methods, seeds, done)
+    if not comparison.in_worlds:
+        return list(chain.from_iterable(stretch.units for stretch in stretches))
     return _each_world_one_ahead(stretches) if jobs > 1 else _each_world_before(stretches)
 
 

@@ -1,8 +1,9 @@
 """`sod compare`: methods against each other over many seeds, each at its own best learning rate.
 
-A seed is a world of its own: tasks, teacher and student. All methods start from that student, take as many steps
-and are evaluated on the same test tasks, so that they differ in the method alone. A method's learning rate is chosen
-on validation tasks of a seed that takes no part in the comparison.
+A seed is a world of its own (tasks, teacher and student) where the recipe has one; else all seeds have the recipe's.
+All methods start from the same student, take as many steps and are evaluated on the same test tasks, so that they
+differ in the method alone. A method's learning rate is chosen on validation tasks with a seed that takes no part in the
+comparison.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from typing import Any, final
 
 from sod.build.idle import idle_in_all, refuse_idle
 from sod.build.method import check_knobs, refuse_unknown
-from sod.compare.cells import UNTRAINED, Comparison, Unit, method_spec, read_result, run_unit
+from sod.compare.cells import method_spec, read_result, run_unit
+from sod.compare.eta import about, seconds_left, work_line
 from sod.compare.order import learning_rate, needs, order_of_work
+from sod.compare.own import refuse_unfit_request, refuse_unready, setting_of
+from sod.compare.sources import changed_sources, sources_of
 from sod.compare.table import write_comparison
+from sod.compare.units import UNTRAINED, Comparison, Unit
 from sod.compare.workers import Ended, WorkerPool
-from sod.recipe import Recipe
+from sod.recipe import MethodSpec, Recipe
 from sod.records import SodError
 from sod.report import console
 from sod.runlog import git_state
@@ -35,12 +40,13 @@ Tell = Callable[[str], None]
 @final
 @dataclass
 class Progress:
-    """What is finished, what failed (and why) and what is still to do, in the order of work; `total` counts all."""
+    """What is finished, under way, failed (and why) and still to do, in the order of work; `total` counts all."""
 
     results: dict[Unit, dict[str, Any]]
     pending: list[Unit]
     total: int
     failed: dict[Unit, str] = field(default_factory=dict)
+    running: set[Unit] = field(default_factory=set)
 
 
 def compare(
@@ -53,12 +59,15 @@ def compare(
     InterruptedRunError after Ctrl-C or SIGTERM.
     """
     check_request(recipe, methods, seeds)
-    comparison = _comparison(recipe, out, work, jobs)
-    results = read_results(comparison)
+    comparison = _comparison(recipe, out, work, jobs, sources_of(recipe))
+    results = _as_they_stand(comparison, read_results(comparison), tell)
     pending = order_of_work(comparison, methods, seeds, results, jobs)
+    if pending and not comparison.in_worlds:
+        refuse_unready(recipe, methods, _trained(recipe, methods))
     tell(f"{recipe.name}: {len(pending)} to do with {jobs} x {comparison.threads} threads, {len(results)} done earlier")
     progress = Progress(results, pending, len(results) + len(pending))
     if pending:
+        tell(f"to do: {work_line(comparison, pending)}")
         _run(comparison, progress, jobs, tell)
     summary = _report(comparison, progress.results, methods) if _of_kind(progress.results, "cell") else {}
     if progress.failed:
@@ -73,7 +82,7 @@ def compare(
 
 def report_only(recipe: Recipe, methods: Sequence[str], out: Path) -> dict[str, Any]:
     """Report on the cells in `out`, `methods` first. Raises SodError when there is none, or of another recipe."""
-    comparison = _comparison(recipe, out, out, 1)
+    comparison = _comparison(recipe, out, out, 1, {})
     results = read_results(comparison)
     if not _of_kind(results, "cell"):
         raise SodError(f"{out}: no finished cell of a comparison; run `sod compare` without --report-only first")
@@ -102,30 +111,39 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def refuse_worldless(recipe: Recipe) -> None:
-    """Raises SodError for a recipe without a world, saying what can be done with it."""
-    if recipe.world is None:
-        raise SodError(
-            f"{recipe.name}: no world section, and `sod compare` makes a world (data, teacher, student) anew for every "
-            "seed; give the recipe one, as recipes/compare-chain.yaml has. On data and models of your own: "
-            "`sod train RECIPE method=NAME seed=N --run runs/NAME-N` for each method and seed, then "
-            "`sod eval runs/NAME-N --data FILE`"
-        )
-
-
 def check_request(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) -> None:
     """Raises SodError for what can be known to be wrong before any model is made or loaded."""
-    refuse_worldless(recipe)
     spec = recipe.compare
-    _refuse_twice("compare.lrs", spec.lrs)
-    if len(spec.lrs) > 1 and spec.tuning_seed in seeds:
+    lrs = spec.lrs or []
+    _refuse_twice("compare.lrs", lrs)
+    if len(lrs) > 1 and spec.tuning_seed in seeds:
         raise SodError(
             f"--seeds: {spec.tuning_seed} is compare.tuning_seed; learning rates are chosen on it, so it cannot take "
             "part in the comparison"
         )
     check_knobs(recipe.method, f"recipe {recipe.name}")  # also those that none of the methods here has
-    trained = [name for name in methods if name not in UNTRAINED]
-    refuse_idle(idle_in_all(recipe, [method_spec(recipe, name) for name in trained]), recipe, False, console.notice)
+    if recipe.world is not None and spec.test is not None:
+        raise SodError("compare.test does nothing here: a world has test tasks of its own; leave it out")
+    trained = _trained(recipe, methods)
+    if recipe.world is None:
+        refuse_unfit_request(recipe, methods, trained)
+    refuse_idle(idle_in_all(recipe, trained), recipe, False, console.notice)
+
+
+def _trained(recipe: Recipe, methods: Sequence[str]) -> list[MethodSpec]:
+    return [method_spec(recipe, name) for name in methods if name not in UNTRAINED]
+
+
+def _as_they_stand(
+    comparison: Comparison, results: dict[Unit, dict[str, Any]], tell: Tell
+) -> dict[Unit, dict[str, Any]]:
+    """The results that were made from what there is now. The user hears of the others, which count no more."""
+    stale = {unit: changed_sources(result.get("sources", {}), comparison.sources) for unit, result in results.items()}
+    changed = list(dict.fromkeys(key for keys in stale.values() for key in keys))
+    if changed:
+        count = sum(map(bool, stale.values()))
+        tell(f"{', '.join(changed)}: changed since {count} of {len(results)} results were made, which count no more")
+    return {unit: result for unit, result in results.items() if not stale[unit]}
 
 
 def read_results(comparison: Comparison) -> dict[Unit, dict[str, Any]]:
@@ -141,10 +159,10 @@ def read_results(comparison: Comparison) -> dict[Unit, dict[str, Any]]:
     return results
 
 
-def _comparison(recipe: Recipe, out: Path, work: Path, jobs: int) -> Comparison:
+def _comparison(recipe: Recipe, out: Path, work: Path, jobs: int, sources: Mapping[str, str]) -> Comparison:
     revision, dirty = git_state(Path.cwd())
     threads = recipe.threads or max(1, (os.cpu_count() or 1) // jobs)
-    return Comparison(recipe, out, work, threads, {"revision": revision, "dirty": dirty})
+    return Comparison(recipe, out, work, threads, {"revision": revision, "dirty": dirty}, sources)
 
 
 def _run(comparison: Comparison, progress: Progress, jobs: int, tell: Tell) -> None:
@@ -158,7 +176,7 @@ def _run(comparison: Comparison, progress: Progress, jobs: int, tell: Tell) -> N
             for unit in _ready(comparison, progress)[: pool.idle]:
                 _submit(comparison, progress, unit, pool)
             if pool.busy:
-                _settle(progress, pool.wait(), tell)
+                _settle(comparison, progress, pool.wait(), jobs, tell)
 
 
 def _stop(signal_number: int) -> None:
@@ -188,17 +206,21 @@ def _submit(comparison: Comparison, progress: Progress, unit: Unit, pool: Worker
         progress.failed[unit] = str(error)
     else:
         pool.submit(unit, run_unit, comparison, unit, lr)
+        progress.running.add(unit)
 
 
-def _settle(progress: Progress, ended: Ended, tell: Tell) -> None:
+def _settle(comparison: Comparison, progress: Progress, ended: Ended, jobs: int, tell: Tell) -> None:
     unit: Unit = ended.key
+    progress.running.discard(unit)
     if ended.error is not None:
         progress.failed[unit] = ended.error
         tell(f"{unit.label} failed")
         return
     progress.results[unit] = ended.value
     seconds = sum(ended.value["seconds"].values())
-    tell(f"{unit.label}: {_found(unit, ended.value)}{seconds:.0f} s ({len(progress.results)}/{progress.total})")
+    left = seconds_left(comparison, progress.results, progress.pending, progress.running, jobs)
+    far = f"{len(progress.results)}/{progress.total}" + (f", {about(left)} left" if left else "")
+    tell(f"{unit.label}: {_found(unit, ended.value)}{seconds:.0f} s ({far})")
 
 
 def _found(unit: Unit, result: Mapping[str, Any]) -> str:
@@ -215,7 +237,8 @@ def _report(
     comparison: Comparison, results: Mapping[Unit, Mapping[str, Any]], methods: Sequence[str]
 ) -> dict[str, Any]:
     cells, trials = _of_kind(results, "cell"), _of_kind(results, "trial")
-    return write_comparison(comparison.out, comparison.recipe.name, cells, trials, methods, list(UNTRAINED))
+    setting = None if comparison.in_worlds else setting_of(comparison.recipe)
+    return write_comparison(comparison.out, comparison.recipe.name, cells, trials, methods, list(UNTRAINED), setting)
 
 
 def _of_kind(results: Mapping[Unit, Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:

@@ -1,18 +1,19 @@
 """A comparison of methods as `summary.json`, `summary.md` and `comparison.png`. No torch here.
 
-Cells are the results that `sod compare` writes, one per method and seed. Differences are paired by seed: a seed is a
-world of its own, and how hard its tasks are is common to all methods.
+Cells are the results that `sod compare` writes, one per method and seed. Differences are paired by seed: how hard its
+tasks are, or what was drawn with it, is common to all methods.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from sod.compare.pairs import FEATURED, Cell, differences
 from sod.evaluation.statistics import Spread, spread
 from sod.report.curves import COLOURS, DPI, GRID, SMOOTH_FROM, WIDTH, smooth, style
 from sod.runlog import write_bytes_atomic, write_json_atomic, write_text_atomic
@@ -20,9 +21,6 @@ from sod.runlog import write_bytes_atomic, write_json_atomic, write_text_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Cell = Mapping[str, Any]
-BASELINES = ("opd", "opd_grpo")
-FEATURED = "sod"
 FIGURES = ("avg_at_k", "tool_error_rate", "response_tokens")
 BANDS = 4
 PANELS = {"accuracy": "accuracy while training", "tool_error_rate": "tool errors while training (share of calls)"}
@@ -35,14 +33,17 @@ def write_comparison(
     trials: Sequence[Cell],
     methods: Sequence[str],
     untrained: Sequence[str],
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the three files below `out` and return the summary; `methods` come first, in their order.
+
+    `own` is what there is to say of a comparison without a world.
 
     Raises ValueError without a cell.
     """
     present = list(dict.fromkeys([*methods, *sorted(cell["method"] for cell in cells)]))
     present = [name for name in present if any(cell["method"] == name for cell in cells)]
-    summary = summarise(title, cells, trials, present, untrained)
+    summary = summarise(title, cells, trials, present, untrained, own)
     write_json_atomic(out / "summary.json", summary)
     write_text_atomic(out / "summary.md", as_markdown(summary))
     draw_comparison(out / "comparison.png", summary, cells)
@@ -50,7 +51,12 @@ def write_comparison(
 
 
 def summarise(
-    title: str, cells: Sequence[Cell], trials: Sequence[Cell], methods: Sequence[str], untrained: Sequence[str]
+    title: str,
+    cells: Sequence[Cell],
+    trials: Sequence[Cell],
+    methods: Sequence[str],
+    untrained: Sequence[str],
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the tables say, JSON-able. Raises ValueError without a cell."""
     if not cells:
@@ -59,13 +65,13 @@ def summarise(
     tried = {name: _tried(trials, name) for name in methods if _tried(trials, name)}
     table = {}
     for name in methods:
-        own = [cell for cell in cells if cell["method"] == name]
+        mine = [cell for cell in cells if cell["method"] == name]
         spreads = {key: spread(list(_by_seed(cells, name, key).values())).as_dict() for key in FIGURES}
-        lr = own[0]["lr"]
+        lr = mine[0]["lr"]
         table[name] = {
-            "seeds": sorted(cell["seed"] for cell in own),
+            "seeds": sorted(cell["seed"] for cell in mine),
             **spreads,
-            "steps": own[0]["steps"],
+            "steps": mine[0]["steps"],
             "lr": lr,
             "lr_at_edge": name in tried and lr in (min(tried[name]), max(tried[name])),
         }
@@ -79,48 +85,12 @@ def summarise(
         "faults": sum(cell["figures"]["faults"] for cell in cells),
         "git": sorted({_revision(cell) for cell in [*cells, *trials]}),
         "threads": sorted({cell["threads"] for cell in cells}),
+        "sources": len({json.dumps(cell.get("sources", {}), sort_keys=True) for cell in [*cells, *trials]}),
+        "own": None if own is None else dict(own),
         "methods": table,
-        "differences": _differences(scores, trained),
+        "differences": differences(cells, scores, trained, own is not None),
         "trials": {name: {f"{lr:g}": value for lr, value in rates.items()} for name, rates in tried.items()},
     }
-
-
-def paired(scores: Mapping[int, float], against: Mapping[int, float]) -> dict[str, Any] | None:
-    """The difference of two methods over the seeds that both have, and how many of those each won.
-
-    None where they have no seed in common.
-    """
-    shared = sorted(set(scores) & set(against))
-    if not shared:
-        return None
-    gaps = [scores[seed] - against[seed] for seed in shared]
-    wins, ties = sum(gap > 0 for gap in gaps), sum(gap == 0 for gap in gaps)
-    return {**spread(gaps).as_dict(), "wins": wins, "ties": ties}
-
-
-def _differences(scores: Mapping[str, Mapping[int, float]], trained: Sequence[str]) -> list[dict[str, Any]]:
-    """Every trained method against the baselines, then SOD against the method that does best beside it.
-
-    Pairs without a seed in common are left out. `picked` marks the last row, whose pair depends on the scores.
-    """
-    baselines = [name for name in BASELINES if name in trained]
-    rows = _paired_rows(scores, [(name, baseline) for baseline, name in product(baselines, trained)])
-    if FEATURED in trained:
-        against_each = _paired_rows(scores, [(FEATURED, name) for name in trained])
-        if against_each:
-            closest = min(against_each, key=lambda row: float(row["mean"]))
-            rows.append({**closest, "picked": True})
-    return rows
-
-
-def _paired_rows(scores: Mapping[str, Mapping[int, float]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """A row for each pair of two methods that have a seed in common."""
-    rows = []
-    for method, against in pairs:
-        difference = paired(scores[method], scores[against])
-        if method != against and difference is not None:
-            rows.append({"method": method, "against": against, "picked": False, **difference})
-    return rows
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:
@@ -129,8 +99,7 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     lines = [
         f"# {summary['recipe']}: {len(summary['methods'])} methods, {len(seeds)} seeds",
         "",
-        f"Mean avg@{k} on {summary['tasks']} held-out test tasks per seed, with the 95% t-interval over seeds "
-        "(a single seed has none). Every seed is a world of its own: tasks, teacher and student.",
+        *_setting_lines(summary),
         "",
         f"| method | seeds | avg@{k} | 95% interval | min to max | tool errors | response tokens | learning rate |",
         "|---|---|---|---|---|---|---|---|",
@@ -150,19 +119,44 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _setting_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What was measured on what."""
+    k, tasks, own = summary["k"], summary["tasks"], summary["own"]
+    interval = "with the 95% t-interval over seeds (a single seed has none)"
+    if own is None:
+        return [
+            f"Mean avg@{k} on {tasks} held-out test tasks per seed, {interval}. "
+            "Every seed is a world of its own: tasks, teacher and student."
+        ]
+    lines = [
+        f"Mean avg@{k} on {tasks} tasks ({own['test']}), {interval}. All seeds have the same student, teacher and "
+        "tasks; a seed decides the order of the tasks and everything that is sampled.",
+    ]
+    if own["also_tuned_on"]:
+        lines += ["", "The learning rates were chosen on these same tasks, which flatters all trained methods."]
+    return lines
+
+
 def _difference_lines(summary: Mapping[str, Any]) -> list[str]:
+    by_task = any("by_task" in row for row in summary["differences"])
     lines = [
         f"Differences in avg@{summary['k']}, paired by seed. The intervals are each for one pair, not corrected for "
         "how many there are.",
+    ]
+    if by_task:
+        lines.append("The last column pairs by task, over which it is the interval, with seeds averaged.")
+    more = (" tasks: 95% interval |", "---|") if by_task else ("", "")
+    lines += [
         "",
-        "| method | against | seeds | difference | 95% interval | wins | ties |",
-        "|---|---|---|---|---|---|---|",
+        f"| method | against | seeds | difference | 95% interval | wins | ties |{more[0]}",
+        f"|---|---|---|---|---|---|---|{more[1]}",
     ]
     for row in summary["differences"]:
         against = row["against"] + (" (best other)" if row["picked"] else "")
+        shown = f" {_by_task(row)} |" if by_task else ""
         lines.append(
             f"| {row['method']} | {against} | {row['n']} | {row['mean']:+.3f} | {_interval(row, '+')} | "
-            f"{row['wins']} of {row['n']} | {row['ties']} |"
+            f"{row['wins']} of {row['n']} | {row['ties']} |{shown}"
         )
     if any(row["picked"] for row in summary["differences"]):
         lines += [
@@ -170,6 +164,11 @@ def _difference_lines(summary: Mapping[str, Any]) -> list[str]:
             f"The best other method was picked on these same seeds, which biases that row against {FEATURED}.",
         ]
     return lines
+
+
+def _by_task(row: Mapping[str, Any]) -> str:
+    found = row.get("by_task")
+    return "-" if found is None else f"{found['n']}: {_interval(found, '+')}"
 
 
 def _trial_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -204,8 +203,11 @@ def _provenance(summary: Mapping[str, Any]) -> str:
         f"Recipe sha256 {summary['recipe_sha256'][:12]}, code {', '.join(summary['git'])}, threads per run {threads}, "
         f"{summary['faults']:.0f} evaluation episodes lost to faults."
     )
-    several = len(summary["git"]) > 1
-    return text + (" The cells were made with more than one state of the code." if several else "")
+    if len(summary["git"]) > 1:
+        text += " The cells were made with more than one state of the code."
+    if summary["sources"] > 1:
+        text += " They were made from more than one state of the user's own code, models or data."
+    return text
 
 
 def _interval(value: Mapping[str, Any], sign: str = "") -> str:

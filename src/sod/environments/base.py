@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
 from sod.records import Message, Task, ToolCall, ToolResult
 
@@ -120,6 +120,14 @@ class Step:
 
 @final
 @dataclass(frozen=True)
+class Advise:
+    """Say what a scripted expert would do, or what may be done (`HasExpert`, `HasChoices`); answered by `Advised`."""
+
+    about: Literal["expert", "choices"]
+
+
+@final
+@dataclass(frozen=True)
 class End:
     """The episode is over; answered by `Ended`."""
 
@@ -130,7 +138,7 @@ class WorldRequest:
     """Something that the environment of an episode has to do."""
 
     episode: str
-    do: Reset | Replay | Step | End
+    do: Reset | Replay | Step | Advise | End
     runner: ClassVar[str] = ENVIRONMENT
 
 
@@ -155,10 +163,18 @@ class Stepped:
 
 @final
 @dataclass(frozen=True)
+class Advised:
+    """Actions that can be taken now: the expert's alone, or what the environment offers."""
+
+    actions: tuple[Action, ...]
+
+
+@final
+@dataclass(frozen=True)
 class Ended:
     """What the environment gave for the whole episode."""
 
     reward: float = 0.0
 
 
-WorldReply = Began | Stepped | Ended
+WorldReply = Began | Stepped | Advised | Ended

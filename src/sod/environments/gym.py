@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from sod.environments.base import Action
-from sod.environments.replies import BadReplyError
+from sod.environments.replies import BadReplyError, shape_of
 from sod.records import SodError, Task
 
 NOT_SAID = frozenset({"Box", "MultiDiscrete", "MultiBinary", "Dict", "Tuple", "Sequence", "Graph", "OneOf"})
@@ -47,7 +47,7 @@ class GymEnvironment:
         returned = self._env.step(chosen)
         if not isinstance(returned, tuple) or len(returned) != 5:
             raise BadReplyError(
-                f"step returned {_shape(returned)}; Gymnasium's returns (observation, reward, terminated, truncated, "
+                f"step returned {shape_of(returned)}; Gymnasium's returns (observation, reward, terminated, truncated, "
                 "info)"
             )
         observation, reward, terminated, truncated, _ = returned
@@ -89,7 +89,3 @@ def _offer(env: Any) -> str:
     space = _discrete(env)
     start = int(getattr(space, "start", 0))
     return f"{start} to {start + int(getattr(space, 'n', 1)) - 1}"
-
-
-def _shape(value: Any) -> str:
-    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__

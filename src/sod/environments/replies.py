@@ -63,11 +63,12 @@ def same_texts(action: Action, texts: Sequence[str], expected: Sequence[str]) ->
 
 def _parts(returned: Any, count: int, method: str, form: str) -> tuple[Any, ...]:
     if not isinstance(returned, tuple) or len(returned) != count:
-        raise BadReplyError(f"{method} returned {_shape(returned)}; it has to return {form}")
+        raise BadReplyError(f"{method} returned {shape_of(returned)}; it has to return {form}")
     return returned
 
 
-def _shape(value: Any) -> str:
+def shape_of(value: Any) -> str:
+    """What a value is, in words for whoever returned it."""
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
 
 

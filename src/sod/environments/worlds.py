@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, final
 
+from sod.asynchronous import error_at
 from sod.environments.base import (
+    Advise,
+    Advised,
     Began,
     Closes,
     Ended,
     Environment,
+    HasChoices,
+    HasExpert,
     Replay,
     Replays,
     Reset,
@@ -80,6 +83,8 @@ class Worlds:
             world = self._busy[request.episode]
         if isinstance(do, Step):
             return _step(world, do)
+        if isinstance(do, Advise):
+            return _advise(world, do)
         return _replay(world, do) if isinstance(do, Replay) else _end(world)
 
     def _reset(self, episode: str, do: Reset, attempt: int) -> Began:
@@ -118,6 +123,15 @@ def _step(world: Environment, do: Step) -> WorldReply:
     return stepped_with(settled(world.step(do.action)), do.action)
 
 
+def _advise(world: Environment, do: Advise) -> WorldReply:
+    """Raises SodError where the environment has no such method."""
+    if do.about == "expert" and isinstance(world, HasExpert):
+        return Advised((settled(world.expert()),))
+    if do.about == "choices" and isinstance(world, HasChoices):
+        return Advised(tuple(settled(world.choices())))
+    raise SodError(f"{type(world).__name__} has no {do.about}(); define it, as docs/environments.md says")
+
+
 def _replay(world: Environment, do: Replay) -> WorldReply:
     """By `replay` where there is one; else step by step, where every answer has to be the one that was read before."""
     if isinstance(world, Replays):
@@ -148,9 +162,4 @@ def _closed(world: Closes) -> None:
 
 def _said(error: BaseException) -> str:
     """What went wrong, in one line, and where in the user's code."""
-    said = " ".join(str(error).split())
-    if isinstance(error, BadReplyError | TimeoutError):
-        return said
-    frames = traceback.extract_tb(error.__traceback__)
-    line = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {said}{line}"
+    return " ".join(str(error).split()) if isinstance(error, BadReplyError | TimeoutError) else error_at(error)

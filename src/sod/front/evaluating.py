@@ -45,7 +45,7 @@ def recipe_of(
     """The recipe that a model is evaluated as: the one given, its run's, or a plain one."""
     changes = [f"student.path={json.dumps(about.path)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:
-        given = recipe.model_dump() if isinstance(recipe, Recipe) else recipe  # with the objects in it
+        given = recipe.model_dump(exclude_unset=True) if isinstance(recipe, Recipe) else recipe
         return given_recipe(given, changes, passed, notice)
     if about.run is not None:
         from sod.build.own_code import tell_changed

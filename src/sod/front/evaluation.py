@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
 from sod.front.passed import Passed, Tools
-from sod.front.recipes import Given
+from sod.front.recipes import Given, refuse_text
 from sod.front.runs import Run
 from sod.records import SodError
 from sod.report.console import evaluation_table, notice, out
@@ -44,6 +44,7 @@ def evaluate(
     """
     from sod.build.evaluated import claimed, find_evaluated
 
+    refuse_text(overrides)
     named = str(model.path if isinstance(model, Run) else model)
     about = find_evaluated(named, notice)
     changes = asked_changes(k, tasks, device, overrides)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sod.recipe import Recipe, validated
-from sod.recipe.keys.code import passed_name
-from sod.recipe.own_code import CALL, code_in
+from sod.recipe.keys.code import CALL, passed_name
+from sod.recipe.own_code import code_in
 from sod.records import SodError
 from sod.tools.base import Tool
 from sod.usercode import PASSED_IN
@@ -47,9 +47,12 @@ def with_passed(recipe: Recipe, passed: Passed) -> Recipe:
                 raise SodError(f"tools: {OURS} is sod's own tool; pass yours by another name, {{'other': {OURS}}}")
             sections[name] = _section(sections.get(name), tool)
         update["tools"] = sections
-    for key, value in {"reward": passed.reward, "environment": passed.environment}.items():
-        if value is not None:
-            update[key] = _section(_dumped(recipe, key), value)
+    if passed.reward is not None:
+        held = recipe.reward.model_dump(exclude_unset=True)  # what was set: defaults follow what is passed in
+        update["reward"] = _section(held, _as_before(held.get(CALL, ()), passed.reward))
+    if passed.environment is not None:
+        world = None if recipe.environment is None else recipe.environment.model_dump(exclude_unset=True)
+        update["environment"] = _section(world, passed.environment)
     fields = Recipe.model_fields
     checked = {key: validated(fields[key].annotation, content, key) for key, content in update.items()}
     return recipe.model_copy(update=checked)
@@ -63,9 +66,10 @@ def refuse_unpassed(recipe: Recipe, where: str, again: str) -> None:
     missing = [(key, value) for key, value in code_in(recipe) if isinstance(value, str) and value.startswith(PASSED_IN)]
     if not missing:
         return
-    names: dict[str, list[str]] = {}
+    names: dict[str, dict[str, str]] = {}
     for key, value in missing:
-        names.setdefault(key.partition(".")[0], []).append(value.removeprefix(PASSED_IN))
+        section, _, rest = key.partition(".")
+        names.setdefault(section, {})[rest.removesuffix(f".{CALL}")] = value.removeprefix(PASSED_IN)
     keys = ", ".join(key for key, _ in missing)
     given = ", ".join(f"{section}={_argument(section, held)}" for section, held in names.items())
     raise SodError(f"{where}: {keys}: passed in from Python, and in no file; pass it again: {again.format(given)}")
@@ -91,11 +95,20 @@ def _section(held: Mapping[str, Any] | None, given: Any) -> Any:
     return {**(held or {}), **(given if isinstance(given, Mapping) else {CALL: given})}
 
 
-def _dumped(recipe: Recipe, key: str) -> Mapping[str, Any] | None:
-    section = getattr(recipe, key)  # what was set, so that defaults may follow what is passed in
-    dumped: Mapping[str, Any] | None = None if section is None else section.model_dump(exclude_unset=True)
-    return dumped
+def _as_before(held: Sequence[Mapping[str, Any]], given: Any) -> Any:
+    """Reward functions, each with the weight and name that the recipe has for one that is called the same."""
+    if isinstance(given, Mapping):
+        return given
+    known = {passed_name(one[CALL]): one for one in held}
+    functions = given if isinstance(given, list | tuple) else [given]
+    return {
+        CALL: [one if isinstance(one, Mapping) else {**known.get(passed_name(one), {}), CALL: one} for one in functions]
+    }
 
 
-def _argument(section: str, names: Sequence[str]) -> str:
-    return f"[{', '.join(names)}]" if section == "tools" or len(names) > 1 else names[0]
+def _argument(section: str, names: Mapping[str, str]) -> str:
+    """What to pass, where `names` are the objects' by the rest of their key, which for a tool is what it goes by."""
+    if section == "tools" and any(name != known for known, name in names.items()):
+        return f"{{{', '.join(f'{known!r}: {name}' for known, name in names.items())}}}"
+    listed = ", ".join(names.values())
+    return f"[{listed}]" if section == "tools" or len(names) > 1 else listed

@@ -8,7 +8,6 @@ from typing import Any
 
 from sod.front.passed import NOTHING, Passed, refuse_unpassed, with_passed
 from sod.recipe import Notice, Recipe, apply_overrides, parse_recipe, refuse_reaching, resolved
-from sod.recipe.placed import placed
 from sod.records import SodError
 from sod.runlog import RunLog
 
@@ -23,11 +22,16 @@ def given_recipe(recipe: Given, overrides: Sequence[str], passed: Passed, notice
             raise SodError(f"overrides {list(overrides)}: are for a recipe that is read; give them to load_recipe")
         return with_passed(recipe, passed)
     if isinstance(recipe, Mapping):
-        content = placed(apply_overrides(recipe, overrides, "recipe", notice), Path.cwd())
-        return with_passed(parse_recipe(content, "recipe"), passed)
+        return with_passed(parse_recipe(apply_overrides(recipe, overrides, "recipe", notice), "recipe"), passed)
     from sod.build.recipe import read_recipe
 
     return with_passed(read_recipe(recipe, overrides, notice), passed)
+
+
+def refuse_text(overrides: Sequence[str]) -> None:
+    """Raises SodError for overrides that are one text, whose letters would be taken for them."""
+    if isinstance(overrides, str):
+        raise SodError(f"overrides={overrides!r}: give a list, [{overrides!r}]")
 
 
 def runs_own(
@@ -44,7 +48,7 @@ def runs_own(
     Raises SodError where it sets by itself what needs `allow_code`, and where it names what has to be passed again.
     """
     changed = apply_overrides(resolved(parse_recipe(content, where)), overrides, where, notice)
-    recipe = with_passed(parse_recipe(placed(changed, Path.cwd()), where), passed)
+    recipe = with_passed(parse_recipe(changed, where), passed)
     if not allow_code:
         refuse_reaching(recipe, where, overrides)
     refuse_unpassed(recipe, where, again)

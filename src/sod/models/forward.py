@@ -37,7 +37,8 @@ def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
     shared = shared_rows_of(model, batch) if ours else None
     if shared is not None:
         # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
-        return shared_hidden(model, shared).index_select(0, shared.at_BT[:, :-1][action_BT[:, 1:]])
+        at_N = shared.at_BT[:, :-1][action_BT[:, 1:]]
+        return shared_hidden(model, shared).index_select(0, moved(at_N, model.device))
     if ours and worth_packing(batch.length_B, model.device, model.dtype):
         hidden_SD = packed_hidden(model, packed_rows(batch.token_BT, batch.length_B))
         first_B = batch.length_B.cumsum(0) - batch.length_B

@@ -76,7 +76,7 @@ def _weights(query: Tensor, key: Tensor) -> Tensor:
     """Of folded queries (X x QT x D) to keys (X x T x D). Shape X x Q x T x T."""
     tokens = key.shape[1]
     score_XQTT = torch.bmm(query, key.transpose(1, 2)).view(len(key), -1, tokens, tokens)
-    later_TT = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    later_TT = score_XQTT.new_ones(tokens, tokens, dtype=torch.bool).triu(1)
     return score_XQTT.masked_fill_(later_TT, -torch.inf).softmax(dim=-1)
 
 

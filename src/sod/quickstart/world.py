@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import numpy as np
 
 from sod.chat.render import Chat
 from sod.models.load import save_model
-from sod.models.scratch import new_qwen3, train_tokenizer
-from sod.recipe import Recipe, WorldSpec
+from sod.models.scratch import DIGITS, new_qwen3, train_tokenizer
+from sod.recipe import Recipe, ScratchSpec, WorldSpec
 from sod.records import Message, Task
 from sod.seeds import derive
 from sod.tasks import chain
@@ -85,18 +85,28 @@ def data_paths(directory: Path) -> dict[str, str]:
 
 def make_models(world: WorldSpec, recipe: Recipe, conversations: list[Conversation], paths: dict[str, Path]) -> None:
     """Write a tokenizer learned from the conversations with a random teacher and a random student."""
+    chat = scratch_chat(conversations, world.vocab_size)
+    for role, shape in (("teacher", world.teacher), ("student", world.student)):
+        write_scratch(chat, shape, world.context, derive(recipe.seed, role), paths[f"{role}-init"])
+
+
+def scratch_chat(conversations: Sequence[Conversation], vocab_size: int, apart: str = DIGITS) -> Chat:
+    """The chat of a tokenizer that is learned from the conversations; see `train_tokenizer`. Their tools are alike."""
     tools = conversations[0].tools
     blank = Chat(train_tokenizer([], 300), tools, template="hermes")
     corpus = (blank.conversation_text(c.messages) for c in conversations[:2_000])
-    chat = Chat(train_tokenizer(corpus, world.vocab_size), tools, template="hermes")
-    for role, shape in (("teacher", world.teacher), ("student", world.student)):
-        model = new_qwen3(
-            chat.tokenizer,
-            layers=shape.layers,
-            hidden=shape.hidden,
-            heads=shape.heads,
-            ffn=shape.ffn,
-            context=world.context,
-            seed=derive(recipe.seed, role),
-        )
-        save_model(model, chat.tokenizer, chat.template, chat.end_id, paths[f"{role}-init"])
+    return Chat(train_tokenizer(corpus, vocab_size, apart), tools, template="hermes")
+
+
+def write_scratch(chat: Chat, shape: ScratchSpec, context: int, seed: int, path: Path) -> None:
+    """Write a model of this shape with random weights, and the chat's tokenizer, to the directory `path`."""
+    model = new_qwen3(
+        chat.tokenizer,
+        layers=shape.layers,
+        hidden=shape.hidden,
+        heads=shape.heads,
+        ffn=shape.ffn,
+        context=context,
+        seed=seed,
+    )
+    save_model(model, chat.tokenizer, chat.template, chat.end_id, path)

@@ -34,7 +34,12 @@ class KeyRow:
 
 def key_rows() -> list[KeyRow]:
     """Every key of every section, sections before their keys, in the order of the code."""
-    return list(_rows(Recipe, None, ""))
+    return rows_of(Recipe, "")
+
+
+def rows_of(section: type[Section], prefix: str) -> list[KeyRow]:
+    """The keys at and below a section, each behind `prefix`."""
+    return list(_rows(section, None, prefix))
 
 
 def shown_bounds(metadata: Sequence[Any]) -> str:

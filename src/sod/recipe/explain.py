@@ -50,7 +50,8 @@ def _explain(problem: Any, where: str, root: type[BaseModel] | None, at: str) ->
     if problem["type"] == "model_type":  # pydantic would name one of our classes
         message = "input should be a mapping of keys"
     if problem["type"] == "value_error":
-        return f"{_prefix(where)}{at + ': ' if at else ''}{message}"
+        named = not at or message.startswith(f"{at}.")
+        return f"{_prefix(where)}{message if named else f'{at}: {message}'}"
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
         message += offered(problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
     return f"{_prefix(where)}{key}={_shown(problem['input'])}: {message[0].lower()}{message[1:]}"

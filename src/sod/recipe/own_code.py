@@ -7,9 +7,6 @@ from typing import Any
 
 from sod.recipe.keys.recipe import Recipe
 
-CALL = "call"
-"""What every such key is called, whatever its section."""
-
 
 def code_in(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of each; see `keys.code` for what a value is."""

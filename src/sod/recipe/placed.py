@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sod.recipe.keys.code import CALL
 from sod.usercode import is_file
-
-CODE = "call"
-"""What every key is called that names code by import path."""
 
 
 def placed(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """`content` with every `./file.py:name` below a key `call` as a path from the root, read from `folder`."""
-    return {key: _place(value, key == CODE, folder) for key, value in content.items()}
+    return {key: _place(value, key == CALL, folder) for key, value in content.items()}
+
+
+def unplaced(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with every file of code by its name alone: the same wherever the recipe stands."""
+    return {key: _unplace(value, key == CALL) for key, value in content.items()}
+
+
+def _unplace(value: Any, code: bool) -> Any:
+    if isinstance(value, Mapping):
+        return unplaced(value)
+    if isinstance(value, list):
+        return [_unplace(item, code) for item in value]
+    return Path(value).name if code and isinstance(value, str) and is_file(value) else value
 
 
 def _place(value: Any, code: bool, folder: Path) -> Any:

@@ -15,14 +15,12 @@ import asyncio
 import collections.abc
 import inspect
 import math
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, SupportsFloat, final, get_origin
 
-from sod.asynchronous import Called, LeftBehind, LoopBlockedError, Raised, Returned, called, loop_thread
+from sod.asynchronous import Called, LeftBehind, LoopBlockedError, Raised, Returned, called, error_at, loop_thread
 from sod.outcomes import retried
 from sod.records import Episode, Fault, FaultKind, SodError, ToolFault, Verdict, may_retry
 
@@ -121,7 +119,7 @@ def _made(thing: type, where: str) -> Any:
     except SodError:
         raise
     except Exception as error:
-        raise SodError(f"{where}: making one failed: {_said(error)}; it is called without arguments") from error
+        raise SodError(f"{where}: making one failed: {error_at(error)}; it is called without arguments") from error
 
 
 def _takes_groups(function: Callable[..., Any], where: str) -> bool:
@@ -199,7 +197,7 @@ def _read(call: _Call, outcome: Called) -> list[Score | Fault] | Fault:
     if isinstance(error, SodError):
         raise error
     retryable = error.retryable if isinstance(error, ToolFault) else True
-    return Fault(FaultKind.VERIFIER, f"{where}: {_said(error)}", retryable)
+    return Fault(FaultKind.VERIFIER, f"{where}: {error_at(error)}", retryable)
 
 
 def _one_each(call: _Call, value: Any) -> list[Any]:
@@ -254,10 +252,3 @@ def _of(episode: Episode) -> str:
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _said(error: BaseException) -> str:
-    """An exception in a line, with the last line of its traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300] + place

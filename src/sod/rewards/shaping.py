@@ -49,8 +49,8 @@ def reward_parts(correct: bool | None, trajectory: Trajectory, shaping: Shaping)
     """The summands of an episode's reward, in the order in which they are added.
 
     `outcome` where a verifier has judged it (None: none has); `tool_bonus` beside it and `overlong` where they are
-    switched on. -1 and a bonus add up to exactly what
-    `failed_reward` says (a difference of two floats within a factor of two of each other is exact).
+    switched on. -1 and a bonus add up to exactly what `failed_reward` says (a difference of two floats within a factor
+    of two of each other is exact).
     """
     parts: dict[str, float] = {}
     if correct is not None:

@@ -24,7 +24,8 @@ PACKAGES = {"sod": "sod-distill", "torch": "torch", "transformers": "transformer
 def new_manifest(recipe: Mapping[str, Any], seed: int, code: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
     """The manifest of a run that starts now; `code` is the user's own in it, see `sod.build.own_code`.
 
-    No host name, no user name: it is meant to be shared."""
+    No host name, no user name: it is meant to be shared.
+    """
     revision, dirty = git_state(Path.cwd())
     return {
         "format": FORMAT,

@@ -69,7 +69,6 @@ def trajectory_row(
     blank: list[float | None] = [None] * turns
     columns = zip(trajectory.turns, turn_gap or blank, weight or blank, strict=True)
     fault, opening = trajectory.fault, trajectory.opening
-    prompt = task.prompt if opening is None and task is not None else () if opening is None else opening.prompt
     return {
         "format": FORMAT,
         "task_id": trajectory.task_id,
@@ -82,7 +81,7 @@ def trajectory_row(
         "verdict": trajectory.verdict,
         "fault": None if fault is None else {"kind": fault.kind, "detail": fault.detail, "retryable": fault.retryable},
         "truths": None if task is None or task.verifier == "code" else [task.ground_truth, *task.truths],  # no tests
-        "prompt": None if task is None and opening is None else [_message_row(message) for message in prompt],
+        "prompt": _prompt_rows(task, opening),
         "tools": None if tools is None and opening is None else [dict(schema) for schema in _shown(opening, tools)],
         "environment": None if opening is None else {"seed": opening.seed, "earned": opening.earned},
         "prompt_tokens": trajectory.prompt_tokens,
@@ -146,6 +145,13 @@ def write_evaluation(directory: Path, figures: Mapping[str, Any], rows: Iterable
     """Write `evaluation.json` (the figures and where they come from) and `generations.jsonl` (a row per episode)."""
     write_lines_atomic(directory / "generations.jsonl", rows)
     write_json_atomic(directory / "evaluation.json", figures)
+
+
+def _prompt_rows(task: Task | None, opening: Opening | None) -> list[dict[str, Any]] | None:
+    """The prompt that the student read; None where nobody knows it."""
+    if opening is not None:
+        return [_message_row(message) for message in opening.prompt]
+    return None if task is None else [_message_row(message) for message in task.prompt]
 
 
 def _shown(opening: Opening | None, tools: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]]:

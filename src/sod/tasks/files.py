@@ -31,7 +31,7 @@ from sod.tasks.loaded import Loaded, SkippedRow, number_in_file
 from sod.tasks.media import refuse_media
 from sod.tasks.own_runs import OwnPrompts, with_episode_files
 from sod.tasks.renamed import listed, refuse_absent, renamed, unknown_shape
-from sod.tasks.sources import Source, read_parts, shown
+from sod.tasks.sources import Source, read_parts, shown, without_nones
 from sod.tasks.tables import json_or_none
 from sod.tasks.truths import ground_truth_column
 from sod.tasks.wording import Wording
@@ -260,11 +260,15 @@ def write_tasks(path: str | Path, tasks: Sequence[Task]) -> None:
 
 
 def write_conversations(path: str | Path, conversations: Sequence[Conversation]) -> None:
-    """Write conversations as parquet, atomically, such that `load_conversations` gives them back.
+    """Write conversations, atomically, such that `load_conversations` gives them back: `.jsonl`, else as parquet.
 
-    Calls are in OpenAI's form with the arguments as JSON text, and `tools` is JSON text: structs
-    would merge the keys of different tools. Raises SodError when the file cannot be written.
+    Calls are in OpenAI's form with the arguments as JSON text. In parquet `tools` is JSON text too: structs would merge
+    the keys of different tools. Raises SodError when the file cannot be written.
     """
+    if Path(path).suffix == ".jsonl":
+        lines = "".join(f"{_json(_line(conversation))}\n" for conversation in conversations)
+        _replace(Path(path), lambda file: file.write_text(lines, encoding="utf-8"))
+        return
     columns = {
         "id": pa.array([c.id for c in conversations], pa.string()),
         "messages": pa.array([[_raw(m) for m in c.messages] for c in conversations], pa.list_(_MESSAGE)),
@@ -273,6 +277,13 @@ def write_conversations(path: str | Path, conversations: Sequence[Conversation])
     if any(c.reward is not None for c in conversations):
         columns["reward"] = pa.array([c.reward for c in conversations], pa.float64())
     _write(Path(path), pa.table(columns))
+
+
+def _line(conversation: Conversation) -> Row:
+    """A conversation as a row of JSON, without what is not there."""
+    messages = [without_nones(_raw(message)) for message in conversation.messages]
+    row = {"id": conversation.id, "messages": messages, "tools": list(conversation.tools)}
+    return row if conversation.reward is None else {**row, "reward": conversation.reward}
 
 
 def _raw(message: Message) -> Row:
@@ -308,10 +319,15 @@ def _same_scalars(extras: Sequence[Row]) -> bool:
 
 
 def _write(path: Path, table: pa.Table) -> None:
+    _replace(path, lambda file: pq.write_table(table, file))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have `write` write a file, and put it in its place once it is whole."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, unfinished)
+        write(unfinished)
         os.replace(unfinished, path)
     except OSError as error:
         raise SodError(f"{path}: cannot write ({error.strerror or error})") from error

@@ -5,6 +5,7 @@ A row that is no JSON object is skipped and counted; a source that cannot be use
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections.abc import Sequence
@@ -77,6 +78,15 @@ def hub_source(source: str) -> HubSource | None:
 def ignores_split(source: str) -> bool:
     """Whether `data.split` says nothing about a source: it is a file that cannot hold several splits."""
     return hub_source(source) is None and not Path(source).is_dir() and ".json" not in Path(source).suffixes
+
+
+def files_of(source: Source, split: str = "train") -> list[Path]:
+    """The files on this machine that `source` names; none for what is not here, and for data sets of the Hub."""
+    found: list[Path] = []
+    for name in names_of(source):
+        with contextlib.suppress(SodError):
+            found += [] if hub_source(name) is not None else _files(name, split)
+    return found
 
 
 def read_parts(source: Source, split: str = "train") -> list[Part]:
@@ -215,7 +225,7 @@ def _read_parquet(path: Path) -> list[tuple[int, Row]]:
         rows = read_table(path)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise SodError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
-    return [(n, _without_nones(row)) for n, row in enumerate(rows)]
+    return [(n, without_nones(row)) for n, row in enumerate(rows)]
 
 
 def _read_json(path: Path, split: str) -> tuple[list[tuple[int, Row]], list[SkippedRow]]:
@@ -266,15 +276,15 @@ def _read_hub(source: HubSource, split: str) -> list[tuple[int, Row]]:
             f"{source.id}: cannot load split '{split}' from the Hub ({_one_line(error)}); {source.id}:CONFIG@SPLIT "
             "names another"
         ) from error
-    return [(n, _without_nones(row)) for n, row in enumerate(table)]
+    return [(n, without_nones(row)) for n, row in enumerate(table)]
 
 
-def _without_nones(value: Any) -> Any:
+def without_nones(value: Any) -> Any:
     """Drop None-valued keys: arrow gives every struct the keys of all rows."""
     if isinstance(value, dict):
-        return {key: _without_nones(item) for key, item in value.items() if item is not None}
+        return {key: without_nones(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nones(item) for item in value]
+        return [without_nones(item) for item in value]
     return value
 
 

@@ -25,6 +25,7 @@ from sod.tools.results import Cut, tool_error
 
 if TYPE_CHECKING:
     from mcp import ClientSession
+    from mcp import Tool as ToolOfServer
 
 STARTING_SECONDS = 60.0
 """How long a server may take to answer for the first time: `npx` and the like fetch it first."""
@@ -183,31 +184,45 @@ class McpServer:
             life.up.set()
 
 
-def listed_tools(server: McpServer, offer: Sequence[str] | None) -> list[Mapping[str, Any]]:
-    """The function schemas of the server's tools, all or those of `offer`, in their order.
+@final
+@dataclass(frozen=True)
+class ListedTool:
+    """A tool as its server tells of it; `repeatable` where it says that calling it twice does no more than once."""
+
+    schema: Mapping[str, Any]
+    repeatable: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the server calls it."""
+        return str(self.schema["function"]["name"])
+
+
+def listed_tools(server: McpServer, offer: Sequence[str] | None) -> list[ListedTool]:
+    """The server's tools, all or those of `offer`, in their order.
 
     Raises SodError where it cannot be started or has no such tool.
     """
     try:
-        schemas = loop_thread().run(_listed(server))
+        tools = loop_thread().run(_listed(server))
     except LoopBlockedError:
         raise SodError(f"{server.where}: other async code keeps the event loop without `await`") from None
     except ServerDownError as error:
         raise SodError(f"{server.where}: {error}; try the command by hand") from None
-    names = [schema["function"]["name"] for schema in schemas]
     if offer is None:
-        return schemas
+        return tools
+    names = [tool.name for tool in tools]
     if missing := [name for name in offer if name not in names]:
         raise SodError(f"{server.where}: the server has no tool {missing[0]!r}; it has {', '.join(names) or 'none'}")
-    return [schemas[names.index(name)] for name in offer]
+    return [tools[names.index(name)] for name in offer]
 
 
-async def _listed(server: McpServer) -> list[Mapping[str, Any]]:
+async def _listed(server: McpServer) -> list[ListedTool]:
     from mcp import MCPError
     from mcp.types import PaginatedRequestParams
 
     session = await server.session()
-    schemas: list[Mapping[str, Any]] = []
+    tools: list[ListedTool] = []
     cursor: str | None = None
     while True:
         try:
@@ -215,27 +230,30 @@ async def _listed(server: McpServer) -> list[Mapping[str, Any]]:
         except MCPError as error:
             server.lost(session)
             raise ServerDownError(f"does not tell its tools: {error}{server.said()}") from None
-        schemas += [_schema(tool.name, tool.description, tool.input_schema) for tool in page.tools]
+        tools += [_as_listed(tool) for tool in page.tools]
         cursor = page.next_cursor
         if not cursor:
-            return schemas
+            return tools
 
 
-def _schema(name: str, description: str | None, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    kept = {key: value for key, value in parameters.items() if key not in ("$schema", "title")}
-    return {"type": "function", "function": {"name": name, "description": description or "", "parameters": kept}}
+def _as_listed(tool: ToolOfServer) -> ListedTool:
+    parameters = {key: value for key, value in tool.input_schema.items() if key not in ("$schema", "title")}
+    function = {"name": tool.name, "description": tool.description or "", "parameters": parameters}
+    hints = tool.annotations
+    repeatable = hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)
+    return ListedTool({"type": "function", "function": function}, repeatable)
 
 
 @final
 class McpTool:
     """One tool of a server. The server is shared, and closed with whichever of its tools is closed first.
 
-    A server that dies while calls are under way is a fault of each of them, which no second try mends: nobody knows
-    what the first one did. Later calls find it started again.
+    A server that dies while calls are under way is a fault of each of them. There is no second try unless the tool is
+    repeatable, as nobody knows what the first one did. Later calls find it started again.
     """
 
-    def __init__(self, schema: Mapping[str, Any], server: McpServer, limits: CallLimits, cut: Cut) -> None:
-        self._schema = schema
+    def __init__(self, tool: ListedTool, server: McpServer, limits: CallLimits, cut: Cut) -> None:
+        self._tool = tool
         self._server = server
         self._limits = limits
         self._cut = cut
@@ -244,12 +262,12 @@ class McpTool:
     @property
     def name(self) -> str:
         """What the server calls it."""
-        return str(self._schema["function"]["name"])
+        return self._tool.name
 
     @property
     def schema(self) -> Mapping[str, Any]:
         """As the server tells it."""
-        return self._schema
+        return self._tool.schema
 
     @property
     def keeps_state(self) -> bool:
@@ -269,7 +287,7 @@ class McpTool:
     def probe(self) -> Fault | None:
         """Whether the server answers and still has the tool."""
         try:
-            names = [schema["function"]["name"] for schema in listed_tools(self._server, None)]
+            names = [tool.name for tool in listed_tools(self._server, None)]
         except SodError as error:
             return Fault(FaultKind.UNREACHABLE, str(error))
         return None if self.name in names else self._fault(f"the server no longer has {self.name!r}")
@@ -309,7 +327,8 @@ class McpTool:
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
                 self._server.lost(session)
-                return self._fault(f"the server died while {self.name} was under way{self._server.said()}")
+                told = f"the server died while {self.name} was under way{self._server.said()}"
+                return self._fault(told, self._tool.repeatable)
             if error.code == REQUEST_TIMEOUT:
                 return tool_error("timeout", f"stopped after {self._limits.seconds:g} s", time.monotonic() - began)
             return ToolResult(self._cut(f"Error: {error}"), "exception", time.monotonic() - began)
@@ -331,8 +350,8 @@ class McpTool:
             self._slots = (loop, asyncio.Semaphore(self._limits.concurrency))
         return self._slots[1]
 
-    def _fault(self, detail: str) -> Fault:
-        return Fault(FaultKind.TOOL, f"{self._server.where}: {detail}", retryable=False)
+    def _fault(self, detail: str, retryable: bool = False) -> Fault:
+        return Fault(FaultKind.TOOL, f"{self._server.where}: {detail}", retryable)
 
 
 def _text(result: Any) -> str | None:

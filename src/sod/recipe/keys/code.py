@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from sod.usercode import PASSED_IN
+
+CALL = "call"
+"""What every such key is called, whatever its section."""
 
 
 def passed_name(thing: object) -> str:
@@ -23,15 +27,20 @@ def passed_name(thing: object) -> str:
 
 
 def is_imported(value: Any) -> bool:
-    """Whether a value is an import path: neither code, nor the name of code that was passed in."""
-    return isinstance(value, str) and not value.startswith(PASSED_IN)
+    """Whether a value is an import path: neither code, nor the name of code that was passed in, nor a word alone.
+
+    A word without a colon is never imported: `environment.call` takes it for a world that comes with sod.
+    """
+    return isinstance(value, str) and ":" in value and not value.startswith(PASSED_IN)
 
 
 def _usable(value: Any) -> Any:
     if isinstance(value, str) and value.strip():
         return value
     if value is None or isinstance(value, str | int | float | list | tuple | Mapping):
-        raise ValueError("write module:name or ./file.py:name; from Python, pass the function or class itself")
+        raise PydanticCustomError(  # unlike a ValueError it leaves the key and its value to be named
+            "code", "write module:name or ./file.py:name; from Python, pass the function or class itself"
+        )
     return value
 
 

@@ -20,6 +20,16 @@ Source = str | list[str]
 """A file, a folder, a glob or `owner/name:config@split` of the hub; or a list of these."""
 
 
+def refuse_unnamed(key: str, value: Any) -> None:
+    """Raises ValueError for what is no source, nor null."""
+    names = value if isinstance(value, list) else [value]
+    if value is not None and not (names and all(isinstance(name, str) and name.strip() for name in names)):
+        raise ValueError(
+            f"{key}={value!r}: name a file, a folder, a glob or a hub dataset, owner/name:config@split, or a list of "
+            "these"
+        )
+
+
 class DataSpec(Section):
     """Where tasks and conversations come from: files, folders, globs or Hugging Face hub ids, or lists of these."""
 
@@ -46,12 +56,7 @@ class DataSpec(Section):
     @field_validator("train", "validation", "sft", mode="before")
     @classmethod
     def _names(cls, value: Any, info: ValidationInfo) -> Any:
-        names = value if isinstance(value, list) else [value]
-        if value is not None and not (names and all(isinstance(name, str) and name.strip() for name in names)):
-            raise ValueError(
-                f"data.{info.field_name}={value!r}: name a file, a folder, a glob or a hub dataset, "
-                "owner/name:config@split, or a list of these"
-            )
+        refuse_unnamed(f"data.{info.field_name}", value)
         return value
 
     @field_validator("columns")

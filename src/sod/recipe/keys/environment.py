@@ -17,7 +17,9 @@ class EnvironmentSpec(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    call: Code = Field(description="class or function that makes one: module:name, or ./file.py:name beside the recipe")
+    call: Code = Field(
+        description="what makes one: module:name, ./file.py:name beside the recipe, or a name of `sod env list`"
+    )
     interface: Interface = Field(
         "auto",
         description="whose environments it is like: own, trl, gym (GEM too), openenv, verifiers; auto: as it looks",
