@@ -93,6 +93,14 @@ class Remote(vf.Taskset[ShelfTask, RemoteConfig]):
         yield ShelfTask(ShelfData(prompt="Make 3.", goal=3))
 
 
+class Boxed(Remote):
+    """Its shared toolset is for a container."""
+
+    @classmethod
+    def toolsets(cls, config: RemoteConfig) -> list[vf.Toolset]:
+        return [ClockTools(vf.SharedToolsetConfig(runtime=vf.DockerConfig()))]
+
+
 class WatchedTask(ShelfTask):
     """Works in its runtime, and changes what the model reads."""
 

@@ -196,6 +196,11 @@ def test_tasks_are_split_and_named_by_their_place() -> None:
             {"taskset": PLAIN, "player": {"harness": {"id": "bash"}}},
             "its harness bash runs a loop of its own",
         ),
+        (
+            "verifiers_games:Boxed",
+            {},
+            "^environment: its toolset ClockTools runs in docker; here a toolset runs in this",
+        ),
         ("verifiers_games:Guess", {}, "needs a seed taskset"),
         ("verifiers_games:Guess", {"taskset": {"id": "nowhere-v1"}}, "taskset 'nowhere-v1' not found"),
     ],

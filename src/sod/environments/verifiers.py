@@ -69,6 +69,8 @@ def _opened(kind: type | str, fields: str) -> VerifiersEnvironment:
         raise SodError(f"{key}: {first['msg']}; see the fields of its config in verifiers") from None
     except SodError:
         raise
+    except BadReplyError as error:
+        raise SodError(f"environment: {error}") from None
     except Exception as error:  # of verifiers, which says what to do, or of the user's `load`
         raise SodError(f"environment: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
