@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import verifiers.v1 as vf
 
 
@@ -91,6 +93,14 @@ class Remote(vf.Taskset[ShelfTask, RemoteConfig]):
         yield ShelfTask(ShelfData(prompt="Make 3.", goal=3))
 
 
+class Boxed(Remote):
+    """Its shared toolset is for a container."""
+
+    @classmethod
+    def toolsets(cls, config: RemoteConfig) -> list[vf.Toolset]:
+        return [ClockTools(vf.SharedToolsetConfig(runtime=vf.DockerConfig()))]
+
+
 class WatchedTask(ShelfTask):
     """Works in its runtime, and changes what the model reads."""
 
@@ -141,6 +151,13 @@ class UnpreparedTask(ShelfTask):
         raise OSError("no wood")
 
 
+class HurriedTask(ShelfTask):
+    """Gives its agent a moment."""
+
+    def __init__(self, data, config=None):
+        super().__init__(data.model_copy(update={"timeout": vf.TaskTimeout(agent=0.1)}), config)
+
+
 class PlainTask(vf.Task[ShelfData, vf.State]):
     """No tools."""
 
@@ -154,7 +171,7 @@ def _of(kind: type[vf.Task]) -> type[vf.Taskset]:
 
 
 Twice, Broken, Nan, Unprepared = _of(TwiceTask), _of(BrokenTask), _of(NanTask), _of(UnpreparedTask)
-Watched = _of(WatchedTask)
+Watched, Hurried = _of(WatchedTask), _of(HurriedTask)
 
 
 class Plain(vf.Taskset[PlainTask, ShelfConfig]):
@@ -187,6 +204,18 @@ class Guess(vf.Env[GuessConfig]):
     async def finalize(self, task, episode):
         (trace,) = episode.traces
         trace.record_reward("quick", 0.25 if trace.metrics["guesses"] == 1 else 0.0)
+
+
+class Kept(Guess):
+    """Keeps something for all its episodes."""
+
+    log: ClassVar[list[str]] = []
+
+    async def start(self):
+        self.log.append("start")
+
+    async def stop(self):
+        self.log.append("stop")
 
 
 class Again(vf.Env[GuessConfig]):

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("fastmcp")
 pytest.importorskip("openenv.core.env_server.http_server")
 
-from sod.build.environment import make_worlds
+from sod.build.worlds import make_worlds
 from sod.environments.base import Action, Began, Reset, Step, Stepped, WorldReply, WorldRequest
 from sod.recipe import EnvironmentSpec
 from sod.records import Fault, Task, ToolCall

@@ -58,6 +58,11 @@ def test_the_methods_tell_what_an_object_is_written_for(made: Any, interface: st
     assert interface_of(made, "here") == interface
 
 
+def test_an_object_that_is_not_of_verifiers_is_refused_as_such() -> None:
+    with pytest.raises(SodError, match="here: makes a Counter, which is not of verifiers; name a Taskset or an Env"):
+        adapted(Counter(), "verifiers", "here")
+
+
 def test_openenv_sends_what_is_said_and_reads_text_or_shows_json() -> None:
     client = Client()
     began, first, second, ended = asked(lambda: client, "openenv", ["hello", '{"x": 1}'])

@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("verifiers.v1")
 
 import verifiers_games
-from sod.build.environment import environment_maker, make_worlds, world_tasks
+from sod.build.environment import world_tasks
+from sod.build.worlds import environment_maker, make_worlds
 from sod.environments.base import Action, Began, End, Ended, Reset, Step, Stepped, WorldReply, WorldRequest
 from sod.recipe import EnvironmentSpec, Recipe
 from sod.records import Fault, Message, SodError, Task, ToolCall
@@ -141,6 +142,30 @@ def test_a_toolset_at_a_url_is_called_there() -> None:
     assert texts(noon) == ["noon", "3 of 3"]
 
 
+def test_what_an_env_keeps_for_all_episodes_is_started_and_stopped_once() -> None:
+    kept = spec("verifiers_games:Kept", taskset=PLAIN)
+    verifiers_games.Kept.log.clear()
+    with closing(make_worlds(kept)) as worlds:
+        for name in ("one", "two"):
+            worlds.run([WorldRequest(name, Reset(Task("t", (), "", extra={"idx": 0}), 1))])
+        assert verifiers_games.Kept.log == ["start"]
+    assert verifiers_games.Kept.log == ["start", "stop"]
+
+
+def test_the_time_that_the_model_takes_ends_no_episode() -> None:
+    with closing(make_worlds(spec("verifiers_games:Hurried"))) as worlds:
+        worlds.run([WorldRequest("e", Reset(Task("t", (), "", extra={"idx": 0}), 1))])
+        time.sleep(0.4)
+        assert texts(worlds.run([WorldRequest("e", Step(put(3)))])[0]) == ["3 of 3"]
+
+
+def test_a_taskset_that_an_env_of_its_module_plays_names_it(tmp_path: Path) -> None:
+    source = 'from verifiers_games import Guess, Shelf\n\n__all__ = ["Guess", "Mine"]\n\n'
+    (tmp_path / "paired.py").write_text(f"{source}class Mine(Shelf):\n    pass\n")
+    with pytest.raises(SodError, match="environment: Mine is played by Guess of its module: name that in environ"):
+        environment_maker(spec(f"{tmp_path}/paired.py:Mine"))()
+
+
 def test_an_installed_taskset_by_its_id() -> None:
     made = environment_maker(spec("sod.environments.verifiers:installed", taskset=PLAIN))()
     assert [task["idx"] for task in made.tasks("train")] == [0]  # type: ignore[attr-defined]
@@ -170,6 +195,11 @@ def test_tasks_are_split_and_named_by_their_place() -> None:
             "verifiers_games:Guess",
             {"taskset": PLAIN, "player": {"harness": {"id": "bash"}}},
             "its harness bash runs a loop of its own",
+        ),
+        (
+            "verifiers_games:Boxed",
+            {},
+            "^environment: its toolset ClockTools runs in docker; here a toolset runs in this",
         ),
         ("verifiers_games:Guess", {}, "needs a seed taskset"),
         ("verifiers_games:Guess", {"taskset": {"id": "nowhere-v1"}}, "taskset 'nowhere-v1' not found"),

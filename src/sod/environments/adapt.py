@@ -17,6 +17,7 @@ OPENENV = ("openenv", "openenv_core")
 """Packages whose classes clients of OpenEnv are made of."""
 VERIFIERS = ("verifiers",)
 """The package whose classes are made of a config, not of arguments."""
+MADE_OF_VERIFIERS = "sod.environments.verifiers"
 
 
 def maker(named: Any, interface: str, where: str) -> Callable[..., Any]:
@@ -38,6 +39,11 @@ def maker(named: Any, interface: str, where: str) -> Callable[..., Any]:
 def adapted(made: Any, interface: str, where: str) -> Environment:
     """The object as an environment. Raises SodError, beginning with `where`, for one that is none."""
     kind = interface_of(made, where) if interface == "auto" else interface
+    if kind == "verifiers" and type(made).__module__ != MADE_OF_VERIFIERS:
+        raise SodError(
+            f"{where}: makes a {type(made).__name__}, which is not of verifiers; name a Taskset or an Env of it, or "
+            "leave environment.interface out"
+        )
     if kind in ("own", "verifiers"):  # what the maker of verifiers makes is one of ours
         own: Environment = made
         return own

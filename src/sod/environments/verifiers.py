@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -68,6 +69,8 @@ def _opened(kind: type | str, fields: str) -> VerifiersEnvironment:
         raise SodError(f"{key}: {first['msg']}; see the fields of its config in verifiers") from None
     except SodError:
         raise
+    except BadReplyError as error:
+        raise SodError(f"environment: {error}") from None
     except Exception as error:  # of verifiers, which says what to do, or of the user's `load`
         raise SodError(f"environment: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
@@ -85,6 +88,22 @@ class Loaded:
         if not self.tasks:
             raise SodError(f"environment: the taskset {type(taskset).__name__} has no tasks")
         self.shared = Shared(taskset)
+        self._starting = asyncio.Lock()
+        self._users = 0
+
+    async def begin(self) -> None:
+        """One more object plays in it: the first starts what the environment keeps for all episodes."""
+        async with self._starting:
+            if self._users == 0 and self.env is not None:
+                await self.env.start()
+            self._users += 1
+
+    async def end(self) -> None:
+        """One less plays in it."""
+        async with self._starting:
+            self._users -= 1
+            if self._users == 0 and self.env is not None:
+                await self.env.stop()
 
 
 @lru_cache(maxsize=4)
@@ -99,8 +118,21 @@ def _loaded(kind: type | str, fields: str) -> Loaded:
         config = concrete_type(kind, vf.EnvConfig, origin=vf.Env) or vf.EnvConfig
         env = kind(config(**given))
         return Loaded(env.taskset, env)
+    _refuse_played_otherwise(kind)
     config = concrete_type(kind, vf.TasksetConfig, origin=vf.Taskset) or vf.TasksetConfig
     return Loaded(kind(config(**given)), None)
+
+
+def _refuse_played_otherwise(taskset: type) -> None:
+    """Raises SodError for a taskset whose module exports the environment that plays it."""
+    module = sys.modules[taskset.__module__]
+    exported = [getattr(module, name, None) for name in getattr(module, "__all__", ())]
+    for thing in exported:
+        if isinstance(thing, type) and issubclass(thing, vf.Env) and thing is not vf.Env:
+            raise SodError(
+                f"environment: {taskset.__name__} is played by {thing.__name__} of its module: name that in "
+                f"environment.call, with environment.taskset: {{id: {module.__name__}, ...}}"
+            )
 
 
 def _refuse_agents(config: Any) -> None:
@@ -127,6 +159,7 @@ class VerifiersEnvironment:
         self._player: Player | None = None
         self._playing: asyncio.Task[None] | None = None
         self._known = 0  # messages of the conversation that were read or said
+        self._began = False
 
     def tasks(self, split: str) -> Sequence[dict[str, Any]]:
         """One task in ten, 100 at most, is for validation, from the end; of a single task, that one."""
@@ -138,7 +171,10 @@ class VerifiersEnvironment:
 
     async def reset(self, task: Task, seed: int) -> tuple[Sequence[Message], Sequence[Any]]:
         """See `Environment.reset`; the row's `idx` is the place of its task in the taskset."""
-        await self.close()
+        await self._leave()
+        if not self._began:
+            await self._loaded.begin()
+            self._began = True
         index, last = task.extra.get("idx"), len(self._loaded.tasks) - 1
         if not isinstance(index, int) or not 0 <= index <= last:
             raise BadReplyError(f"idx is {index!r}; it has to be the number of a task of the taskset, 0 to {last}")
@@ -172,7 +208,13 @@ class VerifiersEnvironment:
         return reward
 
     async def close(self) -> None:
-        """Leave the episode that is under way, unscored."""
+        """Leave the episode that is under way, unscored; the last object stops what the environment started."""
+        await self._leave()
+        if self._began:
+            self._began = False
+            await self._loaded.end()
+
+    async def _leave(self) -> None:
         if self._playing is not None:
             self._playing.cancel()
             await asyncio.wait({self._playing})

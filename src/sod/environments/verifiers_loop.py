@@ -28,6 +28,10 @@ CUT = "max_turns"
 """Why an episode of verifiers ended that our rollout cut off."""
 
 
+NO_LIMIT = 1e9
+"""Seconds; None would be the task's own limit."""
+
+
 @final
 @dataclass(eq=False)
 class Exchange:
@@ -152,6 +156,8 @@ class Player(vf.Agent):  # type: ignore[misc]
         chosen = {"model": MODEL, "client": vf.EvalClientConfig(), "harness": NullHarnessConfig(id="null")}
         if "runtime" not in spec.model_fields_set:
             chosen["runtime"] = vf.SubprocessConfig()
+        # What a turn of the model takes is the rollout's, and depends on what else is sampled.
+        chosen["timeout"] = spec.timeout.model_copy(update={"rollout": NO_LIMIT})
         chosen["retries"] = vf.RetryConfig(max_retries=0)  # a second run would not find the model at its beginning
         super().__init__(spec.model_copy(update=chosen))
         self.interception = Slots()
