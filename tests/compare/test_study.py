@@ -177,7 +177,8 @@ def test_what_needs_something_that_failed_is_not_run(tmp_path: Path) -> None:
     for lr in asked.recipe.compare.lrs:
         path = asked.result(Unit("trial", 9, "sod", lr))
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = {"recipe_sha256": asked.recipe_sha256, "seed": 9, "method": "sod", "lr": lr, "figures": None}
+        own = {"recipe_sha256": asked.recipe_sha256, "seed": 9, "method": "sod", "lr": lr}
+        own |= {"figures": None, "seconds": {}}
         path.write_text(json.dumps(own))
     worlds = Comparison(asked.recipe, asked.out, tmp_path / "work", 1, {})
     worlds.world(0).mkdir(parents=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
 from sod.front.passed import Passed, Tools
-from sod.front.recipes import Given
+from sod.front.recipes import Given, refuse_text
 from sod.front.runs import Run
 from sod.records import SodError
 from sod.report.console import evaluation_table, notice, out
@@ -35,7 +35,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model as `sod eval` does: avg@k, pass@k and maj@k with 95% intervals.
 
-    The tasks are those in `data`; an environment may have some of its own.
+    The tasks are those in `data`; an environment may have some of its own, and `environment@SPLIT` names others.
     `model` is a run (its newest checkpoint), a checkpoint, a model directory or a hub id. A run's model is evaluated as
     the run's own recipe says, any other as `recipe` says; `tools`, `reward` and `environment` are as of `train`, and
     have to be given again where the run was given them. `k` samples of each of `tasks` tasks, a seeded subset, 0 for
@@ -44,6 +44,7 @@ def evaluate(
     """
     from sod.build.evaluated import claimed, find_evaluated
 
+    refuse_text(overrides)
     named = str(model.path if isinstance(model, Run) else model)
     about = find_evaluated(named, notice)
     changes = asked_changes(k, tasks, device, overrides)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sod.front.passed import Passed, Tools
-from sod.front.recipes import Given, given_recipe, resumed_recipe
+from sod.front.recipes import Given, given_recipe, refuse_text, resumed_recipe
 from sod.front.runs import Run
 from sod.front.showing import OnStep, run_job, run_quietly
 from sod.recipe import Recipe
@@ -89,8 +89,7 @@ def _recipe(
     call: str,
     passed: Passed,
 ) -> Recipe:
-    if isinstance(overrides, str):
-        raise SodError(f"overrides={overrides!r}: give a list, [{overrides!r}]")
+    refuse_text(overrides)
     if recipe is not None:
         return given_recipe(recipe, overrides, passed, notice)
     if resume is None:
