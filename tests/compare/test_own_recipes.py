@@ -166,6 +166,8 @@ def test_runs_of_other_code_are_not_gone_on_with() -> None:
     unit, asked = Unit("cell", 0, "grpo"), recipe()
     before, after = (comparison(sources={"reward.call": value}).run(unit, asked) for value in "12")
     assert before != after
+    judged = comparison(sources={"reward.call": "1", "compare.test": "3"}).run(unit, asked)
+    assert judged == before  # other test tasks ask for another evaluation, not for another run
     assert comparison().run(unit, asked) not in (before, after)
 
 
@@ -219,9 +221,9 @@ def test_differences_are_paired_by_seed_and_by_task(tmp_path: Path) -> None:
     assert by_task["ci95"] == pytest.approx((0.375 - 12.7062 * 0.125, 0.375 + 12.7062 * 0.125), abs=1e-3)
     text = (tmp_path / "summary.md").read_text()
     assert "Mean avg@2 on 2 tasks (validation.jsonl)" in text
-    assert "All seeds have the same student, teacher and tasks" in text
+    assert "All seeds have the same student and teacher" in text
     assert "| grpo | start | 2 | +0.375 | [-1.213, +1.963] | 2 of 2 | 0 | 2: [-1.213, +1.963] |" in text
-    assert "chosen on these same tasks" not in text
+    assert "tasks of the same source" not in text
     assert "more than one state of the user's own" not in text
 
 
@@ -232,16 +234,14 @@ def test_a_report_says_that_it_was_tuned_on_and_that_sources_differ(tmp_path: Pa
     summary = report_only(asked.recipe, ["grpo", "opsd_gt"], tmp_path)
     assert [(row["method"], row["against"]) for row in summary["differences"]] == [("opsd_gt", "grpo")]
     text = (tmp_path / "summary.md").read_text()
-    assert "chosen on these same tasks, which flatters" in text
+    assert "chosen on tasks of the same source, which flatters" in text
     assert "more than one state of the user's own code, models or data" in text
 
 
 def test_what_is_left_is_guessed_from_what_is_done(tmp_path: Path) -> None:
     asked = comparison(LRS, out=tmp_path)
     pending = [Unit("cell", seed, method) for seed in (0, 1) for method in ("start", "grpo")]
-    assert work_line(asked, [*pending, Unit("trial", 9, "grpo", 1e-3)]) == (
-        "1 trials with 5 optimizer steps, 4 cells with 40 optimizer steps"
-    )
+    assert work_line(asked, [*pending, Unit("trial", 9, "grpo", 1e-3)]) == ("1 trial, 4 cells; 45 optimizer steps")
     assert seconds_left(asked, {}, pending, (), 1) is None
     finished(
         asked, Unit("trial", 9, "grpo", 1e-3), 0.5, {}, steps=5, lr=1e-3, seconds={"training": 10, "evaluation": 4}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sod.compare.cells import PREPARED, by_task, method_spec
+from sod.compare.cells import PREPARED, by_name, by_task, method_spec
 from sod.compare.study import check_request, compare, parse_methods, parse_seeds, read_results
 from sod.compare.units import Comparison, Unit
 from sod.evaluation.runner import Evaluation
@@ -176,7 +177,8 @@ def test_what_needs_something_that_failed_is_not_run(tmp_path: Path) -> None:
     for lr in asked.recipe.compare.lrs:
         path = asked.result(Unit("trial", 9, "sod", lr))
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = {"recipe_sha256": asked.recipe_sha256, "seed": 9, "method": "sod", "lr": lr, "figures": None}
+        own = {"recipe_sha256": asked.recipe_sha256, "seed": 9, "method": "sod", "lr": lr}
+        own |= {"figures": None, "seconds": {}}
         path.write_text(json.dumps(own))
     worlds = Comparison(asked.recipe, asked.out, tmp_path / "work", 1, {})
     worlds.world(0).mkdir(parents=True)
@@ -187,7 +189,7 @@ def test_what_needs_something_that_failed_is_not_run(tmp_path: Path) -> None:
         compare(recipe("threads=1"), ["opd", "sod"], [0], asked.out, tmp_path / "work", 1, lines.append)
     assert lines[:4] == [
         "tiny: 6 to do with 1 x 1 threads, 2 done earlier",
-        "to do: 2 trials with 100 optimizer steps, 2 cells with 200 optimizer steps",
+        "to do: 2 trials, 2 cells; 300 optimizer steps",
         "world s9 failed",
         "world s0: ready, made in 2 s (3/8)",
     ]
@@ -209,3 +211,5 @@ def test_correctness_stands_in_the_order_of_the_file_and_gaps_are_none() -> None
     episodes = [episode("c", True), episode("a", True), episode("a", False)]
     evaluation = Evaluation(2, 2, {}, {}, episodes)
     assert by_task(evaluation, [Task(name, (), "") for name in "abc"]) == [0.5, None, 1.0]
+    played = [Task("a", (), "", extra={"seed": 7}), Task("b", (), ""), Task("c", (), "", extra={"at": 1})]
+    assert by_name(replace(evaluation, played=played)) == {"c": 1.0, "a:7": 0.5}  # a is another task in another seed

@@ -105,3 +105,8 @@ def test_what_is_wrong_is_one_line(arguments: dict[str, Any], said: str) -> None
 def test_a_directory_without_a_run_is_refused() -> None:
     with pytest.raises(sod.SodError, match="not a run directory"):
         sod.Run("/nowhere")
+
+
+def test_an_evaluation_wants_its_overrides_in_a_list() -> None:
+    with pytest.raises(sod.SodError, match=r"overrides='evaluation\.k=1': give a list"):
+        sod.evaluate("nowhere", "tasks.jsonl", "evaluation.k=1")

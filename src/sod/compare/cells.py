@@ -198,13 +198,24 @@ def _curve(log: RunLog) -> dict[str, Any]:
 
 
 def _correct(comparison: Comparison, evaluation: Evaluation, judged: Judged) -> list[float | None] | dict[str, float]:
-    """Mean correctness by task: in the order of a world's file, else by the task's id, by which cells are paired."""
+    """Mean correctness by task: in the order of a world's file, else by the task's name, by which cells are paired."""
     if comparison.in_worlds and judged.named is not None:
         return by_task(evaluation, load_tasks(judged.named, comparison.recipe.data.split).items)
-    by_id: dict[str, list[float]] = {}
+    return by_name(evaluation)
+
+
+def by_name(evaluation: Evaluation) -> dict[str, float]:
+    """Mean correctness by the name of a task, without tasks that lost every episode to faults."""
+    names = {task.id: _name(task) for task in evaluation.played}
+    correct: dict[str, list[float]] = {}
     for trajectory in evaluation.trajectories:
-        by_id.setdefault(trajectory.task_id, []).append(float(trajectory.correct))
-    return {name: fmean(row) for name, row in by_id.items()}
+        correct.setdefault(names[trajectory.task_id], []).append(float(trajectory.correct))
+    return {name: fmean(row) for name, row in correct.items()}
+
+
+def _name(task: Task) -> str:
+    """Its id; of a task that an environment was given a number for, the number too: other seeds have other ones."""
+    return f"{task.id}:{task.extra['seed']}" if task.extra.keys() == {"seed"} else task.id
 
 
 def by_task(evaluation: Evaluation, tasks: Sequence[Task]) -> list[float | None]:

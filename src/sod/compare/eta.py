@@ -27,8 +27,8 @@ def work_line(comparison: Comparison, pending: Iterable[Unit]) -> str:
         if unit.kind != "world":
             counts[unit.kind] += 1
             steps[unit.kind] += steps_of(comparison, unit)
-    parts = [f"{counts[kind]} {kind}s with {steps[kind]:,} optimizer steps" for kind in counts if counts[kind]]
-    return ", ".join(parts) or "nothing"
+    parts = [f"{counts[kind]} {kind}s" if counts[kind] > 1 else f"1 {kind}" for kind in counts if counts[kind]]
+    return f"{', '.join(parts) or 'a world'}; {sum(steps.values()):,} optimizer steps"
 
 
 def seconds_left(

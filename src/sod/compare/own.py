@@ -1,6 +1,6 @@
 """A comparison without a world: on the recipe's own student, teacher and data, or in its environment.
 
-All seeds have the same student, teacher and tasks; a seed decides the order of the tasks and all that is sampled.
+All seeds have the same student and teacher; a seed decides which tasks are drawn in which order, and what is sampled.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def judged_tasks(recipe: Recipe) -> Judged:
 
 
 def also_tuned_on(recipe: Recipe) -> bool:
-    """Whether the learning rates are chosen on the tasks of the final figures."""
+    """Whether the learning rates are chosen on tasks of the same source as those of the final figures."""
     same = judged_tasks(recipe).named == tuning_tasks(recipe).named
     return recipe.compare.lrs is not None and len(recipe.compare.lrs) > 1 and same
 

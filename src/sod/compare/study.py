@@ -21,7 +21,7 @@ from sod.build.method import check_knobs, refuse_unknown
 from sod.compare.cells import method_spec, read_result, run_unit
 from sod.compare.eta import about, seconds_left, work_line
 from sod.compare.order import learning_rate, needs, order_of_work
-from sod.compare.own import refuse_unfit_request, refuse_unready, setting_of
+from sod.compare.own import also_tuned_on, refuse_unfit_request, refuse_unready, setting_of
 from sod.compare.sources import changed_sources, sources_of
 from sod.compare.table import write_comparison
 from sod.compare.units import UNTRAINED, Comparison, Unit
@@ -64,6 +64,8 @@ def compare(
     pending = order_of_work(comparison, methods, seeds, results, jobs)
     if pending and not comparison.in_worlds:
         refuse_unready(recipe, methods, _trained(recipe, methods))
+        if also_tuned_on(recipe):
+            tell("compare.test is not set: the figures are on data.validation, as the choice of learning rates is")
     tell(f"{recipe.name}: {len(pending)} to do with {jobs} x {comparison.threads} threads, {len(results)} done earlier")
     progress = Progress(results, pending, len(results) + len(pending))
     if pending:

@@ -85,7 +85,7 @@ def summarise(
         "faults": sum(cell["figures"]["faults"] for cell in cells),
         "git": sorted({_revision(cell) for cell in [*cells, *trials]}),
         "threads": sorted({cell["threads"] for cell in cells}),
-        "sources": len({json.dumps(cell.get("sources", {}), sort_keys=True) for cell in [*cells, *trials]}),
+        "source_states": len({json.dumps(cell.get("sources", {}), sort_keys=True) for cell in [*cells, *trials]}),
         "own": None if own is None else dict(own),
         "methods": table,
         "differences": differences(cells, scores, trained, own is not None),
@@ -129,11 +129,12 @@ def _setting_lines(summary: Mapping[str, Any]) -> list[str]:
             "Every seed is a world of its own: tasks, teacher and student."
         ]
     lines = [
-        f"Mean avg@{k} on {tasks} tasks ({own['test']}), {interval}. All seeds have the same student, teacher and "
-        "tasks; a seed decides the order of the tasks and everything that is sampled.",
+        f"Mean avg@{k} on {tasks} tasks ({own['test']}), {interval}. All seeds have the same student and teacher; a "
+        "seed decides the order of the training tasks, which test tasks are drawn where there are more, and everything "
+        "that is sampled.",
     ]
     if own["also_tuned_on"]:
-        lines += ["", "The learning rates were chosen on these same tasks, which flatters all trained methods."]
+        lines += ["", "The learning rates were chosen on tasks of the same source, which flatters all trained methods."]
     return lines
 
 
@@ -205,7 +206,7 @@ def _provenance(summary: Mapping[str, Any]) -> str:
     )
     if len(summary["git"]) > 1:
         text += " The cells were made with more than one state of the code."
-    if summary["sources"] > 1:
+    if summary["source_states"] > 1:
         text += " They were made from more than one state of the user's own code, models or data."
     return text
 

@@ -88,8 +88,9 @@ class Comparison:
         return self.work / f"world-{self.world_hash}-s{seed}"
 
     def run(self, unit: Unit, recipe: Recipe) -> Path:
-        """The run directory of a unit that trains with this recipe: another one where its sources have changed."""
-        asked = resolved(recipe) | ({"sources": dict(self.sources)} if self.sources else {})
+        """The run directory of a unit that trains with this recipe: another one where what it reads has changed."""
+        read = {key: value for key, value in self.sources.items() if key not in ("data.validation", "compare.test")}
+        asked = resolved(recipe) | ({"sources": read} if read else {})
         return self.work / f"{unit.method}-s{unit.seed}-{recipe_hash(asked)[:12]}"
 
     def result(self, unit: Unit) -> Path:

@@ -35,7 +35,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model as `sod eval` does: avg@k, pass@k and maj@k with 95% intervals.
 
-    The tasks are those in `data`; an environment may have some of its own.
+    The tasks are those in `data`; an environment may have some of its own, and `environment@SPLIT` names others.
     `model` is a run (its newest checkpoint), a checkpoint, a model directory or a hub id. A run's model is evaluated as
     the run's own recipe says, any other as `recipe` says; `tools`, `reward` and `environment` are as of `train`, and
     have to be given again where the run was given them. `k` samples of each of `tasks` tasks, a seeded subset, 0 for

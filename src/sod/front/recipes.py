@@ -15,6 +15,12 @@ Given = Recipe | str | Path | Mapping[str, Any]
 """A recipe, its file or the name of a shipped one, or its content."""
 
 
+def refuse_text(overrides: Sequence[str]) -> None:
+    """Raises SodError for a single override that is in no list: it would be read letter by letter."""
+    if isinstance(overrides, str):
+        raise SodError(f"overrides={overrides!r}: give a list, [{overrides!r}]")
+
+
 def given_recipe(recipe: Given, overrides: Sequence[str], passed: Passed, notice: Notice) -> Recipe:
     """The user's own recipe with `key=value` overrides and what was passed in. Raises SodError as `read_recipe`."""
     if isinstance(recipe, Recipe):

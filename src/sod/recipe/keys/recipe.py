@@ -63,7 +63,9 @@ class Recipe(Section):
     world: WorldSpec | None = Field(
         None, description="a generated world for `sod quickstart` and `sod compare`; null: no such world"
     )
-    compare: CompareSpec = Field(CompareSpec(), description="how `sod compare` finds learning rates")
+    compare: CompareSpec = Field(
+        CompareSpec(), description="how `sod compare` finds learning rates, and what it judges on"
+    )
     trackers: list[TrackerName] = Field(default_factory=list, description="where metrics are copied to besides the run")
 
     @model_validator(mode="before")
