@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from test_declared_own_tools import TYPED
 
+from environment_games import Counter
 from sod.build.data import make_chat
 from sod.build.environment import first_look, world_tasks
 from sod.build.evaluation import evaluate_model
@@ -23,7 +24,7 @@ from sod.build.worlds import environment_maker
 from sod.models.load import save_model
 from sod.recipe import EnvironmentSpec, Recipe, parse_recipe, resolved
 from sod.recipe.reach import refuse_reaching
-from sod.records import SodError, Task
+from sod.records import Message, SodError, Task
 from sod.runlog.trajectories import read_trajectory_rows
 from support import answered
 
@@ -105,6 +106,38 @@ def test_a_run_is_evaluated_in_its_environment(make_recipe: Any) -> None:
     assert result.tasks == 2
     assert result.tools is not None
     assert [tool["function"]["name"] for tool in result.tools] == ["add"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "messages"),
+    [
+        ("Play.", [("user", "Play.")]),
+        ([{"role": "system", "content": "A game."}, {"role": "user", "content": "Play."}], None),
+        ((Message("system", "A game."), Message("user", "Play.")), None),
+        (None, []),
+    ],
+)
+def test_a_task_of_an_environments_own_has_its_prompt_in_any_form(prompt: Any, messages: Any) -> None:
+    class Offering(Counter):
+        def tasks(self, split: str) -> list[dict[str, Any]]:
+            return [{"id": "one", "prompt": prompt}]
+
+    recipe = parse_recipe({"student": {"path": "s"}, "environment": {"call": Offering}}, "a test")
+    assert recipe.environment is not None
+    (task,) = world_tasks(None, "data.train", recipe, recipe.environment, silent)
+    said = [("system", "A game."), ("user", "Play.")] if messages is None else messages
+    assert [(message.role, message.content) for message in task.prompt] == said
+
+
+def test_a_prompt_that_is_none_is_refused() -> None:
+    class Offering(Counter):
+        def tasks(self, split: str) -> list[dict[str, Any]]:
+            return [{"id": "one", "prompt": [7]}]
+
+    recipe = parse_recipe({"student": {"path": "s"}, "environment": {"call": Offering}}, "a test")
+    assert recipe.environment is not None
+    with pytest.raises(SodError, match=r"environment: task one: .*; give its prompt as text, or as messages"):
+        world_tasks(None, "data.train", recipe, recipe.environment, silent)
 
 
 def test_rows_are_handed_to_the_environment_whole(make_recipe: Any, tmp_path: Path) -> None:

@@ -34,12 +34,6 @@ def given_recipe(recipe: Given, overrides: Sequence[str], passed: Passed, notice
     return with_passed(read_recipe(recipe, overrides, notice), passed)
 
 
-def refuse_text(overrides: Sequence[str]) -> None:
-    """Raises SodError for overrides that are one text, whose letters would be taken for them."""
-    if isinstance(overrides, str):
-        raise SodError(f"overrides={overrides!r}: give a list, [{overrides!r}]")
-
-
 def runs_own(
     content: dict[str, Any],
     overrides: Sequence[str],
