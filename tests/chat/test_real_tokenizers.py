@@ -114,7 +114,7 @@ def halves(text: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(("family", "template"), CHATS)
 def test_no_added_token_comes_of_a_tools_output(family: str, template: str) -> None:
-    """Every added token, of numbered ones some: at the start, in the middle, at the end, twice, and cut in half across two outputs."""
+    """Every added token, of numbered ones some: at the start, in the middle, at the end, twice, and cut across two."""
     chat = chat_of(family, template)
     one, two = (control(family, chat.suffix_ids([Message("tool", "7")] * count)) for count in (1, 2))
     for text in tried_of(family):
