@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import tarfile
@@ -91,6 +92,14 @@ def control_of(family: str) -> dict[int, str]:
     return {id: text for id, text in added.items() if text.replace("▁", " ").strip()}
 
 
+def tried_of(family: str) -> list[str]:
+    """Their texts; of those that differ in a number alone (Gemma 3 has 6,000 of a kind) about 50."""
+    alike: dict[str, list[str]] = {}
+    for text in control_of(family).values():
+        alike.setdefault(re.sub(r"\d+", "0", text), []).append(text)
+    return [text for texts in alike.values() for text in texts[:: -(-len(texts) // 50)]]
+
+
 def control(family: str, ids: Sequence[int]) -> list[str]:
     return [control_of(family)[id] for id in ids if id in control_of(family)]
 
@@ -105,10 +114,10 @@ def halves(text: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(("family", "template"), CHATS)
 def test_no_added_token_comes_of_a_tools_output(family: str, template: str) -> None:
-    """Every added token: at the start, in the middle, at the end, twice, and cut in half across two outputs."""
+    """Every added token, of numbered ones some: at the start, in the middle, at the end, twice, and cut across two."""
     chat = chat_of(family, template)
     one, two = (control(family, chat.suffix_ids([Message("tool", "7")] * count)) for count in (1, 2))
-    for text in control_of(family).values():
+    for text in tried_of(family):
         everywhere = f"{text} a {text}{text} <|im_ b {text}"
         ids = chat.suffix_ids([Message("tool", everywhere)])
         assert control(family, ids) == one, text
@@ -142,13 +151,13 @@ def test_no_added_token_comes_of_a_prompt(family: str, template: str) -> None:
 
 @pytest.mark.parametrize(("family", "template"), CHATS)
 def test_no_added_token_comes_of_what_the_assistant_says(family: str, template: str) -> None:
-    """Every added token in an answer and in a call, save the marks that the dialect reads."""
+    """Every added token, of numbered ones some, in an answer and in a call, save the marks that the dialect reads."""
     chat = chat_of(family, template)
     own = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     prompt = len(chat.prompt_ids([Message("user", "7")]))
     call = ToolCall("python", {"code": "7"})
     expected = control(family, chat.encode_conversation([Message("user", "7"), Message("assistant", "7", (call,))])[0])
-    for text in control_of(family).values():
+    for text in tried_of(family):
         inside = ToolCall("python", {"code": f"{text} a {text}{text}"})
         answer = "7" if text in own else f"{text} a {text}{text}"
         said = Message("assistant", answer, (inside,))

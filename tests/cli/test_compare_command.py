@@ -195,7 +195,7 @@ def test_one_failure_costs_no_other_cell_and_the_others_come_out_as_before(compa
     for run in broken:
         for weights in run.glob("checkpoints/*/model/model.safetensors"):
             weights.write_bytes(weights.read_bytes()[:100])
-    ended = sod(*compared.arguments("broken"), "--jobs", "1")
+    ended = sod(*compared.arguments("broken"), "--jobs", "2")
     assert ended.code == 1
     assert "1 of 12 failed (opd s1)" in ended.err
     assert "failed: opd s1" in ended.out

@@ -40,17 +40,6 @@ def planned(make_recipe: Callable[..., Path]) -> Callable[..., Recipe]:
     return read
 
 
-@pytest.fixture
-def untaught(make_recipe: Callable[..., Path]) -> Callable[..., Recipe]:
-    """The same without a teacher: what is advised does not hang on it, and an estimate takes less."""
-    file = make_recipe(DEEP, None, 600, method="grpo", optim={"micro_batch_tokens": 8192})
-
-    def read(*overrides: str) -> Recipe:
-        return readable(read_recipe(file, overrides, print), False, print)
-
-    return read
-
-
 def real_model(planned: Planned) -> Any:
     """The planned model with weights."""
     model: Any = AutoModelForCausalLM.from_config(planned.config, dtype=planned.dtype).eval()
@@ -134,9 +123,9 @@ def test_static_parts_are_what_the_optimizer_holds(planned: Callable[..., Recipe
 
 
 @pytest.mark.slow
-def test_one_key_makes_it_fit(untaught: Callable[..., Recipe]) -> None:
+def test_one_key_makes_it_fit(planned: Callable[..., Recipe]) -> None:
     """Of each key the largest value that fits: twice as much does not."""
-    recipe = untaught()
+    recipe = planned()
     whole = estimated(recipe)
     assert whole.peak("cpu").phase == UPDATE
     free = {"cpu": whole.peak("cpu").bytes * 2 // 3}
@@ -144,26 +133,26 @@ def test_one_key_makes_it_fit(untaught: Callable[..., Recipe]) -> None:
     advice = {key: value for each in advised(recipe, False, free) for key, value in each.settings.items()}
     assert {"optim.micro_batch_tokens", "optim.recompute"} <= advice.keys()
     for key, value in advice.items():
-        assert beyond(estimated(untaught(f"{key}={str(value).lower()}")), free) == 0, key
+        assert beyond(estimated(planned(f"{key}={str(value).lower()}")), free) == 0, key
     twice = 2 * advice["optim.micro_batch_tokens"]
-    assert beyond(estimated(untaught(f"optim.micro_batch_tokens={twice}")), free) > 0
+    assert beyond(estimated(planned(f"optim.micro_batch_tokens={twice}")), free) > 0
 
 
 @pytest.mark.slow
-def test_several_keys_where_one_is_not_enough(untaught: Callable[..., Recipe]) -> None:
-    recipe = untaught()
+def test_several_keys_where_one_is_not_enough(planned: Callable[..., Recipe]) -> None:
+    recipe = planned()
     alone = ("optim.micro_batch_tokens=1", "optim.recompute=true", "rollout.max_rows=1")
-    free = {"cpu": min(estimated(untaught(setting)).peak("cpu").bytes for setting in alone) - MIB // 4}
+    free = {"cpu": min(estimated(planned(setting)).peak("cpu").bytes for setting in alone) - MIB // 4}
     (together,) = advised(recipe, False, free)
     settings = [f"{key}={str(value).lower()}" for key, value in together.settings.items()]
     assert len(settings) > 1
-    assert beyond(estimated(untaught(*settings)), free) == 0
+    assert beyond(estimated(planned(*settings)), free) == 0
     assert advised(recipe, False, {"cpu": MIB}) == []
 
 
 @pytest.mark.slow
-def test_fewer_rows_where_sampling_is_the_peak(untaught: Callable[..., Recipe]) -> None:
-    recipe = untaught("optim.micro_batch_tokens=64", "optim.recompute=true", "rollout.samples=64")
+def test_fewer_rows_where_sampling_is_the_peak(planned: Callable[..., Recipe]) -> None:
+    recipe = planned("optim.micro_batch_tokens=64", "optim.recompute=true", "rollout.samples=64")
     whole = estimated(recipe)
     assert whole.peak("cpu").phase == SAMPLING
     advice = advised(recipe, False, {"cpu": whole.peak("cpu").bytes // 2})
