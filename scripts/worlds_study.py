@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -162,16 +162,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["atod", "sod"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--anew", action="store_true", help="students begin with random weights, on more sloppy traces")
-    parser.add_argument("--slips", type=float, help="how often the sloppy expert slips, in place of the world's own")
-    parser.add_argument("--steps", type=int, help="steps of every method in place of the size's own")
     parser.add_argument("--size", choices=SIZES, default="cpu")
     parser.add_argument("--seconds", type=float, default=1e9, help="no stage begins after so many (default: no end)")
     options = parser.parse_args()
     study, size = Study(options.out, options.seconds), SIZES[options.size]
-    if options.steps is not None:
-        size = replace(size, steps=options.steps)
-    if options.slips is not None:
-        WORLDS.update({name: replace(world, slips=options.slips) for name, world in WORLDS.items()})
     for world in options.worlds:
         play_world(study, world, size, options.seeds, options.methods, options.anew)
     summary = summarized(study.figures)
