@@ -4,10 +4,11 @@
 
 For each world: traces of its scripted expert on training tasks, a tokenizer learned from them, and a teacher, by SFT
 from random weights. For each seed: a student, which is the teacher after a little SFT on traces of a sloppy expert (the
-cold start), then every method from that student, and success on the held-out tasks. Settings begin with
-recipes/atod-WORLD.yaml; the world is a small one, and the models have less than a million parameters. In stages: what
-OUT/study.json holds is not done again, so that the same command goes on where it was stopped, and `--seconds` ends it
-between stages. OUT/summary.md has the table, with 95% intervals.
+cold start), then every method from that student, and success on the held-out tasks. With `--anew` a student is a
+smaller model from random weights of its own, after SFT on as many sloppy traces as the teacher had good ones. Settings
+begin with recipes/atod-WORLD.yaml; the world is a small one, and the models have less than a million parameters. In
+stages: what OUT/study.json holds is not done again, so that the same command goes on where it was stopped, and
+`--seconds` ends it between stages. OUT/summary.md has the table, with 95% intervals.
 """
 
 from __future__ import annotations
@@ -95,14 +96,15 @@ WORLDS = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything. `sloppy` traces are a student's; `sft` bounds the steps of SFT.
+    """How much of everything. `sloppy` traces lead a student astray; `sft` bounds the steps of SFT.
 
-    The teacher's shape is layers and hidden size.
+    Shapes of models are layers and hidden size; `student` is that of one with random weights.
     """
 
     traces: int
     sloppy: int
     teacher: tuple[int, int]
+    student: tuple[int, int]
     sft: int
     batch: int
     prompts: int
@@ -114,8 +116,8 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(1_200, 480, (3, 128), 1_000, 32, 8, 8, 12, 1e-3, 0, 1),
-    "toy": Size(12, 12, (2, 16), 1, 4, 2, 2, 1, 1e-3, 2, 1),
+    "cpu": Size(1_200, 480, (3, 128), (3, 96), 1_000, 32, 8, 8, 12, 1e-3, 0, 1),
+    "toy": Size(12, 12, (2, 16), (1, 16), 1, 4, 2, 2, 1, 1e-3, 2, 1),
 }
 
 
@@ -159,36 +161,47 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["atod", "sod"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--anew", action="store_true", help="students begin with random weights, on more sloppy traces")
     parser.add_argument("--size", choices=SIZES, default="cpu")
     parser.add_argument("--seconds", type=float, default=1e9, help="no stage begins after so many (default: no end)")
     options = parser.parse_args()
     study, size = Study(options.out, options.seconds), SIZES[options.size]
     for world in options.worlds:
-        play_world(study, world, size, options.seeds, options.methods)
+        play_world(study, world, size, options.seeds, options.methods, options.anew)
     summary = summarized(study.figures)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     (options.out / "summary.md").write_text(table(summary))
     print(table(summary))
 
 
-def play_world(study: Study, world: str, size: Size, seeds: Sequence[int], methods: Sequence[str]) -> None:
+def play_world(study: Study, world: str, size: Size, seeds: Sequence[int], methods: Sequence[str], anew: bool) -> None:
     """One world's stages: the teacher, then for each seed the student and the methods."""
-    traces = study.stage(f"{world}/traces", partial(written_traces, world, size, seeds))
-    model = study.stage(f"{world}/teacher-init", partial(new_model, traces, world, size))
+    sloppy = size.traces if anew else size.sloppy
+    traces = study.stage(f"{world}/traces", partial(written_traces, world, size, sloppy, seeds))
+    model = study.stage(f"{world}/teacher-init", partial(new_model, traces, world, size.teacher, MODEL_SEED))
     recipe = sft_recipe(world, size, model, traces / "expert.parquet", (WORLDS[world].teacher_sft, TEACHER_LR), 0)
     teacher = study.stage(f"{world}/teacher", partial(tuned, recipe))
     for seed in seeds:
-        sloppy, steps = traces / f"sloppy-{seed}.parquet", WORLDS[world].student_sft
-        if not sloppy.is_file():
-            sys.exit(f"{sloppy}: not there; seeds are chosen when a study begins, so give another --out")
-        recipe = sft_recipe(world, size, teacher, sloppy, (steps, size.lr), seed)
-        start = study.stage(f"{world}/start-{seed}", partial(tuned, recipe))
+        start = cold_start(study, world, size, traces, teacher, seed, anew)
         for method in methods:
             recipe = method_recipe(world, size, method, start, teacher, seed)
             study.stage(f"{world}/{method}-{seed}", partial(trained, recipe))
 
 
-def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) -> dict[str, Any]:
+def cold_start(study: Study, world: str, size: Size, traces: Path, teacher: Path, seed: int, anew: bool) -> Path:
+    """The student of a seed: the teacher led astray, or a smaller model from random weights of its own."""
+    sloppy = traces / f"sloppy-{seed}.parquet"
+    if not sloppy.is_file():
+        sys.exit(f"{sloppy}: not there; seeds are chosen when a study begins, so give another --out")
+    model, sft = teacher, (WORLDS[world].student_sft, size.lr)
+    if anew:
+        make = partial(new_model, traces, world, size.student, derive(seed, "student"))
+        model, sft = study.stage(f"{world}/student-init-{seed}", make), (WORLDS[world].teacher_sft, TEACHER_LR)
+    recipe = sft_recipe(world, size, model, sloppy, sft, seed)
+    return study.stage(f"{world}/start-{seed}", partial(tuned, recipe))
+
+
+def written_traces(world: str, size: Size, sloppy: int, seeds: Sequence[int], place: Path) -> dict[str, Any]:
     """Traces of the expert on training tasks, for each seed those of a sloppy one. Returns how often they succeed."""
     from sod.build.worlds import environment_maker
     from sod.tasks.files import write_conversations
@@ -200,7 +213,7 @@ def written_traces(world: str, size: Size, seeds: Sequence[int], place: Path) ->
     for name, slips, seed in [("expert", 0.0, 0), *((f"sloppy-{seed}", WORLDS[world].slips, seed) for seed in seeds)]:
         random = Random(derive(seed, "slips"))
         limit = WORLDS[world].rollout["max_turns"]
-        chosen = tasks[: size.sloppy] if slips else tasks
+        chosen = tasks[:sloppy] if slips else tasks
         traces = [trace(environment, task, number, slips, random, limit) for number, task in enumerate(chosen)]
         write_conversations(place / f"{name}.parquet", traces)
         succeeded[name] = round(sum(one.reward == 1 for one in traces) / len(traces), 4)
@@ -224,15 +237,15 @@ def trace(environment: Any, task: Task, number: int, slips: float, random: Rando
     return conversation_of(Played(task, began, tuple(moves), sum(move.stepped.reward for move in moves)))
 
 
-def new_model(traces: Path, world: str, size: Size, place: Path) -> None:
-    """The teacher with random weights, and a tokenizer that is learned from the world's traces."""
+def new_model(traces: Path, world: str, shape: tuple[int, int], seed: int, place: Path) -> None:
+    """A model with random weights, and a tokenizer that is learned from the world's traces."""
     from sod.quickstart.world import scratch_chat, write_scratch
     from sod.tasks.files import load_conversations
 
     small = WORLDS[world]
     chat = scratch_chat(load_conversations(str(traces / "expert.parquet")).items, small.vocabulary, small.apart)
-    layers, hidden = size.teacher
-    write_scratch(chat, ScratchSpec(layers=layers, hidden=hidden, heads=4, ffn=2 * hidden), CONTEXT, MODEL_SEED, place)
+    layers, hidden = shape
+    write_scratch(chat, ScratchSpec(layers=layers, hidden=hidden, heads=4, ffn=2 * hidden), CONTEXT, seed, place)
 
 
 def base_recipe(world: str, size: Size, seed: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import sod
+
 pytest.importorskip("bm25s")
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
@@ -91,21 +93,25 @@ def test_gains_are_over_the_cold_start_of_the_same_seed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("anew", [False, True], ids=["astray", "anew"])
 def test_all_stages_at_toy_size_and_none_of_them_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study"
     asked = ["--out", str(out), "--size", "toy", "--worlds", "searchqa", "--methods", "atod", "--seeds", "4"]
+    asked += ["--anew"] if anew else []
     monkeypatch.setattr(sys, "argv", ["worlds_study.py", *asked, "--seconds", "0"])
     with pytest.raises(SystemExit, match="the time is over before: searchqa/traces"):
         study.main()
     monkeypatch.setattr(sys, "argv", ["worlds_study.py", *asked])
     study.main()
     figures = json.loads((out / "study.json").read_text())
-    names = ["traces", "teacher-init", "teacher", "start-4", "atod-4"]
+    names = ["traces", "teacher-init", "teacher", *(["student-init-4"] if anew else []), "start-4", "atod-4"]
     assert list(figures) == [f"searchqa/{name}" for name in names]
     assert figures["searchqa/traces"]["succeeded"]["expert"] == 1.0
     assert figures["searchqa/atod-4"]["tasks"] == study.SIZES["toy"].tasks
+    begun_as = out / "searchqa" / ("student-init-4" if anew else "teacher")
+    assert sod.Run(out / "searchqa" / "start-4").recipe.student.path == str(begun_as)
     assert "| atod | 1 |" in (out / "summary.md").read_text()
     capsys.readouterr()
     study.main()
