@@ -53,7 +53,8 @@ def typing(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
-def test_the_list_names_every_world(sod: Any) -> None:
+def test_the_list_names_every_world(sod: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     ended = sod("env", "list")
     assert ended.code == 0
     assert all(world.name in ended.out and world.path in ended.out for world in CATALOGUE)

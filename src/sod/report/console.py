@@ -246,7 +246,7 @@ def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     """A plain table of strings and numbers."""
     table = Table(title=title)
     for name in columns:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
