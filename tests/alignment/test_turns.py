@@ -130,7 +130,9 @@ def test_a_value_is_not_taken_for_a_key_of_its_spelling() -> None:
     text = written(Message("assistant", "", (call,)), HERMES)
     contents = located(text, lambda text: HERMES.read(text, False, True)).contents
     assert [content.key for content in contents] == [("name", 0), ("argument", 0, "name"), ("argument", 0, "arguments")]
-    assert text == '<tool_call>\n{"name": "name", "arguments": {"name": "arguments", "arguments": "name"}}\n</tool_call>'
+    assert (
+        text == '<tool_call>\n{"name": "name", "arguments": {"name": "arguments", "arguments": "name"}}\n</tool_call>'
+    )
     assert [content.start for content in contents] == [22, 52, 78]
 
 

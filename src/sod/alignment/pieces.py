@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _PROBES = (
-    "A call of f(x=3): 12345 + 678.90\n\n\tit's  done -- \"quoted\" {}\\n",
+    'A call of f(x=3): 12345 + 678.90\n\n\tit\'s  done -- "quoted" {}\\n',
     "na\u00efve caf\u00e9 e\u0301a\u0308 \u1e9b\u0323 \ufb01n \u212b",
     "\u4eca\u65e5\u306f \ud55c\uad6d\uc5b4 \u1112\u1161\u11ab \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947",
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001d54f \u2581x \u00a0 \u2028",
