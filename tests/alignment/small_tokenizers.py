@@ -1,4 +1,4 @@
-"""Small tokenizers of two makes with merges of their own: byte-level, and SentencePiece's with bytes to fall back on."""
+"""Small tokenizers of two makes with merges of their own: byte-level, and SentencePiece's with single bytes."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def written(
         [STUDENT[part.student_id_N[n]] for n in own],
         [logs(part.teacher_logits_MW[m], TEACHER) for m in theirs],
         [TEACHER[part.teacher_id_M[m]] for m in theirs],
-    )  # fmt: skip
+    )
 
 
 COMMON = [name for name in STUDENT if name in TEACHER]
@@ -159,11 +159,14 @@ def bpm(part: Chunk) -> Tensor:
 DENSE: dict[str, tuple[Callable[[Chunk], Tensor], Callable[[Chunk, int], float]]] = {
     "simct": (lambda part: estimators.simct(part, *shared()), plain_simct),
     "strict_topk": (lambda part: estimators.strict_topk(part, *shared(), k=2), plain_strict),
-    "shared_tokens": (lambda part: estimators.shared_tokens(part, *shared()), lambda part, s: plain_strict(part, s, 99)),
+    "shared_tokens": (
+        lambda part: estimators.shared_tokens(part, *shared()),
+        lambda part, span: plain_strict(part, span, 99),
+    ),
     "gold": (lambda part: estimators.gold(part, *shared(), beta=0.3), plain_gold),
     "uld": (estimators.uld, plain_uld),
     "bpm": (bpm, plain_bpm),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -220,9 +223,10 @@ def test_the_authors_simct_takes_mean_raw_logits_of_a_unit() -> None:
     authors = [estimators.simct(which, *shared(), unit_score="logit")[span].item() for which in (part, moved)]
     assert paper[0] == pytest.approx(paper[1], rel=1e-12)
     assert abs(authors[0] - authors[1]) > 1e-3
-    own, theirs = slice(int(part.student_start_S[span]), int(part.student_stop_S[span])), slice(
-        int(part.teacher_start_S[span]), int(part.teacher_stop_S[span])
-    )  # fmt: skip
+    own, theirs = (
+        slice(int(part.student_start_S[span]), int(part.student_stop_S[span])),
+        slice(int(part.teacher_start_S[span]), int(part.teacher_stop_S[span])),
+    )
     sides = []
     for logits, ids, names, at in (
         (part.student_logits_NV, part.student_id_N, STUDENT, own),
@@ -350,8 +354,8 @@ def test_chunk_in_expectation_over_all_that_one_token_may_say_is_the_gradient_of
 
 def test_tokens_are_shared_by_their_bytes() -> None:
     found = shared_tokens(pieces(STUDENT, (b"<end>", b"a")), pieces(TEACHER, (b"<end>",)))
-    assert [(STUDENT + (b"<end>",))[id] for id in found.student] == [*COMMON, b"<end>"]
-    assert [(TEACHER + (b"<end>",))[id] for id in found.teacher] == [*COMMON, b"<end>"]
+    assert [(*STUDENT, b"<end>")[id] for id in found.student] == [*COMMON, b"<end>"]
+    assert [(*TEACHER, b"<end>")[id] for id in found.teacher] == [*COMMON, b"<end>"]
     one = shared_tokens(pieces(STUDENT, (b"<end>",)), pieces(STUDENT, (b"<end>",)))
     assert one.student.tolist() == one.teacher.tolist() == list(range(len(STUDENT) + 1))
 

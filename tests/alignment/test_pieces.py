@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_tokenizers import CONTROLS, NAMES, byte_level, family
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from small_tokenizers import CONTROLS, NAMES, byte_level, family
 from sod.alignment.pieces import pieces_of
 from sod.records import SodError
 
@@ -102,7 +102,9 @@ LETTERS = {letter: number for number, letter in enumerate(pre_tokenizers.ByteLev
         (_tokenizer(models.BPE({"a": 0}, []), decoders.BPEDecoder()), "BPEDecoder"),
         (_tokenizer(models.BPE({"b": 0}, []), decoders.ByteLevel()), "spell"),
         (
-            _tokenizer(models.BPE(LETTERS, []), decoders.ByteLevel(), pre_tokenizers.ByteLevel(), normalizers.Prepend("x")),
+            _tokenizer(
+                models.BPE(LETTERS, []), decoders.ByteLevel(), pre_tokenizers.ByteLevel(), normalizers.Prepend("x")
+            ),
             "no plain text",
         ),
         (
@@ -110,7 +112,7 @@ LETTERS = {letter: number for number, letter in enumerate(pre_tokenizers.ByteLev
             "do not spell",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_tokenizer_whose_bytes_nobody_can_tell_is_refused(tokenizer: Any, reason: str) -> None:
     with pytest.raises(SodError, match=reason) as caught:
         pieces_of(tokenizer)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from small_tokenizers import family
+
 from sod.alignment.pieces import pieces_of
 from sod.alignment.spans import Ranges, Spans, aligned_spans, spans_within
 

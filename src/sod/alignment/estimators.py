@@ -8,23 +8,24 @@ reverse KL, `gold` the jsd, each to the bit; `bpm` the forward KL, up to roundin
 
 What differs from the papers, and from the code of their authors where that was to be had:
 
-- `chunk` (DPCA, arXiv 2606.09456): as written, A_i = (L_T / L_S - 1) log p_i. At a 1:1 position the gap itself is taken,
-  which is the same number before rounding. Where L_S is 0 (a certain span) the shares are equal.
-- `strict_topk` (arXiv 2610.08448; no code was found): positions are 1:1 by bytes, not by offsets of characters, so parts
-  of characters count. A 1:1 position of tokens that are not a shared pair has the value 0.
-- `simct` (arXiv 2605.07711, repository sunjie279/SimCT-, kdflow/algorithms/span_ctkd.py): the paper's score of a unit is
-  the mean log-probability of its tokens, that of a shared token its log-probability. The authors' code takes mean raw
-  logits instead (`unit_score="logit"`), which do not compare across positions. Theirs and ours have one row for each
-  unit, at its first token. Theirs closes a unit at 1:1 tokens only and decodes ids one by one, which breaks characters
-  that are split between tokens; ours are the connected components of the paper, by bytes. Theirs also pairs the two
-  EOS tokens, whose bytes differ; a caller may add that pair to the shared tokens.
-- `gold` and `uld` (TRL's GOLD trainer at commit 0048aad; ULD, arXiv 2402.12030): as in TRL the merged probability of a token is that
-  at the edge times those of the other realised tokens, unnormalised, and the weight of the shared tokens is their share
-  of the teacher's vocabulary unless given. Theirs matches tokens by their names, which differ between byte-level and
-  SentencePiece, ours by their bytes; theirs divides each row's L1 by the number of rows, which callers do here; a
-  conditional probability is not clamped to 1e-8.
-- `bpm` (arXiv 2607.22334; no code was found): the mass of teacher tokens without a prefix, and of student tokens that
-  are nobody's prefix, is one more event on both sides. Rows whose sampled token is white space have the value 0.
+- `chunk` (DPCA, arXiv 2606.09456): as written, A_i = (L_T / L_S - 1) log p_i. At a 1:1 position the gap itself is
+  taken, which is the same number before rounding. Where L_S is 0 (a certain span) the shares are equal.
+- `strict_topk` (arXiv 2610.08448; no code was found): positions are 1:1 by bytes, not by offsets of characters, so
+  parts of characters count. A 1:1 position of tokens that are not a shared pair has the value 0.
+- `simct` (arXiv 2605.07711, repository sunjie279/SimCT-, kdflow/algorithms/span_ctkd.py): the paper's score of a unit
+  is the mean log-probability of its tokens, that of a shared token its log-probability. The authors' code takes mean
+  raw logits instead (`unit_score="logit"`), which do not compare across positions. Theirs and ours have one row for
+  each unit, at its first token. Theirs closes a unit at 1:1 tokens only and decodes ids one by one, which breaks
+  characters that are split between tokens; ours are the connected components of the paper, by bytes. Theirs also pairs
+  the two EOS tokens, whose names differ; a caller may add that pair to the shared tokens.
+- `gold` and `uld` (TRL's GOLD trainer at commit 0048aad; ULD, arXiv 2402.12030): as in TRL the merged probability of a
+  token is that at the edge times those of the other realised tokens, unnormalised, and the weight of the shared tokens
+  is their share of the teacher's vocabulary unless given. Theirs matches tokens by their names, which differ between
+  byte-level and SentencePiece, ours by their bytes; theirs clamps each conditional probability to 1e-8, and divides the
+  sums by the number of rows, which is the caller's to do here.
+- `bpm` (arXiv 2607.22334; neither text nor code was found, so this follows a summary): the mass of teacher tokens
+  without a prefix, and of student tokens that are nobody's prefix, is one more event on both sides. The divergence is
+  the forward KL, as most of the student's tokens get no mass. Spans that begin with white space have the value 0.
 
 Legend: N student tokens, M teacher tokens, V and W their vocabularies, S spans, C shared tokens.
 """
@@ -67,22 +68,6 @@ class Chunk:
     def __post_init__(self) -> None:
         check_axes(self)
 
-    @property
-    def one_to_one_S(self) -> Tensor:
-        """Which spans are one token on each side."""
-        one_S = self.student_stop_S - self.student_start_S == 1
-        return one_S & (self.teacher_stop_S - self.teacher_start_S == 1)
-
-    @property
-    def student_edge_SV(self) -> Tensor:
-        """The student's logits at the first token of each span, float32 at least."""
-        return _exact(self.student_logits_NV)[self.student_start_S]
-
-    @property
-    def teacher_edge_SW(self) -> Tensor:
-        """The teacher's, constant."""
-        return _exact(self.teacher_logits_MW.detach())[self.teacher_start_S]
-
 
 def chunk(student_logp_N: Tensor, teacher_logp_M: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
     """DPCA's advantage of each student token (nats, 0 where there is none), and which tokens are in a span.
@@ -106,7 +91,10 @@ def chunk(student_logp_N: Tensor, teacher_logp_M: Tensor, spans: Spans) -> tuple
 
 
 def strict_topk(part: Chunk, shared_student_C: Tensor, shared_teacher_C: Tensor, k: int = 16) -> Tensor:
-    """Reverse KL at 1:1 positions over the student's `k` most probable shared tokens, renormalised. 0 at other spans."""
+    """Reverse KL over the student's `k` most probable shared tokens, renormalised, at positions of one shared token.
+
+    0 at other spans.
+    """
     own_SC, theirs_SC = _over_shared(part, shared_student_C, shared_teacher_C)
     plain_S = _shared_pairs(part, shared_student_C, shared_teacher_C)
     own_PC, theirs_PC = own_SC[plain_S], theirs_SC[plain_S]
@@ -166,8 +154,8 @@ def bpm(part: Chunk, prefix_W: Tensor, blank_V: Tensor) -> Tensor:
     `prefix_W` names that token (-1: none), `blank_V` the student's tokens of white space alone: a span that begins with
     one counts 0. Vocabularies may be padded beyond both.
     """
-    own_SV = part.student_edge_SV.log_softmax(1)
-    theirs_SW = part.teacher_edge_SW.log_softmax(1)
+    own_SV = _student_edge(part).log_softmax(1)
+    theirs_SW = _teacher_edge(part).log_softmax(1)
     none, width = own_SV.shape[1], own_SV.shape[1] + 1
     target_W = torch.full((theirs_SW.shape[1],), none, dtype=torch.int64, device=theirs_SW.device)
     target_W[: len(prefix_W)] = torch.where(prefix_W >= 0, prefix_W, none)
@@ -188,6 +176,16 @@ def _exact(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
+def _student_edge(part: Chunk) -> Tensor:
+    """The student's logits at the first token of each span, float32 at least. Shape S x V."""
+    return _exact(part.student_logits_NV[part.student_start_S])
+
+
+def _teacher_edge(part: Chunk) -> Tensor:
+    """The teacher's, constant. Shape S x W."""
+    return _exact(part.teacher_logits_MW.detach()[part.teacher_start_S])
+
+
 def _members(start: object, stop: object) -> tuple[Tensor, Tensor]:
     """The tokens in spans: which span each is in, and its number."""
     start_S, stop_S = torch.as_tensor(start), torch.as_tensor(stop)
@@ -199,7 +197,7 @@ def _members(start: object, stop: object) -> tuple[Tensor, Tensor]:
 
 def _over_shared(part: Chunk, student_C: Tensor, teacher_C: Tensor) -> tuple[Tensor, Tensor]:
     """Both models' logits of the shared tokens at the first token of each span."""
-    return part.student_edge_SV[:, student_C], part.teacher_edge_SW[:, teacher_C]
+    return _student_edge(part)[:, student_C], _teacher_edge(part)[:, teacher_C]
 
 
 def _reverse_kl(own_NE: Tensor, theirs_NE: Tensor) -> Tensor:
@@ -211,7 +209,8 @@ def _shared_pairs(part: Chunk, student_C: Tensor, teacher_C: Tensor) -> Tensor:
     partner_V = torch.full((part.student_logits_NV.shape[1],), -1, dtype=torch.int64, device=student_C.device)
     partner_V[student_C] = teacher_C
     own_S, theirs_S = part.student_id_N[part.student_start_S], part.teacher_id_M[part.teacher_start_S]
-    return part.one_to_one_S & (partner_V[own_S] == theirs_S)
+    one_S = (part.student_stop_S - part.student_start_S == 1) & (part.teacher_stop_S - part.teacher_start_S == 1)
+    return one_S & (partner_V[own_S] == theirs_S)
 
 
 def _unit_scores(part: Chunk, kind: UnitScore) -> tuple[Tensor, Tensor]:
@@ -222,7 +221,7 @@ def _unit_scores(part: Chunk, kind: UnitScore) -> tuple[Tensor, Tensor]:
     theirs_S = _span_sums(theirs_M, part.teacher_start_S, part.teacher_stop_S, mean=True)
     if kind == "logit":
         return own_S, theirs_S
-    return own_S + part.student_edge_SV.logsumexp(1), theirs_S + part.teacher_edge_SW.logsumexp(1)
+    return own_S + _student_edge(part).logsumexp(1), theirs_S + _teacher_edge(part).logsumexp(1)
 
 
 def _token_values(logits_NV: Tensor, id_N: Tensor, kind: UnitScore) -> Tensor:
@@ -241,8 +240,8 @@ def _merged(part: Chunk) -> tuple[Tensor, Tensor]:
     own_S = _rest_of_span(part.student_logits_NV, part.student_id_N, part.student_start_S, part.student_stop_S)
     theirs_M = part.teacher_logits_MW.detach()
     theirs_S = _rest_of_span(theirs_M, part.teacher_id_M, part.teacher_start_S, part.teacher_stop_S)
-    own_SV = part.student_edge_SV.log_softmax(1).clamp_min(LOG_FLOOR) + own_S.unsqueeze(1)
-    return own_SV, part.teacher_edge_SW.log_softmax(1).clamp_min(LOG_FLOOR) + theirs_S.unsqueeze(1)
+    own_SV = _student_edge(part).log_softmax(1).clamp_min(LOG_FLOOR) + own_S.unsqueeze(1)
+    return own_SV, _teacher_edge(part).log_softmax(1).clamp_min(LOG_FLOOR) + theirs_S.unsqueeze(1)
 
 
 def _rest_of_span(logits_NV: Tensor, id_N: Tensor, start_S: Tensor, stop_S: Tensor) -> Tensor:

@@ -27,9 +27,11 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _PROBES = (
     'A call of f(x=3): 12345 + 678.90\n\n\tit\'s  done -- "quoted" {}\\n',
     "na\u00efve caf\u00e9 e\u0301a\u0308 \u1e9b\u0323 \ufb01n \u212b",
-    "\u4eca\u65e5\u306f \ud55c\uad6d\uc5b4 \u1112\u1161\u11ab \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947",
+    "\u4eca\u65e5\u306f \ud55c\uad6d\uc5b4 \u1112\u1161\u11ab",
+    "\u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947",
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001d54f \u2581x \u00a0 \u2028",
-)  # what no tokenizer of a model writes differently, composed and decomposed accents, other scripts, rare characters
+)
+"""Plain text, composed and decomposed accents, other scripts, rare characters."""
 
 
 @final
@@ -98,8 +100,8 @@ def _proven(pieces: Pieces, tokenizer: Tokenizer) -> Pieces:
             continue  # a vocabulary without these characters: their texts will not be found in its tokens
         if pieces.join(ids) != before + pieces.normal(probe).encode():
             raise SodError(
-                f"the tokenizer's tokens do not spell {probe[:12]!r} by its own decoder, so no other tokenizer's can be "
-                "aligned with them; take a teacher of another family"
+                f"the tokenizer's tokens do not spell {probe[:12]!r} by its own decoder, so no other tokenizer's can "
+                "be aligned with them; take a teacher of another family"
             )
         proven += 1
     if not letter or before not in (b"", b" ") or not proven:

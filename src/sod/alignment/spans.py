@@ -32,8 +32,9 @@ class Spans:
     @property
     def one_to_one(self) -> NDArray[np.bool_]:
         """Which spans are one token on each side."""
-        one_S = self.student_stop - self.student_start == 1
-        return one_S & (self.teacher_stop - self.teacher_start == 1)
+        size_S = np.maximum(self.student_stop - self.student_start, self.teacher_stop - self.teacher_start)
+        one_S: NDArray[np.bool_] = size_S == 1
+        return one_S
 
     def moved(self, student: int, teacher: int) -> Spans:
         """The spans with token numbers that count from elsewhere."""

@@ -41,7 +41,7 @@ class Side:
     `ended` where the last token ends the turn, which is no part of its text.
     """
 
-    token_ids: Sequence[int]
+    token_ids: Sequence[int] | Ids
     pieces: Pieces
     read: Read
     ended: bool
@@ -69,7 +69,7 @@ class Side:
     @cached_property
     def data(self) -> bytes:
         """The bytes of the turn, its end token's name included."""
-        return self.pieces.join(self.token_ids)
+        return b"".join(map(self.pieces.table.__getitem__, self.ids.tolist()))
 
     @cached_property
     def text(self) -> str:
@@ -85,6 +85,8 @@ class Side:
     @cached_property
     def byte_at(self) -> Ids:
         """The byte at which each character of the text begins, and its end."""
+        if self.text.isascii():
+            return np.arange(len(self.text) + 1)
         code = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
         width = 1 + (code >= 0x80) + (code >= 0x800) + (code >= 0x10000)
         width[(code >= 0xDC80) & (code <= 0xDCFF)] = 1
@@ -153,9 +155,14 @@ class Ledger:
     turn_ids: Sequence[int]
     tools: Sequence[Any] | None = None
 
+    @cached_property
+    def ids(self) -> Ids:
+        """The token ids."""
+        return np.asarray(self.token_ids, dtype=np.int64)
+
     def side(self, start: int, stop: int) -> Side:
         """The turn at these tokens."""
-        own = self.token_ids[start:stop]
+        own = self.ids[start:stop]
         ended = bool(len(own)) and int(own[-1]) in self.chat.stop_ids
         read = self.chat.reader(self.token_ids[max(0, start - _TAIL) : start], self.tools, ended)
         return Side(own, self.pieces, read, ended)
