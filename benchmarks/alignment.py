@@ -50,7 +50,7 @@ def conversation(rng: random.Random) -> list[Message]:
 
 def chat_of(folder: Path) -> tuple[Chat, Any]:
     """The chat of a tokenizer's folder, in a template that shows tools."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return Chat(tokenizer, [SCHEMA]), pieces_of(tokenizer)
 
 
