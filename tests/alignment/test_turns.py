@@ -146,6 +146,13 @@ def test_a_value_written_with_escapes_that_no_writer_needs_is_not_found() -> Non
     assert coverage.share < 1
 
 
+def test_values_beyond_the_most_that_are_looked_for_count_as_not_found() -> None:
+    call = ToolCall("f", {f"k{number}": f"v{number}x" for number in range(70)})
+    own = side("prose", written(Message("assistant", "", (call,)), HERMES))
+    assert len(own.found.contents) == 65
+    assert own.found.missing == tuple(("argument", 0, f"k{number}") for number in range(64, 70))
+
+
 def test_calls_match_with_calls_of_their_number_and_order() -> None:
     """Their arguments in another order lie crosswise: only the part that is in order on both sides is matched."""
     calls = (ToolCall("f", {"x": "first words"}), ToolCall("f", {"x": "first words", "y": "other words"}))

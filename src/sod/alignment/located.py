@@ -21,7 +21,7 @@ Key = tuple[str | int, ...]
 Read = Callable[[str], Said]
 
 _TRIES = 16  # places looked at for one content, before it counts as not found
-_LONGEST_PATHS = 64  # values of one call's arguments; what lies beyond is left out
+_MOST_VALUES = 64  # values of one call's arguments that are looked for; any beyond count as not found
 _ESCAPE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.")
 
 
@@ -94,7 +94,10 @@ def _missing(wanted: Sequence[_Wanted], proven: Sequence[Content]) -> list[_Want
 
 
 def _wanted(text: str, said: Said) -> Iterator[_Wanted]:
-    """The contents of a turn in the order in which most dialects write them, white space around them left out."""
+    """The contents of a turn in the order in which most dialects write them, white space around them left out.
+
+    Values that are true, false, null or an empty string are call syntax.
+    """
     if said.thinking.strip():
         yield _plain(("thinking",), said.thinking.strip())
     for number, part in enumerate(_parts(said.answer.strip(), text)):
@@ -102,9 +105,11 @@ def _wanted(text: str, said: Said) -> Iterator[_Wanted]:
     calls = [call for call in said.calls if isinstance(call, ToolCall)]
     for number, call in enumerate(calls):
         yield _quoted(("name", number), call.name)
-        for path, value in islice(_leaves(call.arguments, ()), _LONGEST_PATHS):
+        for count, (path, value) in enumerate(_leaves(call.arguments, ())):
             key = ("argument", number, *path)
-            if isinstance(value, str) and value:
+            if count >= _MOST_VALUES:
+                yield _Wanted(key, "", ())
+            elif isinstance(value, str) and value:
                 yield _quoted(key, value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 yield _Wanted(key, json.dumps(value), ((json.dumps(value), False),), number=True)

@@ -11,7 +11,7 @@ A text that the teacher's normalizer changes (NFC) is compared character by char
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -22,6 +22,7 @@ import regex
 from sod.alignment.located import Content, Located, Read, located
 from sod.alignment.pieces import Ids, Mask, Pieces
 from sod.alignment.spans import Ranges, Spans, spans_within
+from sod.chat.render import Chat
 
 Stretch = tuple[int, int, int]
 """`(student byte, teacher byte, length)` of equal bytes."""
@@ -149,11 +150,11 @@ class Ledger:
     `tools` are those that the prompt shows, None for the chat's own.
     """
 
-    chat: Any
+    chat: Chat
     pieces: Pieces
     token_ids: Sequence[int]
     turn_ids: Sequence[int]
-    tools: Sequence[Any] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
 
     @cached_property
     def ids(self) -> Ids:
@@ -164,7 +165,7 @@ class Ledger:
         """The turn at these tokens."""
         own = self.ids[start:stop]
         ended = bool(len(own)) and int(own[-1]) in self.chat.stop_ids
-        read = self.chat.reader(self.token_ids[max(0, start - _TAIL) : start], self.tools, ended)
+        read = self.chat.reader(self.ids[max(0, start - _TAIL) : start].tolist(), self.tools, ended)
         return Side(own, self.pieces, read, ended)
 
 
