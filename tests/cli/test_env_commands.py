@@ -54,7 +54,7 @@ def typing(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 
 
 def test_the_list_names_every_world(sod: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(out, "_width", 160)  # else the table is folded to 80 columns
     ended = sod("env", "list")
     assert ended.code == 0
     assert all(world.name in ended.out and world.path in ended.out for world in CATALOGUE)

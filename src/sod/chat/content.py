@@ -66,12 +66,12 @@ class ContentEncoder:
             backend = tokenizer.backend_tokenizer
         except AttributeError as error:
             raise SodError("the tokenizer has no tokenizer.json; save it again with a fast tokenizer") from error
-        self._normalizer = _without_prefix(backend.normalizer, "normalizer")
+        self._normalizer = without_prefix(backend.normalizer, "normalizer")
         self._bare = tokenizers.Tokenizer(backend.model)
         if backend.pre_tokenizer is not None:
-            self._bare.pre_tokenizer = _without_prefix(backend.pre_tokenizer, "pre_tokenizer")
+            self._bare.pre_tokenizer = without_prefix(backend.pre_tokenizer, "pre_tokenizer")
         added = {id: token for id, token in tokenizer.added_tokens_decoder.items() if token.content}
-        text = {id: token for id, token in added.items() if _is_text(token.content, backend.model)}
+        text = {id: token for id, token in added.items() if stands_for_text(token.content, backend.model)}
         self._control = {id: token.content for id, token in added.items() if id not in text}
         self.watched = frozenset(self._control.keys() - {tokenizer.unk_token_id})
         self._bare.add_tokens(list(text.values()))
@@ -161,8 +161,8 @@ class ContentEncoder:
         self._control_text = "\n".join(both)
 
 
-def _is_text(content: str, model: Any) -> bool:
-    """See the head of this file. "▁" is how SentencePiece writes a space."""
+def stands_for_text(content: str, model: Any) -> bool:
+    """Whether an added token is text: see the head of this file. "▁" is how SentencePiece writes a space."""
     return content.replace("▁", " ").isspace() or (len(content) == 1 and model.token_to_id(content) is not None)
 
 
@@ -179,7 +179,7 @@ def _joined(pieces: Sequence[Piece]) -> Iterable[tuple[bool, str]]:
         yield frame, "".join(piece.text for piece in run)
 
 
-def _without_prefix(part: Any, name: str) -> Any:
+def without_prefix(part: Any, name: str) -> Any:
     """A normalizer or pre-tokenizer that puts no space before a text, as content seldom begins one."""
     if part is None:
         return None

@@ -9,7 +9,7 @@ What a template or a dialect writes may become control tokens, what it writes *a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, final
 
@@ -125,6 +125,17 @@ class Chat:
         """
         dialect = self.dialect if tools is None or list(tools) == self.tools else self._bound(tools)
         return dialect.parse(token_ids, None if before is None else self._opened(before))
+
+    def reader(
+        self,
+        before: Sequence[int] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        finished: bool = True,
+    ) -> Callable[[str], Said]:
+        """What reads the text of a turn, its end token left out; `before` and `tools` as `parse` has them."""
+        bound = self.dialect if tools is None or list(tools) == self.tools else self._bound(tools)
+        thought_open = bound.thought_open if before is None else self._opened(before)
+        return lambda text: bound.dialect.read(text, thought_open, finished)
 
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""
