@@ -192,7 +192,7 @@ NOT_RUN = {
             "sod train recipes/atod-NAME.yaml method=grpo teacher=null student.path=Qwen/Qwen3-4B"
             " --run runs/NAME-teacher",
             "sod train recipes/atod-NAME.yaml",
-            "sod eval runs/atod-NAME-atod --allow-code",
+            "sod eval runs/atod-NAME-atod",
             "sod plan recipes/atod-NAME.yaml",
         )
     },
@@ -210,6 +210,9 @@ NOT_RUN = {
     "make test": "is what runs the tests, `make test ARGS=tests/objective` its small form",
     "make test-slow": "is what runs this",
     "make hooks": "writes into the checkout's own git directory",
+    "python benchmarks/alignment.py STUDENT TEACHER... [--conversations 1000] [--out FILE]": (
+        "takes real tokenizers; what it measures runs in tests/alignment/test_real_pairs.py"
+    ),
     "python benchmarks/engine.py": PEERS,
     "python benchmarks/engine.py --json engine.json": PEERS,
     "python benchmarks/step.py": PEERS,

@@ -17,6 +17,7 @@ import yaml
 
 from sod.environments.catalogue import CATALOGUE
 from sod.records import ToolCall
+from sod.report import console
 from sod.tasks.files import load_conversations
 
 SMALL = ("people=40", "train=8", "validation=3")
@@ -54,7 +55,7 @@ def typing(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 
 
 def test_the_list_names_every_world(sod: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(out, "_width", 160)  # else the table is folded to 80 columns
+    monkeypatch.setattr(console.out, "_width", 160)  # else the table is folded to 80 columns
     ended = sod("env", "list")
     assert ended.code == 0
     assert all(world.name in ended.out and world.path in ended.out for world in CATALOGUE)
