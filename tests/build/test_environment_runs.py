@@ -18,6 +18,7 @@ from environment_games import Counter
 from sod.build.data import make_chat
 from sod.build.environment import first_look, world_tasks
 from sod.build.evaluation import evaluate_model
+from sod.build.own_code import code_rows
 from sod.build.tools import make_reward_function
 from sod.build.training import prepare_train
 from sod.build.worlds import environment_maker
@@ -212,6 +213,8 @@ def test_a_world_that_comes_with_sod_goes_by_its_name(make_recipe: Any) -> None:
     with pytest.raises(SodError, match=r"environment=.*'corpus': 'evil'.* may open these files.*--allow-code"):
         refuse_reaching(make_recipe({"call": "searchqa", "corpus": "evil"}), "recipe.yaml", [])
     assert parse_recipe(resolved(recipe), "recipe.yaml").environment == recipe.environment
+    (row,) = code_rows(recipe)
+    assert (row["key"], row["name"]) == ("environment.call", "sod.environments.search_qa:SearchQA")
     tasks = world_tasks(None, "data.train", recipe, recipe.environment, silent)
     assert [task.id for task in tasks] == ["train-0", "train-1", "train-2", "train-3"]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sod.build.worlds import import_path
 from sod.recipe import Notice, Recipe, code_in
 from sod.usercode import load, name_of, source_hash
 
@@ -17,7 +18,7 @@ def code_rows(recipe: Recipe) -> list[dict[str, str]]:
     """
     rows = []
     for key, value in code_in(recipe):
-        thing = load(value, Path.cwd(), key)
+        thing = load(import_path(value) if key == "environment.call" else value, Path.cwd(), key)
         rows.append({"key": key, "name": name_of(thing), "source_sha256": source_hash(thing)})
     return rows
 

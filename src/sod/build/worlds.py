@@ -24,13 +24,13 @@ from sod.usercode import load
 
 def environment_maker(spec: EnvironmentSpec) -> Callable[[], Environment]:
     """Makes an environment of the recipe. Raises SodError where its import path or its arguments are wrong."""
-    named = load(_path_of(spec.call), Path.cwd(), "environment.call")
+    named = load(import_path(spec.call), Path.cwd(), "environment.call")
     made = maker(named, spec.interface, f"environment.call={written(spec.call)!r}")
     _refuse_arguments(spec, made)
     return partial(_made, spec, made)
 
 
-def _path_of(call: Any) -> Any:
+def import_path(call: Any) -> Any:
     """The import path of a world that comes with sod, by its name; anything else as it is. Raises SodError."""
     if not isinstance(call, str) or any(mark in call for mark in ":./"):
         return call
