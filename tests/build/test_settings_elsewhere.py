@@ -29,14 +29,18 @@ from sod.build.data import make_chat
 from sod.build.devices import Devices
 from sod.build.environment import world_tasks
 from sod.build.job import prepare_torch
+from sod.build.method import make_method
 from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
+from sod.build.translation import chats_of
 from sod.build.worlds import environment_maker, make_worlds
+from sod.chat.render import Chat
 from sod.compare.cells import run_unit
 from sod.compare.order import order_of_work
 from sod.compare.own import judged_tasks, tuning_tasks
 from sod.compare.units import Comparison, Unit
 from sod.environments.base import Reset, WorldRequest
+from sod.models.load import save_model
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
 from sod.records import Fault, Program, SodError
@@ -169,6 +173,8 @@ OF_ENVIRONMENT: Mapping[str, tuple[Any, Any]] = {
     "concurrency": (1, 2),
 }
 """Keys of `environment`, at two values each."""
+OF_ALIGNMENT: Mapping[str, tuple[Any, Any]] = {"kind": (None, "chunk"), "min_coverage": (0.2, 0.9)}
+"""Keys of `method.alignment`, at two values each."""
 TABLES = (
     {f"environment.{key}" for key in OF_ENVIRONMENT},
     {f"tools.python.fusion.{key}" for key in SERVICE},
@@ -176,6 +182,7 @@ TABLES = (
     {f"world.{key}" for key in [*OF_THE_WORLD, *EQUAL_IN_THE_WORLD]},
     {f"compare.{key}" for key in OF_COMPARE},
     {f"tools.NAME.{key}" for key in OWN_KEYS},
+    {f"method.alignment.{key}" for key in OF_ALIGNMENT},
 )
 
 
@@ -540,6 +547,23 @@ def in_environment(key: str, value: Any) -> Any:
 def test_a_key_of_an_environment(key: str) -> None:
     one, other = OF_ENVIRONMENT[key]
     assert in_environment(key, one) != in_environment(key, other)
+
+
+@pytest.mark.parametrize("key", OF_ALIGNMENT)
+def test_a_key_of_the_alignment(key: str, chat: Chat, random_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A teacher of the student's own tokenizer reads its own rendering, or not, and so much of it must match."""
+    model = str(tmp_path / "model")
+    save_model(random_model(), copy.deepcopy(chat.tokenizer), chat.template, chat.end_id, Path(model))
+
+    def what_is_needed(value: Any) -> float | None:
+        alignment = None if value is None else {key: value}
+        content = {"student": {"path": model}, "method": {"name": "opd", "alignment": alignment}}
+        recipe = parse_recipe(content, "here")
+        translation = chats_of(recipe, make_method(recipe.method), model, lambda text: None)[1]
+        return None if translation is None else translation.min_coverage
+
+    one, other = OF_ALIGNMENT[key]
+    assert what_is_needed(one) != what_is_needed(other)
 
 
 CALLS = (

@@ -20,6 +20,7 @@ from sod.objective.episodes import WHOLE_EPISODES, EpisodeStrategy
 from sod.objective.needs import Need
 from sod.objective.schedules import Schedule, constant
 from sod.objective.scores import Level, ScoreNeed
+from sod.objective.spans import by_token
 from sod.objective.stats import TurnStats, per_token, turn_stats
 from sod.objective.surrogate import SurrogateTerms, clipped_surrogate
 
@@ -136,7 +137,8 @@ class Method:
 class Signal:
     """What the method made of a batch: the advantage, and the per-turn numbers to report.
 
-    `distil_BT` is the factor of a dense divergence, None where the teacher's part is in the advantage.
+    `distil_BT` is the factor of a dense divergence, None where the teacher's part is in the advantage. `teacher_BT` are
+    the teacher's log-probabilities token by token (`spans.by_token`), None without a teacher.
     """
 
     advantage_BT: Tensor
@@ -144,6 +146,7 @@ class Signal:
     weight_BK: Tensor | None
     reward_advantage_B: Tensor | None
     distil_BT: Tensor | None = None
+    teacher_BT: Tensor | None = None
 
 
 def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
@@ -157,6 +160,7 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
     old_BT, teacher = batch.scores.old_BT, batch.scores.teacher
     stats = weight_BK = gap_BT = weight_BT = distil_BT = None
     if teacher is not None:
+        teacher = by_token(teacher, old_BT)
         stats = turn_stats(old_BT, teacher, batch.turn_BT, batch.error_BK)
     reward_B = rated(method, batch).reward_advantage_B
     if method.turn_weights is not None:
@@ -166,13 +170,13 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
         if method.gate is not None and reward_B is not None:
             weight_BK = weight_BK * method.gate(reward_B)[:, None]
         weight_BT = per_token(weight_BK, batch.turn_BT)
-        gap_BT = teacher.logp_BT - old_BT
+        gap_BT = (teacher.logp_BT - old_BT).masked_fill(~teacher.scored_at(batch.turn_BT), 0.0)
     kappa, rho = method.kappa(step), method.rho(step)
     if method.divergence is not None and weight_BT is not None:
         # The teacher's part goes into the loss as a divergence of its own, so it leaves the advantage.
         distil_BT, gap_BT = (kappa * weight_BT).detach(), None
     total_BT = combine(reward_B, gap_BT, weight_BT, batch.turn_BT, kappa, rho)
-    return Signal(total_BT, stats, weight_BK, reward_B, distil_BT)
+    return Signal(total_BT, stats, weight_BK, reward_B, distil_BT, None if teacher is None else teacher.logp_BT)
 
 
 def rated(method: Method, batch: TokenBatch) -> TokenBatch:

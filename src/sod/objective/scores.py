@@ -1,6 +1,6 @@
 """What was scored of a batch: by the student as it sampled, and by its teacher.
 
-Legend: B trajectories, T tokens, N action tokens in row-major order, K the k of top-k.
+Legend: B trajectories, T tokens, N action tokens in row-major order, K the k of top-k, U turns, C counts.
 """
 
 from __future__ import annotations
@@ -43,16 +43,36 @@ SAMPLED_ONLY = ScoreNeed()
 
 @final
 @dataclass(frozen=True)
+class Aligned:
+    """What a teacher of another tokenizer could score of the student's tokens: those in spans of equal bytes.
+
+    span_BT       int64: the number of the span that a token is in, from 1 on over the whole batch; 0: in none
+    coverage_BUC  int64: what became of the tokens of each turn, the counts of `sod.alignment.turns.Coverage` in order
+    unread_B      bool: the teacher could not be shown the trajectory at all
+    """
+
+    span_BT: Annotated[Tensor, Axes("BT")]
+    coverage_BUC: Annotated[Tensor, Axes("BUC")]
+    unread_B: Annotated[Tensor, Axes("B")]
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@final
+@dataclass(frozen=True)
 class TeacherScores:
     """A teacher's view of the tokens that somebody else sampled. Log-probabilities and entropy in nats, float32.
 
-    logp_BT     of the action tokens; 0 at context
+    logp_BT     of the action tokens; 0 at context. With `aligned` at each token that of its whole span, 0 in none
     top1_BT     probability of the most probable token at the same places; 0 at context
     entropy_BT  of the next-token distribution at the same places; 0 at context
     ids_NK      int64: the k most probable tokens of each action token's place, the most probable first
     logps_NK    their log-probabilities
     faults      by row: why a trajectory could not be scored; its values mean nothing
+    aligned     which tokens it could score, where its own are others; None: all of them, each as it was sampled
 
+    Top-1 probability and entropy at a token of a span are the means over the teacher's tokens of that span.
     Columns that were not asked for are None. Raises ValueError for shapes that do not agree.
     """
 
@@ -62,9 +82,14 @@ class TeacherScores:
     ids_NK: Annotated[Tensor | None, Axes("NK")] = None
     logps_NK: Annotated[Tensor | None, Axes("NK")] = None
     faults: Mapping[int, Fault] = field(default_factory=dict)
+    aligned: Aligned | None = None
 
     def __post_init__(self) -> None:
         check_axes(self)
+
+    def scored_at(self, turn_BT: Tensor) -> Tensor:
+        """Bool: the action tokens that the teacher has a score for. Shape B x T."""
+        return turn_BT > 0 if self.aligned is None else self.aligned.span_BT > 0
 
 
 @final

@@ -227,7 +227,7 @@ def _tensors(record: Any) -> dict[str, Tensor]:
         value = getattr(record, known.name)
         if isinstance(value, Tensor):
             found[known.name] = value
-        elif known.name in ("scores", "targets", "teacher") and value is not None:
+        elif known.name in ("scores", "targets", "teacher", "aligned") and value is not None:
             prefix = "teacher_" if known.name == "teacher" else ""
             found |= {prefix + name: tensor for name, tensor in _tensors(value).items()}
     return found
