@@ -198,6 +198,29 @@ def test_an_identical_tokenizer_through_the_alignment_trains_the_same_weights(ma
 
 
 @pytest.mark.slow
+def test_an_identical_tokenizer_gives_simct_the_loss_of_the_reverse_kl(make_recipe: Any, tmp_path: Path) -> None:
+    """Up to rounding, as what follows the last turn is not read; `tests/training/test_span_losses.py` has the bits."""
+    found = []
+    for number, method in enumerate([{"divergence": "reverse_kl"}, {"alignment": "simct"}]):
+        recipe = make_recipe("alike", {"name": "opd", **method}).model_copy(update={"train": TrainSpec(steps=1)})
+        (report,) = run(recipe, tmp_path / str(number))
+        assert report.metrics.get("aligned", 1.0) == 1.0
+        found.append([report.metrics[key] for key in ("loss", "grad_norm", "teacher_gap")])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["simct", "shared_tokens", "strict_topk", "gold", "uld", "bpm"])
+def test_a_run_with_a_dense_estimator(kind: str, make_recipe: Any, tmp_path: Path) -> None:
+    """Beside SOD's turn weights and the reward's term: the loss is finite, and the student moves."""
+    recipe = make_recipe(method={"name": "sod", "alignment": kind})
+    (report,) = run(recipe.model_copy(update={"train": TrainSpec(steps=1)}), tmp_path / "run")
+    assert math.isfinite(report.metrics["loss"])
+    assert report.metrics["grad_norm"] > 0
+    assert report.metrics["aligned"] > 0.5
+
+
+@pytest.mark.slow
 def test_a_run_stops_where_too_little_is_matched(make_recipe: Any, tmp_path: Path) -> None:
     """The student of this world says nothing but what matches, so the limit is set above what there can be."""
     recipe = make_recipe("other", {"name": "opd", "alignment": {"min_coverage": 1.0}})

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sod.objective.alignments import Alignment
 from sod.objective.divergence import Divergence
 from sod.objective.knobs import PresetKnob
 from sod.objective.methods import Method
@@ -40,9 +41,11 @@ def make_method(spec: MethodSpec) -> Method:
             raise SodError(_no_such_knob(spec.name, knob, list(declared)))
     values = {knob: _value(declared[knob], given, f"method.{knob}") for knob, given in spec.knobs.items()}
     divergence = Divergence(**spec.divergence.model_dump()) if spec.divergence is not None else None
+    aligned = spec.alignment
+    alignment = None if aligned is None else Alignment(**aligned.model_dump(exclude={"min_coverage"}))
     common = {key: getattr(spec, key) for key in COMMON}
     try:
-        method = make(spec.name, values, divergence=divergence, **common)
+        method = make(spec.name, values, divergence=divergence, alignment=alignment, **common)
     except ValueError as error:
         raise SodError(f"method: {error}") from None
     if divergence is not None and Need.TEACHER not in method.needs:

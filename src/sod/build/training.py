@@ -38,7 +38,7 @@ from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
-from sod.build.translation import chats_of
+from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
 from sod.models.adapters import is_adapter, same_place
@@ -221,6 +221,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         meter=meter,
         tools=chat.tools,
     )
+    if translation is not None and method.alignment is not None and method.over_spans:
+        run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:

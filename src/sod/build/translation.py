@@ -6,9 +6,14 @@ Found out before weights are read: its tokenizer's bytes, and its chat template 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
+
+from sod.alignment import estimators
 from sod.alignment.pieces import Pieces, pieces_of
+from sod.alignment.vocabularies import blank_tokens, longest_prefixes, shared_tokens
 from sod.build.idle import occurs
 from sod.build.method import can_align
 from sod.build.vocabulary import Named, chat_over, check_rows
@@ -17,10 +22,12 @@ from sod.models.adapters import base_source
 from sod.models.architecture import read_config
 from sod.models.length import context_bounds, rope_bounds
 from sod.models.load import load_tokenizer
+from sod.objective.alignments import Alignment
 from sod.objective.methods import Method
 from sod.recipe import AlignmentSpec, Notice, Recipe
 from sod.records import SodError
 from sod.teachers.translated import Reader, Translation
+from sod.training.spans import SpanMeasure
 
 
 def chats_of(
@@ -71,6 +78,43 @@ def _is_translated(recipe: Recipe, method: Method, student: Any, teacher: Any) -
     if not can_align(method):
         return False
     return recipe.method.alignment is not None or bool(student.get_vocab() != teacher.get_vocab())
+
+
+def span_measure(alignment: Alignment, translation: Translation, device: torch.device) -> SpanMeasure:
+    """The loss over spans of a dense alignment, for logits on the student's device.
+
+    Raises SodError where the two vocabularies have too little in common for it.
+    """
+    student, teacher = translation.student.pieces, translation.teacher.pieces
+    if alignment.kind == "uld":
+        return estimators.uld
+    if alignment.kind == "bpm":
+        prefix_W, blank_V = (
+            torch.as_tensor(found) for found in (longest_prefixes(student, teacher), blank_tokens(student))
+        )
+        return partial(estimators.bpm, prefix_W=prefix_W.to(device), blank_V=blank_V.to(device))
+    shared = shared_tokens(student, teacher)
+    if not len(shared.student):
+        raise SodError(
+            f"{translation.path}: no token of the teacher is one of the student's, which method.alignment="
+            f"{alignment.kind} compares; take chunk, uld or bpm"
+        )
+    own_C, theirs_C = (torch.as_tensor(ids).to(device) for ids in (shared.student, shared.teacher))
+    if alignment.kind == "simct":
+        return partial(
+            estimators.simct, shared_student_C=own_C, shared_teacher_C=theirs_C, unit_score=alignment.unit_score
+        )
+    if alignment.kind == "gold":
+        return partial(
+            estimators.gold,
+            shared_student_C=own_C,
+            shared_teacher_C=theirs_C,
+            beta=alignment.beta,
+            matched=alignment.matched,
+        )
+    if alignment.kind == "strict_topk":
+        return partial(estimators.strict_topk, shared_student_C=own_C, shared_teacher_C=theirs_C, k=alignment.top_k)
+    return partial(estimators.shared_tokens, shared_student_C=own_C, shared_teacher_C=theirs_C)
 
 
 def _pieces(tokenizer: Any, path: str) -> Pieces:

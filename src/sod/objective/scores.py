@@ -30,15 +30,36 @@ class ScoreNeed:
     """What is asked of a teacher beside the log-probabilities of the sampled tokens.
 
     `top1` is the probability of its most probable token, `entropy` that of its distribution (nats), `k` the number of
-    most probable tokens whose ids and log-probabilities are wanted (0: none).
+    most probable tokens whose ids and log-probabilities are wanted (0: none). `rendering`: also what a teacher of
+    another tokenizer read, for a loss over spans.
     """
 
     top1: bool = False
     entropy: bool = False
     k: int = 0
+    rendering: bool = False
 
 
 SAMPLED_ONLY = ScoreNeed()
+
+
+@final
+@dataclass(frozen=True)
+class Rendering:
+    """What a teacher of another tokenizer read: its own tokens, padded, L of them. Int64.
+
+    token_BL, turn_BL  its token ids, and the turn that each is in: 0 at context
+    span_BL            the span that each is in, by the numbers of `Aligned`; 0: in none
+    length_B           its tokens of each trajectory; 0 where it read nothing
+    """
+
+    token_BL: Annotated[Tensor, Axes("BL")]
+    turn_BL: Annotated[Tensor, Axes("BL")]
+    span_BL: Annotated[Tensor, Axes("BL")]
+    length_B: Annotated[Tensor, Axes("B")]
+
+    def __post_init__(self) -> None:
+        check_axes(self)
 
 
 @final
@@ -49,11 +70,13 @@ class Aligned:
     span_BT       int64: the number of the span that a token is in, from 1 on over the whole batch; 0: in none
     coverage_BUC  int64: what became of the tokens of each turn, the counts of `sod.alignment.turns.Coverage` in order
     unread_B      bool: the teacher could not be shown the trajectory at all
+    rendering     what it read instead; None where nobody asked
     """
 
     span_BT: Annotated[Tensor, Axes("BT")]
     coverage_BUC: Annotated[Tensor, Axes("BUC")]
     unread_B: Annotated[Tensor, Axes("B")]
+    rendering: Rendering | None = None
 
     def __post_init__(self) -> None:
         check_axes(self)

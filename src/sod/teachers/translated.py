@@ -12,7 +12,7 @@ and m the tokens in spans.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import numpy as np
@@ -25,7 +25,7 @@ from sod.alignment.spans import Spans
 from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectory
 from sod.chat.render import Chat
 from sod.objective.batch import TokenBatch, supervised_batch
-from sod.objective.scores import Aligned, ScoreNeed, TeacherScores
+from sod.objective.scores import Aligned, Rendering, ScoreNeed, TeacherScores
 from sod.records import Episode
 from sod.teachers.base import Offer, Teacher
 from sod.teachers.coverage import refuse_low_coverage
@@ -96,7 +96,11 @@ class TranslatedTeacher:
         shown = [one.ledger for one in read if one.ledger is not None]
         view = supervised_batch([(ledger.token_ids, ledger.turn_ids) for ledger in shown]) if shown else None
         theirs = None if view is None else self.inner.score(view, (), need)
-        return _at_the_students(batch, read, theirs, coverage)
+        scores = _at_the_students(batch, read, theirs, coverage)
+        if view is None or scores.aligned is None or not need.rendering:
+            return scores
+        aligned = replace(scores.aligned, rendering=_rendering(batch, read, view))
+        return replace(scores, aligned=aligned)
 
     def state(self) -> Any:
         """See `Teacher.state`."""
@@ -161,6 +165,22 @@ def _at_the_students(
         return TeacherScores(torch.zeros(action_BT.shape), aligned=aligned)
     logp_BT = placed(summed(theirs.logp_BT)[span_n])
     return TeacherScores(logp_BT, means(theirs.top1_BT), means(theirs.entropy_BT), aligned=aligned)
+
+
+def _rendering(batch: TokenBatch, read: Sequence[_Read], view: TokenBatch) -> Rendering:
+    """The teacher's tokens by rows of the batch, those of an unread trajectory empty."""
+    spans = _spans_of_batch(read, (batch.turn_BT > 0).sum(1).tolist(), view.token_BT.shape[1])
+    span_m, at_m = members(spans.teacher_start, spans.teacher_stop)
+    span_RL = torch.zeros_like(view.token_BT)
+    span_RL.view(-1)[at_m] = span_m + 1
+    read_B = torch.tensor([one.ledger is not None for one in read])
+
+    def placed(value_R: Tensor) -> Tensor:
+        value_B = value_R.new_zeros(len(read), *value_R.shape[1:])
+        value_B[read_B] = value_R
+        return value_B
+
+    return Rendering(placed(view.token_BT), placed(view.turn_BT), placed(span_RL), placed(view.length_B))
 
 
 def _spans_of_batch(read: Sequence[_Read], actions: Sequence[int], width: int) -> Spans:

@@ -51,11 +51,19 @@ class DivergenceSpec(Section):
 class AlignmentSpec(Section):
     """How a teacher of another tokenizer gives its signal; `alignment: chunk` is short for `{kind: chunk}`."""
 
-    kind: Literal["chunk"] = Field(
-        "chunk", description="estimator over spans of equal bytes; chunk: the span's log-probability, shared out"
+    kind: Literal["chunk", "simct", "shared_tokens", "strict_topk", "gold", "uld", "bpm"] = Field(
+        "chunk", description="estimator over spans of equal bytes; chunk takes sampled log-probs, the others are dense"
     )
     min_coverage: float = Field(
         0.5, ge=0, le=1, description="the run stops where less of what was said in a step can be matched (share)"
+    )
+    top_k: int = Field(16, ge=1, description="strict_topk: the student's most probable shared tokens that are compared")
+    beta: float = Field(0.5, gt=0, lt=1, description="gold: the teacher's share in the jsd's mixture")
+    matched: float | None = Field(
+        None, ge=0, le=1, description="gold: weight of the shared tokens' part; null: their share of the teacher's"
+    )
+    unit_score: Literal["logp", "logit"] = Field(
+        "logp", description="simct: a unit's score by log-probabilities, as the paper, or by logits, as its code"
     )
 
 
