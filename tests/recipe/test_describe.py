@@ -27,7 +27,7 @@ def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
         "student": {"path": "s", "lora": {}},
         "teacher": {"path": "t"},
         "world": {},
-        "method": {"divergence": "jsd"},
+        "method": {"divergence": "jsd", "alignment": "chunk"},
         "environment": {"call": "m:f"},
         "reward": {"judge": {"url": "http://u", "model": "m"}},
     }

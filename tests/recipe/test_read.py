@@ -99,7 +99,7 @@ def test_knobs_are_kept_and_written_down_as_they_were_given(file: Path) -> None:
     )
     recipe = load_recipe(file)
     assert recipe.method.knobs == given
-    common = {"name": "sod", "loss_aggregation": "token-mean", "divergence": None}
+    common = {"name": "sod", "loss_aggregation": "token-mean", "divergence": None, "alignment": None}
     common |= {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}
     assert resolved(recipe)["method"] == common | given
     assert parse_recipe(yaml.safe_load(yaml.safe_dump(resolved(recipe))), "again") == recipe

@@ -61,7 +61,14 @@ def idle_for(recipe: Recipe, method: Method) -> list[Idle]:
 
 def idle_anywhere(recipe: Recipe) -> list[Idle]:
     """What does nothing because of another key, whatever the method needs."""
-    found = [*_knobs(recipe.method), *_divergence(recipe), *_verifiers(recipe), *_service(recipe), *_split(recipe)]
+    found = [
+        *_knobs(recipe.method),
+        *_divergence(recipe),
+        *_alignment(recipe),
+        *_verifiers(recipe),
+        *_service(recipe),
+        *_split(recipe),
+    ]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
     found += _environment(recipe)
     if recipe.rollout.max_fault_rate >= 1:
@@ -113,7 +120,7 @@ def without_idle(recipe: Recipe, method: Method) -> Recipe:
 def refuse_unread(recipe: Recipe, chat: Chat, resume: bool, notice: Notice) -> None:
     """Raises SodError for keys of `chat.template_kwargs` that the chat template lacks; a resumed run is only told."""
     template = str(chat.tokenizer.chat_template if chat.template is None else chat.template)
-    unread = [f"chat.template_kwargs.{name}" for name in recipe.chat.template_kwargs if not _occurs(name, template)]
+    unread = [f"chat.template_kwargs.{name}" for name in recipe.chat.template_kwargs if not occurs(name, template)]
     if not unread:
         return
     text = f"{', '.join(unread)}: the chat template reads no such argument; correct its name, or leave it out"
@@ -122,7 +129,8 @@ def refuse_unread(recipe: Recipe, chat: Chat, resume: bool, notice: Notice) -> N
     notice(text)
 
 
-def _occurs(name: str, template: str) -> bool:
+def occurs(name: str, template: str) -> bool:
+    """Whether a chat template's source has the name in it."""
     return re.search(rf"\b{re.escape(name)}\b", template) is not None
 
 
@@ -145,7 +153,7 @@ def _updates(recipe: Recipe, method: Method) -> Iterator[Idle]:
         key = f"method.{clip}"
         if Need.DEMONSTRATIONS in method.needs:
             yield from _set(recipe, key, f"{method.name} has no policy ratio")
-        elif method.divergence is not None and method.rho.never:
+        elif method.dense and method.rho.never:
             yield from _set(recipe, key, "a dense divergence has no policy ratio, and there is no reward's term")
         elif groups is None or groups >= prompts:
             why = "a step makes one update, at which the policy ratio is 1"
@@ -230,6 +238,18 @@ def _divergence(recipe: Recipe) -> Iterator[Idle]:
     if dense.top_k == 0:
         why = "method.divergence.top_k=0 takes the full vocabulary"
         yield from _set(recipe, "method.divergence.chosen_by", why, "set method.divergence.top_k, or leave it out")
+
+
+def _alignment(recipe: Recipe) -> Iterator[Idle]:
+    """Settings of another estimator than the one that is taken."""
+    spec = recipe.method.alignment
+    if spec is None:
+        return
+    of_kinds = {"top_k": "strict_topk", "beta": "gold", "matched": "gold", "unit_score": "simct"}
+    for key, kind in of_kinds.items():
+        if spec.kind != kind:
+            why = f"only {kind} reads it, method.alignment.kind is {spec.kind}"
+            yield from _set(recipe, f"method.alignment.{key}", why)
 
 
 def _verifiers(recipe: Recipe) -> Iterator[Idle]:
