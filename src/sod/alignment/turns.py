@@ -12,12 +12,13 @@ A text that the teacher's normalizer changes (NFC) is compared character by char
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from sod.alignment.located import Content, Located, Read, located
 from sod.alignment.pieces import Ids, Mask, Pieces
@@ -28,6 +29,9 @@ Stretch = tuple[int, int, int]
 """`(student byte, teacher byte, length)` of equal bytes."""
 Run = tuple[int, int, int]
 """`(from, to, start)`: what is at `[from, to)` in one text stands from `start` on in another."""
+
+KINDS = ("matched", "control", "syntax", "straddling", "unmatched")
+"""What may become of a token; see `Coverage`."""
 
 _CLUSTERS = regex.compile("[\udc80-\udcff]+|\\X")
 _BLANK = b" \t\r\n"
@@ -136,10 +140,14 @@ class Coverage:
 @final
 @dataclass(frozen=True)
 class MatchedTurn:
-    """The spans of a turn in token numbers of its two sides, and what became of the student's tokens."""
+    """The spans of a turn in token numbers of its two sides, and what became of the student's tokens.
+
+    `kinds` has for each of them its place in `KINDS`.
+    """
 
     spans: Spans
     coverage: Coverage
+    kinds: NDArray[np.int8]
 
 
 @final
@@ -180,7 +188,7 @@ def match_trajectory(student: Ledger, teacher: Ledger) -> list[MatchedTurn]:
     matched, actions = [], 0
     for (start, stop), (teacher_start, teacher_stop) in zip(student_turns, teacher_turns, strict=True):
         turn = match_turn(student.side(start, stop), teacher.side(teacher_start, teacher_stop))
-        matched.append(MatchedTurn(turn.spans.moved(actions, teacher_start), turn.coverage))
+        matched.append(replace(turn, spans=turn.spans.moved(actions, teacher_start)))
         actions += stop - start
     return matched
 
@@ -199,7 +207,7 @@ def match_turn(student: Side, teacher: Side) -> MatchedTurn:
     columns = np.array(stretches, dtype=np.int64).reshape(-1, 3)
     spans = spans_within(student.lengths, teacher.lengths, Ranges(columns[:, 0], columns[:, 1], columns[:, 2]))
     spans = spans.kept(~_one_sided_control(spans, student.control, teacher.control))
-    return MatchedTurn(spans, _coverage(student, columns, spans))
+    return MatchedTurn(spans, *_fates(student, columns, spans))
 
 
 def _contents(student: Side, teacher: Side) -> list[Stretch]:
@@ -330,24 +338,20 @@ def _any_within(mask: Mask, start: Ids, stop: Ids) -> Mask:
     return total[stop] > total[start]
 
 
-def _coverage(student: Side, stretches: Ids, spans: Spans) -> Coverage:
+def _fates(student: Side, stretches: Ids, spans: Spans) -> tuple[Coverage, NDArray[np.int8]]:
+    """What became of the student's tokens: how many of each kind, and the kind of each."""
     ends = np.cumsum(student.lengths)
     starts = ends - student.lengths
     matched = _filled(len(ends), spans.student_start, spans.student_stop)
     equal = _any_within(_filled(len(student.data), stretches[:, 0], stretches[:, 0] + stretches[:, 2]), starts, ends)
     whole = len(stretches) == 1 and int(stretches[0, 2]) == len(student.data)
     content = ~student.control if whole else _any_within(_content_bytes(student), starts, ends) & ~student.control
-    control = student.control & ~matched
-    straddling = equal & ~matched & ~control
-    unmatched = content & ~matched & ~straddling
-    return Coverage(
-        matched=int(matched.sum()),
-        content=int((matched & content).sum()),
-        control=int(control.sum()),
-        straddling=int(straddling.sum()),
-        unmatched=int(unmatched.sum()),
-        syntax=int((~(matched | control | straddling | unmatched)).sum()),
-    )
+    in_order = {"matched": matched, "control": student.control, "straddling": equal, "unmatched": content}
+    places = [np.int8(KINDS.index(kind)) for kind in in_order]  # the first that holds; call syntax where none does
+    kinds = np.select(list(in_order.values()), places, np.int8(KINDS.index("syntax")))
+    counts = np.bincount(kinds, minlength=len(KINDS)).tolist()
+    coverage = Coverage(content=int((matched & content).sum()), **dict(zip(KINDS, counts, strict=True)))
+    return coverage, kinds
 
 
 def _content_bytes(student: Side) -> Mask:

@@ -1,0 +1,80 @@
+"""The conversations on which two tokenizers are compared: those of a data file, or made up of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from sod.build.alignment import Numbered
+from sod.build.inspection import Kind, conversations_in, why_nothing
+from sod.build.transcript import ANSWER, sample_call
+from sod.recipe import Recipe
+from sod.records import Message, SodError, Task
+from sod.tasks.base import Conversation
+from sod.tasks.files import load_tasks
+from sod.tasks.loaded import Loaded
+
+MADE_UP = "its own text with a call of the first tool, and its truth as the answer"
+"""What the turns of a task are made of, for a person to read."""
+_LONGEST_TRUTH = 400  # characters; a longer one is tests, which nobody says
+
+
+@final
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file as conversations, by their numbers; `made_up` where they are tasks."""
+
+    numbered: Sequence[Numbered]
+    made_up: bool
+
+
+def rows_of(source: str, recipe: Recipe, tools: Sequence[Mapping[str, Any]]) -> Rows:
+    """What a file holds: conversations (a run's episodes are some, too), or else tasks with turns made up for them.
+
+    Raises SodError where no row can be used as either.
+    """
+    problems: dict[Kind, str] = {}
+    conversations = _tried("sft", lambda: conversations_in(source, recipe), problems)
+    if conversations is not None:
+        return Rows(list(zip(conversations.rows, conversations.items, strict=True)), made_up=False)
+    tasks = _tried("tasks", lambda: _tasks(source, recipe), problems)
+    if tasks is None:
+        raise SodError(why_nothing(source, problems))
+    made = stand_ins(tasks.items, tools, recipe)
+    return Rows(list(zip(tasks.rows, made, strict=True)), made_up=True)
+
+
+def stand_ins(tasks: Sequence[Task], tools: Sequence[Mapping[str, Any]], recipe: Recipe) -> list[Conversation]:
+    """A conversation for each task, which has no turns yet: the student says the task's own text, as the words and
+    numbers of its answers will be of that kind, calls the first tool, and answers with the truth.
+    """
+    return [_stand_in(task, tools, recipe) for task in tasks]
+
+
+def _stand_in(task: Task, tools: Sequence[Mapping[str, Any]], recipe: Recipe) -> Conversation:
+    asked = "\n\n".join(message.content for message in task.prompt if message.role == "user").strip()
+    call = sample_call(tools)
+    boxed = bool(task.ground_truth) and len(task.ground_truth) <= _LONGEST_TRUTH
+    boxed = boxed and recipe.reward.verifier_of(task) != "code"
+    answer = f"\\boxed{{{task.ground_truth}}}" if boxed else ANSWER
+    if call is None:
+        said = [Message("assistant", f"{asked}\n\n{answer}")]
+    else:
+        result = Message("tool", "42", name=call.name)
+        said = [Message("assistant", asked, (call,)), result, Message("assistant", answer)]
+    return Conversation(task.id, (*task.prompt, *said))
+
+
+def _tasks(source: str, recipe: Recipe) -> Loaded[Task]:
+    spec = recipe.data
+    return load_tasks(source, spec.split, spec.columns, spec.system, spec.suffix, truths=False)
+
+
+def _tried(kind: Kind, load: Callable[[], Loaded[Any]], problems: dict[Kind, str]) -> Loaded[Any] | None:
+    """What was loaded; None where nothing can be used, with the reason in `problems`."""
+    try:
+        return load()
+    except SodError as error:
+        problems[kind] = str(error)
+        return None
