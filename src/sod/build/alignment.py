@@ -216,9 +216,9 @@ def refuse_uncovered(covered: Covered, limit: float, key: str, teacher: str) -> 
     if covered.share < limit:
         least = covered.least
         raise SodError(
-            f"{teacher}: {covered.share:.1%} of what the student says is matched with its tokens, below {key}={limit:g}; "
-            f"least in row {least.row}, turn {least.turn} ({least.share:.1%}): `sod align` with --row {least.row} "
-            "--tokens shows why; lower the limit or take another teacher"
+            f"{teacher}: {covered.share:.1%} of what the student says is matched with its tokens, below "
+            f"{key}={limit:g}; least in row {least.row}, turn {least.turn} ({least.share:.1%}): `sod align` with "
+            f"--row {least.row} --tokens shows why; lower the limit or take another teacher"
         )
 
 

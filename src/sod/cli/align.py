@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from sod.chat.choice import Wanted
 from sod.cli.options import AllowCodeOption, Overrides
 from sod.front.evaluating import recipe_of
 from sod.records import SodError
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from sod.build.alignment import Covered, Numbered, Pair, Reader, Tally
     from sod.build.alignment_rows import Rows
     from sod.build.alignment_shown import Kind, ShownTurn
-    from sod.chat.render import Chat
 
 EXAMPLES = """Examples:
 
@@ -29,7 +27,7 @@ EXAMPLES = """Examples:
 
 LOOKS: Mapping[Kind, tuple[str, str, str, str]] = {
     "one": ("", "", "green", "matched, token for token"),
-    "several": ("‹", "›", "cyan", "matched in a span of several tokens"),
+    "several": ("⌊", "⌋", "cyan", "matched in a span of several tokens"),
     "control": ("[", "]", "magenta", "control token"),
     "syntax": ("⟨", "⟩", "bright_black", "call syntax and marks"),
     "straddling": ("«", "»", "yellow", "straddling: partly in other bytes"),
@@ -51,13 +49,16 @@ def align(
     overrides: Overrides = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe whose tools and chat keys are used.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to count over, spread evenly over the file.")] = 32,
-    row: Annotated[int | None, typer.Option("--row", min=0, help="Number of the row to show; default: one of them.")] = None,  # noqa: E501
+    row: Annotated[
+        int | None, typer.Option("--row", min=0, help="Number of the row to show; default: one of them.")
+    ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show both models' tokens beside each other.")] = False,
     min_coverage: Annotated[
         float, typer.Option("--min-coverage", min=0.0, max=1.0, help="End with 1 where a smaller share is matched.")
     ] = 0.0,
     teacher_template: Annotated[
-        Wanted, typer.Option("--teacher-template", help="Chat template of the teacher, as chat.template has it.")
+        Literal["auto", "tokenizer", "told", "hermes"],
+        typer.Option("--teacher-template", help="Chat template of the teacher, as chat.template has it."),
     ] = "auto",
     allow_code: AllowCodeOption = False,
 ) -> None:
@@ -104,9 +105,7 @@ def _reader(reader: Reader) -> str:
     return f"{reader.path}: {reader.chat.why}; dialect {reader.chat.dialect.name}"
 
 
-def _row_to_show(
-    file: str, read: Rows, chosen: Sequence[Numbered], covered: Covered, row: int | None
-) -> Numbered:
+def _row_to_show(file: str, read: Rows, chosen: Sequence[Numbered], covered: Covered, row: int | None) -> Numbered:
     """The row that was asked for, or the first that both models can write. Raises SodError for one there is not."""
     if row is None:
         unwritten = {skip.row for skip in covered.skipped}
