@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from small_tokenizers import family
 from tokenizers import decoders
 
 from sod.alignment.turns import Coverage
-from sod.build.alignment import Pair, coverage_of, pair_of, refuse_uncovered, spread, teacher_reader
-from sod.build.alignment_rows import rows_of, stand_ins
+from sod.build.alignment import Pair, check_coverage, coverage_of, pair_of, refuse_uncovered, spread, teacher_reader
+from sod.build.alignment_rows import Rows, row_to_show, rows_of, stand_ins
 from sod.build.alignment_shown import BETWEEN, shown_turns
 from sod.recipe import Recipe, parse_recipe
 from sod.records import Message, SodError, Task, ToolCall
@@ -150,7 +151,7 @@ def test_coverage_is_the_sum_of_its_turns_and_names_the_least(pair: Pair) -> Non
 
 
 def test_rows_that_nobody_can_write_are_an_error_that_names_the_first(pair: Pair) -> None:
-    with pytest.raises(SodError, match=r"no conversation can be written by both models; 1 skipped: row 3: it calls"):
+    with pytest.raises(SodError, match=r"no conversation can be written by the student; 1 skipped: row 3: it calls"):
         coverage_of(pair, [(3, UNDECLARED)])
 
 
@@ -212,28 +213,71 @@ def test_a_file_without_conversations(tmp_path: Path, rows: list[Any], said: str
     assert "\n" not in str(error.value)
 
 
-def test_a_model_without_a_fast_tokenizer(home: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_fast_tokenizer(alike: Pair, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
     slow.mkdir()
     (slow / "vocab.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SodError, match=rf"^{slow}: no tokenizer.json, so no fast tokenizer.*save_pretrained$"):
-        teacher_reader(str(slow), [SCHEMA])
+        teacher_reader(recipe(), str(slow), alike.student.chat)
     with pytest.raises(SodError, match=r"nowhere: no such model directory"):
-        teacher_reader("./nowhere", [SCHEMA])
+        pair_of(recipe(), alike.student.path, "./nowhere")
 
 
-def test_a_template_that_hides_the_tools(home: Path) -> None:
-    """Refused where it is asked for; else the teacher is told of them in words, as a student would be."""
-    path = saved(home, "pieces", TELLS)
-    with pytest.raises(SodError, match=rf"^{path}: chat template: it does not show the tools to the model; use "):
-        teacher_reader(path, [SCHEMA], "tokenizer")
-    assert not teacher_reader(path, [SCHEMA]).chat.own_template
+@pytest.mark.parametrize(
+    ("template", "chat", "said"),
+    [
+        (
+            TELLS,
+            {"template": "tokenizer"},
+            "chat template: it does not show the tools to the model; use chat.template=",
+        ),
+        ("{{ 'no messages' }}", {}, "the teacher's own chat template cannot show it the run's tools"),
+    ],
+    ids=["as asked", "auto"],
+)
+def test_a_template_that_hides_the_tools(
+    alike: Pair, tmp_path: Path, template: str, chat: dict[str, str], said: str
+) -> None:
+    """Where it is asked for, and where not even telling of them in words helps; with our template for both it does."""
+    path = saved(tmp_path, "pieces", template)
+    with pytest.raises(SodError) as error:
+        teacher_reader(recipe(chat=chat), path, alike.student.chat)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+    assert teacher_reader(recipe(chat={"template": "hermes"}), path, alike.student.chat).chat.dialect.name == "hermes"
 
 
-def test_tokens_whose_bytes_nobody_can_tell(tmp_path: Path) -> None:
+def test_tokens_whose_bytes_nobody_can_tell(alike: Pair, tmp_path: Path) -> None:
     tokenizer = copy.deepcopy(family("prose"))
     tokenizer.eos_token = "<end>"
     tokenizer.backend_tokenizer.decoder = decoders.WordPiece()
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(SodError, match=rf"^{tmp_path}: the tokenizer's decoder \(WordPiece\).*another family$"):
-        teacher_reader(str(tmp_path), [SCHEMA])
+    with pytest.raises(SodError, match=rf"^{tmp_path}: .*(WordPiece).*another family$"):
+        teacher_reader(recipe(), str(tmp_path), alike.student.chat)
+
+
+def test_a_row_that_the_teacher_alone_cannot_write_counts_as_unmatched(pair: Pair) -> None:
+    """Words of the student's that open a call in the teacher's dialect, which would swallow the call behind them."""
+    asks, calls, result, answers = talk().messages
+    opens = Conversation("opens", (asks, replace(calls, content="I write ```tool_code {"), result, answers))
+    covered = coverage_of(pair, [(0, talk()), (4, opens)])
+    assert [(skip.row, "would not be read back" in skip.reason) for skip in covered.unread] == [(4, True)]
+    assert covered.rows == 2
+    assert (covered.least.row, covered.least.turn, covered.least.share) == (4, 1, 0.0)
+    alone, actions = coverage_of(pair, [(0, talk())]).total, sum(map(bool, pair.student.ledger(opens).turn_ids))
+    assert covered.total.coverage.tokens == alone.coverage.tokens + actions
+    assert covered.total.coverage.matched == alone.coverage.matched
+    assert covered.share < alone.coverage.share
+    rows = Rows([(0, talk()), (4, opens)], made_up=False)
+    assert row_to_show("f", rows, rows.numbered[::-1], covered, None)[0] == 0
+    with pytest.raises(SodError, match=r"^f: the teacher can be shown none of 1 rows, e.g. row 4: "):
+        row_to_show("f", rows, rows.numbered[1:], covered, None)
+    with pytest.raises(SodError, match=r"^f: no usable row 9; "):
+        row_to_show("f", rows, rows.numbered, covered, 9)
+
+
+def test_the_look_before_a_run_says_where_least_is_matched(pair: Pair) -> None:
+    rows = [(number, talk()) for number in range(40)]
+    assert check_coverage(pair, rows, 0.1, "method.alignment.min_coverage").rows == 32
+    with pytest.raises(SodError, match=r"below method.alignment.min_coverage=1; least in row 0, turn 1"):
+        check_coverage(pair, rows[:2], 1.0, "method.alignment.min_coverage")

@@ -12,7 +12,7 @@ A text that the teacher's normalizer changes (NFC) is compared character by char
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
@@ -140,14 +140,10 @@ class Coverage:
 @final
 @dataclass(frozen=True)
 class MatchedTurn:
-    """The spans of a turn in token numbers of its two sides, and what became of the student's tokens.
-
-    `kinds` has for each of them its place in `KINDS`.
-    """
+    """The spans of a turn in token numbers of its two sides, and what became of the student's tokens."""
 
     spans: Spans
     coverage: Coverage
-    kinds: NDArray[np.int8]
 
 
 @final
@@ -188,7 +184,7 @@ def match_trajectory(student: Ledger, teacher: Ledger) -> list[MatchedTurn]:
     matched, actions = [], 0
     for (start, stop), (teacher_start, teacher_stop) in zip(student_turns, teacher_turns, strict=True):
         turn = match_turn(student.side(start, stop), teacher.side(teacher_start, teacher_stop))
-        matched.append(replace(turn, spans=turn.spans.moved(actions, teacher_start)))
+        matched.append(MatchedTurn(turn.spans.moved(actions, teacher_start), turn.coverage))
         actions += stop - start
     return matched
 
@@ -203,11 +199,24 @@ def _turns(turn_ids: Sequence[int]) -> list[tuple[int, int]]:
 
 def match_turn(student: Side, teacher: Side) -> MatchedTurn:
     """The spans of the student's tokens and the teacher's in which they say the same in the same bytes."""
+    stretches, spans = _matched(student, teacher)
+    kinds, content = _kinds(student, stretches, spans)
+    counts = np.bincount(kinds, minlength=len(KINDS)).tolist()
+    said = int((content & (kinds == KINDS.index("matched"))).sum())
+    return MatchedTurn(spans, Coverage(content=said, **dict(zip(KINDS, counts, strict=True))))
+
+
+def token_kinds(student: Side, teacher: Side) -> NDArray[np.int8]:
+    """What became of each of the student's tokens: its place in `KINDS`."""
+    return _kinds(student, *_matched(student, teacher))[0]
+
+
+def _matched(student: Side, teacher: Side) -> tuple[Ids, Spans]:
+    """Stretches of equal bytes as rows of a table, and the spans within them."""
     stretches = _joined(_with_gaps(_contents(student, teacher), student, teacher))
     columns = np.array(stretches, dtype=np.int64).reshape(-1, 3)
     spans = spans_within(student.lengths, teacher.lengths, Ranges(columns[:, 0], columns[:, 1], columns[:, 2]))
-    spans = spans.kept(~_one_sided_control(spans, student.control, teacher.control))
-    return MatchedTurn(spans, *_fates(student, columns, spans))
+    return columns, spans.kept(~_one_sided_control(spans, student.control, teacher.control))
 
 
 def _contents(student: Side, teacher: Side) -> list[Stretch]:
@@ -338,8 +347,8 @@ def _any_within(mask: Mask, start: Ids, stop: Ids) -> Mask:
     return total[stop] > total[start]
 
 
-def _fates(student: Side, stretches: Ids, spans: Spans) -> tuple[Coverage, NDArray[np.int8]]:
-    """What became of the student's tokens: how many of each kind, and the kind of each."""
+def _kinds(student: Side, stretches: Ids, spans: Spans) -> tuple[NDArray[np.int8], Mask]:
+    """The kind of each of the student's tokens, and which are of contents."""
     ends = np.cumsum(student.lengths)
     starts = ends - student.lengths
     matched = _filled(len(ends), spans.student_start, spans.student_stop)
@@ -348,10 +357,7 @@ def _fates(student: Side, stretches: Ids, spans: Spans) -> tuple[Coverage, NDArr
     content = ~student.control if whole else _any_within(_content_bytes(student), starts, ends) & ~student.control
     in_order = {"matched": matched, "control": student.control, "straddling": equal, "unmatched": content}
     places = [np.int8(KINDS.index(kind)) for kind in in_order]  # the first that holds; call syntax where none does
-    kinds = np.select(list(in_order.values()), places, np.int8(KINDS.index("syntax")))
-    counts = np.bincount(kinds, minlength=len(KINDS)).tolist()
-    coverage = Coverage(content=int((matched & content).sum()), **dict(zip(KINDS, counts, strict=True)))
-    return coverage, kinds
+    return np.select(list(in_order.values()), places, np.int8(KINDS.index("syntax"))), content
 
 
 def _content_bytes(student: Side) -> Mask:

@@ -19,7 +19,7 @@ from sod.alignment.pieces import Pieces, pieces_of
 from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectory
 from sod.build.data import make_chat
 from sod.build.declared_tools import tools_to_show
-from sod.chat.choice import Wanted
+from sod.build.idle import occurs
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.render import Chat
 from sod.models.adapters import tokenizer_home
@@ -74,37 +74,42 @@ class Pair:
 
     def aligned(self, conversation: Conversation) -> Aligned:
         """The conversation, matched. Raises ValueError and SodError where one of the two cannot write it."""
-        own = self.student.ledger(conversation)
-        with _naming(self.teacher.path):
-            theirs = self.teacher.ledger(conversation)
+        return self.beside(self.student.ledger(conversation), conversation)
+
+    def beside(self, own: Ledger, conversation: Conversation) -> Aligned:
+        """The same, where the student's ledger is there. Raises where the teacher cannot write it."""
+        theirs = self.teacher.ledger(conversation)
         return Aligned(own, theirs, match_trajectory(own, theirs))
 
 
-def pair_of(
-    recipe: Recipe,
-    student: str,
-    teacher: str,
-    teacher_template: Wanted = "auto",
-    world_tools: Sequence[Mapping[str, Any]] = (),
-) -> Pair:
-    """The two models, by directories or hub ids. The recipe's `chat` keys are the student's; the teacher shows the
-    same tools in its own template, or the one named.
+def pair_of(recipe: Recipe, student: str, teacher: str, world_tools: Sequence[Mapping[str, Any]] = ()) -> Pair:
+    """The two models, by directories or hub ids, with the recipe's `chat` keys and tools.
 
     Raises SodError, naming the model, for a tokenizer that is no fast one or whose bytes nobody can tell, and for a
     template that hides the tools or is not append-only.
     """
     own = make_chat(recipe, _fast_tokenizer(student), lambda text: None, world_tools)
-    return Pair(_reader(student, own), teacher_reader(teacher, own.tools, teacher_template))
+    return Pair(_reader(student, own), teacher_reader(recipe, teacher, own))
 
 
-def teacher_reader(path: str, tools: Sequence[Mapping[str, Any]], template: Wanted = "auto") -> Reader:
-    """A teacher by its directory or hub id, as it reads the conversations of a student that is shown these tools.
+def teacher_reader(recipe: Recipe, path: str, student: Chat) -> Reader:
+    """A teacher by its directory or hub id: `chat.template` is its own too, with those of its arguments that it reads.
 
+    With `auto` its own template must show the tools or be told them: in another it would read what it never saw.
     Raises SodError as `pair_of`.
     """
     tokenizer = _fast_tokenizer(path)
+    template, own = recipe.chat.template, str(tokenizer.chat_template or "")
+    source = str(student.template) if template == "hermes" else own
+    kwargs = {name: value for name, value in recipe.chat.template_kwargs.items() if occurs(name, source)}
     with _naming(path):
-        chat = Chat(tokenizer, tools, template)
+        chat = Chat(tokenizer, student.tools, template, kwargs)
+    renders_own = chat.template is None or own in chat.template
+    if template == "auto" and student.tools and not renders_own:
+        raise SodError(
+            f"{path}: the teacher's own chat template cannot show it the run's tools ({chat.why}); take a teacher "
+            "whose template does, or set chat.template=hermes for both models"
+        )
     return _reader(path, chat)
 
 
@@ -132,8 +137,6 @@ def _naming(path: str) -> Iterator[None]:
         raise
     except SodError as error:
         raise SodError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 @final
@@ -169,12 +172,14 @@ class Least:
 class Covered:
     """What matches over several rows: by the number of the turn (from 1), and where least does.
 
-    `skipped` are the rows that one of the two models cannot write.
+    `unread` are rows that the student can write and the teacher cannot, which count as unmatched; `skipped` are left
+    out, as the student cannot write them either.
     """
 
     rows: int
     by_turn: Mapping[int, Tally]
     least: Least
+    unread: Sequence[SkippedRow]
     skipped: Sequence[SkippedRow]
 
     @property
@@ -189,26 +194,58 @@ class Covered:
 
 
 def coverage_of(pair: Pair, rows: Sequence[Numbered], progress: Progress = lambda done, total: None) -> Covered:
-    """How much of these rows matches. Raises SodError where none of them can be written by both models."""
+    """How much of these rows matches. Raises SodError where the student can write none of them."""
     by_turn: dict[int, Tally] = {}
     least: Least | None = None
+    unread: list[SkippedRow] = []
     skipped: list[SkippedRow] = []
     for done, (number, conversation) in enumerate(rows, 1):
         try:
-            turns = pair.aligned(conversation).turns
+            turns = _tallies(pair, number, conversation, unread)
         except UnboundedTemplateError:
             raise
         except (ValueError, SodError) as error:  # of the row's shape, or of a template that does not render it
             skipped.append(SkippedRow(number, str(error)))
             continue
-        for turn, matched in enumerate(turns, 1):
-            by_turn[turn] = by_turn.get(turn, Tally()) + Tally.of(matched)
-            if least is None or matched.coverage.share < least.share:
-                least = Least(number, turn, matched.coverage.share)
+        for turn, tally in enumerate(turns, 1):
+            by_turn[turn] = by_turn.get(turn, Tally()) + tally
+            if least is None or tally.coverage.share < least.share:
+                least = Least(number, turn, tally.coverage.share)
         progress(done, len(rows))
     if least is None:
-        raise SodError(f"no conversation can be written by both models; {skips_line(skipped)}")
-    return Covered(len(rows) - len(skipped), by_turn, least, skipped)
+        raise SodError(f"no conversation can be written by the student; {skips_line(skipped)}")
+    return Covered(len(rows) - len(skipped), by_turn, least, unread, skipped)
+
+
+def _tallies(pair: Pair, number: int, conversation: Conversation, unread: list[SkippedRow]) -> list[Tally]:
+    """What became of each turn; of a row that the teacher cannot write all is unmatched, and it is noted in `unread`.
+
+    Raises ValueError and SodError where the student cannot write it.
+    """
+    own = pair.student.ledger(conversation)
+    try:
+        return [Tally.of(turn) for turn in pair.beside(own, conversation).turns]
+    except UnboundedTemplateError:
+        raise
+    except (ValueError, SodError) as error:
+        unread.append(SkippedRow(number, str(error)))
+    turn_N = np.asarray(own.turn_ids)
+    control_N = own.pieces.control[own.pieces.known(own.ids)]
+    tallies = []
+    for turn in range(1, int(turn_N.max()) + 1):
+        tokens, control = int((turn_N == turn).sum()), int(control_N[turn_N == turn].sum())
+        tallies.append(Tally(1, 0, Coverage(control=control, unmatched=tokens - control)))
+    return tallies
+
+
+def check_coverage(pair: Pair, rows: Sequence[Numbered], limit: float, key: str) -> Covered:
+    """The silent look before a run: how much of 32 rows matches, spread evenly over these.
+
+    Raises SodError as `coverage_of` and `refuse_uncovered`.
+    """
+    covered = coverage_of(pair, spread(rows, PREFLIGHT_ROWS))
+    refuse_uncovered(covered, limit, key, pair.teacher.path)
+    return covered
 
 
 def refuse_uncovered(covered: Covered, limit: float, key: str, teacher: str) -> None:

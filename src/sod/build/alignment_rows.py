@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from sod.build.alignment import Numbered
+from sod.build.alignment import Covered, Numbered
 from sod.build.inspection import Kind, conversations_in, why_nothing
 from sod.build.transcript import ANSWER, sample_call
 from sod.recipe import Recipe
@@ -43,6 +43,27 @@ def rows_of(source: str, recipe: Recipe, tools: Sequence[Mapping[str, Any]]) -> 
         raise SodError(why_nothing(source, problems))
     made = stand_ins(tasks.items, tools, recipe)
     return Rows(list(zip(tasks.rows, made, strict=True)), made_up=True)
+
+
+def row_to_show(source: str, read: Rows, chosen: Sequence[Numbered], covered: Covered, asked: int | None) -> Numbered:
+    """The row that was asked for by its number, or of those chosen the first that both models can write.
+
+    Raises SodError where there is none.
+    """
+    if asked is not None:
+        found = next((numbered for numbered in read.numbered if numbered[0] == asked), None)
+        if found is None:
+            raise SodError(f"{source}: no usable row {asked}; `sod data inspect` tells which are skipped, and why")
+        return found
+    unwritten = {skip.row for skip in (*covered.skipped, *covered.unread)}
+    found = next((numbered for numbered in chosen if numbered[0] not in unwritten), None)
+    if found is None:
+        first = covered.unread[0]
+        raise SodError(
+            f"{source}: the teacher can be shown none of {len(chosen)} rows, e.g. row {first.row}: {first.reason}; "
+            "take a teacher whose template writes such turns"
+        )
+    return found
 
 
 def stand_ins(tasks: Sequence[Task], tools: Sequence[Mapping[str, Any]], recipe: Recipe) -> list[Conversation]:

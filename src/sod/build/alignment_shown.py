@@ -10,7 +10,8 @@ from typing import Literal, final
 import numpy as np
 
 from sod.alignment.pieces import Ids
-from sod.alignment.turns import KINDS, Ledger
+from sod.alignment.spans import Spans
+from sod.alignment.turns import KINDS, Ledger, token_kinds
 from sod.build.alignment import Aligned, Tally
 
 Kind = Literal["one", "several", "control", "syntax", "straddling", "unmatched"]
@@ -62,16 +63,32 @@ def shown_turns(aligned: Aligned) -> list[ShownTurn]:
     """Every turn of a conversation."""
     shown, actions = [], 0
     for number, turn in enumerate(aligned.turns, 1):
-        laid = _Laid.of(aligned, number, actions)
+        own, theirs = _bounds(aligned.student, number), _bounds(aligned.teacher, number)
+        kinds = token_kinds(aligned.student.side(*own), aligned.teacher.side(*theirs))
+        spans = turn.spans.moved(-actions, -theirs[0])
+        laid = _laid(_tokens(aligned.student, *own), _tokens(aligned.teacher, *theirs), kinds, spans)
         shown.append(ShownTurn(number, Tally.of(turn), list(_lines(laid)), list(_pairings(laid))))
-        actions += len(turn.kinds)
+        actions += len(kinds)
     return shown
+
+
+def _bounds(ledger: Ledger, turn: int) -> tuple[int, int]:
+    """Where the k-th turn's tokens begin and end."""
+    at = np.flatnonzero(np.asarray(ledger.turn_ids) == turn)
+    return int(at[0]), int(at[-1]) + 1
+
+
+def _tokens(ledger: Ledger, start: int, stop: int) -> list[bytes]:
+    return [ledger.pieces.table[id] for id in ledger.pieces.known(ledger.ids[start:stop]).tolist()]
 
 
 @final
 @dataclass(frozen=True)
 class _Laid:
-    """The tokens of a turn on both sides as bytes; spans are numbered from its first tokens, `span` is -1 in none."""
+    """The tokens of a turn on both sides as bytes, the kind of each of the student's and its span, -1 in none.
+
+    `edges` are the spans in token numbers of the turn: the student's start and stop, and the teacher's.
+    """
 
     student: Sequence[bytes]
     teacher: Sequence[bytes]
@@ -79,24 +96,14 @@ class _Laid:
     span: Sequence[int]
     edges: Sequence[tuple[int, int, int, int]]
 
-    @classmethod
-    def of(cls, aligned: Aligned, number: int, actions: int) -> _Laid:
-        """The turn, the k-th, before which the student has so many action tokens."""
-        turn = aligned.turns[number - 1]
-        own, theirs = _tokens(aligned.student, number), _tokens(aligned.teacher, number)
-        spans = turn.spans.moved(-actions, -int(np.flatnonzero(np.asarray(aligned.teacher.turn_ids) == number)[0]))
-        columns = (spans.student_start, spans.student_stop, spans.teacher_start, spans.teacher_stop)
-        edges = [(int(a), int(b), int(c), int(d)) for a, b, c, d in zip(*columns, strict=True)]
-        span = np.full(len(own), -1)
-        for at, (start, stop, _, _) in enumerate(edges):
-            span[start:stop] = at
-        kinds = list(_kinds(turn.kinds, span, spans.one_to_one))
-        return cls(own, theirs, kinds, span.tolist(), edges)
 
-
-def _tokens(ledger: Ledger, turn: int) -> list[bytes]:
-    at = np.flatnonzero(np.asarray(ledger.turn_ids) == turn)
-    return [ledger.pieces.table[id] for id in ledger.pieces.known(ledger.ids[at]).tolist()]
+def _laid(own: Sequence[bytes], theirs: Sequence[bytes], kinds: Sequence[int] | Ids, spans: Spans) -> _Laid:
+    columns = (spans.student_start, spans.student_stop, spans.teacher_start, spans.teacher_stop)
+    edges = [(int(a), int(b), int(c), int(d)) for a, b, c, d in zip(*columns, strict=True)]
+    span = np.full(len(own), -1)
+    for at, (start, stop, _, _) in enumerate(edges):
+        span[start:stop] = at
+    return _Laid(own, theirs, list(_kinds(kinds, span, spans.one_to_one)), span.tolist(), edges)
 
 
 def _kinds(kinds: Sequence[int] | Ids, span: Ids, one_to_one: Sequence[bool] | Ids) -> Iterator[Kind]:

@@ -113,7 +113,7 @@ def without_idle(recipe: Recipe, method: Method) -> Recipe:
 def refuse_unread(recipe: Recipe, chat: Chat, resume: bool, notice: Notice) -> None:
     """Raises SodError for keys of `chat.template_kwargs` that the chat template lacks; a resumed run is only told."""
     template = str(chat.tokenizer.chat_template if chat.template is None else chat.template)
-    unread = [f"chat.template_kwargs.{name}" for name in recipe.chat.template_kwargs if not _occurs(name, template)]
+    unread = [f"chat.template_kwargs.{name}" for name in recipe.chat.template_kwargs if not occurs(name, template)]
     if not unread:
         return
     text = f"{', '.join(unread)}: the chat template reads no such argument; correct its name, or leave it out"
@@ -122,7 +122,8 @@ def refuse_unread(recipe: Recipe, chat: Chat, resume: bool, notice: Notice) -> N
     notice(text)
 
 
-def _occurs(name: str, template: str) -> bool:
+def occurs(name: str, template: str) -> bool:
+    """Whether a chat template's source has the name in it."""
     return re.search(rf"\b{re.escape(name)}\b", template) is not None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -56,10 +56,6 @@ def align(
     min_coverage: Annotated[
         float, typer.Option("--min-coverage", min=0.0, max=1.0, help="End with 1 where a smaller share is matched.")
     ] = 0.0,
-    teacher_template: Annotated[
-        Literal["auto", "tokenizer", "told", "hermes"],
-        typer.Option("--teacher-template", help="Chat template of the teacher, as chat.template has it."),
-    ] = "auto",
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Show on a conversation which of the student's tokens match tokens of a teacher that has another tokenizer.
@@ -68,52 +64,48 @@ def align(
     control tokens apart) whose bytes the teacher's tokens spell in the same place. Only tokenizers are loaded.
     """
     from sod.build.alignment import coverage_of, pair_of, refuse_uncovered, spread
-    from sod.build.alignment_rows import rows_of
+    from sod.build.alignment_rows import row_to_show, rows_of
     from sod.build.evaluated import find_evaluated
     from sod.build.job import final_model
 
     about = find_evaluated(student, notice)
     spec = recipe_of(about, recipe, overrides or [], allow_code, notice)
     teacher_path = final_model(find_evaluated(teacher, notice).path, notice)
-    pair = pair_of(spec, final_model(spec.student.path, notice), teacher_path, teacher_template)
+    pair = pair_of(spec, final_model(spec.student.path, notice), teacher_path)
     read = rows_of(file, spec, pair.student.chat.tools)
     chosen = spread(read.numbered, rows)
     with progress("matching", total=len(chosen), unit="rows") as bar:
         task = bar.task_ids[0]
         covered = coverage_of(pair, chosen, lambda done, total: bar.update(task, completed=done, total=total))
     facts(file, _facts(pair, read, covered))
-    _print_row(pair, _row_to_show(file, read, chosen, covered, row), tokens)
+    _print_row(pair, row_to_show(file, read, chosen, covered, row), tokens)
     _print_covered(covered)
     refuse_uncovered(covered, min_coverage, "--min-coverage", teacher)
 
 
 def _facts(pair: Pair, read: Rows, covered: Covered) -> list[tuple[str, str]]:
     from sod.build.alignment_rows import MADE_UP
+    from sod.tasks.loaded import skips_line
 
     what = f"tasks, whose turns are made up: {MADE_UP}" if read.made_up else "conversations"
     total = len(read.numbered)
     found = [("student", _reader(pair.student)), ("teacher", _reader(pair.teacher))]
     found.append(("rows", f"{covered.rows:,} of {total:,} {what}"))
+    if covered.unread:
+        first = covered.unread[0]
+        found.append(
+            (
+                "unread",
+                f"{len(covered.unread):,} that the teacher cannot be shown, e.g. row {first.row}: {first.reason}",
+            )
+        )
     if covered.skipped:
-        from sod.tasks.loaded import skips_line
-
         found.append(("skipped", skips_line(covered.skipped)))
     return found
 
 
 def _reader(reader: Reader) -> str:
     return f"{reader.path}: {reader.chat.why}; dialect {reader.chat.dialect.name}"
-
-
-def _row_to_show(file: str, read: Rows, chosen: Sequence[Numbered], covered: Covered, row: int | None) -> Numbered:
-    """The row that was asked for, or the first that both models can write. Raises SodError for one there is not."""
-    if row is None:
-        unwritten = {skip.row for skip in covered.skipped}
-        return next(numbered for numbered in chosen if numbered[0] not in unwritten)
-    for numbered in read.numbered:
-        if numbered[0] == row:
-            return numbered
-    raise SodError(f"{file}: no usable row {row}; `sod data inspect` tells which are skipped, and why")
 
 
 def _print_row(pair: Pair, numbered: Numbered, tokens: bool) -> None:
