@@ -229,7 +229,7 @@ def test_a_model_without_a_fast_tokenizer(alike: Pair, tmp_path: Path) -> None:
         (
             TELLS,
             {"template": "tokenizer"},
-            "chat template: it does not show the tools to the model; use chat.template=",
+            "chat template: it does not show the tools to the model; use chat",
         ),
         ("{{ 'no messages' }}", {}, "the teacher's own chat template cannot show it the run's tools"),
     ],

@@ -93,12 +93,8 @@ def _facts(pair: Pair, read: Rows, covered: Covered) -> list[tuple[str, str]]:
     found.append(("rows", f"{covered.rows:,} of {total:,} {what}"))
     if covered.unread:
         first = covered.unread[0]
-        found.append(
-            (
-                "unread",
-                f"{len(covered.unread):,} that the teacher cannot be shown, e.g. row {first.row}: {first.reason}",
-            )
-        )
+        which = f"{len(covered.unread):,} that the teacher cannot be shown, e.g. row {first.row}: {first.reason}"
+        found.append(("unread", which))
     if covered.skipped:
         found.append(("skipped", skips_line(covered.skipped)))
     return found
@@ -118,8 +114,9 @@ def _print_row(pair: Pair, numbered: Numbered, tokens: bool) -> None:
         raise SodError(f"row {number}: {error}; show another with --row") from error
     out.print()
     out.print(f"row {number}, {conversation.id}", style="bold", markup=False)
-    legend = [_styled(kind, meaning) for kind, (_, _, _, meaning) in LOOKS.items()]
-    out.print(Text.assemble(*(part for text in legend for part in (text, "  "))))
+    if not tokens:
+        legend = [_styled(kind, meaning) for kind, (_, _, _, meaning) in LOOKS.items()]
+        out.print(Text("  ").join(legend))
     for turn in shown_turns(aligned):
         out.print()
         out.print(f"turn {turn.number}: {_in_words(turn.tally)}", style="bold", markup=False)
