@@ -23,7 +23,10 @@ from sod.records import Message, SodError, Task, ToolCall
 from sod.tasks.base import Conversation
 from sod.tools.python import SCHEMA
 
-TELLS = "{%- for m in messages -%}{{ m.role + ':\n' + m.content + '<end>' }}{%- endfor -%}"
+TELLS = (
+    "{%- for m in messages -%}{{ m.role + ':\n' + m.content + '<end>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'assistant:\n' }}{%- endif -%}"
+)
 """A template that knows no tools."""
 CODE = 'print("the number", 1234)\nprint(567890)'
 
@@ -256,12 +259,14 @@ def test_tokens_whose_bytes_nobody_can_tell(alike: Pair, tmp_path: Path) -> None
         teacher_reader(recipe(), str(tmp_path), alike.student.chat)
 
 
-def test_a_row_that_the_teacher_alone_cannot_write_counts_as_unmatched(pair: Pair) -> None:
-    """Words of the student's that open a call in the teacher's dialect, which would swallow the call behind them."""
-    asks, calls, result, answers = talk().messages
-    opens = Conversation("opens", (asks, replace(calls, content="I write ```tool_code {"), result, answers))
+def test_a_row_that_the_teacher_alone_cannot_write_counts_as_unmatched(alike: Pair, tmp_path: Path) -> None:
+    """Its template refuses what the user says, as some do."""
+    refuses = "{%- if 'weather' in messages[0].content -%}{{ raise_exception('no weather') }}{%- endif -%}"
+    path = saved(tmp_path, "pieces", refuses + TELLS)
+    pair = Pair(alike.student, teacher_reader(recipe(), path, alike.student.chat))
+    opens = Conversation("opens", (Message("user", "How is the weather?"), *talk().messages[1:]))
     covered = coverage_of(pair, [(0, talk()), (4, opens)])
-    assert [(skip.row, "would not be read back" in skip.reason) for skip in covered.unread] == [(4, True)]
+    assert [(skip.row, "no weather" in skip.reason) for skip in covered.unread] == [(4, True)]
     assert covered.rows == 2
     assert (covered.least.row, covered.least.turn, covered.least.share) == (4, 1, 0.0)
     alone, actions = coverage_of(pair, [(0, talk())]).total, sum(map(bool, pair.student.ledger(opens).turn_ids))

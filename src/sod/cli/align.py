@@ -34,6 +34,8 @@ LOOKS: Mapping[Kind, tuple[str, str, str, str]] = {
     "unmatched": ("⟦", "⟧", "red", "unmatched"),
 }
 """For each kind what stands before and after it without colours, its colour, and what it is."""
+NAMES: Mapping[Kind, str] = {"one": "1:1", "several": "span"}
+"""What kinds are called that have other names for a person."""
 LAST_TURN = 8
 """From the next one on, turns are one line of the table."""
 
@@ -139,7 +141,7 @@ def _side_by_side(turn: ShownTurn) -> Table:
     table.add_column("teacher's tokens", ratio=1, overflow="fold")
     for pairing in turn.pairings:
         colour = "" if pairing.kind is None else LOOKS[pairing.kind][2]
-        name = {"one": "1:1", "several": "span", None: ""}.get(pairing.kind, pairing.kind)
+        name = "" if pairing.kind is None else NAMES.get(pairing.kind, pairing.kind)
         table.add_row(name, Text(pairing.student, colour), Text(pairing.teacher, colour))
     return table
 
