@@ -9,7 +9,6 @@ from typing import Literal, final
 
 import numpy as np
 
-from sod.alignment.pieces import Ids
 from sod.alignment.spans import Spans
 from sod.alignment.turns import KINDS, Ledger, token_kinds
 from sod.build.alignment import Aligned, Tally
@@ -66,7 +65,7 @@ def shown_turns(aligned: Aligned) -> list[ShownTurn]:
         own, theirs = _bounds(aligned.student, number), _bounds(aligned.teacher, number)
         kinds = token_kinds(aligned.student.side(*own), aligned.teacher.side(*theirs))
         spans = turn.spans.moved(-actions, -theirs[0])
-        laid = _laid(_tokens(aligned.student, *own), _tokens(aligned.teacher, *theirs), kinds, spans)
+        laid = _laid(_tokens(aligned.student, *own), _tokens(aligned.teacher, *theirs), kinds.tolist(), spans)
         shown.append(ShownTurn(number, Tally.of(turn), list(_lines(laid)), list(_pairings(laid))))
         actions += len(kinds)
     return shown
@@ -97,19 +96,19 @@ class _Laid:
     edges: Sequence[tuple[int, int, int, int]]
 
 
-def _laid(own: Sequence[bytes], theirs: Sequence[bytes], kinds: Sequence[int] | Ids, spans: Spans) -> _Laid:
+def _laid(own: Sequence[bytes], theirs: Sequence[bytes], kinds: Sequence[int], spans: Spans) -> _Laid:
     columns = (spans.student_start, spans.student_stop, spans.teacher_start, spans.teacher_stop)
     edges = [(int(a), int(b), int(c), int(d)) for a, b, c, d in zip(*columns, strict=True)]
     span = np.full(len(own), -1)
     for at, (start, stop, _, _) in enumerate(edges):
         span[start:stop] = at
-    return _Laid(own, theirs, list(_kinds(kinds, span, spans.one_to_one)), span.tolist(), edges)
+    return _Laid(own, theirs, list(_kinds(kinds, span.tolist(), spans.one_to_one.tolist())), span.tolist(), edges)
 
 
-def _kinds(kinds: Sequence[int] | Ids, span: Ids, one_to_one: Sequence[bool] | Ids) -> Iterator[Kind]:
+def _kinds(kinds: Sequence[int], span: Sequence[int], one_to_one: Sequence[bool]) -> Iterator[Kind]:
     for kind, at in zip(kinds, span, strict=True):
-        shown = _BY_KIND[KINDS[int(kind)]]
-        yield "several" if shown == "one" and not one_to_one[int(at)] else shown
+        shown = _BY_KIND[KINDS[kind]]
+        yield "several" if shown == "one" and not one_to_one[at] else shown
 
 
 def _lines(laid: _Laid) -> Iterator[list[Stretch]]:
