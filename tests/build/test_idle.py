@@ -67,6 +67,16 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
         "method.gamma=3 does nothing here: method.beta_min and method.beta_max are equal",
     ),
     "beta of a KL": ({"name": "opd", "divergence": {"kind": "reverse_kl", "beta": 0.3}}, {}, "divergence.beta=0.3"),
+    "beta of another estimator": (
+        {"name": "opd", "alignment": {"kind": "simct", "beta": 0.3}},
+        {},
+        "method.alignment.beta=0.3 does nothing here: only gold reads it, method.alignment.kind is simct",
+    ),
+    "clip of a loss over spans": (
+        {"name": "opd", "alignment": "simct", "clip_low": 0.1},
+        {},
+        "a dense divergence has no policy ratio",
+    ),
     "whose top of all tokens": (
         {"name": "opd", "divergence": {"kind": "jsd", "chosen_by": "student"}},
         {},

@@ -25,18 +25,23 @@ from settings_bench import Bench, files_of, put, quicken
 
 import environment_games
 from rewards.judge_server import completion
+from sod.alignment.estimators import Chunk
 from sod.build.data import make_chat
 from sod.build.devices import Devices
 from sod.build.environment import world_tasks
 from sod.build.job import prepare_torch
+from sod.build.method import make_method
 from sod.build.own_rewards import own_rewards
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
+from sod.build.translation import chats_of, span_measure
 from sod.build.worlds import environment_maker, make_worlds
+from sod.chat.render import Chat
 from sod.compare.cells import run_unit
 from sod.compare.order import order_of_work
 from sod.compare.own import judged_tasks, tuning_tasks
 from sod.compare.units import Comparison, Unit
 from sod.environments.base import Reset, WorldRequest
+from sod.models.load import save_model
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
 from sod.records import Fault, Program, SodError
@@ -169,6 +174,15 @@ OF_ENVIRONMENT: Mapping[str, tuple[Any, Any]] = {
     "concurrency": (1, 2),
 }
 """Keys of `environment`, at two values each."""
+OF_ALIGNMENT: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "kind": ({"kind": "uld"}, {"kind": "simct"}),
+    "min_coverage": ({"kind": "uld", "min_coverage": 0.2}, {"kind": "uld", "min_coverage": 0.9}),
+    "top_k": ({"kind": "strict_topk"}, {"kind": "strict_topk", "top_k": 2}),
+    "beta": ({"kind": "gold"}, {"kind": "gold", "beta": 0.1}),
+    "matched": ({"kind": "gold"}, {"kind": "gold", "matched": 0.3}),
+    "unit_score": ({"kind": "simct"}, {"kind": "simct", "unit_score": "logit"}),
+}
+"""Keys of `method.alignment`, in two sections each."""
 TABLES = (
     {f"environment.{key}" for key in OF_ENVIRONMENT},
     {f"tools.python.fusion.{key}" for key in SERVICE},
@@ -176,6 +190,7 @@ TABLES = (
     {f"world.{key}" for key in [*OF_THE_WORLD, *EQUAL_IN_THE_WORLD]},
     {f"compare.{key}" for key in OF_COMPARE},
     {f"tools.NAME.{key}" for key in OWN_KEYS},
+    {f"method.alignment.{key}" for key in OF_ALIGNMENT},
 )
 
 
@@ -540,6 +555,31 @@ def in_environment(key: str, value: Any) -> Any:
 def test_a_key_of_an_environment(key: str) -> None:
     one, other = OF_ENVIRONMENT[key]
     assert in_environment(key, one) != in_environment(key, other)
+
+
+@pytest.mark.parametrize("key", OF_ALIGNMENT)
+def test_a_key_of_the_alignment(key: str, chat: Chat, random_model: Callable[..., Any], tmp_path: Path) -> None:
+    """The loss of the same three tokens in two spans, and how much must match."""
+    model = str(tmp_path / "model")
+    save_model(random_model(), copy.deepcopy(chat.tokenizer), chat.template, chat.end_id, Path(model))
+
+    generator, columns = torch.Generator().manual_seed(1), len(chat.tokenizer)
+    logits = [torch.randn(3, columns, generator=generator) for _ in range(2)]
+    ids, start, stop = torch.tensor([5, 6, 7]), torch.tensor([0, 1]), torch.tensor([1, 3])
+    part = Chunk(*logits, ids, ids, start, stop, start, stop)
+
+    def what_comes_of(section: dict[str, Any]) -> tuple[list[float], float]:
+        content = {"student": {"path": model}, "method": {"name": "opd", "alignment": section}}
+        recipe = parse_recipe(content, "here")
+        method = make_method(recipe.method)
+        translation = chats_of(recipe, method, model, lambda text: None)[1]
+        assert translation is not None
+        assert method.alignment is not None
+        return span_measure(method.alignment, translation, torch.device("cpu"))(part).tolist(), translation.min_coverage
+
+    one, other = OF_ALIGNMENT[key]
+    assert what_comes_of(one) == what_comes_of(one)
+    assert what_comes_of(one) != what_comes_of(other)
 
 
 CALLS = (

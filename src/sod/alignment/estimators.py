@@ -42,6 +42,7 @@ from torch import Tensor
 from sod.alignment.spans import Spans
 from sod.objective.columns import Axes, check_axes
 from sod.objective.divergence import LOG_FLOOR, Divergence, divergence
+from sod.objective.spans import shared_out
 
 UnitScore = Literal["logp", "logit"]
 
@@ -75,17 +76,12 @@ def chunk(student_logp_N: Tensor, teacher_logp_M: Tensor, spans: Spans) -> tuple
     Over a span the advantages sum to the teacher's log-probability of its text less the student's. Constant.
     """
     student_logp_N, teacher_logp_M = student_logp_N.detach(), teacher_logp_M.detach()
-    owner_n, at_n = _members(spans.student_start, spans.student_stop)
-    teacher_owner_m, teacher_at_m = _members(spans.teacher_start, spans.teacher_stop)
+    owner_n, at_n = members(spans.student_start, spans.student_stop)
+    teacher_owner_m, teacher_at_m = members(spans.teacher_start, spans.teacher_stop)
     own_n, theirs_m = student_logp_N[at_n], teacher_logp_M[teacher_at_m].to(student_logp_N.dtype)
-    student_S = own_n.new_zeros(len(spans)).index_add(0, owner_n, own_n)
     teacher_S = own_n.new_zeros(len(spans)).index_add(0, teacher_owner_m, theirs_m)
-    size_S = torch.as_tensor(spans.student_stop - spans.student_start).to(own_n)
-    certain_n = student_S[owner_n] == 0.0
-    share_n = torch.where(certain_n, 1.0 / size_S[owner_n], own_n / student_S[owner_n].masked_fill(certain_n, 1.0))
-    shared_n = torch.where(size_S[owner_n] == 1.0, 1.0, share_n)
     gap_N, aligned_N = torch.zeros_like(student_logp_N), torch.zeros_like(student_logp_N, dtype=torch.bool)
-    gap_N[at_n] = teacher_S[owner_n] * shared_n - own_n
+    gap_N[at_n] = shared_out(own_n, owner_n, teacher_S) - own_n
     aligned_N[at_n] = True
     return gap_N, aligned_N
 
@@ -186,7 +182,7 @@ def _teacher_edge(part: Chunk) -> Tensor:
     return _exact(part.teacher_logits_MW.detach()[part.teacher_start_S])
 
 
-def _members(start: object, stop: object) -> tuple[Tensor, Tensor]:
+def members(start: object, stop: object) -> tuple[Tensor, Tensor]:
     """The tokens in spans: which span each is in, and its number."""
     start_S, stop_S = torch.as_tensor(start), torch.as_tensor(stop)
     size_S = stop_S - start_S
@@ -230,7 +226,7 @@ def _token_values(logits_NV: Tensor, id_N: Tensor, kind: UnitScore) -> Tensor:
 
 
 def _span_sums(value_N: Tensor, start_S: Tensor, stop_S: Tensor, mean: bool = False) -> Tensor:
-    owner_n, at_n = _members(start_S, stop_S)
+    owner_n, at_n = members(start_S, stop_S)
     total_S = value_N.new_zeros(len(start_S)).index_add(0, owner_n, value_N[at_n])
     return total_S / (stop_S - start_S) if mean else total_S
 

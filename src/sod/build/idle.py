@@ -61,7 +61,14 @@ def idle_for(recipe: Recipe, method: Method) -> list[Idle]:
 
 def idle_anywhere(recipe: Recipe) -> list[Idle]:
     """What does nothing because of another key, whatever the method needs."""
-    found = [*_knobs(recipe.method), *_divergence(recipe), *_verifiers(recipe), *_service(recipe), *_split(recipe)]
+    found = [
+        *_knobs(recipe.method),
+        *_divergence(recipe),
+        *_alignment(recipe),
+        *_verifiers(recipe),
+        *_service(recipe),
+        *_split(recipe),
+    ]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
     found += _environment(recipe)
     if recipe.rollout.max_fault_rate >= 1:
@@ -146,7 +153,7 @@ def _updates(recipe: Recipe, method: Method) -> Iterator[Idle]:
         key = f"method.{clip}"
         if Need.DEMONSTRATIONS in method.needs:
             yield from _set(recipe, key, f"{method.name} has no policy ratio")
-        elif method.divergence is not None and method.rho.never:
+        elif method.dense and method.rho.never:
             yield from _set(recipe, key, "a dense divergence has no policy ratio, and there is no reward's term")
         elif groups is None or groups >= prompts:
             why = "a step makes one update, at which the policy ratio is 1"
@@ -231,6 +238,18 @@ def _divergence(recipe: Recipe) -> Iterator[Idle]:
     if dense.top_k == 0:
         why = "method.divergence.top_k=0 takes the full vocabulary"
         yield from _set(recipe, "method.divergence.chosen_by", why, "set method.divergence.top_k, or leave it out")
+
+
+def _alignment(recipe: Recipe) -> Iterator[Idle]:
+    """Settings of another estimator than the one that is taken."""
+    spec = recipe.method.alignment
+    if spec is None:
+        return
+    of_kinds = {"top_k": "strict_topk", "beta": "gold", "matched": "gold", "unit_score": "simct"}
+    for key, kind in of_kinds.items():
+        if spec.kind != kind:
+            why = f"only {kind} reads it, method.alignment.kind is {spec.kind}"
+            yield from _set(recipe, f"method.alignment.{key}", why)
 
 
 def _verifiers(recipe: Recipe) -> Iterator[Idle]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sod.objective.alignments import Alignment
 from sod.objective.divergence import Divergence
 from sod.objective.knobs import PresetKnob
 from sod.objective.methods import Method
@@ -30,7 +31,8 @@ def make_method(spec: MethodSpec) -> Method:
     """The preset named by the recipe with its knobs.
 
     Raises SodError for an unknown name (with the nearest ones), for a knob that the preset does not have, whose value
-    is of the wrong type or out of range, and for a dense divergence in a method without a teacher.
+    is of the wrong type or out of range, for a dense divergence in a method without a teacher, and for an alignment in
+    one whose teacher needs the student's tokenizer.
     """
     refuse_unknown([spec.name])
     declared = knobs(spec.name)
@@ -39,16 +41,43 @@ def make_method(spec: MethodSpec) -> Method:
             raise SodError(_no_such_knob(spec.name, knob, list(declared)))
     values = {knob: _value(declared[knob], given, f"method.{knob}") for knob, given in spec.knobs.items()}
     divergence = Divergence(**spec.divergence.model_dump()) if spec.divergence is not None else None
+    aligned = spec.alignment
+    alignment = None if aligned is None else Alignment(**aligned.model_dump(exclude={"min_coverage"}))
     common = {key: getattr(spec, key) for key in COMMON}
     try:
-        method = make(spec.name, values, divergence=divergence, **common)
+        method = make(spec.name, values, divergence=divergence, alignment=alignment, **common)
     except ValueError as error:
         raise SodError(f"method: {error}") from None
     if divergence is not None and Need.TEACHER not in method.needs:
         raise SodError(f"method.divergence: {spec.name} has no teacher to diverge from; leave it out")
+    if spec.alignment is not None and not can_align(method):
+        raise SodError(_unaligned(spec.alignment.kind, method))
     if Need.DEMONSTRATIONS in method.needs and spec.loss_aggregation != "token-mean":
         raise SodError(f"method.loss_aggregation: {spec.name} is always a token mean; leave it out")
     return method
+
+
+def can_align(method: Method) -> bool:
+    """Whether the method's teacher may have another tokenizer."""
+    own_tokens = method.divergence is not None or method.context is not None
+    return Need.TEACHER in method.needs and Need.TEACHER_EPISODES not in method.needs and not own_tokens
+
+
+def _unaligned(kind: str, method: Method) -> str:
+    """Why the method's teacher cannot have another tokenizer, and whose can."""
+    if Need.TEACHER not in method.needs:
+        why = "has no teacher to align with"
+    elif Need.TEACHER_EPISODES in method.needs:
+        why = "lets the student go on in the teacher's own tokens"
+    elif method.context is not None:
+        why = "has the student itself as its teacher"
+    else:
+        why = "compares whole distributions over one vocabulary (method.divergence)"
+    others = ", ".join(name for name, preset in PRESETS.items() if can_align(preset()))
+    return (
+        f"method.alignment={kind}: {method.name} {why}; leave it out, or take a method that can align, without a "
+        f"divergence: {others}"
+    )
 
 
 def check_knobs(spec: MethodSpec, where: str) -> None:
@@ -86,6 +115,8 @@ def differing_knobs(spec: MethodSpec) -> list[str]:
             changed.append(f"{key}={shown_default(value)}")
     if spec.divergence is not None:
         changed.append(f"divergence={spec.divergence.kind}")
+    if spec.alignment is not None:
+        changed.append(f"alignment={spec.alignment.kind}")
     return changed
 
 

@@ -27,12 +27,19 @@ def recipe_schema() -> dict[str, Any]:
     method["properties"] |= {"name": method["properties"]["name"] | names} | _knobs()
     method["additionalProperties"] = False
     _also(schema["properties"], "method", names)
-    _also(method["properties"], "divergence", {"enum": parts["DivergenceSpec"]["properties"]["kind"]["enum"]})
+    _also(method["properties"], "divergence", _kinds_of(parts["DivergenceSpec"]))
+    _also(method["properties"], "alignment", _kinds_of(parts["AlignmentSpec"]))
     _also(parts["RewardSpec"]["properties"], "call", *_function_forms())
     parts["ToolsSpec"]["additionalProperties"] |= {"description": _own_tools()}
     for key, others in accepted_names().items():
         _name_also(schema, key, others)
     return {"$schema": DIALECT, **schema, "title": "sod recipe"}
+
+
+def _kinds_of(section: dict[str, Any]) -> dict[str, Any]:
+    """The values of a section's `kind`, which may stand for the section."""
+    kind = section["properties"]["kind"]
+    return {"enum": kind["enum"] if "enum" in kind else [kind["const"]]}
 
 
 def _function_forms() -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
-from sod.build.vocabulary import chat_of
+from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
 from sod.models.adapters import is_adapter, same_place
@@ -58,6 +58,7 @@ from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
 from sod.teachers.local import LocalTeacher
+from sod.teachers.translated import TranslatedTeacher, Translation
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
@@ -69,7 +70,10 @@ WHOLE_MODEL = frozenset({Need.FULL, Need.TOP_K, Need.TEACHER_EPISODES}) | SELF_T
 @final
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is made of, read and checked: no weights yet. The recipe's models are `located`."""
+    """What a run is made of, read and checked: no weights yet. The recipe's models are `located`.
+
+    `translation` is there where the teacher has another tokenizer.
+    """
 
     recipe: Recipe
     method: Method
@@ -79,6 +83,7 @@ class Inputs:
     place: Place
     proof: Proof
     devices: Devices
+    translation: Translation | None = None
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -129,7 +134,8 @@ def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
 
 def _models(run: Run) -> dict[str, Any]:
     """The models in this process, by role."""
-    teacher = {"teacher": run.teacher.model} if isinstance(run.teacher, LocalTeacher) else {}
+    scorer = run.teacher.inner if isinstance(run.teacher, TranslatedTeacher) else run.teacher
+    teacher = {"teacher": scorer.model} if isinstance(scorer, LocalTeacher) else {}
     return {"student": run.student, **teacher}
 
 
@@ -166,7 +172,7 @@ def checked(
     refuse_unfit_adapter(recipe)
     began = first_look(recipe, tasks)
     theirs = () if began is None else began.tools
-    chat = chat_of(recipe, recipe.student.path, _teacher_path(recipe, method), notice, theirs)
+    chat, translation = chats_of(recipe, method, _teacher_path(recipe, method), notice, theirs)
     refuse_unfit_world(recipe, tasks, began, chat)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -177,7 +183,7 @@ def checked(
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, translation)
 
 
 def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
@@ -196,14 +202,16 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     devices = inputs.devices
     learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
     meter = Meter(recipe.train.profile)
-    teacher = make_teacher(recipe, method, support, learner, devices.teacher, meter, notice)
+    translation = inputs.translation
+    theirs = support if translation is None else Support.of(translation.teacher.chat.tokenizer)
+    teacher = make_teacher(recipe, method, theirs, learner, devices.teacher, meter, notice)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
         student=learner.model,
-        teacher=teacher,
+        teacher=teacher if teacher is None or translation is None else TranslatedTeacher(teacher, translation),
         rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world),
         method=method,
         optimizer=learner.optimizer,
@@ -213,6 +221,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         meter=meter,
         tools=chat.tools,
     )
+    if translation is not None and method.alignment is not None and method.over_spans:
+        run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:

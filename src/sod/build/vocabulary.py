@@ -11,6 +11,9 @@ from sod.models.load import check_compatible, load_tokenizer, vocabulary_rows
 from sod.models.support import Support, refuse_tokens_without_rows, rows_without_token
 from sod.recipe import Notice, Recipe
 
+Named = tuple[str, Any]
+"""A model directory or hub id, and its tokenizer."""
+
 
 def chat_of(
     recipe: Recipe, student: str, teacher: str | None, notice: Notice, world_tools: Sequence[Mapping[str, Any]] = ()
@@ -22,22 +25,35 @@ def chat_of(
     tokenizer cannot be loaded, where the two have other tokens, where a token has no row in a model, and for a template
     that is not append-only.
     """
-    tokenizer, theirs = load_tokenizer(student), None
+    theirs = None if teacher is None else (teacher, load_tokenizer(teacher))
+    return chat_over(recipe, (student, load_tokenizer(student)), theirs, notice, world_tools)
+
+
+def chat_over(
+    recipe: Recipe,
+    student: Named,
+    teacher: Named | None,
+    notice: Notice,
+    world_tools: Sequence[Mapping[str, Any]] = (),
+) -> Chat:
+    """`chat_of` over tokenizers that are loaded."""
+    (path, tokenizer), theirs = student, None
     if teacher is not None:
-        theirs = load_tokenizer(teacher)
-        check_compatible(tokenizer, theirs, student, teacher)
-    for path in dict.fromkeys(path for path in (student, teacher) if path is not None):
-        _check_rows(tokenizer, path, notice)
+        theirs = teacher[1]
+        check_compatible(tokenizer, theirs, path, teacher[0])
+    for scored in dict.fromkeys([path, *([] if teacher is None else [teacher[0]])]):
+        check_rows(tokenizer, scored, notice)
     chat = make_chat(recipe, tokenizer, notice, world_tools)
-    if theirs is not None and theirs.eos_token_id != tokenizer.eos_token_id:
+    if teacher is not None and theirs is not None and theirs.eos_token_id != tokenizer.eos_token_id:
         notice(
-            f"{teacher}: the teacher's EOS is {_end(theirs)}, the student's ({student}) {_end(tokenizer)}; turns end "
+            f"{teacher[0]}: the teacher's EOS is {_end(theirs)}, the student's ({path}) {_end(tokenizer)}; turns end "
             f"in the chat's {chat.end_text!r} for both; where the student does not say it yet, `sod sft` teaches it"
         )
     return chat
 
 
-def _check_rows(tokenizer: Any, path: str, notice: Notice) -> None:
+def check_rows(tokenizer: Any, path: str, notice: Notice) -> None:
+    """Tell of rows of the model at `path` that have no token. Raises SodError where a token has no row."""
     rows = vocabulary_rows(path)
     if rows is None:
         return  # found out when the weights are loaded

@@ -18,7 +18,7 @@ from typing import Any
 
 from sod.build.evaluation import evaluate_model
 from sod.build.idle import without_idle
-from sod.build.method import make_method
+from sod.build.method import can_align, make_method
 from sod.build.training import prepare_train
 from sod.clock import Clock
 from sod.compare.own import Judged, judged_tasks, tuning_tasks, untrained
@@ -70,6 +70,8 @@ def method_spec(recipe: Recipe, name: str) -> MethodSpec:
     known = {*MethodSpec.model_fields, *knobs(name)}
     if Need.TEACHER not in PRESETS[name]().needs:
         known.remove("divergence")
+    if not can_align(PRESETS[name]()):
+        known.remove("alignment")
     return MethodSpec.model_validate(recipe.method.model_dump(include=known, exclude_unset=True) | {"name": name})
 
 

@@ -63,7 +63,21 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, values: partial[Tensor]
     further columns, which are where the caller left them. With gradients, what it makes of several chunks is not kept
     but made again in the backward pass. The values returned are on the batch's device.
     """
-    hidden_ND = hidden_before_actions(model, batch)
+    return _at_hidden(model, batch, hidden_before_actions(model, batch), rows, values, *more_N)
+
+
+def logps_after(model: Any, batch: TokenBatch, hidden_ND: Tensor, temperature: float = 1.0) -> Tensor:
+    """`action_logps`, from what the decoder says before each action token (`hidden_before_actions`)."""
+    values = partial(_logp, temperature=temperature, shape=shape_of(model.config))
+    logp_CN = _at_hidden(model, batch, hidden_ND, chunk_rows(model), values)
+    action_BT = batch.turn_BT > 0
+    return torch.zeros(action_BT.shape).masked_scatter(action_BT, logp_CN[0])
+
+
+def _at_hidden(
+    model: Any, batch: TokenBatch, hidden_ND: Tensor, rows: int, values: partial[Tensor], *more_N: Tensor
+) -> Tensor:
+    """`at_actions` from hidden states."""
     target_N = moved(batch.token_BT[batch.turn_BT > 0], hidden_ND.device)
     head = model.get_output_embeddings()
     projected = fused(values, head)

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from sod.objective.advantage import combine, group_advantage
 from sod.objective.aggregation import LossAggregation
+from sod.objective.alignments import Alignment
 from sod.objective.batch import TokenBatch
 from sod.objective.divergence import Divergence
 from sod.objective.episodes import WHOLE_EPISODES, EpisodeStrategy
 from sod.objective.needs import Need
 from sod.objective.schedules import Schedule, constant
 from sod.objective.scores import Level, ScoreNeed
+from sod.objective.spans import by_token
 from sod.objective.stats import TurnStats, per_token, turn_stats
 from sod.objective.surrogate import SurrogateTerms, clipped_surrogate
 
@@ -66,7 +68,8 @@ class Method:
 
     `turn_weights` (w) is None for a method without a teacher; `rho` is 0 for one without rewards; `gate` (g) makes
     the teacher's signal depend on the group advantage. With `divergence` the teacher's part is not in the advantage:
-    the loss gets `kappa(s) * g * w_k * D_t`, the dense divergence at the sampled positions. With `context` the
+    the loss gets `kappa(s) * g * w_k * D_t`, the dense divergence at the sampled positions; likewise with a dense
+    `alignment`, which is how a teacher of another tokenizer gives its signal (None: as `chunk`). With `context` the
     teacher is the student's own copy, which follows it by `teacher_rule`. `episodes` says who plays which turns.
     `asks` holds needs that do not follow from the other parts, such as what turn weights read of the teacher.
     With scope `trajectory` the weights of a micro-batch can be computed from it alone (rewards apart, see `rated`), so
@@ -80,6 +83,7 @@ class Method:
     rho: Schedule = ZERO
     gate: Gate | None = None
     divergence: Divergence | None = None
+    alignment: Alignment | None = None
     context: Context | None = None
     teacher_rule: TeacherRule = TeacherRule()
     episodes: EpisodeStrategy = WHOLE_EPISODES
@@ -99,11 +103,23 @@ class Method:
         if self.divergence is not None and self.turn_weights is not None:
             by_teacher = self.divergence.top_k > 0 and self.divergence.chosen_by == "teacher"
             needs.add(Need.TOP_K if by_teacher else Need.FULL)
+        if self.over_spans and self.turn_weights is not None:
+            needs.add(Need.FULL)
         if not self.rho.never or self.gate is not None:
             needs |= {Need.REWARD, Need.GROUP}
         if self.context is not None:
             needs.add(CONTEXT_NEEDS[self.context])
         return frozenset(needs)
+
+    @property
+    def over_spans(self) -> bool:
+        """Whether the teacher's part is a loss over spans of two tokenizers' tokens."""
+        return self.alignment is not None and self.alignment.dense
+
+    @property
+    def dense(self) -> bool:
+        """Whether the teacher's part is a loss of its own, beside the advantage."""
+        return self.divergence is not None or self.over_spans
 
     @property
     def silent(self) -> bool:
@@ -128,7 +144,8 @@ class Method:
     @property
     def score_need(self) -> ScoreNeed:
         """What is asked of the teacher's scoring beside the sampled log-probabilities; a dense loss asks for none."""
-        return ScoreNeed(top1=Need.TOP1 in self.needs, entropy=Need.ENTROPY in self.needs)
+        asks = self.needs
+        return ScoreNeed(top1=Need.TOP1 in asks, entropy=Need.ENTROPY in asks, rendering=self.over_spans)
 
 
 @final
@@ -136,7 +153,8 @@ class Method:
 class Signal:
     """What the method made of a batch: the advantage, and the per-turn numbers to report.
 
-    `distil_BT` is the factor of a dense divergence, None where the teacher's part is in the advantage.
+    `distil_BT` is the factor of a dense divergence, None where the teacher's part is in the advantage. `teacher_BT` are
+    the teacher's log-probabilities token by token (`spans.by_token`), None without a teacher.
     """
 
     advantage_BT: Tensor
@@ -144,6 +162,7 @@ class Signal:
     weight_BK: Tensor | None
     reward_advantage_B: Tensor | None
     distil_BT: Tensor | None = None
+    teacher_BT: Tensor | None = None
 
 
 def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
@@ -157,6 +176,7 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
     old_BT, teacher = batch.scores.old_BT, batch.scores.teacher
     stats = weight_BK = gap_BT = weight_BT = distil_BT = None
     if teacher is not None:
+        teacher = by_token(teacher, old_BT)
         stats = turn_stats(old_BT, teacher, batch.turn_BT, batch.error_BK)
     reward_B = rated(method, batch).reward_advantage_B
     if method.turn_weights is not None:
@@ -166,13 +186,13 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
         if method.gate is not None and reward_B is not None:
             weight_BK = weight_BK * method.gate(reward_B)[:, None]
         weight_BT = per_token(weight_BK, batch.turn_BT)
-        gap_BT = teacher.logp_BT - old_BT
+        gap_BT = (teacher.logp_BT - old_BT).masked_fill(~teacher.scored_at(batch.turn_BT), 0.0)
     kappa, rho = method.kappa(step), method.rho(step)
-    if method.divergence is not None and weight_BT is not None:
+    if method.dense and weight_BT is not None:
         # The teacher's part goes into the loss as a divergence of its own, so it leaves the advantage.
         distil_BT, gap_BT = (kappa * weight_BT).detach(), None
     total_BT = combine(reward_B, gap_BT, weight_BT, batch.turn_BT, kappa, rho)
-    return Signal(total_BT, stats, weight_BK, reward_B, distil_BT)
+    return Signal(total_BT, stats, weight_BK, reward_B, distil_BT, None if teacher is None else teacher.logp_BT)
 
 
 def rated(method: Method, batch: TokenBatch) -> TokenBatch:

@@ -17,9 +17,10 @@ from sod.objective.scores import TeacherScores
 class TurnStats:
     """What a turn-weight rule may look at; column `k - 1` is turn k. Absent turns hold 0 everywhere.
 
-    turn_gap_BK     d_k: mean absolute teacher gap over the turn's action tokens (nats/token)
+    turn_gap_BK     d_k: mean absolute teacher gap over the turn's scored tokens (nats/token)
     nll_BK          h_k: mean of `-log pi_student` over the turn's action tokens (nats/token)
-    tokens_BK       int64: action tokens of the turn
+    tokens_BK       int64: scored tokens of the turn: its action tokens, of which a teacher of another tokenizer scores
+                    the aligned ones alone. A turn that has none of them counts as absent
     error_BK        bool: a tool call of the turn ended in a tool error
     confidence_BK   mean top-1 probability of the teacher over the turn; None where it was not asked for
     entropy_BK      mean entropy of the teacher's distribution over the turn (nats); None where it was not asked for
@@ -38,7 +39,7 @@ def turn_stats(
 ) -> TurnStats:
     """Mean gap and surprise of every turn (SOD, arXiv 2605.07725, its step divergence).
 
-    Args: log-probabilities of the sampled tokens in nats, the teacher's scores of them, and `turn_BT` (int64;
+    Args: log-probabilities of the sampled tokens in nats, the teacher's scores `by_token`, and `turn_BT` (int64;
     0 = context, k = k-th turn). Values at context positions are never read, so they may be anything, NaN included.
     `error_BK` may have more or fewer columns than there are turns; turns beyond it had no tool error.
     Raises ValueError for unequal shapes, a batch without any turn, and NaN or +inf at an action token
@@ -53,25 +54,25 @@ def turn_stats(
     turns = int(turn_BT.max()) if turn_BT.numel() else 0
     if turns < 1:
         raise ValueError("no turn in this batch: every turn id is 0")
-    action_BT = turn_BT > 0
+    action_BT, scored_BT = turn_BT > 0, teacher.scored_at(turn_BT)
     student_BT = student_logp_BT.detach().masked_fill(~action_BT, 0.0)
-    teacher_BT = teacher_logp_BT.detach().masked_fill(~action_BT, 0.0)
+    teacher_BT = teacher_logp_BT.detach().masked_fill(~scored_BT, 0.0)
     _refuse_nan_or_inf("student", student_BT, turn_BT)
     _refuse_nan_or_inf("teacher", teacher_BT, turn_BT)
     # Index 0 collects the context (zeros) and is cut off.
-    tokens_BK = _sum_by_turn(action_BT.to(torch.int64), turn_BT, turns)
+    tokens_BK = _sum_by_turn(scored_BT.to(torch.int64), turn_BT, turns)
     count_BK = tokens_BK.clamp(min=1)
-    gap_BK = _sum_by_turn((teacher_BT - student_BT).abs(), turn_BT, turns)
-    nll_BK = _sum_by_turn(-student_BT, turn_BT, turns)
+    gap_BK = _sum_by_turn((teacher_BT - student_BT).abs().masked_fill(~scored_BT, 0.0), turn_BT, turns)
+    nll_BK = _sum_by_turn(-student_BT, turn_BT, turns) / _sum_by_turn(action_BT.long(), turn_BT, turns).clamp(min=1)
     means = [
-        None if column_BT is None else _sum_by_turn(column_BT.masked_fill(~action_BT, 0.0), turn_BT, turns) / count_BK
+        None if column_BT is None else _sum_by_turn(column_BT.masked_fill(~scored_BT, 0.0), turn_BT, turns) / count_BK
         for column_BT in (teacher.top1_BT, teacher.entropy_BT)
     ]
     failed_BK = torch.zeros(tokens_BK.shape, dtype=torch.bool)
     if error_BK is not None:
         known = min(turns, error_BK.shape[1])
         failed_BK[:, :known] = error_BK[:, :known]
-    return TurnStats(gap_BK / count_BK, nll_BK / count_BK, tokens_BK, failed_BK, *means)
+    return TurnStats(gap_BK / count_BK, nll_BK, tokens_BK, failed_BK, *means)
 
 
 def per_token(weight_BK: Tensor, turn_BT: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from sod.recipe.keys.data import DataSpec as DataSpec
 from sod.recipe.keys.environment import EnvironmentSpec as EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
 from sod.recipe.keys.judge import JudgeSpec as JudgeSpec
+from sod.recipe.keys.method import AlignmentSpec as AlignmentSpec
 from sod.recipe.keys.method import CoefficientSpec as CoefficientSpec
 from sod.recipe.keys.method import DivergenceSpec as DivergenceSpec
 from sod.recipe.keys.method import MethodSpec as MethodSpec

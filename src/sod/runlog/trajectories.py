@@ -51,23 +51,27 @@ def trajectory_row(
     *,
     turn_gap: Sequence[float | None] | None = None,
     weight: Sequence[float | None] | None = None,
-    teacher_logps: Sequence[float] | None = None,
+    coverage: Sequence[float] | None = None,
+    teacher_logps: Sequence[float | None] | None = None,
     advantages: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """A trajectory as one JSON-able row of format 2, with what its task, teacher and method add to it.
 
-    `tools` are the schemas that the model was shown. `turn_gap` (d_k, nats/token) and `weight` (w_k) are aligned with
-    `trajectory.turns`; `teacher_logps` (nats) and `advantages` with `trajectory.token_ids`, of which the row keeps
-    the values at action tokens and has null at context. What is not given is null as a whole.
+    `tools` are the schemas that the model was shown. `turn_gap` (d_k, nats/token), `weight` (w_k) and `coverage`
+    are aligned with `trajectory.turns`; `teacher_logps` (nats) and `advantages` with `trajectory.token_ids`, of which
+    the row keeps the values at action tokens and has null at context. A teacher of another tokenizer has null at the
+    tokens that it cannot score, and `coverage` is the share of each turn's contents that it can. What is not given is
+    null as a whole; turns have no coverage then.
     Raises ValueError if a list is not as long as the turns or the tokens.
     """
     turns, tokens = len(trajectory.turns), len(trajectory.token_ids)
     _check_length(trajectory, "turn_gap", turn_gap, turns, "turns")
     _check_length(trajectory, "weight", weight, turns, "turns")
+    _check_length(trajectory, "coverage", coverage, turns, "turns")
     _check_length(trajectory, "teacher_logps", teacher_logps, tokens, "tokens")
     _check_length(trajectory, "advantages", advantages, tokens, "tokens")
     blank: list[float | None] = [None] * turns
-    columns = zip(trajectory.turns, turn_gap or blank, weight or blank, strict=True)
+    columns = zip(trajectory.turns, turn_gap or blank, weight or blank, coverage or blank, strict=True)
     fault, opening = trajectory.fault, trajectory.opening
     return {
         "format": FORMAT,
@@ -165,8 +169,8 @@ def _opening_of(row: Mapping[str, Any]) -> Opening | None:
     return Opening(world["seed"], tuple(map(_message_of, row["prompt"])), tuple(row["tools"]), world["earned"])
 
 
-def _turn_row(turn: Turn, turn_gap: float | None, weight: float | None) -> dict[str, Any]:
-    return {
+def _turn_row(turn: Turn, turn_gap: float | None, weight: float | None, coverage: float | None) -> dict[str, Any]:
+    row = {
         "k": turn.index,
         "start": turn.start,
         "n_tokens": turn.stop - turn.start,
@@ -183,6 +187,7 @@ def _turn_row(turn: Turn, turn_gap: float | None, weight: float | None) -> dict[
         "reply": turn.reply,
         "reward": turn.reward,
     }
+    return row if coverage is None else row | {"coverage": coverage}
 
 
 def _turn_of(row: Mapping[str, Any]) -> Turn:
@@ -227,7 +232,7 @@ def _call_of(row: Mapping[str, Any]) -> ToolCall | MalformedCall:
     return MalformedCall(**row) if "error" in row else ToolCall(**row)
 
 
-def _at_actions(trajectory: Trajectory, values: Sequence[float] | None) -> list[float | None] | None:
+def _at_actions(trajectory: Trajectory, values: Sequence[float | None] | None) -> list[float | None] | None:
     """The values at action tokens, None at context."""
     if values is None:
         return None

@@ -16,6 +16,7 @@ from sod.objective.methods import Signal
 from sod.records import Fault, Task, Trajectory
 from sod.rollout.collect import Collected
 from sod.runlog import trajectory_row
+from sod.teachers.coverage import coverage_figures, turn_coverage
 
 
 @final
@@ -58,14 +59,7 @@ def describe(
     """
     metrics = episode_figures(collected.trajectories)
     metrics |= fault_figures(collected, batch, teacher_faults)
-    action_BT = batch.turn_BT > 0
-    scores = batch.scores
-    if scores is not None and scores.old_BT is not None and scores.teacher is not None and signal.stats is not None:
-        metrics["teacher_gap"] = float((scores.teacher.logp_BT - scores.old_BT)[action_BT].mean())
-        turn_gap_BK = signal.stats.turn_gap_BK
-        last_B1 = (signal.stats.tokens_BK > 0).sum(dim=1, keepdim=True) - 1
-        metrics["turn_gap_first"] = float(turn_gap_BK[:, 0].mean())
-        metrics["turn_gap_last"] = float(turn_gap_BK.gather(1, last_B1).mean())
+    metrics |= gap_figures(batch, signal)
     if signal.weight_BK is not None and signal.stats is not None:
         metrics["weight"] = float(signal.weight_BK[signal.stats.tokens_BK > 0].mean())
     if signal.stats is not None and signal.stats.confidence_BK is not None:
@@ -77,6 +71,31 @@ def describe(
     metrics["seconds"] = seconds
     metrics |= {f"seconds/{phase}": value for phase, value in clock.items()}
     return StepReport(step, metrics, partial(trajectory_rows, tasks, collected, batch, signal, tools))
+
+
+def gap_figures(batch: TokenBatch, signal: Signal) -> dict[str, float]:
+    """The teacher gap over the tokens that it scored, and the gaps of each trajectory's first and last turn with any.
+
+    Of a teacher with another tokenizer also how many tokens those are; nothing where it scored none.
+    """
+    scores, stats, teacher_BT = batch.scores, signal.stats, signal.teacher_BT
+    if scores is None or scores.old_BT is None or scores.teacher is None or stats is None or teacher_BT is None:
+        return {}
+    aligned = scores.teacher.aligned
+    figures = {} if aligned is None else coverage_figures(aligned)
+    scored_BT, present_BK = scores.teacher.scored_at(batch.turn_BT), stats.tokens_BK > 0
+    rows_B = present_BK.any(1)
+    if not bool(rows_B.any()):
+        return figures
+    number_BK = torch.arange(present_BK.shape[1]).expand_as(present_BK)
+    first_B1 = present_BK.to(torch.int64).argmax(1, keepdim=True)
+    last_B1 = number_BK.masked_fill(~present_BK, 0).amax(1, keepdim=True)
+    first_B, last_B = (stats.turn_gap_BK.gather(1, at_B1).squeeze(1)[rows_B] for at_B1 in (first_B1, last_B1))
+    return figures | {
+        "teacher_gap": float((teacher_BT - scores.old_BT)[scored_BT].mean()),
+        "turn_gap_first": float(first_B.mean()),
+        "turn_gap_last": float(last_B.mean()),
+    }
 
 
 def flat_groups(collected: Collected) -> float:
@@ -115,13 +134,29 @@ def trajectory_rows(
     return usable + faulted
 
 
-def _learned(trajectory: Trajectory, batch: TokenBatch, signal: Signal, number: int) -> dict[str, list[float] | None]:
+def _learned(trajectory: Trajectory, batch: TokenBatch, signal: Signal, number: int) -> dict[str, Any]:
     """What a row of the batch says of its trajectory, by turn and by token."""
     turns, length = torch.tensor([turn.index - 1 for turn in trajectory.turns]), len(trajectory.token_ids)
-    teacher = None if batch.scores is None else batch.scores.teacher
+    learned: dict[str, Any] = {"advantages": signal.advantage_BT[number][:length].tolist()}
+    if signal.stats is not None:
+        gaps = zip(signal.stats.turn_gap_BK[number][turns].tolist(), signal.stats.tokens_BK[number][turns], strict=True)
+        learned["turn_gap"] = [gap if tokens else None for gap, tokens in gaps]
+    if signal.weight_BK is not None:
+        learned["weight"] = signal.weight_BK[number][turns].tolist()
+    return learned | _scored(trajectory, batch, signal, number)
+
+
+def _scored(trajectory: Trajectory, batch: TokenBatch, signal: Signal, number: int) -> dict[str, Any]:
+    """What the teacher says of a row's tokens, None where it says nothing, and how much of each turn it could read."""
+    teacher, length = None if batch.scores is None else batch.scores.teacher, len(trajectory.token_ids)
+    if teacher is None or signal.teacher_BT is None:
+        return {}
+    logps = signal.teacher_BT[number][:length].tolist()
+    if teacher.aligned is None:
+        return {"teacher_logps": logps}
+    scored = teacher.scored_at(batch.turn_BT)[number][:length].tolist()
+    coverage = turn_coverage(teacher.aligned, number)
     return {
-        "turn_gap": None if signal.stats is None else signal.stats.turn_gap_BK[number][turns].tolist(),
-        "weight": None if signal.weight_BK is None else signal.weight_BK[number][turns].tolist(),
-        "teacher_logps": None if teacher is None else teacher.logp_BT[number][:length].tolist(),
-        "advantages": signal.advantage_BT[number][:length].tolist(),
+        "teacher_logps": [logp if known else None for logp, known in zip(logps, scored, strict=True)],
+        "coverage": [coverage[turn.index - 1] for turn in trajectory.turns],
     }

@@ -35,6 +35,7 @@ from sod.teachers.base import LocalModel, Teacher
 from sod.training.measured import StepMeter
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport, describe
+from sod.training.spans import SpanMeasure
 from sod.training.stage import RolloutStage
 from sod.training.update import Updater
 
@@ -50,6 +51,7 @@ class Run:
     `model_teacher` is the teacher where the method needs its whole model (a dense loss, a self-teacher), else None.
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
+    `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
     score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
@@ -69,6 +71,7 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     tools: Sequence[Mapping[str, Any]] | None = None
     hints: Hints | None = None
+    span_measure: SpanMeasure | None = None
     settle: Callable[[], None] = nothing_to_wait_for
     teacher_health: FaultWindow = field(init=False)
 
@@ -263,6 +266,7 @@ def updater(run: Run) -> Updater:
         teacher_view=None if privileged is None else lambda micro: privileged_view(micro, privileged),
         dumps=run.dumps,
         measured=run.measured,
+        span_measure=run.span_measure,
     )
 
 

@@ -23,6 +23,7 @@ from sod.records import SodError
 from sod.teachers.base import LocalModel
 from sod.training.measured import StepMeter
 from sod.training.optim import NonFiniteError, Optimizer, Update
+from sod.training.spans import SpanMeasure, span_terms
 
 TRAIN_INFERENCE_GAP_LIMIT = 1e-3  # nats/token in float32; rounding makes about 1e-6
 
@@ -85,8 +86,8 @@ class Updated:
 class Updater:
     """The optimizer steps of a batch.
 
-    `teacher` is the model of a dense divergence, and `teacher_view` what it reads of a micro-batch where that is not
-    the student's own.
+    `teacher` is the model of a dense loss, `teacher_view` what it reads of a micro-batch where that is not the
+    student's own, and `span_measure` the loss over spans where it has another tokenizer.
     """
 
     student: Any
@@ -98,6 +99,7 @@ class Updater:
     teacher_view: Callable[[TokenBatch], TokenBatch] | None
     dumps: Path
     measured: StepMeter
+    span_measure: SpanMeasure | None = None
 
     def update(self, batch: TokenBatch, step: int) -> Updated:
         """Whole groups per mini-batch, one denominator for each.
@@ -170,10 +172,14 @@ class Updater:
         Both B x T and differentiable. Raises ValueError for a dense divergence without a teacher's model.
         """
         dense = self.method.divergence
-        if dense is None:
+        if not self.method.dense:
             return action_logps(self.student, micro, self.temperature), None
         if self.teacher is None:
             raise ValueError(f"method {self.method.name} has a dense divergence and no teacher's model")
+        if dense is None:
+            if self.span_measure is None:
+                raise ValueError(f"method {self.method.name} has a loss over spans, and nobody says which")
+            return span_terms(self.student, self.teacher.model, micro, self.span_measure, self.temperature)
         view = micro if self.teacher_view is None else self.teacher_view(micro)
         measure = partial(divergence, spec=dense, temperature=self.temperature)
         return dense_terms(self.student, self.teacher.model, micro, view, measure, self.temperature)
@@ -227,7 +233,7 @@ def _tensors(record: Any) -> dict[str, Tensor]:
         value = getattr(record, known.name)
         if isinstance(value, Tensor):
             found[known.name] = value
-        elif known.name in ("scores", "targets", "teacher") and value is not None:
+        elif known.name in ("scores", "targets", "teacher", "aligned") and value is not None:
             prefix = "teacher_" if known.name == "teacher" else ""
             found |= {prefix + name: tensor for name, tensor in _tensors(value).items()}
     return found

@@ -48,13 +48,32 @@ class DivergenceSpec(Section):
     )
 
 
+class AlignmentSpec(Section):
+    """How a teacher of another tokenizer gives its signal; `alignment: chunk` is short for `{kind: chunk}`."""
+
+    kind: Literal["chunk", "simct", "shared_tokens", "strict_topk", "gold", "uld", "bpm"] = Field(
+        "chunk", description="estimator over spans of equal bytes; chunk takes sampled log-probs, the others are dense"
+    )
+    min_coverage: float = Field(
+        0.5, ge=0, le=1, description="the run stops where less of what was said in a step can be matched (share)"
+    )
+    top_k: int = Field(16, ge=1, description="strict_topk: the student's most probable shared tokens that are compared")
+    beta: float = Field(0.5, gt=0, lt=1, description="gold: the teacher's share in the jsd's mixture")
+    matched: float | None = Field(
+        None, ge=0, le=1, description="gold: weight of the shared tokens' part; null: their share of the teacher's"
+    )
+    unit_score: Literal["logp", "logit"] = Field(
+        "logp", description="simct: a unit's score by log-probabilities, as the paper, or by logits, as its code"
+    )
+
+
 def _constant_schedule(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"schedule": "constant", "start": value, "end": value}
     return value
 
 
-def _divergence_by_name(value: Any) -> Any:
+def _by_kind(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -76,8 +95,11 @@ class MethodSpec(Section):
         "token-mean",
         description="mean loss over a mini-batch's tokens, or over each trajectory's (turn's) and then over those",
     )
-    divergence: Annotated[DivergenceSpec | None, BeforeValidator(_divergence_by_name)] = Field(
+    divergence: Annotated[DivergenceSpec | None, BeforeValidator(_by_kind)] = Field(
         None, description="dense divergence for the teacher's part, a kind or a section; null: the sampled estimator"
+    )
+    alignment: Annotated[AlignmentSpec | None, BeforeValidator(_by_kind)] = Field(
+        None, description="the teacher reads its own rendering; null: where its tokenizer is another, by chunk"
     )
     clip_low: float = Field(0.2, gt=0, lt=1, description="the policy ratio is clipped below 1 - clip_low")
     clip_high: float = Field(0.28, gt=0, description="the policy ratio is clipped above 1 + clip_high")
