@@ -20,6 +20,8 @@ from sod.build.alignment_shown import BETWEEN, shown_turns
 from sod.recipe import Recipe, parse_recipe
 from sod.records import Message, SodError, Task, ToolCall
 from sod.tasks.base import Conversation
+from sod.teachers.translated import Reader as Side
+from sod.teachers.translated import Translation
 from sod.tools.python import SCHEMA
 
 TELLS = (
@@ -281,7 +283,10 @@ def test_a_row_that_the_teacher_alone_cannot_write_counts_as_unmatched(alike: Pa
 
 
 def test_the_look_before_a_run_says_where_least_is_matched(pair: Pair) -> None:
+    """Without a word where enough is; rows that the student cannot write stop nothing."""
     rows = [(number, talk()) for number in range(40)]
-    assert check_coverage(pair, rows, 0.1, "method.alignment.min_coverage").rows == 32
-    with pytest.raises(SodError, match=r"below method.alignment.min_coverage=1; least in row 0, turn 1"):
-        check_coverage(pair, rows[:2], 1.0, "method.alignment.min_coverage")
+    own, theirs = (Side(model.chat, model.pieces) for model in (pair.student, pair.teacher))
+    check_coverage(recipe(), Translation(own, theirs, "T", 0.1), rows)
+    with pytest.raises(SodError, match=r"^T: .*below method.alignment.min_coverage=1; least in row 0, turn 1"):
+        check_coverage(recipe(), Translation(own, theirs, "T", 1.0), rows)
+    check_coverage(recipe(), Translation(own, theirs, "T", 1.0), [(3, UNDECLARED)])

@@ -19,7 +19,7 @@ from sod.alignment.pieces import Pieces, pieces_of
 from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectory
 from sod.build.data import make_chat
 from sod.build.declared_tools import tools_to_show
-from sod.build.idle import occurs
+from sod.build.translation import teacher_chat
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.render import Chat
 from sod.models.adapters import tokenizer_home
@@ -28,12 +28,17 @@ from sod.recipe import Recipe
 from sod.records import SodError
 from sod.tasks.base import Conversation
 from sod.tasks.loaded import SkippedRow, skips_line
+from sod.teachers.translated import Translation
 
 PREFLIGHT_ROWS = 32
 Numbered = tuple[int, Conversation]
 """A row of a file by its number."""
 Progress = Callable[[int, int], None]
 """Hears how many rows are done, of how many."""
+
+
+class UnwrittenError(SodError):
+    """The student can write none of the rows."""
 
 
 @final
@@ -93,24 +98,11 @@ def pair_of(recipe: Recipe, student: str, teacher: str, world_tools: Sequence[Ma
 
 
 def teacher_reader(recipe: Recipe, path: str, student: Chat) -> Reader:
-    """A teacher by its directory or hub id: `chat.template` is its own too, with those of its arguments that it reads.
+    """A teacher by its directory or hub id, as it reads the conversations of a student with that chat.
 
-    With `auto` its own template must show the tools or be told them: in another it would read what it never saw.
     Raises SodError as `pair_of`.
     """
-    tokenizer = _fast_tokenizer(path)
-    template, own = recipe.chat.template, str(tokenizer.chat_template or "")
-    source = str(student.template) if template == "hermes" else own
-    kwargs = {name: value for name, value in recipe.chat.template_kwargs.items() if occurs(name, source)}
-    with _naming(path):
-        chat = Chat(tokenizer, student.tools, template, kwargs)
-    renders_own = chat.template is None or own in chat.template
-    if template == "auto" and student.tools and not renders_own:
-        raise SodError(
-            f"{path}: the teacher's own chat template cannot show it the run's tools ({chat.why}); take a teacher "
-            "whose template does, or set chat.template=hermes for both models"
-        )
-    return _reader(path, chat)
+    return _reader(path, teacher_chat(recipe, _fast_tokenizer(path), path, student))
 
 
 def _reader(path: str, chat: Chat) -> Reader:
@@ -194,7 +186,7 @@ class Covered:
 
 
 def coverage_of(pair: Pair, rows: Sequence[Numbered], progress: Progress = lambda done, total: None) -> Covered:
-    """How much of these rows matches. Raises SodError where the student can write none of them."""
+    """How much of these rows matches. Raises UnwrittenError where the student can write none of them."""
     by_turn: dict[int, Tally] = {}
     least: Least | None = None
     unread: list[SkippedRow] = []
@@ -213,7 +205,7 @@ def coverage_of(pair: Pair, rows: Sequence[Numbered], progress: Progress = lambd
                 least = Least(number, turn, tally.coverage.share)
         progress(done, len(rows))
     if least is None:
-        raise SodError(f"no conversation can be written by the student; {skips_line(skipped)}")
+        raise UnwrittenError(f"no conversation can be written by the student; {skips_line(skipped)}")
     return Covered(len(rows) - len(skipped), by_turn, least, unread, skipped)
 
 
@@ -238,14 +230,20 @@ def _tallies(pair: Pair, number: int, conversation: Conversation, unread: list[S
     return tallies
 
 
-def check_coverage(pair: Pair, rows: Sequence[Numbered], limit: float, key: str) -> Covered:
-    """The silent look before a run: how much of 32 rows matches, spread evenly over these.
+def check_coverage(recipe: Recipe, translation: Translation, rows: Sequence[Numbered]) -> None:
+    """The silent look before a run at 32 rows, spread evenly over these.
 
-    Raises SodError as `coverage_of` and `refuse_uncovered`.
+    Raises SodError where less of them matches than `method.alignment.min_coverage`. Rows that the student cannot write
+    say nothing.
     """
-    covered = coverage_of(pair, spread(rows, PREFLIGHT_ROWS))
-    refuse_uncovered(covered, limit, key, pair.teacher.path)
-    return covered
+    own, theirs = translation.student, translation.teacher
+    student = Reader(recipe.student.path, own.chat, own.pieces)
+    pair = Pair(student, Reader(translation.path, theirs.chat, theirs.pieces))
+    try:
+        covered = coverage_of(pair, spread(rows, PREFLIGHT_ROWS))
+    except UnwrittenError:
+        return
+    refuse_uncovered(covered, translation.min_coverage, "method.alignment.min_coverage", translation.path)
 
 
 def refuse_uncovered(covered: Covered, limit: float, key: str, teacher: str) -> None:
