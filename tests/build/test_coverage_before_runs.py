@@ -34,7 +34,7 @@ def place(tmp_path: Path, chat: Chat, random_model: Any) -> Path:
     ("least", "said"),
     [
         (1.0, r"teacher: \d+\.\d% .* below method.alignment.min_coverage=1; least in row \d+, turn 1"),
-        (0.5, "student: cannot load a model"),
+        pytest.param(0.5, "student: cannot load a model", marks=pytest.mark.slow),
     ],
     ids=["too little", "enough"],
 )
