@@ -184,6 +184,14 @@ def test_what_a_file_may_hold(tmp_path: Path, row: Any, made_up: bool, last: str
     assert read.numbered[0][1].messages[-1] == Message("assistant", last)
 
 
+def test_of_rows_of_both_kinds_the_more_are_taken_and_the_others_named(tmp_path: Path) -> None:
+    mostly_tasks = rows_of(write(tmp_path / "a.jsonl", MESSAGES, TASK, TASK), recipe(), [SCHEMA])
+    assert (mostly_tasks.made_up, [number for number, _ in mostly_tasks.numbered]) == (True, [1, 2])
+    assert [skip.row for skip in mostly_tasks.skipped] == [0]
+    mostly_talk = rows_of(write(tmp_path / "b.jsonl", MESSAGES, TASK, MESSAGES), recipe(), [SCHEMA])
+    assert (mostly_talk.made_up, [skip.row for skip in mostly_talk.skipped]) == (False, [1])
+
+
 def test_turns_of_a_task_are_its_own_text_a_call_and_the_truth(alike: Pair) -> None:
     """Each model can write them; tests, which are no answer, are not said."""
     tasks = [

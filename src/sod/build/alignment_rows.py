@@ -13,7 +13,7 @@ from sod.recipe import Recipe
 from sod.records import Message, SodError, Task
 from sod.tasks.base import Conversation
 from sod.tasks.files import load_tasks
-from sod.tasks.loaded import Loaded
+from sod.tasks.loaded import Loaded, SkippedRow
 
 MADE_UP = "its own text with a call of the first tool, and its truth as the answer"
 """What the turns of a task are made of, for a person to read."""
@@ -23,26 +23,34 @@ _LONGEST_TRUTH = 400  # characters; a longer one is tests, which nobody says
 @final
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a file as conversations, by their numbers; `made_up` where they are tasks."""
+    """The rows of a file as conversations, by their numbers; `made_up` where they are tasks.
+
+    `skipped` are rows that are neither.
+    """
 
     numbered: Sequence[Numbered]
     made_up: bool
+    skipped: Sequence[SkippedRow] = ()
 
 
 def rows_of(source: str, recipe: Recipe, tools: Sequence[Mapping[str, Any]]) -> Rows:
-    """What a file holds: conversations (a run's episodes are some, too), or else tasks with turns made up for them.
+    """What a file holds: conversations (a run's episodes are some, too), or tasks with turns made up for them.
 
-    Raises SodError where no row can be used as either.
+    Of a file with rows of both, those of which there are more. Raises SodError where no row can be used as either.
     """
     problems: dict[Kind, str] = {}
     conversations = _tried("sft", lambda: conversations_in(source, recipe), problems)
-    if conversations is not None:
-        return Rows(list(zip(conversations.rows, conversations.items, strict=True)), made_up=False)
-    tasks = _tried("tasks", lambda: _tasks(source, recipe), problems)
+    whole = conversations is not None and not conversations.skipped
+    tasks = None if whole else _tried("tasks", lambda: _tasks(source, recipe, True), problems)
+    if conversations is not None and (tasks is None or len(conversations.items) >= len(tasks.items)):
+        numbered = list(zip(conversations.rows, conversations.items, strict=True))
+        return Rows(numbered, made_up=False, skipped=conversations.skipped)
+    if tasks is None:  # prompts without an answer say enough here
+        tasks = _tried("tasks", lambda: _tasks(source, recipe, False), problems)
     if tasks is None:
         raise SodError(why_nothing(source, problems))
     made = stand_ins(tasks.items, tools, recipe)
-    return Rows(list(zip(tasks.rows, made, strict=True)), made_up=True)
+    return Rows(list(zip(tasks.rows, made, strict=True)), made_up=True, skipped=tasks.skipped)
 
 
 def row_to_show(source: str, read: Rows, chosen: Sequence[Numbered], covered: Covered, asked: int | None) -> Numbered:
@@ -87,9 +95,9 @@ def _stand_in(task: Task, tools: Sequence[Mapping[str, Any]], recipe: Recipe) ->
     return Conversation(task.id, (*task.prompt, *said))
 
 
-def _tasks(source: str, recipe: Recipe) -> Loaded[Task]:
+def _tasks(source: str, recipe: Recipe, truths: bool) -> Loaded[Task]:
     spec = recipe.data
-    return load_tasks(source, spec.split, spec.columns, spec.system, spec.suffix, truths=False)
+    return load_tasks(source, spec.split, spec.columns, spec.system, spec.suffix, truths)
 
 
 def _tried(kind: Kind, load: Callable[[], Loaded[Any]], problems: dict[Kind, str]) -> Loaded[Any] | None:

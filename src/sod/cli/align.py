@@ -97,8 +97,9 @@ def _facts(pair: Pair, read: Rows, covered: Covered) -> list[tuple[str, str]]:
         first = covered.unread[0]
         which = f"{len(covered.unread):,} that the teacher cannot be shown, e.g. row {first.row}: {first.reason}"
         found.append(("unread", which))
-    if covered.skipped:
-        found.append(("skipped", skips_line(covered.skipped)))
+    skipped = [*read.skipped, *covered.skipped]
+    if skipped:
+        found.append(("skipped", skips_line(skipped)))
     return found
 
 
