@@ -6,6 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from small_tokenizers import family
 
 from sod.alignment.located import located
 from sod.alignment.pieces import Pieces, pieces_of
-from sod.alignment.turns import Ledger, MatchedTurn, Side, match_trajectory, match_turn
+from sod.alignment.turns import KINDS, Ledger, MatchedTurn, Side, match_trajectory, match_turn, token_kinds
 from sod.chat.dialects.base import Dialect
 from sod.chat.dialects.gemma3 import GEMMA3
 from sod.chat.dialects.hermes import HERMES
@@ -60,6 +61,13 @@ def matched(student: Side, teacher: Side) -> bytes:
     for starts in (turn.spans.student_start, turn.spans.teacher_start):
         assert (starts[1:] > starts[:-1]).all()
     assert turn.coverage.tokens == len(student.token_ids)
+    kinds = token_kinds(student, teacher)
+    counted = {kind: int((kinds == place).sum()) for place, kind in enumerate(KINDS)}
+    assert counted == {kind: getattr(turn.coverage, kind) for kind in KINDS}
+    in_spans = {
+        at for a, b in zip(turn.spans.student_start, turn.spans.student_stop, strict=True) for at in range(a, b)
+    }
+    assert set(np.flatnonzero(kinds == KINDS.index("matched")).tolist()) == in_spans
     return b"".join(own for own, _ in pairs)
 
 

@@ -124,6 +124,15 @@ BY_A_TEST = {
     ),
     "sod chat RUN": "tests/cli/test_allow_code.py::test_is_refused_by_name",
     "sod chat MODEL": "tests/cli/test_chat_command.py::test_a_conversation_is_shown_with_its_ids",
+    "sod align STUDENT TEACHER FILE": (
+        "tests/alignment/test_align_command.py::test_a_conversation_with_its_coverage_and_that_of_the_rows"
+    ),
+    "sod align STUDENT TEACHER FILE --row 5 --tokens": (
+        "tests/alignment/test_align_command.py::test_tokens_side_by_side_and_a_limit_that_is_not_met"
+    ),
+    "sod align STUDENT TEACHER FILE --min-coverage 0.9": (
+        "tests/alignment/test_align_command.py::test_tokens_side_by_side_and_a_limit_that_is_not_met"
+    ),
     "python tests/chat/test_models_page.py > docs/models.md": (
         "tests/chat/test_models_page.py::test_the_page_is_current"
     ),

@@ -19,6 +19,7 @@ COMMANDS = [
     ("plan",),
     ("sft",),
     ("chat",),
+    ("align",),
     ("compare",),
     ("init",),
     ("recipe", "explain"),

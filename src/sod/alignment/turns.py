@@ -18,6 +18,7 @@ from typing import Any, final
 
 import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from sod.alignment.located import Content, Located, Read, located
 from sod.alignment.pieces import Ids, Mask, Pieces
@@ -28,6 +29,9 @@ Stretch = tuple[int, int, int]
 """`(student byte, teacher byte, length)` of equal bytes."""
 Run = tuple[int, int, int]
 """`(from, to, start)`: what is at `[from, to)` in one text stands from `start` on in another."""
+
+KINDS = ("matched", "control", "syntax", "straddling", "unmatched")
+"""What may become of a token; see `Coverage`."""
 
 _CLUSTERS = regex.compile("[\udc80-\udcff]+|\\X")
 _BLANK = b" \t\r\n"
@@ -195,11 +199,24 @@ def _turns(turn_ids: Sequence[int]) -> list[tuple[int, int]]:
 
 def match_turn(student: Side, teacher: Side) -> MatchedTurn:
     """The spans of the student's tokens and the teacher's in which they say the same in the same bytes."""
+    stretches, spans = _matched(student, teacher)
+    kinds, content = _kinds(student, stretches, spans)
+    counts = np.bincount(kinds, minlength=len(KINDS)).tolist()
+    said = int((content & (kinds == KINDS.index("matched"))).sum())
+    return MatchedTurn(spans, Coverage(content=said, **dict(zip(KINDS, counts, strict=True))))
+
+
+def token_kinds(student: Side, teacher: Side) -> NDArray[np.int8]:
+    """What became of each of the student's tokens: its place in `KINDS`."""
+    return _kinds(student, *_matched(student, teacher))[0]
+
+
+def _matched(student: Side, teacher: Side) -> tuple[Ids, Spans]:
+    """Stretches of equal bytes as rows of a table, and the spans within them."""
     stretches = _joined(_with_gaps(_contents(student, teacher), student, teacher))
     columns = np.array(stretches, dtype=np.int64).reshape(-1, 3)
     spans = spans_within(student.lengths, teacher.lengths, Ranges(columns[:, 0], columns[:, 1], columns[:, 2]))
-    spans = spans.kept(~_one_sided_control(spans, student.control, teacher.control))
-    return MatchedTurn(spans, _coverage(student, columns, spans))
+    return columns, spans.kept(~_one_sided_control(spans, student.control, teacher.control))
 
 
 def _contents(student: Side, teacher: Side) -> list[Stretch]:
@@ -330,24 +347,17 @@ def _any_within(mask: Mask, start: Ids, stop: Ids) -> Mask:
     return total[stop] > total[start]
 
 
-def _coverage(student: Side, stretches: Ids, spans: Spans) -> Coverage:
+def _kinds(student: Side, stretches: Ids, spans: Spans) -> tuple[NDArray[np.int8], Mask]:
+    """The kind of each of the student's tokens, and which are of contents."""
     ends = np.cumsum(student.lengths)
     starts = ends - student.lengths
     matched = _filled(len(ends), spans.student_start, spans.student_stop)
     equal = _any_within(_filled(len(student.data), stretches[:, 0], stretches[:, 0] + stretches[:, 2]), starts, ends)
     whole = len(stretches) == 1 and int(stretches[0, 2]) == len(student.data)
     content = ~student.control if whole else _any_within(_content_bytes(student), starts, ends) & ~student.control
-    control = student.control & ~matched
-    straddling = equal & ~matched & ~control
-    unmatched = content & ~matched & ~straddling
-    return Coverage(
-        matched=int(matched.sum()),
-        content=int((matched & content).sum()),
-        control=int(control.sum()),
-        straddling=int(straddling.sum()),
-        unmatched=int(unmatched.sum()),
-        syntax=int((~(matched | control | straddling | unmatched)).sum()),
-    )
+    in_order = {"matched": matched, "control": student.control, "straddling": equal, "unmatched": content}
+    places = [np.int8(KINDS.index(kind)) for kind in in_order]  # the first that holds; call syntax where none does
+    return np.select(list(in_order.values()), places, np.int8(KINDS.index("syntax"))), content
 
 
 def _content_bytes(student: Side) -> Mask:

@@ -69,7 +69,7 @@ def inspected(
     tasks = None if kind == "sft" else _tried("tasks", lambda: _judged(source, recipe), problems)
     conversations = None
     if kind != "tasks":
-        conversations = _tried("sft", lambda: _conversations(source, recipe), problems)
+        conversations = _tried("sft", lambda: conversations_in(source, recipe), problems)
     told = progress or (lambda done, total: None)
     taken = _likelier(None if tasks is None else tasks.loaded, conversations)
     if taken == "tasks" and tasks is not None:
@@ -77,7 +77,7 @@ def inspected(
     elif conversations is not None:
         found = _of_conversations(conversations, source, recipe, chat, rows, told)
     else:
-        raise SodError(_why_nothing(source, problems))
+        raise SodError(why_nothing(source, problems))
     other = conversations if taken == "tasks" else tasks and tasks.loaded
     if other:
         also = f"{_rows(len(other.items))} can be {NAMES[OTHER[taken]]} too: --as {OTHER[taken]} shows them so"
@@ -85,7 +85,8 @@ def inspected(
     return found
 
 
-def _conversations(source: str, recipe: Recipe) -> Loaded[Conversation]:
+def conversations_in(source: str, recipe: Recipe) -> Loaded[Conversation]:
+    """The conversations of a file, as a run would read them. Raises SodError where there is none."""
     spec = recipe.data
     read = load_conversations(source, spec.split, spec.columns, spec.system, spec.suffix)
     return with_lent_tools(read, spec.tools)
@@ -112,7 +113,7 @@ def _count(loaded: Loaded[Any] | None) -> int:
     return 0 if loaded is None else len(loaded.items)
 
 
-def _why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
+def why_nothing(source: str, problems: Mapping[Kind, str]) -> str:
     """In one line: the reason once where both are the same, and the one of the kind whose shapes know the rows."""
     known = [text for text in problems.values() if "no usable row" in text]
     if len(set(problems.values())) == 1 or len(known) == 1:

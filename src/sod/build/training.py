@@ -13,6 +13,8 @@ from typing import Any, final
 
 import torch
 
+from sod.build.alignment import check_coverage
+from sod.build.alignment_rows import stand_ins
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.devices import Devices, find_devices
 from sod.build.environment import first_look, make_world, refuse_unfit_world
@@ -176,6 +178,8 @@ def checked(
     refuse_unfit_world(recipe, tasks, began, chat)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
+    if translation is not None and recipe.environment is None:  # a world's prompts are known as its episodes begin
+        check_coverage(recipe, translation, list(enumerate(stand_ins(tasks, chat.tools, recipe))))
     refuse_unfit_self_teacher(recipe, method, tasks, chat)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     proof = Proof(place.directory, resumed=place.log is not None)

@@ -39,7 +39,7 @@ class Part:
 
 def transcript(chat: Chat) -> list[Part]:
     """The parts of a conversation with the chat's first tool: prompt, a call, its result, an answer."""
-    call = _sample_call(chat.tools)
+    call = sample_call(chat.tools)
     messages = [Message("user", QUESTION)]
     if call is not None:
         messages += [Message("assistant", "", (call,)), Message("tool", "42", name=call.name)]
@@ -61,8 +61,8 @@ def _title(turn: int, start: int) -> str:
     return "prompt" if start == 0 else "result and next prompt"
 
 
-def _sample_call(tools: Sequence[Mapping[str, Any]]) -> ToolCall | None:
-    """A call of the first tool, with a value of its type for each parameter."""
+def sample_call(tools: Sequence[Mapping[str, Any]]) -> ToolCall | None:
+    """A call of the first tool, with a value of its type for each parameter; None where there is no tool."""
     if not tools:
         return None
     function = tools[0].get("function", tools[0])

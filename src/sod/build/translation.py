@@ -60,7 +60,7 @@ def translation_of(recipe: Recipe, teacher: Named, chat: Chat, notice: Notice) -
     student = Reader(chat, _pieces(chat.tokenizer, recipe.student.path))
     pieces = _pieces(tokenizer, path)
     check_rows(tokenizer, path, notice)
-    reader = Reader(_chat(recipe, tokenizer, path, chat), pieces)
+    reader = Reader(teacher_chat(recipe, tokenizer, path, chat), pieces)
     notice(
         f"{path}: the teacher reads the conversations in its own tokens and in {reader.chat.why}; "
         f"method.alignment={spec.kind} takes its signal where both models' tokens spell the same"
@@ -124,10 +124,11 @@ def _pieces(tokenizer: Any, path: str) -> Pieces:
         raise SodError(f"{path}: {error}") from error
 
 
-def _chat(recipe: Recipe, tokenizer: Any, path: str, student: Chat) -> Chat:
+def teacher_chat(recipe: Recipe, tokenizer: Any, path: str, student: Chat) -> Chat:
     """The teacher's chat, by the recipe's `chat.template` and by as many of its arguments as the template reads.
 
     With `auto` its own template must show the tools, or be told them: in another one it would read what it never saw.
+    Raises SodError, which names the teacher by its `path`.
     """
     template, own = recipe.chat.template, str(tokenizer.chat_template or "")
     source = str(student.template) if template == "hermes" else own

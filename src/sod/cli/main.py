@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sod.cli.align import EXAMPLES as ALIGN_EXAMPLES
+from sod.cli.align import align
 from sod.cli.allocator import reexecute_with_tunables
 from sod.cli.chat import EXAMPLES as CHAT_EXAMPLES
 from sod.cli.chat import chat
@@ -65,6 +67,7 @@ app.command(name="eval", rich_help_panel=FIRST, epilog=EVAL_EXAMPLES)(evaluate)
 app.command(rich_help_panel=LATER, epilog=PLAN_EXAMPLES)(plan)
 app.command(rich_help_panel=LATER, epilog=SFT_EXAMPLES)(sft)
 app.command(rich_help_panel=LATER, epilog=CHAT_EXAMPLES)(chat)
+app.command(rich_help_panel=LATER, epilog=ALIGN_EXAMPLES)(align)
 app.command(rich_help_panel=LATER, epilog=COMPARE_EXAMPLES)(compare)
 app.command(rich_help_panel=LATER, epilog=INIT_EXAMPLES)(init)
 
