@@ -308,8 +308,9 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
 
 
 def _split(recipe: Recipe) -> Iterator[Idle]:
-    keys = (recipe.data.train, recipe.data.validation, recipe.data.sft)
-    sources = [source for key in keys if key is not None for source in names_of(key)]
+    sources: list[str] = []
+    for named in (recipe.data.train, recipe.data.validation, recipe.data.sft):
+        sources += [] if named is None else names_of(named)
     if sources and all(map(ignores_split, sources)):
         yield from _set(recipe, "data.split", "all data are files, and files have no splits")
 

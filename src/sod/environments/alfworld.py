@@ -203,8 +203,9 @@ def _games(folder: Path, split: str, kinds: Sequence[str]) -> list[str]:
     """
     every = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.tw-pddl"))
     if (folder / "train").is_dir():
-        parts = ("train",) if split == "train" else ("valid_unseen", "valid_seen")
-        found = next((games for part in parts if (games := [game for game in every if game.startswith(part)])), [])
+        found: list[str] = []
+        for part in ("train",) if split == "train" else ("valid_unseen", "valid_seen"):
+            found = found or [game for game in every if game.startswith(part)]
     else:
         found = [game for at, game in enumerate(every) if (at % TENTH == TENTH - 1) == (split != "train")]
     games = [game for game in found if _kind_in(game) in (*kinds, "") and _playable(folder, game)]

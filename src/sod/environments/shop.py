@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from random import Random
 from typing import final
 
@@ -114,8 +115,8 @@ _STEP_OF_LIMITS = 10.0
 def kinds_there_are() -> list[str]:
     """Every kind of goods, sections mixed, so that the first few are of many sections."""
     by_section = [_kinds_of(section) for section in _SECTIONS]
-    longest = max(len(kinds) for kinds in by_section)
-    return [kinds[at] for at in range(longest) for kinds in by_section if at < len(kinds)]
+    mixed = chain.from_iterable(zip_longest(*by_section))
+    return [kind for kind in mixed if kind is not None]
 
 
 def generated_products(count: int, kinds: int | None, in_title: int, seed: int) -> list[Product]:
@@ -210,4 +211,8 @@ def _kinds_of(section: _Section) -> list[str]:
 
 
 def _place(kind: str) -> tuple[_Section, str]:
-    return next((section, shelf) for section in _SECTIONS for shelf, kinds in section.shelves.items() if kind in kinds)
+    for section in _SECTIONS:
+        for shelf, kinds in section.shelves.items():
+            if kind in kinds:
+                return section, shelf
+    raise KeyError(kind)
