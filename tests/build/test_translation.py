@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from other_teacher import other_model, other_tokenizer
+from sod.build.idle import idle_keys
 from sod.build.method import alignment_of, can_align, make_method
 from sod.build.training import prepare_train
 from sod.build.translation import chats_of
@@ -24,7 +25,8 @@ from sod.models.load import save_model
 from sod.objective.alignments import Alignment
 from sod.objective.presets import PRESETS
 from sod.objective.scores import Level
-from sod.recipe import MethodSpec, Recipe, TrainSpec
+from sod.recipe import MethodSpec, Recipe, TrainSpec, load_recipe
+from sod.recipe.shipped import shipped_file
 from sod.records import SodError
 from sod.report.metrics import metric_of
 from sod.tasks import chain
@@ -155,6 +157,22 @@ def test_what_does_nothing_with_the_estimator_by_itself_is_refused(make_recipe: 
 def test_every_method_of_sampled_tokens_can_align() -> None:
     own_tokens = {"sft", "grpo", "opsd_gt", "opsd_hint", "tcod_b2f"}
     assert {name for name, preset in PRESETS.items() if not can_align(preset())} == own_tokens
+
+
+def test_the_shipped_recipe_has_the_papers_settings() -> None:
+    """arXiv 2605.07711: reverse KL over shared tokens and units, lr 5e-7, 64 a step, temperature 0.6, after SFT."""
+    recipe = load_recipe(shipped_file("simct"))
+    method = make_method(recipe.method)
+    assert method.alignment == Alignment("simct", unit_score="logp")
+    assert method.rho.never
+    assert (recipe.optim.lr, recipe.rollout.prompts * recipe.rollout.samples) == (5e-7, 64)
+    assert recipe.rollout.temperature == recipe.evaluation.temperature == 0.6
+    assert recipe.data.sft is not None
+    assert recipe.teacher is not None
+    assert recipe.student.path.split("/")[0] != recipe.teacher.path.split("/")[0]
+    assert idle_keys(recipe, method) == []
+    head = shipped_file("simct").read_text(encoding="utf-8").partition("\nname:")[0]
+    assert "sod sft recipes/simct.yaml" in head
 
 
 class TestRefusedTeachers:

@@ -45,7 +45,7 @@ def chats_of(
     """
     student = (recipe.student.path, load_tokenizer(recipe.student.path))
     theirs = None if teacher is None else (teacher, load_tokenizer(teacher))
-    if theirs is None or not _is_translated(recipe, method, student[1], theirs[1]):
+    if theirs is None or not is_translated(recipe, method, student[1], theirs[1]):
         return chat_over(recipe, student, theirs, notice, world_tools), None
     chat = chat_over(recipe, student, None, notice, world_tools)
     return chat, translation_of(recipe, theirs, offer, chat, notice)
@@ -69,12 +69,16 @@ def translation_of(recipe: Recipe, teacher: Named, offer: Offer, chat: Chat, not
         f"{path}: the teacher reads the conversations in its own tokens and in {reader.chat.why}; "
         f"method.alignment={kind}{chosen} takes its signal where both models' tokens spell the same"
     )
+    return Translation(student, reader, path, spec.min_coverage, longest_read(path))
+
+
+def longest_read(path: str) -> int | None:
+    """The most tokens that the model at `path` can read; None where nothing says."""
     config = read_config(base_source(path))
-    bounds = [bound.tokens for bound in (*context_bounds(config), *rope_bounds(config))]
-    return Translation(student, reader, path, spec.min_coverage, min(bounds, default=None))
+    return min((bound.tokens for bound in (*context_bounds(config), *rope_bounds(config))), default=None)
 
 
-def _is_translated(recipe: Recipe, method: Method, student: Any, teacher: Any) -> bool:
+def is_translated(recipe: Recipe, method: Method, student: Any, teacher: Any) -> bool:
     """Whether the teacher reads a rendering of its own: where the recipe says so, or its tokens differ.
 
     Never with a method that cannot align: that one needs the same tokens.
@@ -89,7 +93,13 @@ def span_measure(alignment: Alignment, translation: Translation, device: torch.d
 
     Raises SodError where the two vocabularies have too little in common for it.
     """
-    student, teacher = translation.student.pieces, translation.teacher.pieces
+    return measure_between(alignment, translation.student.pieces, translation.teacher.pieces, translation.path, device)
+
+
+def measure_between(
+    alignment: Alignment, student: Pieces, teacher: Pieces, path: str, device: torch.device
+) -> SpanMeasure:
+    """`span_measure` between two vocabularies; `path` names the teacher in errors."""
     if alignment.kind == "uld":
         return estimators.uld
     if alignment.kind == "bpm":
@@ -100,7 +110,7 @@ def span_measure(alignment: Alignment, translation: Translation, device: torch.d
     shared = shared_tokens(student, teacher)
     if not len(shared.student):
         raise SodError(
-            f"{translation.path}: no token of the teacher is one of the student's, which method.alignment="
+            f"{path}: no token of the teacher is one of the student's, which method.alignment="
             f"{alignment.kind} compares; take chunk, uld or bpm"
         )
     own_C, theirs_C = (torch.as_tensor(ids).to(device) for ids in (shared.student, shared.teacher))
