@@ -33,15 +33,6 @@ PROGRAM = Path(__file__).with_name("measured_job.py")
 Shape = dict[str, Any]
 
 
-@cache
-def word_chat(more: int) -> Chat:
-    """Over thousands of tokens of made-up words, which all of these tokenizers spell alike; some have `more` tokens."""
-    rng = random.Random(0)
-    words = {"".join(rng.choices("bcdfgklmnprst", k=3)) + rng.choice("aeiou") for _ in range(9000)}
-    tokenizer = train_tokenizer([f" {word}" for word in sorted(words)], MORE_TOKENS + more)
-    return Chat(tokenizer, [SCHEMA], template="hermes")
-
-
 @pytest.fixture(scope="session")
 def wide_chat(tokenizer: Any) -> Chat:
     """The tests' tokenizer with many more tokens."""
@@ -50,8 +41,24 @@ def wide_chat(tokenizer: Any) -> Chat:
     return Chat(wide, [SCHEMA], template="hermes")
 
 
+@pytest.fixture(scope="session")
+def word_chat(conversations: Any) -> Callable[[int], Chat]:
+    """`word_chat(more)`: over thousands of tokens of made-up words, and those of prompts, which all spell alike."""
+    rng = random.Random(0)
+    words = {"".join(rng.choices("bcdfgklmnprst", k=3)) + rng.choice("aeiou") for _ in range(9000)}
+    blank = Chat(train_tokenizer([], 300), [SCHEMA], template="hermes")
+    prompts = [blank.conversation_text(talk.messages) for talk in conversations] * 9
+
+    @cache
+    def make(more: int) -> Chat:
+        tokenizer = train_tokenizer([*prompts, *(f" {word}" for word in sorted(words))], MORE_TOKENS + more)
+        return Chat(tokenizer, [SCHEMA], template="hermes")
+
+    return make
+
+
 @pytest.fixture
-def make_model(wide_chat: Chat, tmp_path: Path) -> Callable[..., str]:
+def make_model(wide_chat: Chat, word_chat: Callable[[int], Chat], tmp_path: Path) -> Callable[..., str]:
     """`make_model(name, family, layers=..., hidden=..., ffn=..., tied=True)`: the directory of a random model.
 
     With `words` its tokenizer is one of words with so many more; else that of the tests.
@@ -82,7 +89,13 @@ def make_model(wide_chat: Chat, tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def make_recipe(wide_chat: Chat, make_model: Callable[..., str], conversations: Any, tmp_path: Path) -> Any:
+def make_recipe(
+    wide_chat: Chat,
+    word_chat: Callable[[int], Chat],
+    make_model: Callable[..., str],
+    conversations: Any,
+    tmp_path: Path,
+) -> Any:
     """`make_recipe(student, teacher, response, **sections)`: a recipe file; the models are shapes for `make_model`."""
 
     def make(student: Shape, teacher: Shape | None, response: int, **sections: Any) -> Path:
