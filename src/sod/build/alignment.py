@@ -7,19 +7,18 @@ and dialect (`sod.alignment.turns` matches them).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from sod.alignment.pieces import Pieces, pieces_of
+from sod.alignment.pieces import Pieces
 from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectory
 from sod.build.data import make_chat
 from sod.build.declared_tools import tools_to_show
-from sod.build.translation import teacher_chat
+from sod.build.translation import named_pieces, teacher_chat
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.render import Chat
 from sod.models.adapters import tokenizer_home
@@ -94,7 +93,7 @@ def pair_of(recipe: Recipe, student: str, teacher: str, world_tools: Sequence[Ma
     template that hides the tools or is not append-only.
     """
     own = make_chat(recipe, _fast_tokenizer(student), lambda text: None, world_tools)
-    return Pair(_reader(student, own), teacher_reader(recipe, teacher, own))
+    return Pair(Reader(student, own, named_pieces(own.tokenizer, student)), teacher_reader(recipe, teacher, own))
 
 
 def teacher_reader(recipe: Recipe, path: str, student: Chat) -> Reader:
@@ -102,12 +101,8 @@ def teacher_reader(recipe: Recipe, path: str, student: Chat) -> Reader:
 
     Raises SodError as `pair_of`.
     """
-    return _reader(path, teacher_chat(recipe, _fast_tokenizer(path), path, student))
-
-
-def _reader(path: str, chat: Chat) -> Reader:
-    with _naming(path):
-        return Reader(path, chat, pieces_of(chat.tokenizer))
+    chat = teacher_chat(recipe, _fast_tokenizer(path), path, student)
+    return Reader(path, chat, named_pieces(chat.tokenizer, path))
 
 
 def _fast_tokenizer(path: str) -> Any:
@@ -118,17 +113,6 @@ def _fast_tokenizer(path: str) -> Any:
             "there with AutoTokenizer.from_pretrained(...).save_pretrained"
         )
     return load_tokenizer(path)
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Errors of the tokenizer, its template and dialect with the model that they are of."""
-    try:
-        yield
-    except UnboundedTemplateError:
-        raise
-    except SodError as error:
-        raise SodError(f"{path}: {error}") from error
 
 
 @final
