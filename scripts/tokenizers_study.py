@@ -97,9 +97,10 @@ COLD, TEACHERS = "cold start", {"equal": "teacher, equal", "other": "teacher, ot
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything; `share` is that of the quickstart's steps of SFT, `vocabulary` the other tokenizer's."""
+    """How much of everything: steps of SFT, the other tokenizer's `vocabulary`, and what a run takes."""
 
-    share: float
+    teacher_sft: int
+    student_sft: int
     vocabulary: int
     prompts: int
     samples: int
@@ -111,8 +112,8 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(1.0, 640, 16, 8, 40, 5e-4, 5e-4, 256, 4),
-    "toy": Size(0.005, 400, 2, 2, 1, 5e-4, 5e-4, 4, 1),
+    "cpu": Size(400, 700, 640, 8, 8, 16, 5e-4, 5e-4, 256, 2),
+    "toy": Size(2, 4, 400, 2, 2, 1, 5e-4, 5e-4, 4, 1),
 }
 
 
@@ -175,15 +176,14 @@ def play_seed(study: Study, size: Size, seed: int, arms: Sequence[str]) -> None:
 
 def world_recipe(size: Size, seed: int) -> Recipe:
     """The quickstart's recipe with the study's sizes, and each model's own chat template."""
-    usual = load_recipe(RECIPE)
     return load_recipe(
         RECIPE,
         [
             f"seed={seed}",
             "threads=1",
             "chat.template=auto",
-            f"sft.steps={round(size.share * usual.sft.steps)}",
-            f"world.teacher_sft.steps={round(size.share * usual.world.teacher_sft.steps)}",
+            f"sft.steps={size.student_sft}",
+            f"world.teacher_sft.steps={size.teacher_sft}",
             f"world.test={size.test}",
             f"evaluation.k={size.k}",
             "rollout.max_prompt_tokens=192",  # the other tokenizer may need more for the tools
