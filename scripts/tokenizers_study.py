@@ -1,9 +1,9 @@
 """A student learns from a teacher of another tokenizer: every estimator in the quickstart's world, on a CPU.
 
-    python scripts/tokenizers_study.py --out study [--seeds 1 2 3] [--arms chunk simct] [--size cpu|toy]
+    python scripts/tokenizers_study.py --out study [--seeds 1 2 3] [--arms chunk simct] [--size cpu|toy] [--lr LR]
 
-For each seed: the world of `sod quickstart` (data, a teacher, a student with the same tokenizer and its cold start), and
-a second teacher of the same shape and SFT whose tokenizer, chat template and call syntax are others. From the one cold
+For each seed: the world of `sod quickstart` (data, a teacher, a student with its tokenizer, and the cold start), and a
+second teacher of the same shape and SFT whose tokenizer, chat template and call syntax are others. From the one cold
 start every arm is a run of its own; an arm is a method, the teacher it asks and how the scores of that are aligned.
 All models play the same held-out tasks.
 
@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -153,14 +153,26 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--size", choices=SIZES, default="cpu")
+    parser.add_argument("--steps", type=int, help="of every arm's run, in place of the size's own")
+    parser.add_argument("--lr", type=float, help="of every arm's run, in place of the size's own")
     parser.add_argument("--seconds", type=float, default=1e9, help="no model begins after so many (default: no end)")
     options = parser.parse_args()
-    study, size = Study(options.out, options.seconds), SIZES[options.size]
+    study, size = Study(options.out, options.seconds), chosen_size(options)
     for seed in options.seeds:
         play_seed(study, size, seed, options.arms)
     summary = table(study.lines())
     (options.out / "summary.md").write_text(summary)
     print(summary)
+
+
+def chosen_size(options: argparse.Namespace) -> Size:
+    """The size with what the command line puts in its place."""
+    size = SIZES[options.size]
+    if options.steps is not None:
+        size = replace(size, steps=options.steps)
+    if options.lr is not None:
+        size = replace(size, lr=options.lr, dense_lr=options.lr)
+    return size
 
 
 def play_seed(study: Study, size: Size, seed: int, arms: Sequence[str]) -> None:
@@ -234,7 +246,9 @@ def other_chat(conversations: Sequence[Any], vocabulary: int) -> Any:
 
     tools = conversations[0].tools
     blank = Chat(other_tokenizer([], 300), tools)
-    return Chat(other_tokenizer([blank.conversation_text(c.messages) for c in conversations[:2_000]], vocabulary), tools)
+    return Chat(
+        other_tokenizer([blank.conversation_text(c.messages) for c in conversations[:2_000]], vocabulary), tools
+    )
 
 
 def other_tokenizer(corpus: Sequence[str], vocabulary: int) -> Any:
@@ -259,7 +273,7 @@ def other_tokenizer(corpus: Sequence[str], vocabulary: int) -> Any:
 
 
 def trained(recipe: Recipe, place: Path, size: Size, arm: Arm, run: Path) -> dict[str, Any]:
-    """An arm's run from the cold start; success after it, and how much of what was said the teacher's scores covered."""
+    """An arm's run from the cold start; success after it, and how much of what was said was scored."""
     shutil.rmtree(run, ignore_errors=True)
     done = sod.train(arm_recipe(recipe, place, size, arm), run=run, progress=False)
     rows = done.metrics
@@ -288,7 +302,7 @@ def arm_recipe(recipe: Recipe, place: Path, size: Size, arm: Arm) -> Recipe:
 
 
 def success(recipe: Recipe, place: Path, model: str) -> dict[str, Any]:
-    """avg@k of a model (of the world, or at a path) on the held-out tasks with its 95% interval over tasks, and more."""
+    """avg@k of a model of the world, or at a path, on the held-out tasks, with its 95% interval over tasks."""
     from sod.quickstart.run import in_world
 
     spec = in_world(recipe, place, model).model_copy(update={"teacher": None, "world": None})

@@ -1,4 +1,4 @@
-"""`scripts/tokenizers_study.py`: how other the other teacher is, what is compared with what, and all stages at toy size."""
+"""`scripts/tokenizers_study.py`: how the other teacher differs, what is compared, and all stages at toy size."""
 
 from __future__ import annotations
 
@@ -38,14 +38,18 @@ def test_the_other_teacher_reads_and_writes_otherwise(traces: list[Conversation]
     pieces = other.tokenizer.tokenize("print(((47+8)*6)")
     assert pieces == ["print", "(((", "47", "+", "8", ")*", "6", ")"]
     text = other.conversation_text(traces[0].messages)
-    assert "<function=python>" in text and "<|over|>" in text
-    assert "<|im_end|>" not in text and '"arguments"' not in text
+    assert "<function=python>" in text
+    assert "<|over|>" in text
+    assert "<|im_end|>" not in text
+    assert '"arguments"' not in text
     assert other.dialect.name == "qwen-xml"
 
 
 def test_what_the_two_say_is_matched_and_their_call_syntax_is_not(traces: list[Conversation], other: Any) -> None:
     own = scratch_chat(traces, 1_024)
-    ledgers = [Ledger(chat, pieces_of(chat.tokenizer), *chat.encode_conversation(traces[0].messages)) for chat in (own, other)]
+    ledgers = [
+        Ledger(chat, pieces_of(chat.tokenizer), *chat.encode_conversation(traces[0].messages)) for chat in (own, other)
+    ]
     turns = match_trajectory(*ledgers)
     coverage = turns[0].coverage
     assert (coverage.unmatched, coverage.straddling > 0) == (0, True)  # the JSON that ends in `print` is one token
@@ -72,8 +76,10 @@ def test_gains_are_over_the_cold_start_of_the_same_seed() -> None:
     half = 12.7062 * 0.1  # t(0.975, 1) times the standard error of 0.4 and 0.6
     expected = f"| +50.0 | [{100 * (0.5 - half):.1f}, {100 * (0.5 + half):.1f}] |"
     rows = study.table(lines).splitlines()
-    assert rows[2].startswith(f"| {study.COLD} |") and rows[2].endswith("| 10.0, 30.0 | 20.0 |  |  |")
-    assert rows[3].startswith("| chunk |") and rows[3].endswith(f"| 50.0, 90.0 | 70.0 {expected}")
+    assert rows[2].startswith(f"| {study.COLD} |")
+    assert rows[2].endswith("| 10.0, 30.0 | 20.0 |  |  |")
+    assert rows[3].startswith("| chunk |")
+    assert rows[3].endswith(f"| 50.0, 90.0 | 70.0 {expected}")
 
 
 @pytest.mark.slow
