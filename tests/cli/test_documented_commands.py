@@ -170,6 +170,12 @@ BY_A_TEST = {
     "python scripts/worlds_study.py --out study": (
         "tests/test_worlds_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
     ),
+    "python scripts/tokenizers_study.py --out study": (
+        "tests/test_tokenizers_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
+    ),
+    "python scripts/retokenize.py MODEL TOKENIZER OUT": (
+        "tests/test_retokenize.py::test_what_it_writes_can_be_loaded_and_reads_conversations"
+    ),
     PREMISE: "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture",
     "python benchmarks/check.py NEW.json": (
         "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
