@@ -61,7 +61,9 @@ def translation_of(recipe: Recipe, teacher: Named, offer: Offer, chat: Chat, not
     path, tokenizer = teacher
     student = Reader(chat, named_pieces(chat.tokenizer, recipe.student.path))
     pieces = named_pieces(tokenizer, path)
-    check_rows(tokenizer, path, notice)
+    served = recipe.teacher is not None and recipe.teacher.url is not None
+    if not served:
+        check_rows(tokenizer, path, notice)
     reader = Reader(teacher_chat(recipe, tokenizer, path, chat), pieces)
     kind = alignment_of(recipe.method, offer).kind
     chosen = "" if spec.kind else f" (the default of a teacher that gives {offer.level} log-probabilities)"
@@ -69,7 +71,7 @@ def translation_of(recipe: Recipe, teacher: Named, offer: Offer, chat: Chat, not
         f"{path}: the teacher reads the conversations in its own tokens and in {reader.chat.why}; "
         f"method.alignment={kind}{chosen} takes its signal where both models' tokens spell the same"
     )
-    return Translation(student, reader, path, spec.min_coverage, longest_read(path))
+    return Translation(student, reader, path, spec.min_coverage, None if served else longest_read(path))
 
 
 def longest_read(path: str) -> int | None:

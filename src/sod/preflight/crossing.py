@@ -57,11 +57,11 @@ class Crossing:
 
 
 def crossing_of(recipe: Recipe, method: Method) -> Crossing | None:
-    """What lies between the two models of a recipe; None where the teacher reads the student's tokens.
+    """What lies between the two models of a recipe; None where the teacher reads the student's tokens, or is served.
 
     Raises SodError where a tokenizer cannot be loaded, or the two cannot be aligned.
     """
-    if recipe.teacher is None or method.needs & SELF_TEACHER:
+    if recipe.teacher is None or recipe.teacher.path is None or method.needs & SELF_TEACHER:
         return None
     student, teacher = recipe.student.path, recipe.teacher.path
     if not is_translated(recipe, method, _tokenizer(student), _tokenizer(teacher)):
