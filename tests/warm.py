@@ -85,7 +85,7 @@ class WarmProcess:
 
 
 def start_warm(
-    arguments: Sequence[str | Path],
+    arguments: Sequence[object],
     cwd: Path | None = None,
     env: Mapping[str, str] = os.environ,
     stdin: int | None = None,
@@ -114,7 +114,7 @@ def start_warm(
 
 
 def run_warm(
-    arguments: Sequence[str | Path],
+    arguments: Sequence[object],
     cwd: Path | None = None,
     env: Mapping[str, str] = os.environ,
     program: str | None = None,
