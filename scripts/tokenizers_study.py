@@ -59,25 +59,21 @@ TEMPLATE = """
 
 @dataclass(frozen=True)
 class Arm:
-    """A method and the teacher it asks: `equal` has the student's tokenizer, `other` another, "" is none.
-
-    `dense` arms compare distributions, and learn at the size's `dense_lr`.
-    """
+    """A method and the teacher it asks: `equal` has the student's tokenizer, `other` another, "" is none."""
 
     teacher: str
     method: Mapping[str, Any]
-    dense: bool = False
 
 
 def over_spans(kind: str, **more: Any) -> Arm:
     """Plain on-policy distillation from the other teacher by this estimator."""
-    return Arm("other", {"name": "opd", "alignment": {"kind": kind, **more}}, dense=kind != "chunk")
+    return Arm("other", {"name": "opd", "alignment": {"kind": kind, **more}})
 
 
 SOD = {"name": "sod", "epsilon": 0.5}  # as in recipes/quickstart.yaml
 ARMS = {
     "equal": Arm("equal", {"name": "opd"}),
-    "equal_dense": Arm("equal", {"name": "opd", "divergence": "reverse_kl"}, dense=True),
+    "equal_dense": Arm("equal", {"name": "opd", "divergence": "reverse_kl"}),
     "chunk": over_spans("chunk"),
     "simct": over_spans("simct"),
     "simct_logit": over_spans("simct", unit_score="logit"),
@@ -88,8 +84,8 @@ ARMS = {
     "bpm": over_spans("bpm"),
     "sod_equal": Arm("equal", SOD),
     "sod_chunk": Arm("other", {**SOD, "alignment": "chunk"}),
-    "sod_simct": Arm("other", {**SOD, "alignment": "simct"}, dense=True),
-    "sod_shared_tokens": Arm("other", {**SOD, "alignment": "shared_tokens"}, dense=True),
+    "sod_simct": Arm("other", {**SOD, "alignment": "simct"}),
+    "sod_shared_tokens": Arm("other", {**SOD, "alignment": "shared_tokens"}),
     "grpo": Arm("", {"name": "grpo"}),
 }
 COLD, TEACHERS = "cold start", {"equal": "teacher, equal", "other": "teacher, other"}
@@ -106,14 +102,13 @@ class Size:
     samples: int
     steps: int
     lr: float
-    dense_lr: float
     test: int
     k: int
 
 
 SIZES = {
-    "cpu": Size(400, 700, 640, 8, 8, 16, 5e-4, 5e-4, 256, 2),
-    "toy": Size(2, 4, 400, 2, 2, 1, 5e-4, 5e-4, 4, 1),
+    "cpu": Size(400, 700, 640, 8, 8, 16, 2e-4, 256, 2),
+    "toy": Size(2, 4, 400, 2, 2, 1, 2e-4, 4, 1),
 }
 
 
@@ -171,7 +166,7 @@ def chosen_size(options: argparse.Namespace) -> Size:
     if options.steps is not None:
         size = replace(size, steps=options.steps)
     if options.lr is not None:
-        size = replace(size, lr=options.lr, dense_lr=options.lr)
+        size = replace(size, lr=options.lr)
     return size
 
 
@@ -280,7 +275,7 @@ def trained(recipe: Recipe, place: Path, size: Size, arm: Arm, run: Path) -> dic
     covered = [row["coverage"] for row in rows if "coverage" in row]
     aligned = [row["aligned"] for row in rows if "aligned" in row]
     return success(recipe, place, str(done.model.absolute())) | {
-        "lr": size.dense_lr if arm.dense else size.lr,
+        "lr": size.lr,
         "steps": len(rows),
         "coverage": round(fmean(covered), 4) if covered else None,
         "aligned": round(fmean(aligned), 4) if aligned else None,
@@ -297,7 +292,7 @@ def arm_recipe(recipe: Recipe, place: Path, size: Size, arm: Arm) -> Recipe:
     paths = {"equal": place / "teacher-sft", "other": place / "other-sft"}
     spec["teacher"] = {"path": str(paths[arm.teacher]), "dtype": "float32"} if arm.teacher else None
     spec["method"] = dict(arm.method)
-    spec["optim"]["lr"] = size.dense_lr if arm.dense else size.lr
+    spec["optim"]["lr"] = size.lr
     return parse_recipe({key: value for key, value in spec.items() if key not in ("world", "sft")}, str(RECIPE))
 
 
