@@ -1,7 +1,7 @@
 """Writes what verl leaves of a run: a state dict a rank of a model that torch has really sharded, over gloo.
 
-python verl_shards.py MODEL OUT KIND PORT, where KIND is fsdp2, fsdp1 (with a device mesh, as verl has it), sharded
-(FSDP1 without one: ShardedTensor) or dcp (a directory of torch.distributed.checkpoint).
+python verl_shards.py MODEL OUT PORT makes a directory in OUT for each way: fsdp2, fsdp1 (with a device mesh, as verl
+has it), sharded (FSDP1 without one: ShardedTensor) and dcp (what torch.distributed.checkpoint makes of FSDP2).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardedStateDictCon
 from transformers import AutoModelForCausalLM
 
 WORLD = 2
+KINDS = ("fsdp2", "fsdp1", "sharded", "dcp")
 BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -40,29 +41,31 @@ def sharded_state(model: Any, kind: str) -> dict[str, Any]:
         return dict(wrapped.state_dict())
 
 
-def work(rank: int, source: str, out: str, kind: str, port: str) -> None:
+def work(rank: int, source: str, out: str, port: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(WORLD))
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
-    state = sharded_state(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), kind)
-    if kind == "dcp":
-        dcp.save({"model": state}, checkpoint_id=out)
-    else:
-        torch.save(state, Path(out) / f"model_world_size_{WORLD}_rank_{rank}.pt")
+    for kind in KINDS:
+        state = sharded_state(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), kind)
+        if kind == "dcp":
+            dcp.save({"model": state}, checkpoint_id=str(Path(out) / kind))
+        else:
+            torch.save(state, Path(out) / kind / f"model_world_size_{WORLD}_rank_{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
 
 
 def main() -> None:
-    source, out, kind, port = sys.argv[1:]
-    home = Path(out) / "huggingface"
-    home.mkdir(parents=True)
-    for name in BESIDE:
-        shutil.copy(Path(source) / name, home)
-    if kind != "dcp":
-        settings = {"FSDP_version": 2 if kind == "fsdp2" else 1, "world_size": WORLD}
-        (Path(out) / "fsdp_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    multiprocessing.spawn(work, (source, out, kind, port), nprocs=WORLD)
+    source, out, port = sys.argv[1:]
+    for kind in KINDS:
+        home = Path(out) / kind / "huggingface"
+        home.mkdir(parents=True)
+        for name in BESIDE:
+            shutil.copy(Path(source) / name, home)
+        if kind != "dcp":
+            settings = {"FSDP_version": 2 if kind == "fsdp2" else 1, "world_size": WORLD}
+            (home.parent / "fsdp_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    multiprocessing.spawn(work, (source, out, port), nprocs=WORLD)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from sod.models.shards import HOME, find_shards, read_shards, shard_files
 from sod.models.whole import outline, save_whole
 from sod.recipe import Notice
 from sod.records import SodError
-from sod.training.checkpoint import COMPLETE, MODEL, TRAINER
+from sod.training.checkpoint import COMPLETE, MODEL, TRAINER, is_checkpoint
 
 _HOMES = (".", MODEL, HOME)
 """Where the configuration of sharded weights lies, seen from them or from the directory above."""
@@ -63,7 +63,7 @@ def _writer(asked: str, notice: Notice, dtype: Dtype | None) -> Callable[[Path],
     path = final_model(asked, notice)
     if is_adapter(path):
         return lambda directory: _write_adapter(path, dtype, directory)
-    if path != asked:
+    if path != asked or is_checkpoint(place):  # the older formats' checkpoints are model directories themselves
         return lambda directory: _write_whole(path, dtype, directory)
     shards = find_shards(place)
     if shards is not None:

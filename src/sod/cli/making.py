@@ -16,9 +16,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and wr
 models_app = typer.Typer(no_args_is_help=True, help="Make small local models.")
 MERGE_EXAMPLES = """Examples:
 
-`sod models merge runs/lora --out models/merged`
-
-`sod models merge global_step_100/actor --out models/merged --dtype bfloat16`"""
+- `sod models merge runs/lora --out models/merged`
+- `sod models merge global_step_100/actor --out models/merged --dtype bfloat16`"""
 
 
 @data_app.command(name="gsm8k", epilog="Example: `sod data gsm8k --input GSM8K/train.jsonl --out data/gsm8k`")

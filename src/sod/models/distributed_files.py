@@ -18,8 +18,10 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from sod.models.source import first_line
 from sod.records import SodError
@@ -54,7 +56,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 @final
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """torch's reader, with its metadata read as here."""
 
     def __init__(self, directory: Path, metadata: Metadata) -> None:
@@ -106,8 +108,8 @@ def _load(directory: Path, metadata: Metadata, into: dict[str, Any]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # what is wanted here
-            dcp.load(into, storage_reader=_Reader(directory, metadata), no_dist=True)
-    except dcp.CheckpointException as error:
+            load(into, storage_reader=_Reader(directory, metadata), no_dist=True)
+    except CheckpointException as error:
         causes = [first_line(cause) for cause, _ in error.failures.values()]
         raise SodError(
             f"{directory}: its pieces cannot be read ({(causes or ['unknown'])[0]:.200}); copy the files of all ranks "

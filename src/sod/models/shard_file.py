@@ -77,7 +77,9 @@ class _KeptTensor(Tensor):
     """Keeps the state of a tensor that is made of others; it has a shape and can do nothing."""
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise NotImplementedError(f"{function}: this tensor is a record of where its parts are")
 
     def __setstate__(self, state: Any) -> None:

@@ -57,9 +57,9 @@ def read_shards(files: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]) ->
     are understood. Raises SodError naming a file or weight where the ranks' parts do not make a whole.
     """
     ranks = [read_shard_file(path) for path in files]
-    for path, parts in zip(files, ranks, strict=True):
-        if parts.keys() != ranks[0].keys():
-            name = sorted(parts.keys() ^ ranks[0].keys())[0]
+    for path, rank in zip(files, ranks, strict=True):
+        if rank.keys() != ranks[0].keys():
+            name = sorted(rank.keys() ^ ranks[0].keys())[0]
             raise SodError(f"{path}: has other weights than {files[0].name} ({name}); they are of different saves")
     whole = {}
     for name in list(ranks[0]):
@@ -80,8 +80,8 @@ def _world_size(directory: Path, found: Mapping[int, set[int]]) -> int:
     """How many ranks there were; the settings decide where shards of several numbers of ranks lie side by side."""
     settings = directory / SETTINGS
     told = read_object(settings, str(settings)).get("world_size") if settings.is_file() else None
-    if told in found:
-        return int(told)
+    if isinstance(told, int) and told in found:
+        return told
     sizes = ", ".join(map(str, sorted(found)))
     if told is not None:
         raise SodError(f"{settings}: says world_size {told!r:.20}, and there are shards of {sizes} ranks; correct it")
