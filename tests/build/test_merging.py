@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, distributed
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -86,7 +86,7 @@ def cut(weights: Weights, place: Path, shape: tuple[int, ...], dim: int = 0) -> 
     place.mkdir(parents=True, exist_ok=True)
     placements: list[Placement] = [*[Replicate()] * (len(shape) - 1), Shard(dim)]
     for rank in range(world):
-        distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)  # type: ignore[no-untyped-call]
+        distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
         state = {}
         for name, weight in weights.items():
@@ -171,7 +171,7 @@ def test_an_adapter_in_shards_is_added_as_peft_scales_it(whole: Path, home: Home
 def test_names_of_an_earlier_transformers_are_understood(whole: Path, home: Home, tmp_path: Path) -> None:
     """Experts were modules each, and are one tensor for all by now; files on the hub keep the names of then."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24, "head_dim": 16}
+    sizes: Any = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24, "head_dim": 16}
     config = Qwen3MoeConfig(
         vocab_size=101, num_experts=4, num_experts_per_tok=2, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, architectures=["Qwen3MoeForCausalLM"], **sizes,
@@ -192,7 +192,7 @@ def test_a_distributed_checkpoint_gives_the_same_weights(whole: Path, home: Home
     place, state = home(tmp_path / "sharded"), weights_of(whole, tied=True)
     other = {name: weight + 1 for name, weight in state.items()}
     saved = {"model": state, "optimizer": {"average": other, "step": 3, "first": {"exp_avg": torch.zeros(7)}}}
-    dcp.save(saved, checkpoint_id=str(place), no_dist=True)
+    save_distributed(saved, checkpoint_id=str(place), no_dist=True)
     write_merged(str(place), tmp_path / "out", pytest.fail)
     assert_same(weights_of(tmp_path / "out"), weights_of(whole))
 
@@ -301,7 +301,7 @@ def test_what_makes_no_whole_is_refused_in_one_line(case: str, shards: Path, tmp
 
 def test_a_distributed_checkpoint_runs_nothing_and_must_be_whole(whole: Path, home: Home, tmp_path: Path) -> None:
     place, mark = home(tmp_path / "sharded"), tmp_path / "ran"
-    dcp.save({"model": weights_of(whole, tied=True)}, checkpoint_id=str(place), no_dist=True)
+    save_distributed({"model": weights_of(whole, tied=True)}, checkpoint_id=str(place), no_dist=True)
     metadata = (place / ".metadata").read_bytes()
     (place / ".metadata").write_bytes(pickle.dumps(_Runs(mark)))
     with pytest.raises(SodError, match=r"\.metadata: not what torch\.distributed\.checkpoint writes.*system"):

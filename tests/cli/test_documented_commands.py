@@ -159,9 +159,6 @@ BY_A_TEST = {
     "sod models merge global_step_100/actor --out models/merged": (
         "tests/cli/test_merge_command.py::test_what_torch_has_sharded_merges_to_the_same_weights"
     ),
-    "sod models merge global_step_100/actor --out models/merged --dtype bfloat16": (
-        "tests/build/test_merging.py::test_tensors_that_say_nothing_are_whole_or_pieces_by_the_configuration"
-    ),
     "sod eval MODEL --device cuda:1": "tests/cli/test_eval_command.py::test_device_says_where_the_model_is",
     "sod sandbox probe": "tests/cli/test_sandbox_commands.py::test_probe_shows_what_is_kept_and_how_fast_it_is",
     "sod sandbox serve --workers 8": (

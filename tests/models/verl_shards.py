@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import distributed, multiprocessing
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardedStateDictConfig, StateDictType, fully_shard
 from transformers import AutoModelForCausalLM
@@ -48,7 +48,7 @@ def work(rank: int, source: str, out: str, port: str) -> None:
     for kind in KINDS:
         state = sharded_state(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), kind)
         if kind == "dcp":
-            dcp.save({"model": state}, checkpoint_id=str(Path(out) / kind))
+            save_distributed({"model": state}, checkpoint_id=str(Path(out) / kind))
         else:
             torch.save(state, Path(out) / kind / f"model_world_size_{WORLD}_rank_{rank}.pt")
     distributed.barrier()
