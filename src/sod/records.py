@@ -273,6 +273,7 @@ class Trajectory:
     under the distribution the token was sampled from, and 0.0 at context. `verdict` is what the
     verifier had to say (the first failed test), for people. `reward_parts` are the named summands of `reward`.
     `opening` is there where the episode began in an environment: the prompt is then its own, not the task's.
+    `versions` are those of the weights that sampled the turns, one for each, as the engine counts them.
     """
 
     task_id: str
@@ -290,6 +291,7 @@ class Trajectory:
     fault: Fault | None = None
     reward_parts: Mapping[str, float] = field(default_factory=dict)
     opening: Opening | None = None
+    versions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.token_ids) == len(self.turn_ids) == len(self.sampled_logps):

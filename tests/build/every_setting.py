@@ -26,6 +26,7 @@ NO_TEACHER = frozenset(name for name in PRESETS if Need.TEACHER not in PRESETS[n
 NO_OTHER_TEACHER = NO_TEACHER | {name for name in PRESETS if PRESETS[name]().needs & SELF_TEACHER}
 CURRICULA = frozenset(name for name in PRESETS if PRESETS[name]().episodes.student_turns(1) is not None)
 REPLAYING = frozenset(name for name in PRESETS if PRESETS[name]().episodes.refusal(["python"]) is not None)
+TEACHER_PLAYS = frozenset(name for name in PRESETS if Need.TEACHER_EPISODES in PRESETS[name]().needs)
 NONE: frozenset[str] = frozenset()
 
 
@@ -107,6 +108,8 @@ UPDATES: Mapping[str, Any] = {
 }
 MANY_UPDATES: Mapping[str, Any] = {"optim.mini_batch_prompts": 1, "optim.lr": 0.01, "rollout.prompts": 4}
 TWO_STEPS: Mapping[str, Any] = {"train.steps": 2}
+BESIDE: Mapping[str, Any] = {"train.steps": 2, "train.checkpoint_every": 2, "optim.lr": 0.01}
+"""The second step's episodes can be played while the first learns."""
 LORA: Mapping[str, Any] = {"student.lora": {"rank": 4}}
 HUB: Mapping[str, Any] = {"data.train": "owner/tasks", "data.validation": None, "data.sft": "owner/conversations"}
 
@@ -203,6 +206,10 @@ CHANGES: Mapping[str, Example] = {
     "rollout.temperature": Example(0.5, refused=DEMONSTRATIONS),
     "rollout.top_p": Example(0.5, refused=DEMONSTRATIONS, apart=True),
     "rollout.top_k": Example(2, refused=DEMONSTRATIONS, apart=True),
+    "rollout.max_staleness": Example(1, BESIDE, refused=DEMONSTRATIONS | TEACHER_PLAYS),
+    "rollout.importance": Example(
+        "sequence", {**BESIDE, "rollout.max_staleness": 1}, refused=DEMONSTRATIONS | TEACHER_PLAYS
+    ),
     "rollout.fault_retries": Example(0, FAULTS, faults=2, played=True),
     "rollout.max_fault_rate": Example(0.01, FAULTS, refused=EVERY, faults=9, played=True),
     "rollout.fault_window": Example(5, {**TOOL, "rollout.max_fault_rate": 0.1}, refused=EVERY, faults=9, played=True),

@@ -79,6 +79,7 @@ SAME = {
     "sod train --resume RUN": "sod train --resume runs/a",
     "sod train --resume runs/a student.device=cpu": "sod train --resume runs/a",
     "sod models merge RUN --out DIR": "sod models merge runs/lora --out models/merged",
+    "sod models merge RUN_OR_DIR --out DIR": "sod models merge runs/lora --out models/merged",
     "sod eval RUN": "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32",
     "python benchmarks/weights.py": "python benchmarks/weights.py --json weights.json",
 }
@@ -154,6 +155,9 @@ BY_A_TEST = {
     ),
     "python tests/report/test_metric_table.py > docs/metrics.md": (
         "tests/report/test_metric_table.py::test_the_page_is_the_table"
+    ),
+    "sod models merge global_step_100/actor --out models/merged": (
+        "tests/cli/test_merge_command.py::test_what_torch_has_sharded_merges_to_the_same_weights"
     ),
     "sod eval MODEL --device cuda:1": "tests/cli/test_eval_command.py::test_device_says_where_the_model_is",
     "sod sandbox probe": "tests/cli/test_sandbox_commands.py::test_probe_shows_what_is_kept_and_how_fast_it_is",

@@ -75,8 +75,9 @@ def test_a_quickstart_with_an_adapter(tmp_path: Path, sod: Any) -> None:
 
 def test_what_is_refused_is_told_in_one_line(recipe: Path, tmp_path: Path, world: Any, sod: Any) -> None:
     out = tmp_path / "out"
+    whole = RunLog.open(world.student).checkpoints()[-1][1] / "model"
     for arguments, told in (
-        (("models", "merge", world.student, "--out", out), "a whole model without an adapter"),
+        (("models", "merge", whole, "--out", out), "a whole model without an adapter"),
         (("models", "merge", tmp_path / "gone", "--out", out), "gone"),
         (
             ("train", recipe, "student.lora.targets=[query]", "--run", out),

@@ -112,6 +112,7 @@ def test_a_row_holds_the_episode_and_what_was_made_of_it(log: RunLog) -> None:
         "sampled_logps": [0.0, 0.0, -0.5, -0.25, -1.5, 0.0, -0.125, -2.0],
         "teacher_logps": [None, None, -0.1, -0.2, -0.3, None, -0.4, -0.5],
         "advantages": [None, None, 1.0, 2.0, 3.0, None, 4.0, 5.0],
+        "versions": [],
         "turns": [
             {
                 "k": 1,

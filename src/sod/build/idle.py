@@ -24,7 +24,7 @@ from sod.tasks.sources import ignores_split, names_of
 
 CLIPS = ("clip_low", "clip_high", "dual_clip")
 """Keys of `method` that bound the policy ratio."""
-OF_EPISODES = ("temperature", "top_p", "top_k")
+OF_EPISODES = ("temperature", "top_p", "top_k", "max_staleness", "importance")
 """Keys of `rollout` that training episodes alone have: evaluations sample as `evaluation` says."""
 
 
@@ -71,6 +71,7 @@ def idle_anywhere(recipe: Recipe) -> list[Idle]:
     ]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
     found += _environment(recipe)
+    found += _beside(recipe)
     if recipe.rollout.max_fault_rate >= 1:
         found += _set(recipe, "rollout.fault_window", "rollout.max_fault_rate=1 never stops a run")
     return found
@@ -151,6 +152,8 @@ def _updates(recipe: Recipe, method: Method) -> Iterator[Idle]:
         yield from _set(recipe, mini, f"{method.name} makes one update a step")
     elif groups is not None and groups > prompts:
         yield from _set(recipe, mini, f"a step has {prompts} groups (rollout.prompts)", "leave it out, or take fewer")
+    if Need.DEMONSTRATIONS not in method.needs and method.dense and method.rho.never:
+        yield from _set(recipe, "rollout.importance", "a dense divergence is not of the token that was sampled")
     for clip in CLIPS:
         key = f"method.{clip}"
         if Need.DEMONSTRATIONS in method.needs:
@@ -160,6 +163,15 @@ def _updates(recipe: Recipe, method: Method) -> Iterator[Idle]:
         elif groups is None or groups >= prompts:
             why = "a step makes one update, at which the policy ratio is 1"
             yield from _set(recipe, key, why, f"set {mini} below rollout.prompts, or leave it out")
+
+
+def _beside(recipe: Recipe) -> Iterator[Idle]:
+    """What is about episodes that are played while the student learns, where none are."""
+    if recipe.train.checkpoint_every == 1:
+        why = "the step after a checkpoint is played when it is its turn, and there is one after every step"
+        yield from _set(recipe, "rollout.max_staleness", why, "raise train.checkpoint_every")
+    if recipe.rollout.importance == "off" and not recipe.rollout.max_staleness:
+        yield from _set(recipe, "rollout.importance", "nothing is weighted without rollout.max_staleness=1")
 
 
 def _played(recipe: Recipe, method: Method) -> Iterator[Idle]:

@@ -19,7 +19,7 @@ from sod.models.adapters import base_source, is_adapter
 from sod.models.compiled import compile_model, wants_compiling, why_not
 from sod.models.device import repeat_exactly
 from sod.models.load import load_model, save_model
-from sod.models.lora import load_adapter, merged, new_adapter, set_adapter, shared_copy
+from sod.models.lora import load_adapter, merged, new_adapter, second_model, set_adapter, shared_copy
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.peaks import peaks_by_role
@@ -178,11 +178,13 @@ class Learner:
     """The model that a run trains, and its optimizer.
 
     With an adapter `start` is the model as the run began, over the same weights; None where all weights are trained.
+    `playing` is what plays while `model` learns, with weights of its own; None where they take turns.
     """
 
     model: Any
     optimizer: Optimizer
     start: Any | None = None
+    playing: Any | None = None
 
 
 def make_learner(
@@ -201,13 +203,14 @@ def make_learner(
     student = _whole_student if recipe.student.lora is None else _adapted_student
     with naming_phase("loading the student"):
         model, start = student(recipe, support, resume, device)
+        playing = second_model(model) if recipe.rollout.max_staleness else None
         compile_where_wanted(model, spec, notice)
         if spec.recompute:
             recompute_layers(model)
         optimizer = Optimizer(model, spec, steps)
         if resume is not None:
             restore(resume, "optimizer", optimizer.load)
-    return Learner(model, optimizer, start)
+    return Learner(model, optimizer, start, playing)
 
 
 def _whole_student(

@@ -47,6 +47,8 @@ from sod.build.teachers import (
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
+from sod.clock import Clock
+from sod.engines.beside import BesideEngine
 from sod.evaluation.hints import Hints
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
@@ -57,6 +59,7 @@ from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
+from sod.rollout.collect import Collector, RewardFunction, World
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
@@ -65,9 +68,11 @@ from sod.teachers.base import Offer
 from sod.teachers.local import LocalTeacher
 from sod.teachers.served import ServedTeacher
 from sod.teachers.translated import Translation
+from sod.tools.base import Tool
+from sod.training.ahead import Ahead
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
-from sod.training.step import PrivilegedPrompt, Run, train_step
+from sod.training.step import PrivilegedPrompt, Run, gather, train_step
 
 
 @final
@@ -153,6 +158,11 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
+    if recipe.rollout.max_staleness and Need.TEACHER_EPISODES in method.needs:
+        raise SodError(
+            f"method {method.name} begins with episodes of the teacher, which scores meanwhile; set "
+            "rollout.max_staleness=0"
+        )
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
@@ -221,7 +231,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teaching.scorer,
-        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world),
+        rollout=_rollout(recipe, chat, tools, reward_function, learner, meter, notice, world),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -230,15 +240,46 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         privileged=_privileged(method, chat),
         meter=meter,
         tools=chat.tools,
+        began=place.done,
     )
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
+    if isinstance(run.rollout.engine, BesideEngine):
+        run.ahead = _ahead(run, run.rollout.engine)
+        resources.callback(run.ahead.close)
     if teaching.model is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teaching.model.model, None, notice, world)
         resources.callback(run.expert.engine.close)
     return run
+
+
+def _rollout(
+    recipe: Recipe,
+    chat: Chat,
+    tools: Mapping[str, Tool],
+    reward_function: RewardFunction,
+    learner: Learner,
+    meter: Meter,
+    notice: Notice,
+    world: World | None,
+) -> Collector:
+    """What plays the episodes: the learner's model itself, or a second one while it learns.
+
+    What the second one does is not metered: a meter counts one phase at a time.
+    """
+    if learner.playing is None:
+        return make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world)
+    collector = make_collector(recipe, chat, tools, reward_function, learner.playing, None, notice, world)
+    collector.engine = BesideEngine(collector.engine, learner.playing)
+    return collector
+
+
+def _ahead(run: Run, engine: BesideEngine) -> Ahead:
+    """Plays by a run of its own, which shares with `run` what playing needs, and neither clock nor meter."""
+    apart, plan = replace(run, clock=Clock(settle=run.settle), meter=Meter()), run.recipe.train
+    return Ahead(partial(gather, apart), engine, plan.steps, plan.checkpoint_every)
 
 
 def run_state(run: Run) -> State:

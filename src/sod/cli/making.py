@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,10 @@ from sod.report.console import notice, out, rows_table
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and write some.")
 models_app = typer.Typer(no_args_is_help=True, help="Make small local models.")
+MERGE_EXAMPLES = """Examples:
+
+- `sod models merge runs/lora --out models/merged`
+- `sod models merge global_step_100/actor --out models/merged --dtype bfloat16`"""
 
 
 @data_app.command(name="gsm8k", epilog="Example: `sod data gsm8k --input GSM8K/train.jsonl --out data/gsm8k`")
@@ -115,23 +119,27 @@ def models_prune(
     out.print(f"written to {to}", markup=False)
 
 
-@models_app.command(name="merge", epilog="Example: `sod models merge runs/lora --out models/merged`")
+@models_app.command(name="merge", epilog=MERGE_EXAMPLES)
 def models_merge(
     model: Annotated[
-        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run of student.lora, a checkpoint or adapter directory.")
+        str, typer.Argument(metavar="RUN_OR_DIR", help="A run, a checkpoint, an adapter, or shards (verl's too).")
     ],
     to: OutOption,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option("--dtype", help="Precision to write; by default that of what is merged."),
+    ] = None,
 ) -> None:
-    """A plain model directory from an adapter and its base model.
+    """A plain model directory, with tokenizer and chat template, from what training left in parts.
 
-    The weights are in the precision of the adapter, the sum is rounded once.
+    Parts are an adapter and its base model; the shards of FSDP as verl saves them; or a directory of
+    torch.distributed.checkpoint. The checkpoint of a run that is whole already is copied.
     """
-    from sod.build.job import final_model
     from sod.build.merging import write_merged
 
     _refuse_filled(to)
-    refuse_unmade({"RUN_OR_ADAPTER": model})
-    write_merged(final_model(model, notice), to, model)
+    refuse_unmade({"RUN_OR_DIR": model})
+    write_merged(model, to, notice, dtype)
     out.print(f"written to {to}", markup=False)
 
 

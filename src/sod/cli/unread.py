@@ -19,7 +19,7 @@ UNREAD: Mapping[Command, Sequence[str]] = {
         *("student.lora", "teacher", "method", "optim", "train", "sft", "world", "compare"),
         *("data.train", "data.validation", "data.sft"),
         *("rollout.prompts", "rollout.samples", "rollout.temperature", "rollout.top_p", "rollout.top_k"),
-        "rollout.distill_before_fault",
+        *("rollout.distill_before_fault", "rollout.max_staleness", "rollout.importance"),
     ),
     "quickstart": (*_WORLD_MAKES, "compare"),
     "compare": ("seed", "trackers", "method.name"),

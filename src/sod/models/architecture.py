@@ -53,7 +53,7 @@ def read_config(source: Source) -> Any:
 
     Raises SodError naming its path.
     """
-    config = _whole_config(source)
+    config = whole_config(source)
     return language_part(config) or config
 
 
@@ -62,11 +62,12 @@ def language_options(source: Source) -> dict[str, Any]:
 
     Nothing for a model that is nothing else. Raises SodError naming its path.
     """
-    part = language_part(_whole_config(source))
+    part = language_part(whole_config(source))
     return {} if part is None else {"config": part, "key_mapping": dict(_LANGUAGE_NAMES)}
 
 
-def _whole_config(source: Source) -> Any:
+def whole_config(source: Source) -> Any:
+    """The configuration of a model as it is, all of its parts. Raises SodError naming its path."""
     try:
         return AutoConfig.from_pretrained(source.path, **source.options)
     except Exception as error:  # transformers raises whatever its classes make of the values

@@ -267,6 +267,18 @@ def shared_copy(model: Any) -> Any:
     return copy.deepcopy(model, shared).requires_grad_(False).eval()
 
 
+def second_model(model: Any) -> Any:
+    """The model as it is now with weights of its own, frozen, in eval mode; with an adapter, of the adapter alone."""
+    return shared_copy(model) if has_adapter(model) else copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def take_weights(model: Any, source: Any) -> None:
+    """Set the weights of `model`, a `second_model`, to those that `source` has now."""
+    with torch.no_grad():
+        for own, theirs in zip(own_weights(model), own_weights(source), strict=True):
+            own.copy_(theirs)
+
+
 def without_adapter(model: Any) -> Any:
     """Take the adapter out of `model`, in place, and return it: its base model, frozen or not as it was."""
     for name, layer in _adapted_layers(model):

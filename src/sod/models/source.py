@@ -7,7 +7,7 @@ than the weights beside it hold is refused before a network of that size is made
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -53,8 +53,10 @@ class Source:
         return {"trust_remote_code": False, "local_files_only": self.here}
 
 
-def find_model(path: str, needed: str) -> Source:
+def find_model(path: str, needed: str, weights: Sequence[Path] = ()) -> Source:
     """The local directory `path`, which must hold the file `needed`, or else the hub id.
+
+    `weights` are the files of its weights where they lie elsewhere.
 
     Raises SodError naming `path` where it is neither, where the hub cannot be reached (in a few seconds), and where its
     files ask for code of their own or claim what is not there.
@@ -67,7 +69,8 @@ def find_model(path: str, needed: str) -> Source:
             if (directory / name).is_file() and (name == needed or needed != "config.json"):
                 _refuse_code(read_object(directory / name, f"{path}/{name}"), f"{path}/{name}")
         if needed == "config.json":
-            _refuse_claims(read_object(directory / needed, f"{path}/{needed}"), directory, path)
+            own = [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
+            _refuse_claims(read_object(directory / needed, f"{path}/{needed}"), [*(weights or own)], path)
         return Source(path, here=True)
     if not is_hub_id(path):
         raise SodError(f"{path}: no such model directory")
@@ -128,9 +131,8 @@ def _refuse_code(config: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _refuse_claims(config: Mapping[str, Any], directory: Path, path: str) -> None:
+def _refuse_claims(config: Mapping[str, Any], files: Sequence[Path], path: str) -> None:
     """Raises SodError where the network of `config` could not be filled by the weight files, at 4 bits a number."""
-    files = [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
     room = 2 * sum(file.stat().st_size for file in files)
     if not files:
         return  # transformers names the missing weights

@@ -18,6 +18,7 @@ from sod.objective.alignments import Alignment
 from sod.objective.batch import TokenBatch
 from sod.objective.divergence import Divergence
 from sod.objective.episodes import WHOLE_EPISODES, EpisodeStrategy
+from sod.objective.importance import ImportanceLevel, importance_weights
 from sod.objective.needs import Need
 from sod.objective.schedules import Schedule, constant
 from sod.objective.scores import Level, ScoreNeed
@@ -220,9 +221,12 @@ def rated(method: Method, batch: TokenBatch) -> TokenBatch:
     return batch.filled(reward_advantage_B=advantage_B)
 
 
-def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTerms:
+def surrogate(
+    method: Method, logp_BT: Tensor, micro: TokenBatch, importance: ImportanceLevel | None = None
+) -> SurrogateTerms:
     """The micro-batch's part of the loss but for a dense divergence.
 
+    With `importance` each token counts by how probable the old weights find it, beside those that sampled it.
     Raises ValueError where old log-probabilities, advantage or loss weights are not set.
     """
     old_BT = None if micro.scores is None else micro.scores.old_BT
@@ -237,6 +241,7 @@ def surrogate(method: Method, logp_BT: Tensor, micro: TokenBatch) -> SurrogateTe
         method.clip_low,
         method.clip_high,
         method.dual_clip,
+        None if importance is None else importance_weights(old_BT, micro, importance),
     )
 
 

@@ -30,11 +30,15 @@ def clipped_surrogate(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float | None = None,
+    importance_BT: Tensor | None = None,
 ) -> SurrogateTerms:
     """`-sum_t s_t min(r A, clip(r, 1 - low, 1 + high) A)` with `r = pi_theta / pi_old` (arXiv 1707.06347).
 
     With `dual_clip` c > 1 (arXiv 1912.09729) a token of negative advantage counts `c A` at least, so that a ratio above
     c makes the loss no larger and moves nothing.
+
+    `importance_BT` are factors of the tokens, detached, for what other weights have sampled (`objective.importance`);
+    the figures beside the loss are without them.
 
     `s_t` is `loss_weight_BT` (see `aggregation.loss_weights`), which adds up to 1 over the whole mini-batch, not over
     this micro-batch. The clip range is DAPO's decoupled one (arXiv 2503.14476). Context positions are masked before
@@ -53,7 +57,8 @@ def clipped_surrogate(
     ratio = bounded_log_ratio.exp()
     plain = ratio * advantage
     bounded = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage
-    loss = -(loss_weight * torch.minimum(plain, bounded)).sum()
+    counted = loss_weight if importance_BT is None else loss_weight * importance_BT[action_BT]
+    loss = -(counted * torch.minimum(plain, bounded)).sum()
     with torch.no_grad():
         clipped = float(loss_weight[bounded < plain].sum())
         # k3 estimator of KL(old || new) (Schulman, "Approximating KL divergence").

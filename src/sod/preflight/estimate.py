@@ -7,7 +7,7 @@ episodes end earlier takes less. Bytes throughout. The memory of Python, of PyTo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -144,7 +144,12 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
     micro = Micro.of(recipe.optim.micro_batch_tokens, longest, min(of_update, rows))
     teachers, crossing = _teachers(recipe, method), crossing_of(recipe, method)
-    parts = [*_trained(student, device), *_playing("student", student, device, recipe)]
+    playing = _playing("student", student, device, recipe)
+    if rollout.max_staleness:
+        own = student.counts.all if student.lora is None else student.counts.trained
+        beside = [replace(part, phases=PHASES) for part in playing]
+        playing = [Part("student: weights that play", device, own * student.size), *beside]
+    parts = [*_trained(student, device), *playing]
     for teacher, place in teachers:
         read = longest if crossing is None else crossing.tokens(longest)
         scored = Micro.of(recipe.optim.micro_batch_tokens, read, rows)

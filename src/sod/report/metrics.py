@@ -74,7 +74,12 @@ class Metric:
 
 STEP_SECONDS = Metric("seconds", "s", "", "{:.2f}s", None, "wall clock of the step")
 PHASE_SECONDS = Metric(
-    "seconds/", "s", "", "{:.2f}", SECONDS, "wall clock of a phase: expert, sample, tools, reward, old, teacher, update"
+    "seconds/",
+    "s",
+    "",
+    "{:.2f}",
+    SECONDS,
+    "wall clock of a phase: expert, sample, tools, reward, wait, old, teacher, update",
 )
 
 METRICS = (
@@ -175,6 +180,20 @@ METRICS = (
         None,
         "mean absolute difference between the engine's log-probabilities and the trainer's",
     ),
+    Metric(
+        "mismatch",
+        "nats/token",
+        "",
+        "{:.1e}",
+        None,
+        "the same over all tokens of the step, where `rollout.importance` weights them",
+    ),
+    Metric(
+        "importance_weight", "", "", "{:.3f}", None, "mean of `min(pi_old / pi_sampled, 2)` over the sampled tokens"
+    ),
+    Metric("importance_truncated", "share", "", "{:.3f}", None, "share of sampled tokens whose weight is cut at 2"),
+    Metric("staleness", "versions", "", "{:.0f}", None, "by how many updates the episodes are behind the weights"),
+    Metric("seconds_beside/", "s", "", "{:.2f}", None, "phases of playing the episodes, beside the step before"),
     Metric("faults", "episodes", "", "{:.0f}", None, "episodes set apart because something of ours failed"),
     Metric("faults/", "episodes", "", "{:.0f}", None, "of those, the ones with a fault of that kind"),
     Metric("fault_rate", "share", "", "{:.3f}", None, "share of the step's episodes that were set apart"),

@@ -53,6 +53,7 @@ class _Ledger:
     token_ids: list[int] = field(default_factory=list)
     turn_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
 
     def begin(self, prompt_ids: Sequence[int]) -> None:
         self.prompt_tokens = len(prompt_ids)
@@ -68,6 +69,7 @@ class _Ledger:
         self.token_ids += sampled.token_ids
         self.turn_ids += [turn] * len(sampled.token_ids)
         self.logps += sampled.logps
+        self.versions.append(sampled.version)
         return start, len(self.token_ids)
 
     @property
@@ -92,6 +94,7 @@ class _Ledger:
             fault=fault,
             reward_parts=earned,
             opening=self.opening,
+            versions=tuple(self.versions),
         )
 
 

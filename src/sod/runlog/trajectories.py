@@ -40,6 +40,7 @@ NEW_FIELDS = (
     "sampled_logps",
     "teacher_logps",
     "advantages",
+    "versions",
 )
 """What a row of format 1 does not have."""
 
@@ -54,6 +55,7 @@ def trajectory_row(
     coverage: Sequence[float] | None = None,
     teacher_logps: Sequence[float | None] | None = None,
     advantages: Sequence[float] | None = None,
+    began: int = 0,
 ) -> dict[str, Any]:
     """A trajectory as one JSON-able row of format 2, with what its task, teacher and method add to it.
 
@@ -61,7 +63,8 @@ def trajectory_row(
     are aligned with `trajectory.turns`; `teacher_logps` (nats) and `advantages` with `trajectory.token_ids`, of which
     the row keeps the values at action tokens and has null at context. A teacher of another tokenizer has null at the
     tokens that it cannot score, and `coverage` is the share of each turn's contents that it can. What is not given is
-    null as a whole; turns have no coverage then.
+    null as a whole; turns have no coverage then. `versions` count the steps that the weights of each sampled turn had
+    behind them, `began` of them before the engine counted.
     Raises ValueError if a list is not as long as the turns or the tokens.
     """
     turns, tokens = len(trajectory.turns), len(trajectory.token_ids)
@@ -97,6 +100,7 @@ def trajectory_row(
         "sampled_logps": trajectory.sampled_logps,
         "teacher_logps": _at_actions(trajectory, teacher_logps),
         "advantages": _at_actions(trajectory, advantages),
+        "versions": [began + version for version in trajectory.versions],
     }
 
 
@@ -142,6 +146,7 @@ def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
         verdict=row["verdict"],
         fault=None if fault is None else Fault(FaultKind(fault["kind"]), fault["detail"], fault["retryable"]),
         opening=_opening_of(row),
+        versions=tuple(row.get("versions") or ()),
     )
 
 

@@ -51,11 +51,13 @@ def describe(
     clock: Mapping[str, float],
     seconds: float,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    began: int = 0,
 ) -> StepReport:
     """The report of a training step.
 
     `tasks` are those of the groups of `collected`, in order; `batch` is what was learned from, with its scores, and
     `teacher_faults` why the teacher could not score the rest; `clock` has the seconds by phase, `seconds` all of them.
+    `began` are the steps behind the weights that the engine calls version 0.
     """
     metrics = episode_figures(collected.trajectories)
     metrics |= fault_figures(collected, batch, teacher_faults)
@@ -70,7 +72,7 @@ def describe(
     metrics["tokens_per_second"] = batch.action_tokens() / seconds
     metrics["seconds"] = seconds
     metrics |= {f"seconds/{phase}": value for phase, value in clock.items()}
-    return StepReport(step, metrics, partial(trajectory_rows, tasks, collected, batch, signal, tools))
+    return StepReport(step, metrics, partial(trajectory_rows, tasks, collected, batch, signal, tools, began))
 
 
 def gap_figures(batch: TokenBatch, signal: Signal) -> dict[str, float]:
@@ -119,6 +121,7 @@ def trajectory_rows(
     batch: TokenBatch,
     signal: Signal,
     tools: Sequence[Mapping[str, Any]] | None,
+    began: int = 0,
 ) -> list[dict[str, Any]]:
     """Every episode of the step as a JSON-able row: the usable ones with what the teacher and the method made of them,
     then those that faulted.
@@ -129,8 +132,8 @@ def trajectory_rows(
         for trajectory in group.trajectories:
             number = row_of.get(id(trajectory))  # None: the teacher could not score it, so it left the batch
             learned = {} if number is None else _learned(trajectory, batch, signal, number)
-            usable.append(trajectory_row(trajectory, task, tools, **learned))
-        faulted += [trajectory_row(trajectory, task, tools) for trajectory in group.faulted]
+            usable.append(trajectory_row(trajectory, task, tools, began=began, **learned))
+        faulted += [trajectory_row(trajectory, task, tools, began=began) for trajectory in group.faulted]
     return usable + faulted
 
 

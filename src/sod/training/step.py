@@ -23,6 +23,7 @@ from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
+from sod.objective.importance import ImportanceLevel, importance_figures
 from sod.objective.methods import Method, Signal, rated
 from sod.objective.needs import Need
 from sod.objective.scores import OldSource, TeacherScores
@@ -32,6 +33,7 @@ from sod.rollout.collect import Collected, Collector
 from sod.rollout.health import FaultWindow
 from sod.tasks.base import draw_tasks
 from sod.teachers.base import LocalModel, Teacher
+from sod.training.ahead import Ahead, staleness
 from sod.training.measured import StepMeter
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport, describe
@@ -53,6 +55,8 @@ class Run:
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
+    `ahead` plays the next step's episodes while this one learns; without it a step plays its own. `began` are the
+    steps that the weights had behind them as the engine began with them.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
     score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
@@ -74,6 +78,8 @@ class Run:
     hints: Hints | None = None
     span_measure: SpanMeasure | None = None
     teacher_models: Mapping[str, Any] = field(default_factory=dict)
+    ahead: Ahead | None = None
+    began: int = 0
     settle: Callable[[], None] = nothing_to_wait_for
     teacher_health: FaultWindow = field(init=False)
 
@@ -124,7 +130,8 @@ def train_step(run: Run, step: int) -> StepReport:
     run.clock, whole = Clock(settle=run.settle), Clock(settle=run.settle)
     with whole.timed("step"):
         with naming_phase("sampling"):
-            gathered = gather(run, step)
+            gathered = gather(run, step) if run.ahead is None else run.ahead.take(step, run.clock)
+        stale = {} if run.ahead is None else aged(run, gathered.collected)
         if run.hints is not None:
             run.hints.look(gathered.tasks, gathered.collected.groups)
         learned = learn(run, gathered.batch, step)
@@ -134,12 +141,13 @@ def train_step(run: Run, step: int) -> StepReport:
         collected=gathered.collected,
         batch=learned.batch,
         signal=learned.signal,
-        updates=learned.updates,
+        updates=stale | learned.updates,
         teacher_episodes=gathered.teacher_episodes,
         teacher_faults=learned.faults,
         clock=run.clock.seconds,
         seconds=whole.total,
         tools=run.tools,
+        began=run.began,
     )
 
 
@@ -176,11 +184,26 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
         updated = updates.update(batch, step)
     if signal is None:  # only now are the old log-probabilities known
         batch, signal = updates.weighed(updated.batch, step)
+    if run.ahead is not None:
+        run.ahead.finish(run.clock)
     run.rollout.engine.sync(run.student)
     if run.model_teacher is not None and (fraction := run.method.teacher_rule.pull(step)):
         run.model_teacher.follow(run.student, fraction)
-    figures = updated.figures | {"kappa": run.method.kappa(step), "rho": run.method.rho(step)}
+    figures = updated.figures | weighted(run, batch)
+    figures |= {"kappa": run.method.kappa(step), "rho": run.method.rho(step)}
     return Learned(batch, signal, figures, faults)
+
+
+def weighted(run: Run, batch: TokenBatch) -> dict[str, float]:
+    """The figures of the importance weights, where there are any."""
+    level, old_BT = importance_of(run.recipe), None if batch.scores is None else batch.scores.old_BT
+    return {} if level is None or old_BT is None else importance_figures(old_BT, batch, level)
+
+
+def aged(run: Run, collected: Collected) -> dict[str, float]:
+    """How stale the episodes are, and the seconds that playing them took, beside the step before where it was one."""
+    figures = {"staleness": float(staleness(collected.trajectories, run.rollout.engine.version))}
+    return figures | {f"seconds_beside/{phase}": seconds for phase, seconds in collected.seconds.items()}
 
 
 def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
@@ -271,7 +294,16 @@ def updater(run: Run) -> Updater:
         dumps=run.dumps,
         measured=run.measured,
         span_measure=run.span_measure,
+        importance=importance_of(run.recipe),
     )
+
+
+def importance_of(recipe: Recipe) -> ImportanceLevel | None:
+    """What is weighted by importance: tokens or trajectories, or nothing."""
+    given = recipe.rollout.importance
+    if given is None:
+        return "token" if recipe.rollout.max_staleness else None
+    return None if given == "off" else given
 
 
 def sampling_of(recipe: Recipe) -> Sampling:

@@ -16,6 +16,7 @@ from sod.models.score import action_logps
 from sod.objective.aggregation import loss_weights
 from sod.objective.batch import TokenBatch
 from sod.objective.divergence import divergence, divergence_from_choices
+from sod.objective.importance import ImportanceLevel
 from sod.objective.methods import Method, Signal, advantage, distillation_loss, surrogate
 from sod.objective.surrogate import SurrogateTerms
 from sod.recipe import OptimSpec
@@ -87,7 +88,8 @@ class Updater:
     """The optimizer steps of a batch.
 
     `teacher` is the model of a dense loss, `teacher_view` what it reads of a micro-batch where that is not the
-    student's own, and `span_measure` the loss over spans where it has another tokenizer.
+    student's own, and `span_measure` the loss over spans where it has another tokenizer. `importance` says whether
+    tokens or trajectories are weighted by how probable the old weights find them.
     """
 
     student: Any
@@ -100,6 +102,7 @@ class Updater:
     dumps: Path
     measured: StepMeter
     span_measure: SpanMeasure | None = None
+    importance: ImportanceLevel | None = None
 
     def update(self, batch: TokenBatch, step: int) -> Updated:
         """Whole groups per mini-batch, one denominator for each.
@@ -162,7 +165,7 @@ class Updater:
         logp_BT, divergence_BT = self.forward(micro)
         if micro.scores is not None and micro.scores.old_BT is None:
             micro, _ = self.weighed(micro.with_old(logp_BT.detach()), step)
-        terms = surrogate(self.method, logp_BT, micro)
+        terms = surrogate(self.method, logp_BT, micro, self.importance)
         dense = 0.0 if divergence_BT is None else distillation_loss(divergence_BT, micro)
         return logp_BT, terms.loss + dense, terms
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sod.recipe.keys.section import Section
@@ -35,6 +37,12 @@ class RolloutSpec(Section):
     )
     asynchronous: bool = Field(
         False, description="never wait for tools while there is something to decode: faster, but not repeatable exactly"
+    )
+    max_staleness: Literal[0, 1] = Field(
+        0, description="1: the next step's episodes are played while this one learns, by the weights of the step before"
+    )
+    importance: Literal["token", "sequence", "off"] | None = Field(
+        None, description="weights min(pi_old / pi_sampled, 2); null: token with max_staleness=1, else off"
     )
     fault_retries: int = Field(2, ge=0, description="retries of a turn, tool call or verification that faulted")
     max_fault_rate: float = Field(

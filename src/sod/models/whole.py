@@ -1,0 +1,136 @@
+"""A model from its configuration and a state dict: checked against each other, then written as a plain directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from sod.models.architecture import in_one_line, whole_config
+from sod.models.source import find_model, first_line
+from sod.records import SodError
+
+_BESIDE = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken"})
+"""Suffixes of what belongs to a model beside its weights: configuration, tokenizer, templates, processors."""
+
+
+@final
+@dataclass(frozen=True)
+class Outline:
+    """A model without weights, by the configuration in the directory `home`, and the shapes of its weights by name."""
+
+    home: Path
+    model: Any
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def outline(home: Path, weights: list[Path]) -> Outline:
+    """The outline of the model whose configuration and tokenizer are in `home`; `weights` are the files it is to fill.
+
+    Raises SodError naming `home` for what is missing there, for an architecture that transformers does not have, and
+    for a configuration that claims more than the files can hold.
+    """
+    find_model(str(home), "tokenizer.json")
+    config = whole_config(find_model(str(home), "config.json", weights))
+    kind = _kind(config, home)
+    with in_one_line(config, str(home), "cannot be made from its configuration"), torch.device("meta"):
+        model = kind(config)
+    if model.can_generate() and (home / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(home))
+    return Outline(home, model, {name: tuple(weight.shape) for name, weight in model.state_dict().items()})
+
+
+def save_whole(plan: Outline, state: dict[str, Tensor], directory: Path, asked: str) -> None:
+    """Write the weights of `state`, which is used up, with all that lies beside the configuration.
+
+    Each weight keeps its precision; config.json names that of most numbers. Raises SodError naming `asked` where
+    weights and configuration do not fit together. May raise OSError.
+    """
+    tied = _untied(plan, state, asked)
+    if set(state) == plan.shapes.keys() - tied:
+        _refuse_shapes(plan, state, asked)
+        model = plan.model.to(_main_dtype(state))  # config.json says so
+    else:
+        model = _renamed(plan, state, asked)
+        state = {name: weight for name, weight in model.state_dict().items() if name not in tied}
+    for file in plan.home.iterdir():
+        if file.is_file() and file.suffix in _BESIDE and not file.name.endswith(".index.json"):
+            shutil.copy(file, directory)
+    model.save_pretrained(directory, state_dict=state)
+
+
+def _kind(config: Any, home: Path) -> Any:
+    """The class of transformers that the configuration names; without a name, the causal language model."""
+    named = (getattr(config, "architectures", None) or [None])[0]
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) if named is None else getattr(transformers, named, None)
+    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
+        raise SodError(
+            f"{home}/config.json: architecture {named or config.model_type!r} is not one of transformers "
+            f"{transformers.__version__}; install a version that has it"
+        )
+    return kind
+
+
+def _untied(plan: Outline, state: dict[str, Tensor], asked: str) -> set[str]:
+    """The names that stand for another weight, taken out of `state`. Raises SodError where they are other numbers."""
+    pairs: Mapping[str, str] = getattr(plan.model, "all_tied_weights_keys", None) or {}
+    for copy, source in pairs.items():
+        if copy in state and source not in state:
+            state[source] = state[copy]
+        own = state.pop(copy, None)
+        if own is not None and not torch.equal(own, state[source]):
+            raise SodError(
+                f"{asked}: {copy} and {source} are other numbers, and config.json says that they are one; set "
+                f"tie_word_embeddings to false in {plan.home}/config.json"
+            )
+    return set(pairs)
+
+
+def _refuse_shapes(plan: Outline, state: Mapping[str, Tensor], asked: str) -> None:
+    for name, weight in state.items():
+        if tuple(weight.shape) != plan.shapes[name]:
+            raise SodError(
+                f"{asked}: {name} is of shape {tuple(weight.shape)}, and {plan.home}/config.json describes "
+                f"{plan.shapes[name]}; put the config.json of this model there"
+            )
+
+
+def _renamed(plan: Outline, state: dict[str, Tensor], asked: str) -> Any:
+    """The model filled with weights of other names, as other versions of transformers had; transformers knows those."""
+    try:
+        model, report = type(plan.model).from_pretrained(
+            None,
+            config=plan.model.config,
+            state_dict=state,
+            dtype=_main_dtype(state),
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises whatever its classes make of the weights
+        raise SodError(f"{asked}: its weights are not those that config.json describes: {first_line(error)}") from error
+    missing, other = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    misshapen = sorted(map(str, report["mismatched_keys"]))
+    if missing or other or misshapen:
+        problem = f"{missing[0]} is missing" if missing else f"{(other or misshapen)[0]} is not in it"
+        raise SodError(
+            f"{asked}: its weights are not those that {plan.home}/config.json describes ({problem}); put the "
+            "config.json of this model there"
+        )
+    model.generation_config = plan.model.generation_config
+    return model
+
+
+def _main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """That of most numbers."""
+    sizes: dict[torch.dtype, int] = {}
+    for weight in state.values():
+        if weight.is_floating_point():
+            sizes[weight.dtype] = sizes.get(weight.dtype, 0) + weight.numel()
+    return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
