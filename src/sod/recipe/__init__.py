@@ -4,6 +4,7 @@ from sod.recipe.keys.chat import ChatSpec as ChatSpec
 from sod.recipe.keys.code import written as written
 from sod.recipe.keys.compare import CompareSpec as CompareSpec
 from sod.recipe.keys.data import DataSpec as DataSpec
+from sod.recipe.keys.engine import EngineSpec as EngineSpec
 from sod.recipe.keys.environment import EnvironmentSpec as EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
 from sod.recipe.keys.judge import JudgeSpec as JudgeSpec

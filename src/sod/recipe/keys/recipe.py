@@ -10,6 +10,7 @@ from sod.bounded import refuse_no_component
 from sod.recipe.keys.chat import ChatSpec
 from sod.recipe.keys.compare import CompareSpec
 from sod.recipe.keys.data import DataSpec
+from sod.recipe.keys.engine import EngineSpec
 from sod.recipe.keys.environment import EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec
 from sod.recipe.keys.method import MethodSpec, method_by_name
@@ -52,6 +53,7 @@ class Recipe(Section):
         None, description="the world that episodes are played in; null: a conversation with tools alone"
     )
     rollout: RolloutSpec = Field(RolloutSpec(), description="the episodes that the student plays in a step")
+    engine: EngineSpec = Field(EngineSpec(), description="what samples the student's turns")
     reward: RewardSpec = Field(RewardSpec(), description="what an episode earns, and who decides")
     method: Annotated[MethodSpec, BeforeValidator(method_by_name)] = Field(
         MethodSpec(), description="the objective: a preset's name, or a section with its knobs"
