@@ -48,6 +48,12 @@ def test_servers_get_the_gpus_that_are_named_or_left(
         ([Wanted("s", "launch.student", 1, gpus=[3])], 2, [], "launch.student.gpus: there is no GPU 3 here (0 to 1)"),
         ([Wanted("s", "launch.student", 1, gpus=[0])], 0, [], "launch.student.gpus: there is no GPU 0 here (none)"),
         ([Wanted("s", "launch.student", 1, gpus_each=2)], 0, [], "need 2 GPUs, and 0 of 0 here are nobody's"),
+        (
+            [Wanted("s", "launch.student", 2, gpus=[1, 1])],
+            4,
+            [],
+            "launch.student.gpus: [1, 1] names a GPU twice; leave",
+        ),
         ([Wanted("s", "launch.student", 2, gpus=[0, 1, 2])], 4, [], "3 GPUs cannot be shared out evenly to 2 servers"),
         (
             [Wanted("s", "launch.student", 2, gpus=[0])],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from sod.launch.ports import free_port
 from sod.launch.server import Patience, Server
 from sod.launch.vllm import gpus_of, program, served, version
 from sod.records import SodError
+from vllm_environment import make_environment
 
 
 @pytest.fixture
@@ -22,16 +21,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A virtual environment with a package `vllm` 0.32.1+cpu and a program of that name."""
     for name in ("SOD_VLLM", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
-    directory = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
-    (packages,) = directory.glob("lib/python*/site-packages")
-    (packages / "vllm-0.32.1.dist-info").mkdir()
-    (packages / "vllm-0.32.1.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.1+cpu\n"
-    )
-    (directory / "bin" / "vllm").write_text("#!/bin/sh\n")
-    (directory / "bin" / "vllm").chmod(0o755)
-    return directory
+    return make_environment(tmp_path / "venv")
 
 
 def test_vllm_is_found_where_the_recipe_the_machine_or_nobody_says(

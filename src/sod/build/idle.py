@@ -70,7 +70,7 @@ def idle_anywhere(recipe: Recipe) -> list[Idle]:
         *_split(recipe),
     ]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
-    found += _environment(recipe)
+    found += [*_environment(recipe), *_launch(recipe)]
     if recipe.rollout.max_fault_rate >= 1:
         found += _set(recipe, "rollout.fault_window", "rollout.max_fault_rate=1 never stops a run")
     return found
@@ -305,6 +305,18 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
         why = "it is about this machine's sandbox, and tools.python.fusion runs the programs"
         for idle in _set(recipe, f"tools.python.{key}", why):
             yield replace(idle, told=True)
+
+
+def _launch(recipe: Recipe) -> Iterator[Idle]:
+    """Keys about servers that the run does not start."""
+    engine, launch = recipe.engine, recipe.launch
+    starts_students = engine.kind == "vllm" and engine.urls is None
+    if not starts_students:
+        why = "this process samples (engine.kind=torch)" if engine.kind == "torch" else "engine.urls names the servers"
+        yield from _set(recipe, "launch.student", why)
+    if not starts_students and launch.teacher is None:
+        for key in ("launch.start_seconds", "launch.restarts"):
+            yield from _set(recipe, key, "the run starts no server")
 
 
 def _split(recipe: Recipe) -> Iterator[Idle]:

@@ -37,7 +37,8 @@ from sod.build.method import make_method, refuse_unmet
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
-from sod.build.summary import Facts, data_facts, place_facts, train_facts
+from sod.build.servers import LOGS, Servers, find_servers
+from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.build.translation import chats_of, span_measure
@@ -74,7 +75,7 @@ WHOLE_MODEL = frozenset({Need.FULL, Need.TOP_K, Need.TEACHER_EPISODES}) | SELF_T
 class Inputs:
     """What a run is made of, read and checked: no weights yet. The recipe's models are `located`.
 
-    `translation` is there where the teacher has another tokenizer.
+    `translation` is there where the teacher has another tokenizer; `servers` are those that the run starts.
     """
 
     recipe: Recipe
@@ -85,6 +86,7 @@ class Inputs:
     place: Place
     proof: Proof
     devices: Devices
+    servers: Servers
     translation: Translation | None = None
 
 
@@ -129,6 +131,7 @@ def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
     recipe, models = inputs.recipe, _models(run)
     return [
         *train_facts(recipe, inputs.method, inputs.chat, run.student, models.get("teacher"), run.rollout.tools),
+        *server_facts(inputs.servers.places, inputs.place.directory / LOGS),
         *data_facts(len(inputs.tasks), len(inputs.held_out), recipe),
         *place_facts(plan, inputs.place.done, inputs.place.directory),
     ]
@@ -159,6 +162,7 @@ def checked(
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
+    servers = find_servers(recipe, devices)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -168,7 +172,7 @@ def checked(
             privileged_prompt(task, method.context)
     tell_unmet_sources(recipe, [*tasks, *held_out], notice)
     place = find_place(recipe, directory, resume, "train", resources, notice)
-    recipe = located(recipe, notice)
+    recipe = located(servers.recipe, notice)
     refuse_unfit(recipe, method)
     tell_other_device(place.resume, devices.student, notice)
     refuse_unfit_adapter(recipe)
@@ -187,7 +191,7 @@ def checked(
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, translation)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation)
 
 
 def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
@@ -196,6 +200,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
+    fleet = inputs.servers.begin(recipe, place.directory, resources, notice)
     judged = [*inputs.tasks, *inputs.held_out]
     tools = make_tools(recipe, resources, chat.tokenizer, notice)
     world = make_world(recipe, resources)
@@ -205,6 +210,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     support = Support.of(chat.tokenizer)
     devices = inputs.devices
     learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
+    fleet.wait_ready()
     meter = Meter(recipe.train.profile)
     translation = inputs.translation
     theirs = support if translation is None else Support.of(translation.teacher.chat.tokenizer)

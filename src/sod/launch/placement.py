@@ -32,13 +32,14 @@ class Wanted:
 @final
 @dataclass(frozen=True)
 class Placed:
-    """One server: without `gpus` it is on the CPU."""
+    """One server: without `gpus` it is on the CPU. `is_named`: the recipe names its port."""
 
     name: str
     where: str
     port: int
     gpus: tuple[int, ...] = ()
     memory_share: float | None = None
+    is_named: bool = False
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ def placed(wanted: Sequence[Wanted], count: int, trainer: Collection[int]) -> li
         taken |= {gpu: each.where for share in shares for gpu in share}
         for number, (share, port) in enumerate(zip(shares, _ports(each), strict=True), start=1):
             name = each.name if each.servers == 1 else f"{each.name}-{number}"
-            found.append(Placed(name, each.where, port, share, each.memory_share))
+            found.append(Placed(name, each.where, port, share, each.memory_share, each.port is not None))
     _refuse_same_port(found)
     return found
 
@@ -84,6 +85,8 @@ def _own_gpus(each: Wanted, count: int) -> list[tuple[int, ...]]:
     if missing:
         there = f"0 to {count - 1}" if count else "none"
         raise SodError(f"{each.where}.gpus: there is no GPU {missing[0]} here ({there}); name those that are there")
+    if len(set(each.gpus)) < len(each.gpus):
+        raise SodError(f"{each.where}.gpus: {list(each.gpus)} names a GPU twice; leave one of them out")
     size, rest = divmod(len(each.gpus), each.servers)
     if rest or not size:
         raise SodError(

@@ -65,6 +65,10 @@ class ServerPlan:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
+    def refuse_used_port(self) -> None:
+        """Raises SodError where somebody listens there."""
+        refuse_used(self.port, self.where)
+
 
 @final
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and watch it from then on; it may answer later. Raises SodError where its port is in use."""
-        refuse_used(self.plan.port, self.plan.where)
+        self.plan.refuse_used_port()
         self._spawn()
         self._supervisor = threading.Thread(target=self._supervise, name=f"watches {self.name}", daemon=True)
         self._supervisor.start()

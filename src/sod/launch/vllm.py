@@ -85,11 +85,21 @@ def served(
     )
 
 
+def cpu_cache(options: Sequence[str]) -> int | None:
+    """Bytes for keys and values of a server on a CPU; None where its options say that in another way."""
+    for at, option in enumerate(options):
+        name, is_joined, value = option.partition("=")
+        if name in MEMORY:
+            number = value if is_joined else next(iter(options[at + 1 :]), "")
+            return int(number) if name != MEMORY[0] and number.isdecimal() else None
+    return CPU_CACHE
+
+
 def _memory(options: Sequence[str], place: Placed) -> list[str]:
     if place.memory_share is not None:
         return ["--gpu-memory-utilization", f"{place.memory_share:g}"]  # of the machine's memory where there is no GPU
     is_said = any(option.partition("=")[0] in MEMORY for option in options)
-    return [] if place.gpus or is_said else ["--kv-cache-memory-bytes", str(CPU_CACHE)]
+    return [] if place.gpus or is_said else [MEMORY[1], str(CPU_CACHE)]
 
 
 def _on_cpu(beside: int) -> dict[str, str]:

@@ -33,6 +33,7 @@ from sod.preflight.models import (
     scoring_of,
     update_of,
 )
+from sod.preflight.servers import server_sizes
 from sod.recipe import Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
@@ -140,7 +141,10 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
     micro = Micro.of(recipe.optim.micro_batch_tokens, longest, min(of_update, rows))
     teacher = _teacher(recipe, method)
-    parts = [*_trained(student, device), *_playing("student", student, device, recipe)]
+    parts = _trained(student, device)
+    if recipe.engine.kind == "torch":
+        parts += _playing("student", student, device, recipe)
+    parts += [Part(*size) for size in server_sizes(recipe)]
     if teacher is not None:
         scored = Micro.of(recipe.optim.micro_batch_tokens, longest, rows)
         shared = student.lora is not None and device == teachers and _one_model(student, teacher)

@@ -75,6 +75,7 @@ REACHING = (
     Reaching("engine.urls", "sends every episode to these addresses", bool),
     Reaching("engine.environment", "starts vLLM out of this folder", bool),
     Reaching("engine.options", "starts vLLM with these options", bool),
+    Reaching("launch.teacher.options", "starts vLLM with these options", bool),
     Reaching("engine.push_dir", "writes into this folder", bool),
     Reaching("reward.call", "imports and runs this code", _imports_any, _paths),
     Reaching("reward.judge.url", "sends every episode to this address", bool),

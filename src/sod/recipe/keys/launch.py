@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from sod.recipe.keys.section import Section
 
@@ -16,7 +18,7 @@ OURS = frozenset(
 class ServersSpec(Section):
     """Where the vLLM servers of one model are that the run starts (docs/servers.md)."""
 
-    gpus: list[int] | None = Field(
+    gpus: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         min_length=1,
         description="CUDA devices of these servers, shared out evenly; null: those that no model of the run is on",
@@ -31,13 +33,6 @@ class ServersSpec(Section):
         None, ge=1024, le=65535, description="port of the first server, the others have the next ones; null: free ones"
     )
 
-    @field_validator("gpus")
-    @classmethod
-    def _devices(cls, gpus: list[int] | None) -> list[int] | None:
-        if gpus is not None and (min(gpus) < 0 or len(set(gpus)) < len(gpus)):
-            raise ValueError(f"gpus: {gpus}: are the numbers of CUDA devices, from 0, each once")
-        return gpus
-
 
 class TeacherServerSpec(ServersSpec):
     """The vLLM server that the run starts for its teacher."""
@@ -50,7 +45,7 @@ class TeacherServerSpec(ServersSpec):
     def _ours_to_say(self) -> TeacherServerSpec:
         for option in self.options:
             if option.partition("=")[0] in OURS:
-                raise ValueError(f"options: {option} is set by the run, or by another key of launch; leave it out")
+                raise ValueError(f"launch.teacher.options: {option} is the run's to set; leave it out")
         return self
 
 

@@ -13,6 +13,7 @@ from sod.recipe.keys.data import DataSpec
 from sod.recipe.keys.engine import EngineSpec
 from sod.recipe.keys.environment import EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec
+from sod.recipe.keys.launch import LaunchSpec
 from sod.recipe.keys.method import MethodSpec, method_by_name
 from sod.recipe.keys.model import ModelSpec, StudentSpec
 from sod.recipe.keys.optim import OptimSpec
@@ -54,6 +55,7 @@ class Recipe(Section):
     )
     rollout: RolloutSpec = Field(RolloutSpec(), description="the episodes that the student plays in a step")
     engine: EngineSpec = Field(EngineSpec(), description="what samples the student's turns")
+    launch: LaunchSpec = Field(LaunchSpec(), description="the servers that the run starts, watches and ends")
     reward: RewardSpec = Field(RewardSpec(), description="what an episode earns, and who decides")
     method: Annotated[MethodSpec, BeforeValidator(method_by_name)] = Field(
         MethodSpec(), description="the objective: a preset's name, or a section with its knobs"
