@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from engines.vllm_stand_in import StandIn
+from engines.vllm_bench import PROMPT, STOPS, Bench, asked, finished, played, sampled
 from sod.engines.base import Sampled, SampleRequest, Sampling
-from sod.engines.vllm import VllmEngine, vocabulary_of
-from sod.engines.vllm_push import FilePusher
+from sod.engines.vllm import vocabulary_of
+from sod.engines.vllm_device_push import meeting_place
+from sod.engines.vllm_push import FilePusher, forget_orphans, pusher_of
 from sod.engines.vllm_server import refuse_other_version
 from sod.engines.vllm_wire import read_turn
 from sod.models.lora import merged, merged_state, new_adapter
@@ -24,60 +27,11 @@ from sod.models.support import Support, limit_to
 from sod.recipe import EngineSpec, LoraSpec
 from sod.records import Fault, FaultKind, SodError
 
-PLAIN = Sampling()
-STOPS = frozenset({5, 6, 7, 8, 9})
-PROMPT = (20, 30, 40, 50, 60, 70)
-
-
-class Bench:
-    """Servers and engines of a test, closed after it."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder, self._stack, self.said = folder, stack, list[str]()
-
-    def server(self, model: Any, port: int = 0, **behaviour: Any) -> StandIn:
-        server = StandIn(copy.deepcopy(model), port, **behaviour)
-        self._stack.callback(server.close)
-        return server
-
-    def engine(self, model: Any, servers: Sequence[StandIn | str], longest: int = 200, **keys: Any) -> VllmEngine:
-        urls = [server if isinstance(server, str) else server.url for server in servers]
-        spec = EngineSpec(kind="vllm", urls=urls, **keys)
-        pusher = FilePusher(str(self.folder / "pushed"))
-        engine = VllmEngine(model, STOPS, urls, spec, pusher, longest, 16, self.said.append)
-        self._stack.callback(engine.close)
-        return engine
-
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with ExitStack() as stack:
         yield Bench(tmp_path, stack)
-
-
-def asked(count: int, new: int = 8, ids: Sequence[int] = PROMPT) -> list[SampleRequest]:
-    return [SampleRequest(f"e{number}", ids, new, 100 + number) for number in range(count)]
-
-
-def played(
-    engine: VllmEngine, requests: Sequence[SampleRequest], sampling: Sampling = PLAIN
-) -> dict[str, Sampled | Fault]:
-    engine.submit(requests, sampling)
-    return finished(engine, len(requests))
-
-
-def finished(engine: VllmEngine, turns: int) -> dict[str, Sampled | Fault]:
-    ended: dict[str, Sampled | Fault] = {}
-    for _ in range(200):
-        ended |= dict(engine.advance(16))
-        if len(ended) == turns:
-            return ended
-    raise AssertionError("the turns do not end")
-
-
-def sampled(outcome: Sampled | Fault) -> Sampled:
-    assert isinstance(outcome, Sampled), outcome
-    return outcome
 
 
 def worst_gap(full_logps: Callable[..., list[float]], model: Any, turns: dict[str, Any], temperature: float) -> float:
@@ -148,7 +102,8 @@ def test_sync_brings_the_trainers_weights(
     assert {turn.version for turn in map(sampled, turns.values())} == {engine.version} == {1}
     assert {body["cache_salt"] for body in server.served.asked} == {labels[1]}
     assert not server.served.paused
-    assert len(list((bench.folder / "pushed").glob("*/*"))) == 1  # the file of the weights before is gone
+    (kept,) = (bench.folder / "pushed").glob("*/*-?")  # the file of the weights before is gone
+    assert kept.name == labels[1]
     engine.close()
     engine.close()
     assert list((bench.folder / "pushed").iterdir()) == []
@@ -403,3 +358,36 @@ def test_an_adapter_is_pushed_as_part_of_the_weights(model: Any, clone: Callable
     assert state.keys() == expected.keys() == model.state_dict().keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in state.items())
     assert not all(torch.equal(weight, model.state_dict()[name]) for name, weight in state.items())
+
+
+@pytest.mark.parametrize("push", ["nccl", "ipc"])
+def test_a_push_between_devices_needs_vllm_here(push: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SodError, match=rf"engine.push={push}: needs vLLM in this environment too.*engine.push=file$"):
+        pusher_of(EngineSpec(kind="vllm", push=push))
+
+
+def test_where_a_server_meets_the_trainer() -> None:
+    host, port = meeting_place("http://127.0.0.1:8000")
+    assert host == "127.0.0.1"
+    assert 1024 <= port < 65536
+
+
+def test_weights_of_killed_runs_are_removed(tmp_path: Path, model: Any) -> None:
+    living, killed, young = FilePusher(str(tmp_path)), tmp_path / "sod-weights-killed", tmp_path / "sod-weights-young"
+    living.prepare(model, "w-0")
+    (mine,) = tmp_path.iterdir()
+    for folder in (killed, young):
+        folder.mkdir()
+    for folder in (killed, mine):
+        os.utime(folder, (1.0, 1.0))
+    forget_orphans(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([mine, young])
+    living.close()
+    assert list(tmp_path.iterdir()) == [young]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, model: Any) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SodError, match=r"engine.push_dir: .*/file: the weights cannot be written \(.*; name a folder"):
+        FilePusher(str(tmp_path / "file")).prepare(model, "w-0")

@@ -25,7 +25,7 @@ class Behaviour:
     """What a server does otherwise than a good one."""
 
     version: str = "0.32.1+cpu"
-    max_model_len: int = 4096
+    max_model_len: int = 8192
     scale_out: bool = True
     dev_mode: bool = True
     processed: bool = True

@@ -67,6 +67,7 @@ def idle_anywhere(recipe: Recipe) -> list[Idle]:
         *_alignment(recipe),
         *_verifiers(recipe),
         *_service(recipe),
+        *_engine(recipe),
         *_split(recipe),
     ]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
@@ -168,6 +169,7 @@ def _played(recipe: Recipe, method: Method) -> Iterator[Idle]:
     yield from _set(recipe, "train.profile", f"{method.name} has no phases to measure")
     for key in (*OF_EPISODES, "distill_before_fault"):
         yield from _set(recipe, f"rollout.{key}", why)
+    yield from _set(recipe, "engine.kind", why)
 
 
 def _knobs(spec: MethodSpec) -> Iterator[Idle]:
@@ -317,6 +319,26 @@ def _launch(recipe: Recipe) -> Iterator[Idle]:
     if not starts_students and launch.teacher is None:
         for key in ("launch.start_seconds", "launch.restarts"):
             yield from _set(recipe, key, "the run starts no server")
+
+
+def _engine(recipe: Recipe) -> Iterator[Idle]:
+    """What is about servers where there are none, and about this process where servers sample."""
+    engine = recipe.engine
+    if engine.kind == "torch":
+        for key in type(engine).model_fields:
+            if key == "environment" and recipe.launch.teacher is not None:
+                continue
+            yield from _set(
+                recipe, f"engine.{key}", "engine.kind=torch samples in this process", "set engine.kind=vllm"
+            )
+        return
+    for key in ("cache_share", "decode_chunk"):
+        yield from _set(recipe, f"rollout.{key}", "engine.kind=vllm: servers decode, as engine.options says")
+    if engine.urls is not None:
+        for key in ("servers", "environment", "options"):
+            yield from _set(recipe, f"engine.{key}", "the servers of engine.urls run already")
+    if engine.push != "file":
+        yield from _set(recipe, "engine.push_dir", f"engine.push={engine.push} writes no file")
 
 
 def _split(recipe: Recipe) -> Iterator[Idle]:

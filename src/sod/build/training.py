@@ -36,7 +36,7 @@ from sod.build.job import (
 from sod.build.method import make_method, refuse_unmet
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
-from sod.build.rollout import make_collector
+from sod.build.rollout import make_collector, student_engine
 from sod.build.servers import LOGS, Servers, find_servers
 from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
@@ -217,12 +217,14 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     teacher = make_teacher(recipe, method, theirs, learner, devices.teacher, meter, notice)
     if teacher is not None and place.resume is not None:
         restore(place.resume, "teacher", teacher.load)
+    engine = student_engine(recipe, chat, learner.model, meter, notice)
+    resources.callback(engine.close)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teacher if teacher is None or translation is None else TranslatedTeacher(teacher, translation),
-        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world),
+        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world, engine),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -234,7 +236,6 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
-    resources.callback(run.rollout.engine.close)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model, None, notice, world)
         resources.callback(run.expert.engine.close)

@@ -6,20 +6,27 @@ that are tied are written as output embedding too: a server that is not sent one
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import IO, Any, Protocol, final
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sod.engines.vllm_server import Server
 from sod.models.lora import merged_state
+from sod.recipe import EngineSpec
 from sod.records import SodError
 
 SHARED_MEMORY = Path("/dev/shm")
 HEAD = "lm_head.weight"
+PREFIX = "sod-weights-"
+LOCK = "lock"  # the file in a folder of weights that its run holds locked for as long as it lives
+YOUNG_SECONDS = 60.0  # a folder that was made just now may not be locked yet
 ONE_FILE = "100TB"  # with several there is an index, which has no output embedding where embeddings are tied
 
 
@@ -39,6 +46,15 @@ class Pusher(Protocol):
         ...
 
 
+def pusher_of(spec: EngineSpec) -> Pusher:
+    """The way that a recipe asks for. Raises SodError where it is not there."""
+    if spec.push == "file":
+        return FilePusher(spec.push_dir)
+    from sod.engines.vllm_device_push import DevicePusher  # where it is used alone: it looks for vLLM in this process
+
+    return DevicePusher(spec.push)
+
+
 @final
 class FilePusher:
     """Writes a model directory below `folder`, and has servers read it."""
@@ -47,6 +63,7 @@ class FilePusher:
         self._folder = None if folder is None else Path(folder)
         self._root: Path | None = None
         self._current: Path | None = None
+        self._lock: IO[bytes] | None = None
 
     def prepare(self, model: Any, label: str) -> None:
         """See `Pusher.prepare`."""
@@ -75,15 +92,33 @@ class FilePusher:
         root, self._root, self._current = self._root, None, None
         if root is not None:
             shutil.rmtree(root, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
 
     def _made(self, size: int) -> Path:
         """A folder of our own, in memory where the weights fit there: those before are let go only after."""
-        folder = self._folder
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        elif SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 3 * size:
-            folder = SHARED_MEMORY
-        return Path(tempfile.mkdtemp(prefix="sod-weights-", dir=folder))
+        folder = Path(tempfile.gettempdir()) if self._folder is None else self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._folder is None and SHARED_MEMORY.is_dir():
+            forget_orphans(SHARED_MEMORY)
+            if shutil.disk_usage(SHARED_MEMORY).free > 3 * size:
+                folder = SHARED_MEMORY
+        forget_orphans(folder)
+        root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
+        self._lock = (root / LOCK).open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return root
+
+
+def forget_orphans(folder: Path) -> None:
+    """Remove the weights of runs that were killed. Those of runs that live, here or elsewhere, are locked by them."""
+    for root in folder.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - root.stat().st_mtime < YOUNG_SECONDS:
+                continue
+            with (root / LOCK).open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(root, ignore_errors=True)
 
 
 def write_weights(model: Any, weights: dict[str, Tensor], directory: Path) -> None:
