@@ -298,7 +298,7 @@ def world_tasks(recipe: Recipe, directory: Path) -> tuple[Recipe, list[chain.Cha
 def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Play, choose states, measure. Raises SodError where the world's tasks are not the chains they should be."""
     recipe, chains = world_tasks(recipe, directory)
-    specs = {"student": recipe.student, "teacher": recipe.teacher or recipe.student}
+    specs = {"student": recipe.student, "teacher": recipe.local_teachers.get("teacher") or recipe.student}
     paths = {role: final_model(spec.path) for role, spec in specs.items()}
     chat = chat_of(recipe, paths["student"], paths["teacher"], notice)
     tasks = fitting_tasks(loaded_tasks(recipe.data.validation, "validation", recipe, notice), chat, recipe, notice)

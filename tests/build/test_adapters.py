@@ -19,7 +19,8 @@ from sod.build.job import Job, final_model, make_learner
 from sod.build.merging import write_merged
 from sod.build.method import make_method
 from sod.build.supervised import prepare_sft
-from sod.build.training import make_teacher, prepare_train
+from sod.build.teachers import make_teacher
+from sod.build.training import prepare_train
 from sod.models.load import load_model, save_model
 from sod.models.lora import has_adapter, own_weights
 from sod.models.meter import Meter
@@ -330,8 +331,8 @@ class TestTeachers:
         def learner_and_teacher(*lora: Any, **sections: Any) -> tuple[Any, LocalTeacher]:
             recipe = make_recipe(*lora, **sections)
             learner = make_learner(recipe, recipe.optim, 3, support, None, CPU, print)
-            teacher = make_teacher(recipe, make_method(recipe.method), support, learner, CPU, Meter(), print)
-            assert teacher is not None
+            spec = recipe.teacher.local or recipe.student.whole if recipe.teacher else recipe.student.whole
+            teacher = make_teacher(recipe, spec, make_method(recipe.method), support, learner, CPU, Meter(), print)
             return learner, teacher
 
         return learner_and_teacher

@@ -26,6 +26,7 @@ from settings_bench import Bench, files_of, put, quicken
 import environment_games
 from engines.vllm_stand_in import StandIn
 from rewards.judge_server import completion
+from sod import service as asked_service
 from sod.alignment.estimators import Chunk
 from sod.build.data import make_chat
 from sod.build.devices import Devices
@@ -49,7 +50,7 @@ from sod.models.load import save_model
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
 from sod.records import Fault, Program, SodError
-from sod.rewards import judge, math_worker_main
+from sod.rewards import math_worker_main
 from sod.rewards.function import Score, scored
 from sod.tools.sandbox import filters, fusion
 from sod.tools.sandbox.base import ProgramLimits
@@ -282,10 +283,10 @@ def graded(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch
         pauses.append(backoff(*arguments))
         return 0.0
 
-    backoff, counting = judge.backoff, Counting(lambda body: completion("Score: 4")[2].encode())
+    backoff, counting = asked_service.backoff, Counting(lambda body: completion("Score: 4")[2].encode())
     plan = always(behaviour)  # type: ignore[arg-type]
     with BadServer(plan, counting) as server, BadServer(always("http_500")) as other, ExitStack() as opened:
-        patch.setattr(judge, "backoff", noted)
+        patch.setattr(asked_service, "backoff", noted)
         given = {"url": server.url, "model": "m", "cache": str(place / "cache"), **PATIENT, **options}
         named = {"{other}": other.url, "{elsewhere}": str(place / "elsewhere")}
         given = {key: named.get(value, value) if isinstance(value, str) else value for key, value in given.items()}

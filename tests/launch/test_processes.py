@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from sod.build.devices import Devices, find_devices
-from sod.build.servers import find_servers, server_places
+from sod.build.method import make_method
+from sod.build.servers import Servers, find_servers, server_places
 from sod.chat.render import Chat
 from sod.models.load import save_model
 from sod.preflight.estimate import estimated
@@ -33,9 +34,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def student(model: Any, chat: Chat, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student(random_model: Callable[..., Any], chat: Chat, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "student"
-    save_model(model, chat.tokenizer, chat.template, chat.end_id, directory)
+    save_model(random_model(layers=3), chat.tokenizer, chat.template, chat.end_id, directory)
     return directory
 
 
@@ -51,6 +52,10 @@ def read(student: Path, environment: Path) -> Reader:
         )
 
     return made
+
+
+def servers_of(recipe: Recipe) -> Servers:
+    return find_servers(recipe, make_method(recipe.method), find_devices(recipe, str), str)
 
 
 def told(recipe: Recipe) -> dict[str, Process]:
@@ -74,7 +79,7 @@ def test_servers_are_told_with_all_that_would_start_them_and_none_is_started(
     second = found["student-2"]
     assert second.devices == "cpu"
     assert second.address == "http://127.0.0.1:20201"
-    assert re.fullmatch(r"weights \d+ MiB \+ cache 64 MiB", second.memory)
+    assert re.fullmatch(r"served weights \d+ MiB \+ served cache 64 MiB", second.memory)
     assert f"{environment}/bin/vllm serve {student} --dtype float32" in second.command
     assert "OMP_NUM_THREADS=" in second.command
     assert second.command.endswith("--host 127.0.0.1 --port 20201")
@@ -97,7 +102,7 @@ def test_a_server_on_gpus_takes_its_share_of_each(read: Reader, monkeypatch: pyt
     launch = {"student": {"gpus": [2, 3], "memory_share": 0.5}}
     found = told(read(engine={"options": ["--enforce-eager"]}, launch=launch))["student"]
     assert found.devices == "cuda:2, cuda:3"
-    assert found.memory == " + ".join(["vLLM's share of the device 40.00 GiB"] * 2)
+    assert found.memory == " + ".join(["vLLM's share 40.00 GiB"] * 2)
     assert "CUDA_VISIBLE_DEVICES=2,3" in found.command
     assert "--tensor-parallel-size 2 --gpu-memory-utilization 0.5" in found.command
 
@@ -105,10 +110,10 @@ def test_a_server_on_gpus_takes_its_share_of_each(read: Reader, monkeypatch: pyt
 def test_the_trainers_gpu_is_left_to_it(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     devices = Devices(torch.device("cuda", 0), torch.device("cuda", 0))
-    (place,) = server_places(read(), devices)
+    (place,) = server_places(read(), make_method(read().method), devices)
     assert place.gpus == (1,)
     with pytest.raises(SodError, match=r"launch\.student: its servers need 2 GPUs, and 1 of 2 here are nobody's"):
-        server_places(read(engine={"servers": 2}), devices)
+        server_places(read(engine={"servers": 2}), make_method(read().method), devices)
 
 
 @pytest.mark.parametrize(
@@ -152,22 +157,22 @@ def test_another_vllm_than_the_pinned_one_is_refused(read: Reader, tmp_path: Pat
     other = make_environment(tmp_path / "venv", version)
     recipe = read(engine={"environment": str(other)})
     with pytest.raises(SodError, match=re.escape(f"engine.environment: {other}/bin/vllm: vLLM {version}, and")):
-        find_servers(recipe, find_devices(recipe, str))
+        servers_of(recipe)
 
 
 def test_the_recipe_gets_the_urls_of_what_is_started(read: Reader) -> None:
     recipe = read(engine={"servers": 2})
-    servers = find_servers(recipe, find_devices(recipe, str))
+    servers = servers_of(recipe)
     assert servers.recipe.engine.urls == [place.url for place in servers.places]
     assert [plan.url for plan in servers.plans(recipe)] == servers.recipe.engine.urls
     local = read(engine={"kind": "torch", "environment": None})
-    assert find_servers(local, find_devices(local, str)).recipe is local
+    assert servers_of(local).recipe is local
 
 
 def test_the_plan_of_a_run_has_its_servers_and_no_engine_in_the_trainer(read: Reader) -> None:
     options = ["--kv-cache-memory-bytes", str(64 * MIB)]
     served = {part.name: part.bytes for part in estimated(read(engine={"options": options})).parts}
     local = {part.name for part in estimated(read(engine={"kind": "torch", "environment": None})).parts}
-    assert served["student: cache"] == 64 * MIB
+    assert served["student: served cache"] == 64 * MIB
     assert any("engine's cache" in name for name in local)
     assert not any("engine's cache" in name for name in served)

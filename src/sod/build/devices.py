@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -16,15 +16,23 @@ from sod.records import SodError
 @final
 @dataclass(frozen=True)
 class Devices:
-    """The student's device and the teacher's, which is the student's unless the recipe names another."""
+    """The student's device and the teacher's, which is the student's unless the recipe names another.
+
+    `several` are those of several teachers in this process, by their keys.
+    """
 
     student: torch.device
     teacher: torch.device
+    several: Mapping[str, torch.device] = field(default_factory=dict)
 
     @property
     def kinds(self) -> frozenset[str]:
         """`cpu`, `cuda`, or both."""
-        return frozenset((self.student.type, self.teacher.type))
+        return frozenset(device.type for device in (self.student, self.teacher, *self.several.values()))
+
+    def of(self, key: str) -> torch.device:
+        """The device of the teacher in this process under this key."""
+        return self.several.get(key, self.teacher)
 
 
 def find_devices(recipe: Recipe, notice: Notice) -> Devices:
@@ -33,8 +41,9 @@ def find_devices(recipe: Recipe, notice: Notice) -> Devices:
     Raises SodError naming the keys of all that do not exist, with what does.
     """
     asked = {"student.device": recipe.student.device}
-    if recipe.teacher is not None and recipe.teacher.device != "auto":
-        asked["teacher.device"] = recipe.teacher.device
+    for key, spec in recipe.local_teachers.items():
+        if spec.device != "auto":
+            asked[f"{key}.device"] = spec.device
     found: dict[str, torch.device] = {}
     refusals: list[str] = []
     for key, name in asked.items():
@@ -44,10 +53,13 @@ def find_devices(recipe: Recipe, notice: Notice) -> Devices:
             refusals.append(str(error))
     if refusals:
         raise SodError("; ".join(refusals))
-    devices = Devices(found["student.device"], found.get("teacher.device", found["student.device"]))
-    placed: dict[str, tuple[ModelSpec, torch.device]] = {"student": (recipe.student, devices.student)}
-    if recipe.teacher is not None:
-        placed["teacher"] = (recipe.teacher, devices.teacher)
+    student = found["student.device"]
+    placed_at = {key: found.get(f"{key}.device", student) for key in recipe.local_teachers}
+    one = placed_at.pop("teacher", student)
+    devices = Devices(student, one, placed_at)
+    placed: dict[str, tuple[ModelSpec, torch.device]] = {"student": (recipe.student, student)}
+    for key, spec in recipe.local_teachers.items():
+        placed[key] = (spec, devices.of(key))
     _tell_slow_bfloat16(placed, notice)
     return devices
 

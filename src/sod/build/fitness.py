@@ -12,19 +12,30 @@ from sod.models.lora import chosen_targets, refuse_other_adapter, skeleton
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Recipe
-from sod.records import Task
+from sod.records import SodError, Task
 from sod.tasks.privileged import privileged_prompt
 
 
 def refuse_unfit(recipe: Recipe, method: Method) -> None:
     """Raises SodError where student or teacher cannot do their part in episodes of the recipe's lengths."""
     refuse_unfit_player(recipe.student.path, recipe)
-    if recipe.teacher is None or method.needs & SELF_TEACHER:
+    if method.needs & SELF_TEACHER:
         return
-    if Need.TEACHER_EPISODES in method.needs:
-        refuse_unfit_player(recipe.teacher.path, recipe)
-    elif Need.TEACHER in method.needs:
-        _refuse_unfit_scorer(recipe.teacher.path, _episodes(recipe))
+    for spec in recipe.local_teachers.values():
+        if Need.TEACHER_EPISODES in method.needs:
+            refuse_unfit_player(spec.path, recipe)
+        elif Need.TEACHER in method.needs:
+            _refuse_unfit_scorer(spec.path, _episodes(recipe))
+
+
+def refuse_short_server(longest: int | None, recipe: Recipe, where: str) -> None:
+    """Raises SodError where a server takes `longest` tokens, and episodes of the recipe may have more."""
+    asked = _episodes(recipe)
+    if longest is not None and asked.tokens > longest:
+        raise SodError(
+            f"{where}: takes {longest:,} tokens of a trajectory at most, and {asked.keys} is {asked.tokens:,}; start "
+            "it with a longer context (vLLM: --max-model-len), or lower rollout.max_response_tokens"
+        )
 
 
 def refuse_unfit_player(path: str, recipe: Recipe) -> None:

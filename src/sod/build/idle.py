@@ -90,7 +90,7 @@ def idle_in_all(recipe: Recipe, specs: Sequence[MethodSpec]) -> list[Idle]:
     anywhere: dict[str, Idle] = {}
     by_method: list[dict[str, Idle]] = []
     for spec in specs:
-        own = recipe.model_copy(update={"method": spec, "teacher": None})
+        own = recipe.without_teachers().model_copy(update={"method": spec})
         by_method.append({idle.key: idle for idle in idle_for(own, make_method(spec))})
         anywhere |= {idle.key: idle for idle in idle_anywhere(own)}
     first = by_method[0] if by_method else {}
@@ -136,10 +136,14 @@ def occurs(name: str, template: str) -> bool:
 
 
 def _teacher(recipe: Recipe, method: Method) -> Iterator[Idle]:
-    if method.needs & SELF_TEACHER:
-        yield from _set(recipe, "teacher", f"{method.name}'s teacher is the student itself", "set teacher=null")
-    elif Need.TEACHER not in method.needs:
-        yield from _set(recipe, "teacher", f"{method.name} has no teacher", "set teacher=null")
+    if method.needs & SELF_TEACHER or Need.TEACHER not in method.needs:
+        yield from _set(recipe, "launch.teacher", f"{method.name} has no other teacher")
+    for key in ("teacher", "teachers"):
+        fix = "set teacher=null" if key == "teacher" else "leave it out"
+        if method.needs & SELF_TEACHER:
+            yield from _set(recipe, key, f"{method.name}'s teacher is the student itself", fix)
+        elif Need.TEACHER not in method.needs:
+            yield from _set(recipe, key, f"{method.name} has no teacher", fix)
 
 
 def _updates(recipe: Recipe, method: Method) -> Iterator[Idle]:
@@ -311,14 +315,19 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
 
 def _launch(recipe: Recipe) -> Iterator[Idle]:
     """Keys about servers that the run does not start."""
-    engine, launch = recipe.engine, recipe.launch
+    engine, teacher = recipe.engine, recipe.teacher
     starts_students = engine.kind == "vllm" and engine.urls is None
+    starts_teacher = recipe.launch.teacher is not None
     if not starts_students:
         why = "this process samples (engine.kind=torch)" if engine.kind == "torch" else "engine.urls names the servers"
         yield from _set(recipe, "launch.student", why)
-    if not starts_students and launch.teacher is None:
+    if not starts_students and not starts_teacher:
         for key in ("launch.start_seconds", "launch.restarts"):
             yield from _set(recipe, key, "the run starts no server")
+    if starts_teacher and (teacher is None or teacher.path is None):
+        yield from _set(recipe, "launch.teacher", "it serves teacher.path, which is not set")
+    elif starts_teacher:
+        yield from _set(recipe, "teacher.device", "launch.teacher serves it", "set launch.teacher.gpus")
 
 
 def _engine(recipe: Recipe) -> Iterator[Idle]:
@@ -365,7 +374,10 @@ def _shown(recipe: Recipe, idle: Idle) -> str:
     if idle.shown is not None:
         return f"{key}={idle.shown}"
     if key == "teacher" and recipe.teacher is not None:
-        return f"teacher.path={recipe.teacher.path}"
+        name = "path" if recipe.teacher.path is not None else "url"
+        return f"teacher.{name}={getattr(recipe.teacher, name)}"
+    if key == "teachers":
+        return f"teachers={', '.join(recipe.teachers.by_name)}"
     value: Any = recipe.model_dump()
     for name in key.split("."):
         value = value[name]

@@ -132,12 +132,10 @@ def _verified(directory: Path) -> Path:
 
 
 def located(recipe: Recipe, notice: Notice) -> Recipe:
-    """The recipe with the directories that its student and teacher are loaded from. Raises as `final_model`."""
-    models = {"student": recipe.student} | ({} if recipe.teacher is None else {"teacher": recipe.teacher})
-    found = {spec.path: final_model(spec.path, notice) for spec in models.values()}
-    return recipe.model_copy(
-        update={role: spec.model_copy(update={"path": found[spec.path]}) for role, spec in models.items()}
-    )
+    """The recipe with the directories that its student and teachers are loaded from. Raises as `final_model`."""
+    teachers = {key: spec.path for key, spec in recipe.local_teachers.items()}
+    found = {path: final_model(path, notice) for path in dict.fromkeys([recipe.student.path, *teachers.values()])}
+    return recipe.with_paths(found[recipe.student.path], {key: found[path] for key, path in teachers.items()})
 
 
 def told(loaded: Loaded[Any], source: str, notice: Notice) -> list[Any]:

@@ -148,10 +148,18 @@ def refuse_unmet(method: Method, offer: Offer, temperature: float, where: str) -
         )
     k = method.divergence.top_k if method.divergence is not None else 0
     if level == "topk" and offer.largest_k is not None and k > offer.largest_k:
-        raise SodError(f"method.divergence.top_k={k}: {where} gives {offer.largest_k} tokens at most")
+        raise SodError(
+            f"method.divergence.top_k={k}: {where} gives {offer.largest_k} tokens at most; take fewer, or start the "
+            f"server with a higher limit (vLLM: --max-logprobs {k})"
+        )
+    if Need.ENTROPY in method.needs and not offer.entropy:
+        raise SodError(f"method {method.name} needs the entropy of its teacher, which {where} does not give")
     if offer.temperatures is not None and temperature not in offer.temperatures:
         given = ", ".join(f"{value:g}" for value in sorted(offer.temperatures))
-        raise SodError(f"rollout.temperature={temperature:g}: {where} scores at temperature {given} only")
+        raise SodError(
+            f"rollout.temperature={temperature:g}: {where} scores at temperature {given} only; set "
+            f"rollout.temperature={given}, or take a local teacher"
+        )
 
 
 def method_rows() -> list[tuple[str, str, str, str, str]]:

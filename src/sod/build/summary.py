@@ -12,7 +12,7 @@ from sod.chat.render import Chat
 from sod.launch.placement import Placed
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER
-from sod.recipe import MethodSpec, OptimSpec, Recipe, RewardSpec, written
+from sod.recipe import MethodSpec, OptimSpec, Recipe, RewardSpec, TeacherSpec, written
 from sod.tasks.sources import Source, shown
 from sod.tools.base import Tool
 from sod.tools.python import PythonTool
@@ -154,6 +154,12 @@ def _student_text(recipe: Recipe, model: Any) -> str:
 def _teacher_text(recipe: Recipe, method: Method, teacher: Any) -> str:
     if method.needs & SELF_TEACHER:
         return "the student itself"
-    if recipe.teacher is None:
-        return "none"
-    return recipe.teacher.path if teacher is None else model_text(recipe.teacher.path, teacher)
+    texts = [_one_teacher(spec, teacher if key == "teacher" else None) for key, spec in recipe.teaching.items()]
+    return "; ".join(texts) or "none"
+
+
+def _one_teacher(spec: TeacherSpec, model: Any) -> str:
+    """A teacher, what it teaches where there are several, and its weight where that is not 1."""
+    text = spec.shown if model is None else model_text(spec.shown, model)
+    text += "" if spec.sources is None else f" for {', '.join(spec.sources)}"
+    return text if spec.weight == 1.0 else f"{text}, weight {spec.weight:g}"

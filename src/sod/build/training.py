@@ -5,13 +5,12 @@ recipe, data, tokenizers, chat template, and only then weights.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
-
-import torch
 
 from sod.build.alignment import check_coverage
 from sod.build.alignment_rows import stand_ins
@@ -23,9 +22,7 @@ from sod.build.fitness import refuse_missing_adapters, refuse_unfit, refuse_unfi
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
 from sod.build.job import (
     Job,
-    Learner,
     Place,
-    compile_where_wanted,
     find_place,
     located,
     make_learner,
@@ -33,41 +30,42 @@ from sod.build.job import (
     saver,
     tell_other_device,
 )
-from sod.build.method import make_method, refuse_unmet
+from sod.build.method import make_method
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector, student_engine
 from sod.build.servers import LOGS, Servers, find_servers
 from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
+from sod.build.teachers import (
+    make_teaching,
+    refuse_other_vocabularies,
+    refuse_unmet_teachers,
+    served_teachers,
+    teacher_vocabulary,
+)
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
-from sod.models.adapters import is_adapter, same_place
-from sod.models.load import load_model
-from sod.models.lora import without_adapter
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.settle import settle_of
 from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
-from sod.recipe import ModelSpec, Notice, Recipe
+from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
-from sod.teachers.local import LocalTeacher
-from sod.teachers.translated import TranslatedTeacher, Translation
+from sod.teachers.served import ServedTeacher
+from sod.teachers.translated import Translation
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
-
-WHOLE_MODEL = frozenset({Need.FULL, Need.TOP_K, Need.TEACHER_EPISODES}) | SELF_TEACHER
-"""Needs that only a teacher in this process can meet."""
 
 
 @final
@@ -75,7 +73,8 @@ WHOLE_MODEL = frozenset({Need.FULL, Need.TOP_K, Need.TEACHER_EPISODES}) | SELF_T
 class Inputs:
     """What a run is made of, read and checked: no weights yet. The recipe's models are `located`.
 
-    `translation` is there where the teacher has another tokenizer; `servers` are those that the run starts.
+    `translation` is there where the teacher has another tokenizer; `served` are the teachers behind urls, by key, but
+    for those of `servers`, which the run is to start.
     """
 
     recipe: Recipe
@@ -88,6 +87,7 @@ class Inputs:
     devices: Devices
     servers: Servers
     translation: Translation | None = None
+    served: Mapping[str, ServedTeacher] = field(default_factory=dict)
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -139,9 +139,7 @@ def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
 
 def _models(run: Run) -> dict[str, Any]:
     """The models in this process, by role."""
-    scorer = run.teacher.inner if isinstance(run.teacher, TranslatedTeacher) else run.teacher
-    teacher = {"teacher": scorer.model} if isinstance(scorer, LocalTeacher) else {}
-    return {"student": run.student, **teacher}
+    return {"student": run.student, **run.teacher_models}
 
 
 def checked(
@@ -151,9 +149,7 @@ def checked(
 
     The lock of the run's directory is left to `resources`.
     """
-    if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
-        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
-    refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+    refuse_unmet_teachers(recipe, method)
     refuse_missing_adapters(recipe)
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
@@ -162,7 +158,7 @@ def checked(
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
-    servers = find_servers(recipe, devices)
+    servers = find_servers(recipe, method, devices, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -171,6 +167,7 @@ def checked(
         for task in tasks:
             privileged_prompt(task, method.context)
     tell_unmet_sources(recipe, [*tasks, *held_out], notice)
+    refuse_unmet_teachers(servers.recipe, method, tasks)
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(servers.recipe, notice)
     refuse_unfit(recipe, method)
@@ -178,7 +175,8 @@ def checked(
     refuse_unfit_adapter(recipe)
     began = first_look(recipe, tasks)
     theirs = () if began is None else began.tools
-    chat, translation = chats_of(recipe, method, _teacher_path(recipe, method), notice, theirs)
+    chat, translation = chats_of(recipe, method, teacher_vocabulary(recipe, method), notice, theirs)
+    refuse_other_vocabularies(recipe, method, chat, notice)
     refuse_unfit_world(recipe, tasks, began, chat)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -191,7 +189,9 @@ def checked(
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation)
+    asked = recipe.without_teachers() if servers.teacher else recipe
+    served = served_teachers(asked, method, chat, translation, notice, resources)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served)
 
 
 def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
@@ -212,23 +212,27 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
     fleet.wait_ready()
     meter = Meter(recipe.train.profile)
-    translation = inputs.translation
-    theirs = support if translation is None else Support.of(translation.teacher.chat.tokenizer)
-    teacher = make_teacher(recipe, method, theirs, learner, devices.teacher, meter, notice)
-    if teacher is not None and place.resume is not None:
-        restore(place.resume, "teacher", teacher.load)
+    translation, served = inputs.translation, inputs.served
+    if inputs.servers.teacher:
+        served = served_teachers(recipe, method, chat, translation, notice, resources)
+    if translation is not None and "teacher" in served:
+        translation = replace(translation, longest=served["teacher"].offered.longest)
+    teaching = make_teaching(recipe, method, learner, devices, chat, translation, served, meter, notice)
+    if teaching.scorer is not None and place.resume is not None:
+        restore(place.resume, "teacher", teaching.scorer.load)
     engine = student_engine(recipe, chat, learner.model, meter, notice)
     resources.callback(engine.close)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
         student=learner.model,
-        teacher=teacher if teacher is None or translation is None else TranslatedTeacher(teacher, translation),
+        teacher=teaching.scorer,
         rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world, engine),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
-        model_teacher=teacher if method.needs & WHOLE_MODEL else None,
+        model_teacher=teaching.model,
+        teacher_models=teaching.models,
         privileged=_privileged(method, chat),
         meter=meter,
         tools=chat.tools,
@@ -236,8 +240,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
-    if teacher is not None and Need.TEACHER_EPISODES in method.needs:
-        run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model, None, notice, world)
+    if teaching.model is not None and Need.TEACHER_EPISODES in method.needs:
+        run.expert = make_collector(recipe, chat, tools, reward_function, teaching.model.model, None, notice, world)
         resources.callback(run.expert.engine.close)
     return run
 
@@ -260,8 +264,8 @@ def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, flo
 def _refuse_unmade(recipe: Recipe, method: Method) -> None:
     """Raises SodError where what a shipped recipe reads has not been made yet, naming the commands that make it."""
     paths: dict[str, str | list[str] | None] = {"data.train": recipe.data.train, "student.path": recipe.student.path}
-    if recipe.teacher is not None and not method.needs & SELF_TEACHER:
-        paths["teacher.path"] = recipe.teacher.path
+    if not method.needs & SELF_TEACHER:
+        paths |= {f"{key}.path": spec.path for key, spec in recipe.local_teachers.items()}
     if recipe.train.evaluate_every:
         paths["data.validation"] = recipe.data.validation
     refuse_unmade(paths)
@@ -282,46 +286,3 @@ def _privileged(method: Method, chat: Chat) -> PrivilegedPrompt | None:
     if context is None:
         return None
     return lambda task: chat.prompt_ids(privileged_prompt(task, context))
-
-
-def _teacher_path(recipe: Recipe, method: Method) -> str | None:
-    """Where the teacher is loaded from; None without one, and for the student itself."""
-    return None if recipe.teacher is None or method.needs & SELF_TEACHER else recipe.teacher.path
-
-
-def make_teacher(
-    recipe: Recipe,
-    method: Method,
-    support: Support,
-    learner: Learner,
-    device: torch.device,
-    meter: Meter,
-    notice: Notice,
-) -> LocalTeacher | None:
-    """The recipe's teacher on its device; for a self-teacher, the student as it was at the start.
-
-    A student with an adapter and a teacher that is its base model, or it itself, are over the same weights in memory.
-    """
-    spec = recipe.student.whole if method.needs & SELF_TEACHER else recipe.teacher
-    if spec is None:
-        return None
-    weights = _shared(recipe, spec, method, learner, device)
-    with naming_phase("loading the teacher"):
-        if weights is None:
-            weights = load_model(spec.path, spec.dtype, support, device)
-        compile_where_wanted(weights, recipe.optim, notice)
-    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
-
-
-def _shared(recipe: Recipe, spec: ModelSpec, method: Method, learner: Learner, device: torch.device) -> Any | None:
-    """The teacher that `spec` means over the weights of the learner's base model; None where they are not the same.
-
-    A new adapter changes nothing, so it is left out of a teacher that never follows the student.
-    """
-    student = recipe.student
-    if learner.start is None or spec.dtype != student.dtype or learner.model.device != device:
-        return None
-    if same_place(spec.path, student.path):
-        plain = method.teacher_rule.kind == "frozen" and not is_adapter(student.path)
-        return without_adapter(learner.start) if plain else learner.start
-    return without_adapter(learner.start) if same_place(spec.path, learner.model.name_or_path) else None

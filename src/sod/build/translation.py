@@ -59,15 +59,22 @@ def translation_of(recipe: Recipe, teacher: Named, chat: Chat, notice: Notice) -
     path, tokenizer = teacher
     student = Reader(chat, _pieces(chat.tokenizer, recipe.student.path))
     pieces = _pieces(tokenizer, path)
-    check_rows(tokenizer, path, notice)
+    served = recipe.teacher is not None and recipe.teacher.url is not None
+    if not served:
+        check_rows(tokenizer, path, notice)
     reader = Reader(teacher_chat(recipe, tokenizer, path, chat), pieces)
     notice(
         f"{path}: the teacher reads the conversations in its own tokens and in {reader.chat.why}; "
         f"method.alignment={spec.kind} takes its signal where both models' tokens spell the same"
     )
+    return Translation(student, reader, path, spec.min_coverage, None if served else _longest(path))
+
+
+def _longest(path: str) -> int | None:
+    """The most tokens that the model at `path` can read, as far as its configuration says."""
     config = read_config(base_source(path))
     bounds = [bound.tokens for bound in (*context_bounds(config), *rope_bounds(config))]
-    return Translation(student, reader, path, spec.min_coverage, min(bounds, default=None))
+    return min(bounds, default=None)
 
 
 def _is_translated(recipe: Recipe, method: Method, student: Any, teacher: Any) -> bool:

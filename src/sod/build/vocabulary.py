@@ -41,7 +41,9 @@ def chat_over(
     if teacher is not None:
         theirs = teacher[1]
         check_compatible(tokenizer, theirs, path, teacher[0])
-    for scored in dict.fromkeys([path, *([] if teacher is None else [teacher[0]])]):
+    # Of a served teacher nothing is here but its tokenizer.
+    here = teacher is not None and (recipe.teacher is None or recipe.teacher.url is None)
+    for scored in dict.fromkeys([path, *([teacher[0]] if teacher is not None and here else [])]):
         check_rows(tokenizer, scored, notice)
     chat = make_chat(recipe, tokenizer, notice, world_tools)
     if teacher is not None and theirs is not None and theirs.eos_token_id != tokenizer.eos_token_id:

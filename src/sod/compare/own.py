@@ -68,9 +68,9 @@ def untrained(recipe: Recipe, name: str) -> Recipe:
     """The recipe with the model that `start` or `teacher` means as its student; `refuse_unfit_request` comes before."""
     if name == "start":
         return recipe
-    assert recipe.teacher is not None
-    device = recipe.student.device if recipe.teacher.device == "auto" else recipe.teacher.device
-    student = StudentSpec(**recipe.teacher.model_dump()).model_copy(update={"device": device})
+    teacher = recipe.local_teachers["teacher"]
+    device = recipe.student.device if teacher.device == "auto" else teacher.device
+    student = StudentSpec(**teacher.model_dump()).model_copy(update={"device": device})
     return recipe.model_copy(update={"student": student})
 
 
@@ -81,8 +81,9 @@ def refuse_unfit_request(recipe: Recipe, methods: Sequence[str], trained: Sequen
         raise SodError(
             f"--methods vanilla: is a model of a generated world, and {name} has none; start is student.path"
         )
-    if "teacher" in methods and recipe.teacher is None:
-        raise SodError("--methods teacher: the recipe has no teacher to evaluate; set teacher.path, or leave it out")
+    if "teacher" in methods and "teacher" not in recipe.local_teachers:
+        which = "one teacher in this process" if recipe.teaching else "teacher"
+        raise SodError(f"--methods teacher: the recipe has no {which} to evaluate; set teacher.path, or leave it out")
     for spec in trained:
         _refuse_lacking(recipe, make_method(spec))
     if recipe.environment is not None:
@@ -102,8 +103,8 @@ def refuse_unfit_request(recipe: Recipe, methods: Sequence[str], trained: Sequen
 
 def _refuse_lacking(recipe: Recipe, method: Method) -> None:
     needs = method.needs
-    if Need.TEACHER in needs and recipe.teacher is None and not needs & SELF_TEACHER:
-        raise SodError(f"--methods {method.name}: needs a teacher; set teacher.path, or leave it out")
+    if Need.TEACHER in needs and not recipe.teaching and not needs & SELF_TEACHER:
+        raise SodError(f"--methods {method.name}: needs a teacher; set teacher.path or teacher.url, or leave it out")
     if Need.DEMONSTRATIONS in needs and recipe.data.sft is None:
         raise SodError(f"--methods {method.name}: trains on conversations; set data.sft, or leave it out")
     if method.context is not None and recipe.environment is not None:
@@ -155,10 +156,11 @@ def _read_by(
 ) -> dict[str, str | Sequence[str] | None]:
     """The files that these methods and their evaluations read, by key."""
     needs = frozenset[Need]().union(*(make_method(spec).needs for spec in trained))
-    asked = recipe.teacher is not None and ("teacher" in methods or Need.TEACHER in needs)
+    asked = "teacher" in methods or Need.TEACHER in needs
+    teachers = {f"{key}.path": spec.path for key, spec in recipe.local_teachers.items() if asked}
     return {
         "student.path": recipe.student.path,
-        "teacher.path": recipe.teacher.path if asked and recipe.teacher is not None else None,
+        **teachers,
         "data.train": recipe.data.train,
         "data.sft": recipe.data.sft if Need.DEMONSTRATIONS in needs else None,
         "data.validation": recipe.data.validation,

@@ -41,8 +41,7 @@ def changed_sources(made: Mapping[str, str], now: Mapping[str, str]) -> list[str
 
 def _files(recipe: Recipe) -> dict[str, str]:
     models = {"student.path": recipe.student.path}
-    if recipe.teacher is not None:
-        models["teacher.path"] = recipe.teacher.path
+    models |= {f"{key}.path": spec.path for key, spec in recipe.local_teachers.items()}
     folders = {key: Path(final_model(path, lambda text: None)) for key, path in models.items()}
     found = {key: _digest(_below(folder)) for key, folder in folders.items() if folder.is_dir()}
     for key, named in _data(recipe).items():

@@ -125,7 +125,7 @@ def _made_by_world(recipe: Recipe) -> dict[str, Any]:
     """Sections with nothing in them that every seed's world makes anew."""
     return {
         "student": recipe.student.model_copy(update={"path": ""}),
-        "teacher": (recipe.teacher or recipe.student.whole).model_copy(update={"path": ""}),
+        "teacher": (recipe.local_teachers.get("teacher") or recipe.student.whole).model_copy(update={"path": ""}),
         "data": recipe.data.model_copy(update=dict.fromkeys(("train", "validation", "sft"))),
     }
 

@@ -21,6 +21,12 @@ PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", 
 MEMORY = ("--gpu-memory-utilization", "--kv-cache-memory-bytes", "--kv-cache-memory")
 CPU_CACHE = 2**30
 """Bytes for keys and values of a server on a CPU: by itself vLLM takes nine tenths of the machine's memory."""
+SCORED_TOKENS = 2_048
+"""Of a prompt that are scored at a time: log-probabilities over the whole vocabulary are made for all of these."""
+LEAST_TOP = 20
+"""vLLM's own limit of most probable tokens, which a probe may ask for."""
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+"""Variables of a server that sends nothing anywhere."""
 _ASKED = "import importlib.metadata; print(importlib.metadata.version('vllm'))"
 
 
@@ -64,6 +70,14 @@ def gpus_of(options: Sequence[str], where: str) -> int:
             raise SodError(f"{where}: {name} is followed by a number of GPUs; write [{name}, '2']")
         product *= int(number)
     return product
+
+
+def scoring_options(model: str, dtype: str, top_k: int, options: Sequence[str]) -> list[str]:
+    """What follows `vllm serve` for a model that scores given tokens, as long texts as its memory allows. `options` are
+    the user's.
+    """
+    own = ["--dtype", dtype, "--max-model-len", "auto", "--max-logprobs", str(max(LEAST_TOP, top_k))]
+    return [model, *own, "--max-num-batched-tokens", str(SCORED_TOKENS), *options]
 
 
 def served(

@@ -3,7 +3,7 @@
 Chunked like `score`: no tensor of `tokens x vocabulary` floats ever covers more than one chunk, forward or backward.
 The teacher's logits are made again in the backward pass too, which costs a second projection and saves keeping them.
 
-Legend: B trajectories, T tokens, N action tokens, D hidden size, V vocabulary.
+Legend: B trajectories, T tokens, N action tokens, D hidden size, V vocabulary, K the teacher's most probable tokens.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ LEAST_ROWS = 64  # fewer rows would mostly read the output embedding and add up 
 CUDA_ROWS = 1024  # the same on CUDA; as above half of what `score` takes there
 
 Measure = Callable[[Tensor, Tensor], Tensor]
+ChoiceMeasure = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def dense_terms(
@@ -61,6 +62,39 @@ def dense_terms(
     values = partial(_values, teacher.get_output_embeddings(), shapes, measure, temperature)
     logp_BT, value_BT = over_actions(student, batch, rows, values, hidden_ND)
     return logp_BT, value_BT
+
+
+def choice_terms(
+    student: Any, batch: TokenBatch, measure: ChoiceMeasure, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """As `dense_terms`, with a teacher of whom only the most probable tokens are known: those in the batch's scores.
+
+    `measure(student_logits_NV, id_NK, logp_NK)` returns the N values of a chunk. Raises ValueError for scores without
+    them.
+    """
+    teacher = None if batch.scores is None else batch.scores.teacher
+    if teacher is None or teacher.ids_NK is None or teacher.logps_NK is None:
+        raise ValueError("the scores lack the teacher's most probable tokens")
+    rows = max(CUDA_ROWS if student.device.type == "cuda" else LEAST_ROWS, CHUNK_LOGITS // columns_of(student))
+    values = partial(_choice_values, shape_of(student.config), measure, temperature)
+    logp_BT, value_BT = over_actions(student, batch, rows, values, teacher.ids_NK, teacher.logps_NK)
+    return logp_BT, value_BT
+
+
+def _choice_values(
+    shape: LogitShape,
+    measure: ChoiceMeasure,
+    temperature: float,
+    head: Any,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    id_NK: Tensor,
+    logp_NK: Tensor,
+) -> Tensor:
+    student_NV = logits(head, hidden_ND, 1.0, shape)
+    (own_N,) = picked(student_NV if temperature == 1.0 else student_NV / temperature, target_N)
+    id_NK, logp_NK = moved(id_NK, student_NV.device), moved(logp_NK, student_NV.device)
+    return torch.stack([own_N, measure(student_NV, id_NK, logp_NK).float()])
 
 
 def check_same_actions(batch: TokenBatch, teacher_batch: TokenBatch) -> None:

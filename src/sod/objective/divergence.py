@@ -22,6 +22,7 @@ Chooser = Literal["teacher", "student"]
 # A probability below e^-10000 counts as that much: a logit of minus infinity gives a large finite value and no NaN.
 # Gaps between the logits of real models are far below 10,000 nats.
 LOG_FLOOR = -1e4
+LEAST_TAIL = 2.0**-24
 
 
 @final
@@ -38,6 +39,11 @@ class Divergence:
     beta: float = 0.5
     top_k: int = 0
     chosen_by: Chooser = "teacher"
+
+    @property
+    def from_choices(self) -> bool:
+        """Whether the teacher's most probable tokens are all that it reads of the teacher."""
+        return self.top_k > 0 and self.chosen_by == "teacher"
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -75,6 +81,35 @@ def divergence(
         student_NE, teacher_NE = _with_tail(student_NE, index_NK), _with_tail(teacher_NE, index_NK)
     logq_NE = student_NE.log_softmax(1).clamp_min(LOG_FLOOR)
     logp_NE = teacher_NE.log_softmax(1).clamp_min(LOG_FLOOR)
+    return _between(logp_NE, logq_NE, spec)
+
+
+def divergence_from_choices(
+    student_logits_NV: Tensor, id_NK: Tensor, teacher_logp_NK: Tensor, spec: Divergence, temperature: float = 1.0
+) -> Tensor:
+    """`divergence` over the teacher's most probable tokens, where only these and their log-probabilities are known.
+
+    `id_NK` (int64) and `teacher_logp_NK` (nats, at `temperature`) have at least `spec.top_k` columns, the most probable
+    first. What the others have together is one minus these, which float32 log-probabilities know to `LEAST_TAIL`: a
+    smaller rest counts as that. Shape N. Raises ValueError where there are fewer columns, or the student chooses.
+    """
+    if spec.chosen_by != "teacher" or not 0 < spec.top_k <= id_NK.shape[1]:
+        raise ValueError(f"{spec} cannot be had of the teacher's {id_NK.shape[1]} most probable tokens")
+    index_NK = id_NK[:, : spec.top_k]
+    logp_NE = teacher_logp_NK[:, : spec.top_k].detach().double()
+    student_NE = _at_temperature(student_logits_NV, temperature)
+    if spec.top_k < student_NE.shape[1]:
+        student_NE = _with_tail(student_NE, index_NK)
+        rest_N1 = (1.0 - logp_NE.exp().sum(1, keepdim=True)).clamp_min(LEAST_TAIL)
+        logp_NE = torch.cat([logp_NE, rest_N1.log()], dim=1)
+    else:
+        student_NE = student_NE.gather(1, index_NK)
+    logq_NE = student_NE.log_softmax(1).clamp_min(LOG_FLOOR)
+    return _between(logp_NE.log_softmax(1).clamp_min(LOG_FLOOR).to(logq_NE.dtype), logq_NE, spec)
+
+
+def _between(logp_NE: Tensor, logq_NE: Tensor, spec: Divergence) -> Tensor:
+    """The divergence between the teacher's p and the student's q over the same events. Shape N."""
     if spec.kind == "forward_kl":
         return _kl(logp_NE, logq_NE)
     if spec.kind == "reverse_kl":

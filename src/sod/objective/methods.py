@@ -101,8 +101,7 @@ class Method:
         if self.turn_weights is not None:
             needs.add(Need.TEACHER)
         if self.divergence is not None and self.turn_weights is not None:
-            by_teacher = self.divergence.top_k > 0 and self.divergence.chosen_by == "teacher"
-            needs.add(Need.TOP_K if by_teacher else Need.FULL)
+            needs.add(Need.TOP_K if self.divergence.from_choices else Need.FULL)
         if self.over_spans and self.turn_weights is not None:
             needs.add(Need.FULL)
         if not self.rho.never or self.gate is not None:
@@ -143,9 +142,19 @@ class Method:
 
     @property
     def score_need(self) -> ScoreNeed:
-        """What is asked of the teacher's scoring beside the sampled log-probabilities; a dense loss asks for none."""
+        """What is asked of the teacher's scoring beside the sampled log-probabilities; a dense loss asks for none, with
+        the teacher's model in the update.
+        """
         asks = self.needs
         return ScoreNeed(top1=Need.TOP1 in asks, entropy=Need.ENTROPY in asks, rendering=self.over_spans)
+
+    @property
+    def choices(self) -> int:
+        """How many of the teacher's most probable tokens a dense loss reads; 0 where it reads none, or more than these.
+
+        They are asked for where the update has no teacher's model.
+        """
+        return self.divergence.top_k if Need.TOP_K in self.needs and self.divergence is not None else 0
 
 
 @final
@@ -185,6 +194,8 @@ def advantage(method: Method, batch: TokenBatch, step: int = 1) -> Signal:
         weight_BK = method.turn_weights(stats)
         if method.gate is not None and reward_B is not None:
             weight_BK = weight_BK * method.gate(reward_B)[:, None]
+        if teacher.weight_B is not None:
+            weight_BK = weight_BK * teacher.weight_B[:, None]
         weight_BT = per_token(weight_BK, batch.turn_BT)
         gap_BT = (teacher.logp_BT - old_BT).masked_fill(~teacher.scored_at(batch.turn_BT), 0.0)
     kappa, rho = method.kappa(step), method.rho(step)

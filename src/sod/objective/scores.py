@@ -94,6 +94,7 @@ class TeacherScores:
     logps_NK    their log-probabilities
     faults      by row: why a trajectory could not be scored; its values mean nothing
     aligned     which tokens it could score, where its own are others; None: all of them, each as it was sampled
+    weight_B    factor on the teacher's signal in each trajectory; None: 1 in all
 
     Top-1 probability and entropy at a token of a span are the means over the teacher's tokens of that span.
     Columns that were not asked for are None. Raises ValueError for shapes that do not agree.
@@ -106,6 +107,7 @@ class TeacherScores:
     logps_NK: Annotated[Tensor | None, Axes("NK")] = None
     faults: Mapping[int, Fault] = field(default_factory=dict)
     aligned: Aligned | None = None
+    weight_B: Annotated[Tensor | None, Axes("B")] = None
 
     def __post_init__(self) -> None:
         check_axes(self)

@@ -105,8 +105,9 @@ def _changes(recipe: Recipe, sft: bool) -> list[Change]:
     ]
     if not sft:
         changes.append(Change("rollout.max_rows", _halves(rollout.max_rows, 1), slower))
-        if recipe.teacher is not None and recipe.teacher.dtype == "float32":
-            changes.append(Change("teacher.dtype", ("bfloat16",), f"the teacher's scores are {rounded}"))
+        for key, spec in recipe.local_teachers.items():
+            if spec.dtype == "float32":
+                changes.append(Change(f"{key}.dtype", ("bfloat16",), f"the teacher's scores are {rounded}"))
     if recipe.student.lora is None and find_spec("peft") is not None:
         changes.append(Change("student.lora.rank", (16,), "trains an adapter, not all weights"))
     if recipe.student.dtype == "float32":

@@ -23,7 +23,7 @@ def memory_facts(recipe: Recipe, sft: bool, notice: Notice) -> list[tuple[str, s
     """
     try:
         found = readable(recipe, sft, lambda text: None)
-        paths = [spec.path for spec in (found.student, found.teacher) if spec is not None]
+        paths = [found.student.path, *(spec.path for spec in found.local_teachers.values())]
         if sum(map(_weights, paths)) < WORTH:
             return []
         estimate = estimated(found, sft)

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import torch
 
-from sod.build.devices import find_devices
+from sod.build.devices import Devices, find_devices
 from sod.recipe import Recipe
 
 CPU = "cpu"
 
 
-def devices_of(recipe: Recipe) -> tuple[str, str]:
-    """The devices of student and teacher. Raises SodError for those that are not there."""
-    found = find_devices(recipe, lambda text: None)
-    return str(found.student), str(found.teacher)
+def devices_of(recipe: Recipe) -> Devices:
+    """The devices of student and teachers. Raises SodError for those that are not there."""
+    return find_devices(recipe, lambda text: None)
 
 
 def free_bytes(device: str) -> int:

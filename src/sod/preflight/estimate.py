@@ -34,7 +34,7 @@ from sod.preflight.models import (
     update_of,
 )
 from sod.preflight.servers import server_sizes
-from sod.recipe import Notice, OptimSpec, Recipe
+from sod.recipe import ModelSpec, Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 
@@ -101,13 +101,13 @@ def readable(recipe: Recipe, sft: bool, notice: Notice) -> Recipe:
     """
     method = make_method(recipe.method)
     needed = not sft and _teacher_needed(method)
-    if needed and recipe.teacher is None and not method.needs & SELF_TEACHER:
-        raise SodError(f"method {method.name} needs a teacher; set teacher.path")
+    if needed and not recipe.teaching and not method.needs & SELF_TEACHER:
+        raise SodError(f"method {method.name} needs a teacher; set teacher.path or teacher.url")
     paths = {"student.path": recipe.student.path}
-    if needed and recipe.teacher is not None and not method.needs & SELF_TEACHER:
-        paths["teacher.path"] = recipe.teacher.path
-    refuse_unmade(paths)
-    return located(recipe if "teacher.path" in paths else recipe.model_copy(update={"teacher": None}), notice)
+    if not needed or method.needs & SELF_TEACHER:
+        recipe = recipe.without_teachers()
+    refuse_unmade(paths | {f"{key}.path": spec.path for key, spec in recipe.local_teachers.items()})
+    return located(recipe, notice)
 
 
 def estimated(recipe: Recipe, sft: bool = False) -> Estimate:
@@ -123,35 +123,39 @@ def estimated(recipe: Recipe, sft: bool = False) -> Estimate:
 
 def _kernels(recipe: Recipe) -> list[Part]:
     """What PyTorch's libraries keep for themselves."""
-    models = [recipe.student] if recipe.teacher is None else [recipe.student, recipe.teacher]
-    dtypes = {spec.dtype for spec, device in zip(models, devices_of(recipe), strict=False) if device == CPU}
+    devices = devices_of(recipe)
+    placed: list[tuple[ModelSpec, torch.device]] = [(recipe.student, devices.student)]
+    placed += [(spec, devices.of(key)) for key, spec in recipe.local_teachers.items()]
+    dtypes = {spec.dtype for spec, device in placed if device.type == CPU}
     return [Part("oneDNN's kernels for bfloat16", CPU, BFLOAT16_KERNELS)] if "bfloat16" in dtypes else []
 
 
 def _supervised(recipe: Recipe, optim: OptimSpec, rows: int) -> Sequence[Part]:
-    student, (device, _) = _student(recipe, optim), devices_of(recipe)
+    student, device = _student(recipe, optim), str(devices_of(recipe).student)
     micro = Micro.of(optim.micro_batch_tokens, recipe.sft.max_tokens, rows)
     return [*_trained(student, device), *_updated(student, device, micro, rows > micro.rows, optim.compile)]
 
 
 def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     rollout, student = recipe.rollout, _student(recipe, recipe.optim)
-    device, teachers = devices_of(recipe)
+    device = str(devices_of(recipe).student)
     rows, longest = rollout.prompts * rollout.samples, rollout.max_prompt_tokens + rollout.max_response_tokens
     of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
     micro = Micro.of(recipe.optim.micro_batch_tokens, longest, min(of_update, rows))
-    teacher = _teacher(recipe, method)
+    teachers = _teachers(recipe, method)
     parts = _trained(student, device)
     if recipe.engine.kind == "torch":
         parts += _playing("student", student, device, recipe)
-    parts += [Part(*size) for size in server_sizes(recipe)]
-    if teacher is not None:
+    parts += [Part(*size) for size in server_sizes(recipe, method)]
+    for teacher, place in teachers:
         scored = Micro.of(recipe.optim.micro_batch_tokens, longest, rows)
-        shared = student.lora is not None and device == teachers and _one_model(student, teacher)
-        parts += _teaching(teacher, teachers, method, scored, shared)
+        shared = student.lora is not None and device == place and _one_model(student, teacher)
+        parts += _teaching(teacher, place, method, scored, shared)
         if Need.TEACHER_EPISODES in method.needs:
-            parts += _playing("teacher", teacher, teachers, recipe)
-    dense = None if method.divergence is None else teacher
+            parts += _playing("teacher", teacher, place, recipe)
+    # Of several teachers, and of one that is served, the update reads their scores.
+    from_model = method.divergence is not None and len(teachers) == 1 and len(recipe.teaching) <= 1
+    dense = teachers[0][0] if from_model else None
     return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, dense, method)]
 
 
@@ -163,10 +167,12 @@ def _teacher_needed(method: Method) -> bool:
     return Need.TEACHER in method.needs or bool(method.needs & SELF_TEACHER)
 
 
-def _teacher(recipe: Recipe, method: Method) -> Planned | None:
+def _teachers(recipe: Recipe, method: Method) -> list[tuple[Planned, str]]:
+    """The teachers in this process, and where they are."""
+    devices = devices_of(recipe)
     if method.needs & SELF_TEACHER:
-        return Planned(recipe.student.whole)
-    return None if recipe.teacher is None else Planned(recipe.teacher)
+        return [(Planned(recipe.student.whole), str(devices.teacher))]
+    return [(Planned(spec), str(devices.of(key))) for key, spec in recipe.local_teachers.items()]
 
 
 def _trained(student: Planned, device: str) -> list[Part]:

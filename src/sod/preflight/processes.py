@@ -11,9 +11,10 @@ from sod.build.devices import find_devices
 from sod.build.idle import idle_keys, refuse_idle
 from sod.build.method import make_method
 from sod.build.servers import find_servers
+from sod.launch.placement import Placed
 from sod.launch.server import ServerPlan
 from sod.preflight.estimate import Estimate, estimated, readable
-from sod.preflight.servers import sizes_of
+from sod.preflight.servers import names_of, sizes_of
 from sod.preflight.words import size_text
 from sod.recipe import Notice, Recipe
 
@@ -38,18 +39,20 @@ def processes(recipe: Recipe, command: Sequence[str], notice: Notice) -> list[Pr
     Nothing is started. Raises SodError for what would keep the run from starting: a model, a GPU or vLLM that is not
     there, and a port in use.
     """
-    refuse_idle(idle_keys(recipe, make_method(recipe.method)), recipe, False, notice)
+    method = make_method(recipe.method)
+    refuse_idle(idle_keys(recipe, method), recipe, False, notice)
     found = readable(recipe, False, notice)
-    devices = find_devices(found, notice)
-    servers = find_servers(found, devices)
+    servers = find_servers(found, method, find_devices(found, notice), notice)
     plans = servers.plans(found)
     for plan in plans:
         plan.refuse_used_port()
     estimate = estimated(found)
-    trainer = Process("trainer", *_of_trainer(estimate, [plan.name for plan in plans]), command=shlex.join(command))
+    trainer = Process("trainer", *_of_trainer(estimate, servers.places), command=shlex.join(command))
     started = []
     for plan, place in zip(plans, servers.places, strict=True):
-        memory = " + ".join(f"{name.partition(': ')[2]} {size_text(size)}" for name, _, size in sizes_of(place, found))
+        memory = " + ".join(
+            f"{name.partition(': ')[2]} {size_text(size)}" for name, _, size in sizes_of(place, found, method)
+        )
         address = plan.url if place.is_named else f"{plan.url}, or another free port"
         started.append(Process(plan.name, ", ".join(plan.devices), memory, address, shown_command(plan)))
     return [trainer, *started, *_running(recipe)]
@@ -61,10 +64,10 @@ def shown_command(plan: ServerPlan) -> str:
     return " ".join([*variables, shlex.join(plan.command)])
 
 
-def _of_trainer(estimate: Estimate, servers: Sequence[str]) -> tuple[str, str]:
+def _of_trainer(estimate: Estimate, places: Sequence[Placed]) -> tuple[str, str]:
     """Its devices, and what it takes of them at the peak of each."""
-    own = [part for part in estimate.parts if part.name.partition(": ")[0] not in servers]
-    alone = Estimate(tuple(own))
+    of_servers = {name for place in places for name in names_of(place)}
+    alone = Estimate(tuple(part for part in estimate.parts if part.name not in of_servers))
     peaks = [alone.peak(device) for device in alone.devices]
     return ", ".join(alone.devices), "; ".join(
         f"{size_text(peak.bytes)} at its peak, in {peak.phase}" for peak in peaks
@@ -73,6 +76,7 @@ def _of_trainer(estimate: Estimate, servers: Sequence[str]) -> tuple[str, str]:
 
 def _running(recipe: Recipe) -> list[Process]:
     """Servers that the recipe names."""
-    if recipe.engine.kind != "vllm":
-        return []
-    return [Process("student", ELSEWHERE, "", url) for url in recipe.engine.urls or ()]
+    students = recipe.engine.urls or () if recipe.engine.kind == "vllm" else ()
+    found = [Process("student", ELSEWHERE, "", url) for url in students]
+    teachers = {key: spec.url for key, spec in recipe.teaching.items() if spec.url is not None}
+    return [*found, *(Process(key, ELSEWHERE, "", url) for key, url in teachers.items())]

@@ -16,7 +16,7 @@ from sod.build.training import prepare_train
 from sod.clock import Clock
 from sod.objective.methods import Method
 from sod.quickstart.world import data_paths, make_data, make_models
-from sod.recipe import ModelSpec, Notice, PythonSpec, Recipe, StudentSpec
+from sod.recipe import Notice, PythonSpec, Recipe, StudentSpec, TeacherSpec, TeachersSpec
 from sod.records import SodError
 from sod.runlog import locked, write_json_atomic
 from sod.tools.python import python_schema
@@ -39,7 +39,8 @@ def quickstart(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
             f"{recipe.name}: no world section to make data and models from; start from recipes/quickstart.yaml"
         )
     method = make_method(recipe.method)
-    refuse_idle(idle_keys(recipe.model_copy(update={"teacher": None}), method), recipe, False, notice)
+    refuse_other_teachers(recipe)
+    refuse_idle(idle_keys(recipe.without_teachers(), method), recipe, False, notice)
     with locked(out):  # the stages lock their own directories; the data and the summary lie beside them
         if (out / "data").exists():
             raise SodError(f"{out}: holds an earlier quickstart; move it away or choose another directory with --out")
@@ -72,6 +73,7 @@ def make_world(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
     world = recipe.world
     if world is None:
         raise SodError("this recipe has no world section")
+    refuse_other_teachers(recipe)
     clock = Clock()
     with clock.timed("data and models"):
         python = recipe.tools.python or PythonSpec()
@@ -82,7 +84,9 @@ def make_world(recipe: Recipe, out: Path, run_job: RunJob, notice: Notice) -> di
     base = in_world(recipe.model_copy(update={"student": whole}), out, "student-init")
     with clock.timed("teacher sft"):
         traces = base.data.model_copy(update={"sft": str(out / "data" / "sft-teacher.parquet")})
-        teacher = StudentSpec(**_teacher(recipe, out / "teacher-init").model_dump())
+        local = _teacher(recipe, out / "teacher-init").local
+        assert local is not None
+        teacher = StudentSpec(**local.model_dump())
         spec = base.model_copy(update={"student": teacher, "sft": world.teacher_sft, "data": traces})
         run_job("teacher SFT", prepare_sft(spec, out / "teacher-sft", False, notice))
     with clock.timed("student sft"):
@@ -96,6 +100,7 @@ def in_world(recipe: Recipe, out: Path, student: str = "student-sft") -> Recipe:
         update={
             "student": recipe.student.model_copy(update={"path": str(out / student)}),
             "teacher": _teacher(recipe, out / "teacher-sft"),
+            "teachers": TeachersSpec(),
             "data": recipe.data.model_copy(update=data_paths(out / "data")),
         }
     )
@@ -111,8 +116,15 @@ def _told_of(label: str, notice: Notice, text: str) -> None:
     notice(f"{label}: {text}")
 
 
-def _teacher(recipe: Recipe, path: Path) -> ModelSpec:
+def refuse_other_teachers(recipe: Recipe) -> None:
+    """Raises SodError where a recipe with a world names teachers that are served, or several."""
+    for key, spec in recipe.teaching.items():
+        if spec.path is None or key != "teacher":
+            raise SodError(f"{recipe.name}: {key}={spec.shown}: a world makes its own teacher; leave {key} out (=null)")
+
+
+def _teacher(recipe: Recipe, path: Path) -> TeacherSpec:
     """The teacher at `path`, trained where it will teach; where the recipe has none, one that runs as the student."""
-    spec = recipe.teacher or recipe.student.whole
+    spec = recipe.local_teachers.get("teacher") or recipe.student.whole
     device = recipe.student.device if spec.device == "auto" else spec.device
-    return spec.model_copy(update={"path": str(path), "device": device})
+    return TeacherSpec(path=str(path), dtype=spec.dtype, device=device)

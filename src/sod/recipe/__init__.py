@@ -26,6 +26,8 @@ from sod.recipe.keys.reward import RewardSpec as RewardSpec
 from sod.recipe.keys.reward import VerifierName as VerifierName
 from sod.recipe.keys.rollout import RolloutSpec as RolloutSpec
 from sod.recipe.keys.sft import SftSpec as SftSpec
+from sod.recipe.keys.teacher import TeacherSpec as TeacherSpec
+from sod.recipe.keys.teacher import TeachersSpec as TeachersSpec
 from sod.recipe.keys.tools import FusionSpec as FusionSpec
 from sod.recipe.keys.tools import OwnToolSpec as OwnToolSpec
 from sod.recipe.keys.tools import PythonSpec as PythonSpec

@@ -15,6 +15,7 @@ from sod.recipe.keys.code import is_imported, written
 from sod.recipe.keys.environment import EnvironmentSpec
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.keys.reward import CallSpec
+from sod.recipe.keys.teacher import KEY_VARIABLE
 from sod.recipe.keys.tools import PythonSpec
 from sod.recipe.names import key_of
 from sod.records import SodError
@@ -38,6 +39,10 @@ class Reaching:
 
 def _other_modules(names: Sequence[str]) -> bool:
     return not _PRELOADED.issuperset(names)
+
+
+def _other_variable(name: str) -> bool:
+    return name != KEY_VARIABLE
 
 
 def _paths(calls: Sequence[CallSpec]) -> str:
@@ -79,6 +84,12 @@ REACHING = (
     Reaching("engine.push_dir", "writes into this folder", bool),
     Reaching("reward.call", "imports and runs this code", _imports_any, _paths),
     Reaching("reward.judge.url", "sends every episode to this address", bool),
+    Reaching("teacher.url", "sends every episode to this address", bool),
+    Reaching("teacher.api_key_env", "sends what this environment variable holds to teacher.url", _other_variable),
+    Reaching("teacher.cache", "writes into this folder", bool),
+    Reaching("teachers.*.url", "sends every episode to this address", bool),
+    Reaching("teachers.*.api_key_env", "sends what this environment variable holds to an address", _other_variable),
+    Reaching("teachers.*.cache", "writes into this folder", bool),
     Reaching("reward.judge.cache", "writes into this folder", bool),
     Reaching("tools.*.call", "imports and runs this code", is_imported),
     Reaching("tools.*.mcp", "starts this program", bool),

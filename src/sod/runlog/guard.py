@@ -17,12 +17,28 @@ from typing import Any
 from sod.records import SodError
 from sod.runlog.files import plain
 
+_OF_A_SERVED_TEACHER = {
+    "device": "as student.device",
+    "url": "where the model is served; its name counts",
+    "api_key_env": "where its key is found",
+    "concurrency": "how many requests are under way at a time",
+    "tokens_in_flight": "as teacher.concurrency",
+    "seconds": "how patiently the server is asked",
+    "attempts": "as teacher.seconds",
+    "backoff_seconds": "as teacher.seconds",
+    "backoff_max_seconds": "as teacher.seconds",
+    "breaker_failures": "as teacher.seconds",
+    "breaker_seconds": "as teacher.seconds",
+    "cache": "where answers are kept",
+    "cache_gb": "as teacher.cache",
+}
 NEUTRAL_KEYS: Mapping[str, str] = {
     "name": "a label",
     "threads": "belongs to the machine; null leaves it to the machine anyway",
     "deterministic": "the same sums, in an order that repeats",
     "student.device": "belongs to the machine, as threads do; auto leaves it to the machine anyway",
-    "teacher.device": "as student.device",
+    **{f"teacher.{key}": why for key, why in _OF_A_SERVED_TEACHER.items()},
+    **{f"teachers.*.{key}": why for key, why in _OF_A_SERVED_TEACHER.items()},
     "trackers": "copies of the metrics to look at",
     "train.checkpoint_every": "when the state is kept, not what it is",
     "train.keep_checkpoints": "how many of them stay",

@@ -16,12 +16,13 @@ from sod.records import Episode
 class Offer:
     """What a teacher can give: how much of its distribution, of how many tokens at most, at which temperatures.
 
-    `largest_k` and `temperatures` are None where there is no limit.
+    `largest_k` and `temperatures` are None where there is no limit; `entropy` says whether it knows that too.
     """
 
     level: Level
     largest_k: int | None = None
     temperatures: frozenset[float] | None = None
+    entropy: bool = True
 
 
 class Teacher(Protocol):

@@ -164,7 +164,9 @@ def _at_the_students(
     if theirs is None:  # of no episode the teacher could read
         return TeacherScores(torch.zeros(action_BT.shape), aligned=aligned)
     logp_BT = placed(summed(theirs.logp_BT)[span_n])
-    return TeacherScores(logp_BT, means(theirs.top1_BT), means(theirs.entropy_BT), aligned=aligned)
+    shown = [row for row, one in enumerate(read) if one.ledger is not None]  # the inner teacher's rows
+    faults = {shown[row]: fault for row, fault in theirs.faults.items()}
+    return TeacherScores(logp_BT, means(theirs.top1_BT), means(theirs.entropy_BT), faults=faults, aligned=aligned)
 
 
 def _rendering(batch: TokenBatch, read: Sequence[_Read], view: TokenBatch) -> Rendering:

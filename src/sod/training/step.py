@@ -8,7 +8,7 @@ Everything but the update's own forward is detached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -48,7 +48,8 @@ PrivilegedPrompt = Callable[[Task], Sequence[int]]
 class Run:
     """The live objects of a training run; `sod.build` makes it from a recipe.
 
-    `model_teacher` is the teacher where the method needs its whole model (a dense loss, a self-teacher), else None.
+    `model_teacher` is the teacher where the method needs its whole model (a dense loss, a self-teacher), else None;
+    `teacher_models` are the models of all teachers in this process, by role.
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
@@ -72,6 +73,7 @@ class Run:
     tools: Sequence[Mapping[str, Any]] | None = None
     hints: Hints | None = None
     span_measure: SpanMeasure | None = None
+    teacher_models: Mapping[str, Any] = field(default_factory=dict)
     settle: Callable[[], None] = nothing_to_wait_for
     teacher_health: FaultWindow = field(init=False)
 
@@ -194,7 +196,8 @@ def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
         return batch.scored(old_BT, old_source=source), ()
     with run.clock.timed("teacher"), naming_phase("scoring by the teacher"):
         view = batch if run.privileged is None else privileged_view(batch, run.privileged)
-        scores = taught(run.teacher, run.method, batch, view)
+        k = run.method.choices if run.model_teacher is None else 0
+        scores = taught(run.teacher, run.method, batch, view, k)
     batch = batch.scored(old_BT, scores, source)
     faults = tuple(scores.faults.values())
     run.teacher_health.add(len(batch), list(faults))
@@ -204,12 +207,13 @@ def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
     return (batch.rows(kept) if faults else batch), faults
 
 
-def taught(teacher: Teacher, method: Method, batch: TokenBatch, view: TokenBatch) -> TeacherScores:
-    """The teacher's scores of the batch, as much as the method needs.
+def taught(teacher: Teacher, method: Method, batch: TokenBatch, view: TokenBatch, k: int = 0) -> TeacherScores:
+    """The teacher's scores of the batch, as much as the method needs; its `k` most probable tokens for an update that
+    has not its model.
 
     `view` is what the teacher reads: the batch itself, or the same trajectories after other prompts.
     """
-    scores = teacher.score(view, batch.episodes, method.score_need)
+    scores = teacher.score(view, batch.episodes, replace(method.score_need, k=k))
     return scores if view is batch else aligned_scores(scores, view, batch)
 
 

@@ -11,11 +11,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from sod.models.dense import dense_terms
+from sod.models.dense import choice_terms, dense_terms
 from sod.models.score import action_logps
 from sod.objective.aggregation import loss_weights
 from sod.objective.batch import TokenBatch
-from sod.objective.divergence import divergence
+from sod.objective.divergence import divergence, divergence_from_choices
 from sod.objective.methods import Method, Signal, advantage, distillation_loss, surrogate
 from sod.objective.surrogate import SurrogateTerms
 from sod.recipe import OptimSpec
@@ -174,6 +174,9 @@ class Updater:
         dense = self.method.divergence
         if not self.method.dense:
             return action_logps(self.student, micro, self.temperature), None
+        if self.teacher is None and dense is not None and dense.from_choices:
+            chosen = partial(divergence_from_choices, spec=dense, temperature=self.temperature)
+            return choice_terms(self.student, micro, chosen, self.temperature)
         if self.teacher is None:
             raise ValueError(f"method {self.method.name} has a dense divergence and no teacher's model")
         if dense is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from sod.recipe.keys.address import bare_address
 from sod.recipe.keys.section import Section
 
 JUDGE = "judge"
@@ -44,14 +45,7 @@ class JudgeSpec(Section):
     @field_validator("url")
     @classmethod
     def _an_address(cls, url: str) -> str:
-        if any(mark in url for mark in "@?#"):
-            raise ValueError(
-                "reward.judge.url: a url with a user name, password, query or fragment is refused, recipes are kept "
-                f"and shown; put the key into the environment variable {KEY_VARIABLE}, leave the bare address here"
-            )
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"reward.judge.url: {url!r} is not a url; name it like http://127.0.0.1:8000/v1")
-        return url.rstrip("/")
+        return bare_address(url, "reward.judge.url", f"the environment variable {KEY_VARIABLE}")
 
     @field_validator("weight")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -21,6 +22,7 @@ from sod.recipe.keys.reward import RewardSpec
 from sod.recipe.keys.rollout import RolloutSpec
 from sod.recipe.keys.section import Section
 from sod.recipe.keys.sft import SftSpec
+from sod.recipe.keys.teacher import TeacherSpec, TeachersSpec, refuse_both, teachers_of
 from sod.recipe.keys.tools import ToolsSpec
 from sod.recipe.keys.train import TrainSpec
 from sod.recipe.keys.world import WorldSpec
@@ -44,9 +46,10 @@ class Recipe(Section):
         True, description="on CUDA: runs repeat bit for bit, and updates take 7 to 11% longer; on a CPU they always do"
     )
     student: StudentSpec = Field(description="the model that acts and is trained")
-    teacher: ModelSpec | None = Field(
+    teacher: TeacherSpec | None = Field(
         None, description="the model that scores the student's tokens; null where the method needs none"
     )
+    teachers: TeachersSpec = Field(TeachersSpec(), description="several teachers in place of one, by source of task")
     chat: ChatSpec = Field(ChatSpec(), description="how messages become tokens")
     data: DataSpec = Field(DataSpec(), description="where tasks and conversations come from")
     tools: ToolsSpec = Field(ToolsSpec(), description="the tools that the model may call")
@@ -90,4 +93,36 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.rollout.max_turn_tokens > self.rollout.max_response_tokens:
             raise ValueError("rollout.max_turn_tokens is larger than rollout.max_response_tokens")
+        refuse_both(self.teacher, self.teachers)
         return self
+
+    @property
+    def teaching(self) -> Mapping[str, TeacherSpec]:
+        """Every teacher by its key: `teacher`, or `teachers.NAME` where there are several."""
+        return teachers_of(self.teacher, self.teachers)
+
+    @property
+    def local_teachers(self) -> dict[str, ModelSpec]:
+        """Those of them that are models in this process, by their keys."""
+        found = {key: spec.local for key, spec in self.teaching.items() if spec.local is not None}
+        if self.launch.teacher is not None:
+            found.pop("teacher", None)
+        return found
+
+    def without_teachers(self) -> Recipe:
+        """A copy that has none."""
+        return self.model_copy(update={"teacher": None, "teachers": TeachersSpec()})
+
+    def with_paths(self, student: str, teachers: Mapping[str, str]) -> Recipe:
+        """A copy with these paths of the student, and of teachers by their keys."""
+        return self.model_copy(
+            update={
+                "student": self.student.model_copy(update={"path": student}),
+                "teacher": _at(self.teacher, teachers.get("teacher")),
+                "teachers": self.teachers.at({key.removeprefix("teachers."): path for key, path in teachers.items()}),
+            }
+        )
+
+
+def _at(spec: TeacherSpec | None, path: str | None) -> TeacherSpec | None:
+    return spec if spec is None or path is None else spec.model_copy(update={"path": path})

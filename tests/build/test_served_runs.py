@@ -1,0 +1,170 @@
+"""Runs whose teacher is a real HTTP server over a real model: they learn what they would from it in their process."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from other_teacher import other_model, other_tokenizer
+from scoring_server import ScoringServer
+from sod.build.training import prepare_train
+from sod.chat.render import Chat
+from sod.models.load import load_model, save_model
+from sod.recipe import Recipe
+from sod.records import SodError
+from sod.tasks import chain
+from sod.tasks.files import write_tasks
+
+TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
+ROUNDING = 0.02
+"""How far weights may differ by rounding, as a share of their way: Adam's first steps do not care how small a gradient
+is. What the gradients differ by is in `tests/training/test_choice_gradients.py`.
+"""
+SERVED = {"model": "t", "backoff_seconds": 0.05, "backoff_max_seconds": 1.0, "seconds": 60.0}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any, chat: Chat, acting_model: Any, random_model: Callable[..., Any]) -> Path:
+    """A student that makes calls, a teacher of its tokenizer and one of another."""
+    directory: Path = tmp_path_factory.mktemp("served")
+    save_model(copy.deepcopy(acting_model), chat.tokenizer, chat.template, chat.end_id, directory / "student")
+    save_model(random_model(seed=7, sharpness=4.0), chat.tokenizer, chat.template, chat.end_id, directory / "alike")
+    tokenizer = other_tokenizer()
+    save_model(other_model(tokenizer, 1.0), copy.deepcopy(tokenizer), None, chat.end_id, directory / "other")
+    write_tasks(directory / "train.parquet", TASKS)
+    return directory
+
+
+@pytest.fixture
+def make_recipe(place: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """`make_recipe(teacher, method, ...)`: a recipe over these models; a served teacher has a cache of the test's."""
+
+    def make(teacher: Any = None, method: Any = "sod", **sections: Any) -> Recipe:
+        if isinstance(teacher, dict) and "url" in teacher:
+            teacher = {**SERVED, "cache": str(tmp_path / "cache"), **teacher}
+        content = {
+            "student": {"path": str(place / "student")},
+            "teacher": teacher,
+            "chat": {"template": "hermes"},
+            "data": {"train": str(place / "train.parquet")},
+            "rollout": {
+                "prompts": 2,
+                "samples": 2,
+                "max_turns": 2,
+                "max_prompt_tokens": 200,
+                "max_turn_tokens": 24,
+                "max_response_tokens": 120,
+            },
+            "optim": {"lr": 1e-3},
+            "tools": {"python": {"workers": 1, "memory_mb": 256, "preload": []}},
+            "train": {"steps": 2, "checkpoint_every": 1},
+            "method": method,
+            **sections,
+        }
+        return Recipe.model_validate(content)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alike(place: Path, chat: Chat) -> Iterator[ScoringServer]:
+    """A server of the teacher with the student's tokenizer."""
+    with ScoringServer(load_model(str(place / "alike"), "float32"), chat.tokenizer) as server:
+        yield server
+
+
+def trained(recipe: Recipe, directory: Path, told: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """The weights that a run of the recipe ends with."""
+    with closing(prepare_train(recipe, directory, False, ([] if told is None else told).append)) as job:
+        job.start([])
+    return weights_of(directory)
+
+
+def weights_of(directory: Path) -> dict[str, torch.Tensor]:
+    newest = max((directory / "checkpoints").iterdir())
+    return load_file(newest / "model" / "model.safetensors")
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+METHODS: dict[str, Any] = {
+    "sod": "sod",
+    "sage": "sage",
+    "opd top-k": {"name": "opd", "divergence": {"kind": "jsd", "top_k": 5}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_served_teacher_gives_the_weights_of_the_same_one_in_the_process(
+    name: str, make_recipe: Any, place: Path, alike: ScoringServer, tmp_path: Path
+) -> None:
+    """Two steps of a real run, of a plain advantage, of the teacher's confidence and of its top k."""
+    local = trained(make_recipe({"path": str(place / "alike")}, METHODS[name]), tmp_path / "local")
+    served = trained(make_recipe({"url": alike.url}, METHODS[name]), tmp_path / "served")
+    start = load_file(place / "student" / "model.safetensors")
+    assert apart(start, local) > 1e-3
+    assert apart(local, served) < ROUNDING * apart(start, local)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "temperature": (
+        {"rollout": {"temperature": 0.7}},
+        r"rollout\.temperature=0\.7: teacher\.url=http://u scores at temperature 1 only; set rollout\.temperature=1",
+    ),
+    "whole": ({"method": {"name": "opd", "divergence": "jsd"}}, r"needs full log-probabilities from its teacher"),
+    "plays": ({"method": "tcod_b2f"}, r"its teacher plays episodes, in this process; set teacher\.path"),
+    "itself": ({"method": "opsd_gt"}, r"teacher\.url=http://u does nothing here: opsd_gt's teacher is the student"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_served_teacher_cannot_do_is_told_before_anything_is_read(name: str, tmp_path: Path) -> None:
+    keys, line = REFUSED[name]
+    content = {"student": {"path": "nowhere"}, "teacher": {"url": "http://u", "model": "t"}, "data": {"train": "x"}}
+    with pytest.raises(SodError, match=line):
+        prepare_train(Recipe.model_validate({**content, **keys}), tmp_path / "run", False, print)
+
+
+@pytest.mark.slow
+def test_a_served_teacher_is_proven_before_weights_are_read(
+    make_recipe: Any, alike: ScoringServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sod.build.job.load_model", lambda *a: pytest.fail("weights were read"))
+    short = ScoringServer(alike.model, alike.tokenizer, context=300)
+    for teacher, keys, line in (
+        ({"url": alike.url, "model": "u"}, {}, rf"teacher\.model=u: {alike.url} serves t; take one of these"),
+        ({"url": "http://127.0.0.1:9/v1"}, {}, r"cannot be reached \(ConnectError\); start the server"),
+        ({"url": short.url}, {}, r"takes 299 tokens of a trajectory at most, and rollout\.max_prompt_tokens \(200\)"),
+        ({"url": alike.url, "cache": "/dev/null/x"}, {}, r"teacher\.cache=/dev/null/x: cannot be used"),
+        (
+            {"url": alike.url},
+            {"method": {"name": "opd", "divergence": {"kind": "jsd", "top_k": 21}}},
+            r"method\.divergence\.top_k=21: teacher\.url=http.* gives 20 tokens at most; take fewer, or start the "
+            r"server with a higher limit",
+        ),
+    ):
+        with pytest.raises(SodError, match=line):
+            prepare_train(make_recipe(teacher, **keys), tmp_path / "run", False, print)
+    short.__exit__()
+
+
+@pytest.mark.slow
+def test_a_teacher_of_another_tokenizer_is_served(make_recipe: Any, place: Path, chat: Chat, tmp_path: Path) -> None:
+    """By `chunk`, which reads log-probabilities of its own tokens: the weights of the same one in the process."""
+    with ScoringServer(load_model(str(place / "other"), "float32"), other_tokenizer()) as server:
+        local = trained(make_recipe({"path": str(place / "other")}), tmp_path / "local")
+        teacher = {"url": server.url, "tokenizer": str(place / "other")}
+        served = trained(make_recipe(teacher), tmp_path / "served")
+    start = load_file(place / "student" / "model.safetensors")
+    assert apart(start, local) > 1e-3
+    assert apart(local, served) < ROUNDING * apart(start, local)

@@ -1,0 +1,167 @@
+"""A small real OpenAI-compatible server over a tiny model: `/v1/completions` gives log-probabilities of given tokens.
+
+In this process (`ScoringServer`) or in one of its own (`python scoring_server.py MODEL_DIRECTORY PORT`), which can be
+killed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import torch
+
+Change = Callable[[int, dict[str, Any]], tuple[int, Mapping[str, str], dict[str, Any] | str]]
+"""From the number of a request (from 0) and the good answer to what is answered: status, headers, body."""
+
+
+def as_it_is(number: int, answer: dict[str, Any]) -> tuple[int, Mapping[str, str], dict[str, Any] | str]:
+    return 200, {}, answer
+
+
+class ScoringServer:
+    """`forms` are those it speaks; with `as_ids` it can write tokens as ids in `echo`. `bos` is put before prompts.
+
+    `asked` are the bodies of all requests to `/v1/completions`, `headers` what came with them; `most` is how many were
+    answered at a time, `most_tokens` how many tokens were in them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        forms: tuple[str, ...] = ("prompt_logprobs", "echo"),
+        as_ids: bool = True,
+        most_k: int = 20,
+        context: int | None = 2048,
+        bos: int | None = None,
+        key: str = "",
+        port: int = 0,
+    ) -> None:
+        self.model, self.tokenizer, self.forms, self.as_ids = model, tokenizer, forms, as_ids
+        self.most_k, self.context, self.bos, self.key = most_k, context, bos, key
+        self.change: Change = as_it_is
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.now = self.most = self.tokens_now = self.most_tokens = 0
+        self._lock, self._computing = threading.Lock(), threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler_of(self))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> ScoringServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def wait(self) -> None:
+        """Serve for ever."""
+        self._thread.join()
+
+    def answered(self, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], Any]:
+        """The answer to a request, changed as the test says."""
+        size = len(body["prompt"])
+        with self._lock:
+            number = len(self.asked)
+            self.asked.append(body)
+            self.headers.append(headers)
+            self.now, self.tokens_now = self.now + 1, self.tokens_now + size
+            self.most, self.most_tokens = max(self.most, self.now), max(self.most_tokens, self.tokens_now)
+        try:
+            status, answer = self.completion(body)
+            return (status, {}, answer) if status != 200 else self.change(number, answer)
+        finally:
+            with self._lock:
+                self.now, self.tokens_now = self.now - 1, self.tokens_now - size
+
+    def completion(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        ids = ([] if self.bos is None else [self.bos]) + body["prompt"]
+        k = int(body.get("prompt_logprobs" if "prompt_logprobs" in body else "logprobs") or 0)
+        if self.context is not None and len(ids) + body["max_tokens"] > self.context:
+            return 400, {"error": f"maximum context length is {self.context} tokens"}
+        if k > self.most_k:
+            return 400, {"error": f"requested {k} logprobs, which is greater than max allowed: {self.most_k}"}
+        with self._computing, torch.no_grad():
+            logp_TV = self.model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        choice: dict[str, Any] = {"index": 0, "text": "", "finish_reason": "length"}
+        if "prompt_logprobs" in body and "prompt_logprobs" in self.forms:
+            choice |= {"prompt_logprobs": self.mappings(ids, logp_TV, k), "prompt_token_ids": ids}
+        elif body.get("echo") and "echo" in self.forms:
+            as_ids = bool(body.get("return_tokens_as_token_ids")) and self.as_ids
+            choice["logprobs"] = self.echoed([*ids, int(logp_TV[-1].argmax())], logp_TV, k, as_ids)
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
+        return 200, {"choices": [choice], "model": body["model"], "usage": usage}
+
+    def mappings(self, ids: list[int], logp_TV: torch.Tensor, k: int) -> list[Any]:
+        rows: list[Any] = [None]
+        for place, token in enumerate(ids[1:], start=1):
+            logps = logp_TV[place - 1]
+            best = {} if k == 0 else {int(i): float(logps[i]) for i in logps.topk(k).indices}
+            named = {token: float(logps[token])} | best
+            rows.append({str(i): {"logprob": v, "decoded_token": self.tokenizer.decode([i])} for i, v in named.items()})
+        return rows
+
+    def echoed(self, ids: list[int], logp_TV: torch.Tensor, k: int, as_ids: bool) -> dict[str, Any]:
+        def name(token: int) -> str:
+            return f"token_id:{token}" if as_ids else str(self.tokenizer.decode([token]))
+
+        own = [None, *(float(logp_TV[place - 1, token]) for place, token in enumerate(ids) if place)]
+        best: list[Any] = [None]
+        for place in range(1, len(ids)):
+            logps = logp_TV[place - 1]
+            best.append({name(int(i)): float(logps[i]) for i in logps.topk(k + 1).indices})
+        return {"tokens": [name(token) for token in ids], "token_logprobs": own, "top_logprobs": best}
+
+
+def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if not self.refused():
+                self.reply(*server.answered(body, dict(self.headers)))
+
+        def do_GET(self) -> None:
+            if not self.refused():
+                limit = {} if server.context is None else {"max_model_len": server.context}
+                self.reply(200, {}, {"data": [{"id": "t", **limit}]})
+
+        def refused(self) -> bool:
+            if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
+                self.reply(401, {}, {"error": "Unauthorized"})
+                return True
+            return False
+
+        def reply(self, status: int, headers: Mapping[str, str], answer: Any) -> None:
+            data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+def main(directory: str, port: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="float32").eval()
+    ScoringServer(model, AutoTokenizer.from_pretrained(directory), port=int(port)).wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
