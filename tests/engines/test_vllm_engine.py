@@ -391,3 +391,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, model: Any) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(SodError, match=r"engine.push_dir: .*/file: the weights cannot be written \(.*; name a folder"):
         FilePusher(str(tmp_path / "file")).prepare(model, "w-0")
+
+
+def test_so_many_turns_are_under_way_at_a_server(model: Any, bench: Bench) -> None:
+    """What waits for its place when a server dies goes elsewhere, and is no fault."""
+    servers = [bench.server(model, seconds=0.1), bench.server(model)]
+    engine = bench.engine(model, servers, rows=1)
+    engine.submit(asked(6, new=1), Sampling())
+    while not servers[0].served.asked:
+        time.sleep(0.01)
+    servers[0].served.behaviour.failing = [(500, "dead")] * 6
+    ended = finished(engine, 6)
+    faults = [session for session, outcome in ended.items() if isinstance(outcome, Fault)]
+    assert len(faults) == 1
+    assert engine.deaths == 1
+    assert {session: sampled(turn) for session, turn in ended.items() if session not in faults} == {
+        session: turn for session, turn in played(engine, asked(6, new=1)).items() if session not in faults
+    }

@@ -31,11 +31,13 @@ class Bench:
         self._stack.callback(server.close)
         return server
 
-    def engine(self, model: Any, servers: Sequence[StandIn | str], longest: int = 200, **keys: Any) -> VllmEngine:
+    def engine(
+        self, model: Any, servers: Sequence[StandIn | str], longest: int = 200, rows: int = 16, **keys: Any
+    ) -> VllmEngine:
         urls = [server if isinstance(server, str) else server.url for server in servers]
         spec = EngineSpec(kind="vllm", urls=urls, **keys)
         pusher = FilePusher(str(self.folder / "pushed"))
-        engine = VllmEngine(model, STOPS, urls, spec, pusher, longest, 16, self.said.append)
+        engine = VllmEngine(model, STOPS, urls, spec, pusher, longest, rows, self.said.append)
         self._stack.callback(engine.close)
         return engine
 

@@ -161,14 +161,24 @@ class VllmEngine:
         if request.max_new_tokens <= 0:
             return Sampled((), (), False, self._version)
         label, version = self._label, self._version
-        server = await self._fleet.home(request.session)
-        if server is None:
-            return Fault(FaultKind.UNREACHABLE, "engine: no server came back in time (engine.restart_seconds)", False)
-        body = turn_body(request, sampling, self._vocabulary, label)
-        try:
-            content = await server.asked(GENERATE, body, self._spec.turn_seconds)
-        except ServerFaultError as error:
-            return self._failed(server, error.fault)
+        while True:
+            server = await self._fleet.home(request.session)
+            if server is None:
+                return Fault(FaultKind.UNREACHABLE, "no server came back in time (engine.restart_seconds)", False)
+            async with server.room:
+                if not self._fleet.is_live(server):  # it was lost while this turn waited for others to end
+                    continue
+                body = turn_body(request, sampling, self._vocabulary, label)
+                try:
+                    content = await server.asked(GENERATE, body, self._spec.turn_seconds)
+                except ServerFaultError as error:
+                    return self._failed(server, error.fault)
+            return self._read(server, content, request, sampling, label, version)
+
+    def _read(
+        self, server: Server, content: Any, request: SampleRequest, sampling: Sampling, label: str, version: int
+    ) -> Sampled | Fault:
+        """The turn in a reply. Raises SodError where its log-probabilities are no numbers."""
         reply = read_turn(content, request, sampling, self._vocabulary)
         if isinstance(reply, Fault):
             return self._failed(server, Fault(reply.kind, f"{server.url}: {reply.detail}"))

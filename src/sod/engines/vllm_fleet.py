@@ -77,6 +77,7 @@ class Fleet:
 
         Raises SodError where a server fails their check, and where none is left.
         """
+        self._refuse_unfit()
         await self._stop_reviving()
         self._weights = weights
         down = [server for server in self.servers if server not in self._live]
@@ -95,8 +96,9 @@ class Fleet:
     async def home(self, session: str) -> Server | None:
         """The server that an episode is at, or else goes to; None where none came back in time.
 
-        Raises SodError where one came back and failed the check of its weights.
+        Raises SodError where one, whichever, came back and failed the check of its weights.
         """
+        self._refuse_unfit()
         home = self._homes.get(session)
         if home is None or home not in self._live:
             home = await self._some_server()
@@ -112,6 +114,10 @@ class Fleet:
         self.deaths += 1
         self._notice(f"{fault.detail}; its turns are sampled again, there when it is back or by another server")
         self._revive(server)
+
+    def is_live(self, server: Server) -> bool:
+        """Whether a server may get turns."""
+        return server in self._live
 
     def forget(self, sessions: Iterable[str]) -> None:
         """These episodes are over."""
@@ -129,14 +135,18 @@ class Fleet:
         try:
             async with asyncio.timeout(self._restart_seconds):
                 while not self._live:
-                    if self._fatal is not None:
-                        raise self._fatal
                     self._changed.clear()
                     await self._changed.wait()
+                    self._refuse_unfit()
         except TimeoutError:
             return None
         episodes = Counter(self._homes.values())
         return min((server for server in self.servers if server in self._live), key=lambda one: episodes[one])
+
+    def _refuse_unfit(self) -> None:
+        """Raises SodError where a server that came back was found unfit: the run is to stop, not to do without it."""
+        if self._fatal is not None:
+            raise self._fatal
 
     def _revive(self, server: Server) -> None:
         self._reviving[server] = asyncio.create_task(self._revived(server))

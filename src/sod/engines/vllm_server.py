@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -23,6 +24,13 @@ CONNECT_SECONDS = 10.0
 CONTROL_SECONDS = 60.0
 """Time limit of a request that samples nothing; pushing weights has its own."""
 SHOWN_CHARS = 300
+KEPT_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A machine that is gone says nothing, and so is noticed within a minute."""
 TRANSIENT_CODES = frozenset({408, 409, 425, 429})  # besides every 5xx
 DEV_MODE = "VLLM_SERVER_DEV_MODE"
 _KEY = re.compile(r"[!-~]+")
@@ -41,16 +49,21 @@ class ServerFaultError(Exception):
 
 @final
 class Server:
-    """The HTTP client of the server at `url`, with up to `connections` requests under way."""
+    """The HTTP client of the server at `url`. Up to `rows` turns are under way: who sends one holds `room`."""
 
-    def __init__(self, url: str, connections: int) -> None:
+    def __init__(self, url: str, rows: int) -> None:
         """Raises SodError for a key that cannot be sent."""
         self.url = url
+        self.room = asyncio.Semaphore(rows)
         self._key = _key_from_environment()
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `_send` bounds the whole
-            limits=httpx.Limits(max_connections=connections + 8),  # besides turns: what asks for its state
+            transport=httpx.AsyncHTTPTransport(
+                trust_env=False,
+                limits=httpx.Limits(max_connections=rows + 8),  # besides turns: what asks for its state
+                socket_options=KEPT_ALIVE,
+            ),
             headers=headers,
             trust_env=False,
             follow_redirects=False,

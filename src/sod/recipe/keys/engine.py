@@ -40,7 +40,7 @@ class EngineSpec(Section):
         gt=0,
         description="nats/token that a server may be off the trainer after a push; null: .001, .1 in bfloat16",
     )
-    turn_seconds: float = Field(1800.0, gt=0, description="time limit of a turn (seconds), waiting included")
+    turn_seconds: float = Field(1800.0, gt=0, description="time limit of a turn (seconds), from when it is sent")
     restart_seconds: float = Field(
         300.0, ge=0, description="how long a server that died may take to come back (seconds)"
     )
