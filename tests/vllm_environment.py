@@ -7,16 +7,18 @@ import sys
 from pathlib import Path
 
 VERSION = "0.32.1"
-STAND_IN = Path(__file__).parent / "engines" / "vllm_stand_in.py"
+TESTS = Path(__file__).parent
 PROGRAM = f"""#!{sys.executable}
 import os, sys
-python, stand_in = {sys.executable!r}, {str(STAND_IN)!r}
-os.environ["PYTHONPATH"] = {str(Path(__file__).parents[1] / "src")!r}
 assert sys.argv[1] == "serve"
 model, port = sys.argv[2], sys.argv[sys.argv.index("--port") + 1]
+samples = "--enable-scale-out" in sys.argv
+name, rest = ("engines/vllm_stand_in.py", []) if samples else ("scoring_server.py", [model])
+os.environ["PYTHONPATH"] = {str(TESTS.parent / "src")!r}
 print("stand-in for", model, flush=True)
-os.execv(python, [python, stand_in, model, port])
+os.execv({sys.executable!r}, [{sys.executable!r}, os.path.join({str(TESTS)!r}, name), model, port, *rest])
 """
+"""Samples as the student's servers do, or scores given tokens, as it is started."""
 
 
 def make_environment(directory: Path, version: str = VERSION, program: str = PROGRAM) -> Path:
