@@ -1,7 +1,7 @@
 """A small real OpenAI-compatible server over a tiny model: `/v1/completions` gives log-probabilities of given tokens.
 
-In this process (`ScoringServer`) or in one of its own (`python scoring_server.py MODEL_DIRECTORY PORT [NAME]`), which can be
-killed.
+In this process (`ScoringServer`) or in one of its own (`python scoring_server.py MODEL_DIRECTORY PORT [NAME]`), which
+can be killed. NAME is what it calls the model.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from sod.build.job import prepare_torch
 from sod.build.method import make_method
 from sod.build.own_rewards import own_rewards
 from sod.build.rollout import student_engine
+from sod.build.servers import find_servers
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.build.translation import chats_of, span_measure
 from sod.build.worlds import environment_maker, make_worlds
@@ -46,6 +47,7 @@ from sod.compare.own import judged_tasks, tuning_tasks
 from sod.compare.units import Comparison, Unit
 from sod.engines.base import SampleRequest, Sampling
 from sod.environments.base import Reset, WorldRequest
+from sod.launch.fleet import Fleet
 from sod.models.load import save_model
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
@@ -56,6 +58,7 @@ from sod.tools.sandbox import filters, fusion
 from sod.tools.sandbox.base import ProgramLimits
 from support import CONTAINER_PROFILE, answered, descendants
 from tools.bad_server import BadServer, always, hello
+from vllm_environment import make_environment
 
 UNSAFE = """
 import sys
@@ -201,7 +204,20 @@ OF_ENGINE: Mapping[str, dict[str, Any]] = {
     "restart_seconds": {"restart_seconds": 0.0},
 }
 """Keys of `engine`, changed. What a run would start is `tests/launch`'s; beside `urls` it is refused."""
+OF_LAUNCH: Mapping[str, Any] = {
+    "start_seconds": 5.0,
+    "restarts": 0,
+    "student.gpus": [2],
+    "student.memory_share": 0.3,
+    "student.port": 20_211,
+    "teacher.gpus": [3],
+    "teacher.memory_share": 0.3,
+    "teacher.port": 20_212,
+    "teacher.options": ["--enforce-eager"],
+}
+"""Keys of `launch`, each at another value."""
 TABLES = (
+    {f"launch.{key}" for key in OF_LAUNCH},
     {f"engine.{key}" for key in OF_ENGINE},
     {f"environment.{key}" for key in OF_ENVIRONMENT},
     {f"tools.python.fusion.{key}" for key in SERVICE},
@@ -254,6 +270,39 @@ def asked(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch)
         patch.undo()
         faults = sorted(outcome.detail for outcome in outcomes if isinstance(outcome, Fault))
         return server.requests, other.requests, counting.most, faults, sorted(pauses)
+
+
+def launched(section: Mapping[str, Any], venv: Path, model: Path) -> list[Any]:
+    """The servers that a run with this section of `launch` would start, and the patience with each."""
+    content = {"student": {"path": str(model)}, "teacher": {"path": str(model)}, "method": "opd", "launch": section}
+    content["engine"] = {"kind": "vllm", "environment": str(venv)}
+    recipe = parse_recipe(content, "here")
+    method = make_method(recipe.method)
+    servers = find_servers(recipe, method, Devices(torch.device("cpu"), torch.device("cpu")), str)
+    with ExitStack() as opened:
+        fleet = servers.begin(recipe, venv, opened, str)
+    named = {place.name: place.is_named for place in servers.places}
+    return [
+        (
+            [part if named[server.name] or part != str(server.plan.port) else "PORT" for part in server.plan.command],
+            server.plan.environment,
+            server.patience,
+        )
+        for server in fleet.servers
+    ]
+
+
+@pytest.mark.parametrize("key", OF_LAUNCH)
+def test_a_key_of_launch(key: str, model: Any, chat: Chat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(Fleet, "start", lambda self: None)
+    save_model(model, chat.tokenizer, chat.template, chat.end_id, tmp_path / "model")
+    make_environment(tmp_path / "venv")
+    before, after = ({"teacher": {}}, {"teacher": {}})
+    put(after, key, OF_LAUNCH[key])
+    outcomes = [launched(section, tmp_path / "venv", tmp_path / "model") for section in (before, before, after)]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0] != outcomes[2]
 
 
 def no_place_left(opened: ExitStack) -> str:

@@ -90,10 +90,9 @@ class Server:
     """
 
     def __init__(self, plan: ServerPlan, log: Path, patience: Patience, notice: Callable[[str], None]) -> None:
-        self.plan, self.log = plan, log
+        self.plan, self.log, self.patience = plan, log, patience
         self.starts = 0
         """How often it was started: who told it something remembers at which start."""
-        self._patience = patience
         self._notice = notice
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
@@ -143,7 +142,7 @@ class Server:
 
         Raises SodError, with the end of its log, where it has been given up and where it takes longer.
         """
-        patience = self._patience.start_seconds if seconds is None else seconds
+        patience = self.patience.start_seconds if seconds is None else seconds
         until = time.monotonic() + patience
         while not self.ready():
             self.refuse_given_up()
@@ -216,13 +215,13 @@ class Server:
             if time.monotonic() - self._began > HEALTHY_SECONDS:
                 self._failures = 0
             self._failures += 1
-            if not self._has_served or self._failures > self._patience.restarts:
+            if not self._has_served or self._failures > self.patience.restarts:
                 self._give_up(self._why_given_up(code))
                 return
-            pause = min(60.0, self._patience.backoff_seconds * 2 ** (self._failures - 1))
+            pause = min(60.0, self.patience.backoff_seconds * 2 ** (self._failures - 1))
             self._notice(
                 f"{self.name} ended ({_in_words(code)}) and is started again in {pause:g} s, "
-                f"{self._failures} of {self._patience.restarts} times (launch.restarts); see {self.log}"
+                f"{self._failures} of {self.patience.restarts} times (launch.restarts); see {self.log}"
             )
             if self._closing.wait(pause):
                 return
