@@ -1,7 +1,7 @@
 """A small real OpenAI-compatible server over a tiny model: `/v1/completions` gives log-probabilities of given tokens.
 
-In this process (`ScoringServer`) or in one of its own (`python scoring_server.py MODEL_DIRECTORY PORT`), which can be
-killed.
+In this process (`ScoringServer`) or in one of its own (`python scoring_server.py MODEL_DIRECTORY PORT [NAME]`), which
+can be killed. NAME is what it calls the model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class ScoringServer:
         bos: int | None = None,
         key: str = "",
         port: int = 0,
+        name: str = "t",
     ) -> None:
+        self.name = name
         self.model, self.tokenizer, self.forms, self.as_ids = model, tokenizer, forms, as_ids
         self.most_k, self.context, self.bos, self.key = most_k, context, bos, key
         self.change: Change = as_it_is
@@ -133,7 +135,7 @@ def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if not self.refused():
                 limit = {} if server.context is None else {"max_model_len": server.context}
-                self.reply(200, {}, {"data": [{"id": "t", **limit}]})
+                self.reply(200, {}, {"data": [{"id": server.name, **limit}]})
 
         def refused(self) -> bool:
             if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
@@ -155,12 +157,12 @@ def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def main(directory: str, port: str) -> None:
+def main(directory: str, port: str, name: str = "t") -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype="float32").eval()
-    ScoringServer(model, AutoTokenizer.from_pretrained(directory), port=int(port)).wait()
+    ScoringServer(model, AutoTokenizer.from_pretrained(directory), port=int(port), name=name).wait()
 
 
 if __name__ == "__main__":

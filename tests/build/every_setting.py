@@ -358,6 +358,8 @@ EQUAL_IN_SFT: Mapping[str, tuple[Example, str]] = {
 ELSEWHERE: Mapping[str, str] = {
     "tools.python.fusion": "test_a_key_of_a_service",
     "reward.judge": "test_a_key_of_the_judge",
+    "engine": "test_a_key_of_the_engine",
+    "launch": "test_a_key_of_launch",
     "environment": "test_a_key_of_an_environment",
     "world": "test_a_key_of_the_world",
     "compare": "test_a_key_of_compare",

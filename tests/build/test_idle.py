@@ -37,8 +37,26 @@ def quiet(text: str) -> None:
     pytest.fail(f"unexpected note: {text}")
 
 
+SERVED = {"kind": "vllm", "urls": ["http://127.0.0.1:1"]}
 IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
     # how it is called: method, sections, what the line says
+    "servers of no engine": (
+        "sod",
+        {"engine": {"servers": 2}},
+        "engine.servers=2 does nothing here: engine.kind=torch",
+    ),
+    "servers beside urls": ("sod", {"engine": {**SERVED, "servers": 2}}, "the servers of engine.urls run already"),
+    "a file that nobody writes": (
+        "sod",
+        {"engine": {**SERVED, "push": "nccl", "push_dir": "x"}},
+        "nccl writes no f",
+    ),
+    "chunks of servers": (
+        "sod",
+        {"engine": SERVED, "rollout": {"decode_chunk": 4}},
+        "rollout.decode_chunk=4 does no",
+    ),
+    "servers of sft": ("sft", {"engine": SERVED}, 'engine.kind="vllm" does nothing here: sft plays no episodes'),
     "a self-teacher's teacher": ("opsd_gt", {"teacher": NOWHERE}, "teacher.path=nowhere does nothing here: opsd_gt's"),
     "a hinted self-teacher's": ("opsd_hint", {"teacher": NOWHERE}, "teacher is the student itself; set teacher=null"),
     "a teacher of rewards": ("grpo", {"teacher": NOWHERE}, "grpo has no teacher; set teacher=null"),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 from typing import Any
 
 import pytest
@@ -24,15 +24,19 @@ from own_tools import OWN_KEYS, answers
 from settings_bench import Bench, files_of, put, quicken
 
 import environment_games
+from engines.vllm_stand_in import StandIn
 from rewards.judge_server import completion
 from sod import service as asked_service
 from sod.alignment.estimators import Chunk
 from sod.build.data import make_chat
 from sod.build.devices import Devices
 from sod.build.environment import world_tasks
+from sod.build.idle import idle_anywhere, refuse_idle
 from sod.build.job import prepare_torch
 from sod.build.method import make_method
 from sod.build.own_rewards import own_rewards
+from sod.build.rollout import student_engine
+from sod.build.servers import find_servers
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.build.translation import chats_of, span_measure
 from sod.build.worlds import environment_maker, make_worlds
@@ -41,7 +45,9 @@ from sod.compare.cells import run_unit
 from sod.compare.order import order_of_work
 from sod.compare.own import judged_tasks, tuning_tasks
 from sod.compare.units import Comparison, Unit
+from sod.engines.base import SampleRequest, Sampling
 from sod.environments.base import Reset, WorldRequest
+from sod.launch.fleet import Fleet
 from sod.models.load import save_model
 from sod.quickstart.run import make_world
 from sod.recipe import PythonSpec, Recipe, parse_recipe
@@ -53,6 +59,7 @@ from sod.tools.sandbox import filters, fusion
 from sod.tools.sandbox.base import ProgramLimits
 from support import CONTAINER_PROFILE, answered, descendants
 from tools.bad_server import BadServer, always, hello
+from vllm_environment import make_environment
 
 UNSAFE = """
 import sys
@@ -185,7 +192,34 @@ OF_ALIGNMENT: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "unit_score": ({"kind": "simct"}, {"kind": "simct", "unit_score": "logit"}),
 }
 """Keys of `method.alignment`, in two sections each."""
+OF_ENGINE: Mapping[str, dict[str, Any]] = {
+    "kind": {"kind": "torch"},
+    "urls": {"urls": ["{other}"]},
+    "servers": {"servers": 2},
+    "environment": {"environment": "elsewhere"},
+    "options": {"options": ["--enforce-eager"]},
+    "push": {"push_dir": None, "push": "nccl"},
+    "push_dir": {"push_dir": "{folder}/other"},
+    "tolerance": {"tolerance": 1e-12},
+    "turn_seconds": {"turn_seconds": 0.05},
+    "restart_seconds": {"restart_seconds": 0.0},
+}
+"""Keys of `engine`, changed. What a run would start is `tests/launch`'s; beside `urls` it is refused."""
+OF_LAUNCH: Mapping[str, Any] = {
+    "start_seconds": 5.0,
+    "restarts": 0,
+    "student.gpus": [2],
+    "student.memory_share": 0.3,
+    "student.port": 20_211,
+    "teacher.gpus": [3],
+    "teacher.memory_share": 0.3,
+    "teacher.port": 20_212,
+    "teacher.options": ["--enforce-eager"],
+}
+"""Keys of `launch`, each at another value."""
 TABLES = (
+    {f"launch.{key}" for key in OF_LAUNCH},
+    {f"engine.{key}" for key in OF_ENGINE},
     {f"environment.{key}" for key in OF_ENVIRONMENT},
     {f"tools.python.fusion.{key}" for key in SERVICE},
     {f"reward.judge.{key}" for key in JUDGE},
@@ -237,6 +271,39 @@ def asked(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch)
         patch.undo()
         faults = sorted(outcome.detail for outcome in outcomes if isinstance(outcome, Fault))
         return server.requests, other.requests, counting.most, faults, sorted(pauses)
+
+
+def launched(section: Mapping[str, Any], venv: Path, model: Path) -> list[Any]:
+    """The servers that a run with this section of `launch` would start, and the patience with each."""
+    content = {"student": {"path": str(model)}, "teacher": {"path": str(model)}, "method": "opd", "launch": section}
+    content["engine"] = {"kind": "vllm", "environment": str(venv)}
+    recipe = parse_recipe(content, "here")
+    method = make_method(recipe.method)
+    servers = find_servers(recipe, method, Devices(torch.device("cpu"), torch.device("cpu")), str)
+    with ExitStack() as opened:
+        fleet = servers.begin(recipe, venv, opened, str)
+    named = {place.name: place.is_named for place in servers.places}
+    return [
+        (
+            [part if named[server.name] or part != str(server.plan.port) else "PORT" for part in server.plan.command],
+            server.plan.environment,
+            server.patience,
+        )
+        for server in fleet.servers
+    ]
+
+
+@pytest.mark.parametrize("key", OF_LAUNCH)
+def test_a_key_of_launch(key: str, model: Any, chat: Chat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(Fleet, "start", lambda self: None)
+    save_model(model, chat.tokenizer, chat.template, chat.end_id, tmp_path / "model")
+    make_environment(tmp_path / "venv")
+    before, after = ({"teacher": {}}, {"teacher": {}})
+    put(after, key, OF_LAUNCH[key])
+    outcomes = [launched(section, tmp_path / "venv", tmp_path / "model") for section in (before, before, after)]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0] != outcomes[2]
 
 
 def no_place_left(opened: ExitStack) -> str:
@@ -296,6 +363,73 @@ def test_a_key_of_the_judge(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     after = graded(others, behaviour, monkeypatch, tmp_path / "two")
     assert before != after
     assert graded(options, behaviour, monkeypatch, tmp_path / "three") == before
+
+
+def engine_section(keys: Mapping[str, Any], urls: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """The section with these keys, at a server."""
+    if keys.get("kind") == "torch":
+        return {"kind": "torch"}
+    section = {"kind": "vllm", "urls": ["{one}"], "push_dir": "{folder}/pushed", "restart_seconds": 20.0, **keys}
+    section["urls"] = [urls[url] for url in section["urls"]]
+    if section["push_dir"] is not None:
+        section["push_dir"] = section["push_dir"].replace("{folder}", str(folder))
+    return section
+
+
+def engine_outcome(keys: Mapping[str, Any], model: Any, chat: Chat, folder: Path) -> tuple[Any, ...]:
+    """What samples with these keys of `engine`, who was asked, where weights lie; and what comes of a server that is
+    away for a moment. Or why it is refused.
+    """
+    with ExitStack() as stack:
+        servers = [StandIn(copy.deepcopy(model), seconds=0.2) for _ in range(2)]
+        for server in servers:
+            stack.callback(server.close)
+        section = engine_section(keys, {"{one}": servers[0].url, "{other}": servers[1].url}, folder)
+        recipe = parse_recipe({"student": {"path": "s"}, "engine": section}, "here")
+        try:
+            refuse_idle(list(idle_anywhere(recipe)), recipe, False, str)
+            engine = student_engine(recipe, chat, model, notice=str)
+        except SodError as error:
+            return ("refused", str(error).replace(servers[0].url, "").split(" ")[0])
+        stack.callback(engine.close)
+        engine.submit([SampleRequest("e", (20, 21), 1, 1)], Sampling())
+        outcomes: list[Any] = []
+        while not outcomes:
+            outcomes += engine.advance(1)
+        answered = [type(outcome).__name__ for _, outcome in outcomes]
+        where = sorted(path.parent.name for path in folder.glob("*/sod-weights-*"))
+        went = [len(server.served.asked) for server in servers]
+        return type(engine).__name__, answered, where, went, away_for_a_moment(engine, model, servers[0])
+
+
+def away_for_a_moment(engine: Any, model: Any, server: StandIn) -> str:
+    """What the next push comes to where the server is started again during it."""
+    server.close()
+    later: list[StandIn] = []
+    timer = Timer(0.5, lambda: later.append(StandIn(copy.deepcopy(model), server.port)))
+    timer.start()
+    try:
+        engine.sync(model)
+    except SodError as error:
+        return str(error)
+    finally:
+        timer.join()
+        later[0].close()
+    return "went on"
+
+
+@pytest.fixture(scope="module")
+def plain_engine(model: Any, chat: Chat, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """What comes of the section that no key is changed in: the same twice, else any key would seem to change it."""
+    one, other = (engine_outcome({}, model, chat, tmp_path_factory.mktemp("plain")) for _ in range(2))
+    assert one == other == ("VllmEngine", ["Sampled"], ["pushed"], [1, 0], "went on")
+    return one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OF_ENGINE)
+def test_a_key_of_the_engine(key: str, plain_engine: tuple[Any, ...], model: Any, chat: Chat, tmp_path: Path) -> None:
+    assert engine_outcome(OF_ENGINE[key], model, chat, tmp_path) != plain_engine
 
 
 def own_reward_of(tmp_path: Path, **keys: Any) -> Any:

@@ -67,11 +67,11 @@ def idle_anywhere(recipe: Recipe) -> list[Idle]:
         *_alignment(recipe),
         *_verifiers(recipe),
         *_service(recipe),
+        *_engine(recipe),
         *_split(recipe),
     ]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
-    found += _environment(recipe)
-    found += _beside(recipe)
+    found += [*_environment(recipe), *_launch(recipe), *_beside(recipe)]
     if recipe.rollout.max_fault_rate >= 1:
         found += _set(recipe, "rollout.fault_window", "rollout.max_fault_rate=1 never stops a run")
     return found
@@ -136,6 +136,8 @@ def occurs(name: str, template: str) -> bool:
 
 
 def _teacher(recipe: Recipe, method: Method) -> Iterator[Idle]:
+    if method.needs & SELF_TEACHER or Need.TEACHER not in method.needs:
+        yield from _set(recipe, "launch.teacher", f"{method.name} has no other teacher")
     for key in ("teacher", "teachers"):
         fix = "set teacher=null" if key == "teacher" else "leave it out"
         if method.needs & SELF_TEACHER:
@@ -182,6 +184,7 @@ def _played(recipe: Recipe, method: Method) -> Iterator[Idle]:
     yield from _set(recipe, "train.profile", f"{method.name} has no phases to measure")
     for key in (*OF_EPISODES, "distill_before_fault"):
         yield from _set(recipe, f"rollout.{key}", why)
+    yield from _set(recipe, "engine.kind", why)
 
 
 def _knobs(spec: MethodSpec) -> Iterator[Idle]:
@@ -321,6 +324,43 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
         why = "it is about this machine's sandbox, and tools.python.fusion runs the programs"
         for idle in _set(recipe, f"tools.python.{key}", why):
             yield replace(idle, told=True)
+
+
+def _launch(recipe: Recipe) -> Iterator[Idle]:
+    """Keys about servers that the run does not start."""
+    engine, teacher = recipe.engine, recipe.teacher
+    starts_students = engine.kind == "vllm" and engine.urls is None
+    starts_teacher = recipe.launch.teacher is not None
+    if not starts_students:
+        why = "this process samples (engine.kind=torch)" if engine.kind == "torch" else "engine.urls names the servers"
+        yield from _set(recipe, "launch.student", why)
+    if not starts_students and not starts_teacher:
+        for key in ("launch.start_seconds", "launch.restarts"):
+            yield from _set(recipe, key, "the run starts no server")
+    if starts_teacher and (teacher is None or teacher.path is None):
+        yield from _set(recipe, "launch.teacher", "it serves teacher.path, which is not set")
+    elif starts_teacher:
+        yield from _set(recipe, "teacher.device", "launch.teacher serves it", "set launch.teacher.gpus")
+
+
+def _engine(recipe: Recipe) -> Iterator[Idle]:
+    """What is about servers where there are none, and about this process where servers sample."""
+    engine = recipe.engine
+    if engine.kind == "torch":
+        for key in type(engine).model_fields:
+            if key == "environment" and recipe.launch.teacher is not None:
+                continue
+            yield from _set(
+                recipe, f"engine.{key}", "engine.kind=torch samples in this process", "set engine.kind=vllm"
+            )
+        return
+    for key in ("cache_share", "decode_chunk"):
+        yield from _set(recipe, f"rollout.{key}", "engine.kind=vllm: servers decode, as engine.options says")
+    if engine.urls is not None:
+        for key in ("servers", "environment", "options"):
+            yield from _set(recipe, f"engine.{key}", "the servers of engine.urls run already")
+    if engine.push != "file":
+        yield from _set(recipe, "engine.push_dir", f"engine.push={engine.push} writes no file")
 
 
 def _split(recipe: Recipe) -> Iterator[Idle]:

@@ -203,7 +203,8 @@ def make_learner(
     student = _whole_student if recipe.student.lora is None else _adapted_student
     with naming_phase("loading the student"):
         model, start = student(recipe, support, resume, device)
-        playing = second_model(model) if recipe.rollout.max_staleness else None
+        apart = recipe.rollout.max_staleness and recipe.engine.kind == "torch"  # servers have weights of their own
+        playing = second_model(model) if apart else None
         compile_where_wanted(model, spec, notice)
         if spec.recompute:
             recompute_layers(model)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sod.build.declared_tools import name_of
 from sod.build.method import differing_knobs
 from sod.chat.render import Chat
+from sod.launch.placement import Placed
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER
 from sod.recipe import MethodSpec, OptimSpec, Recipe, RewardSpec, TeacherSpec, written
@@ -38,6 +39,12 @@ def train_facts(
         ("episodes", f"{rollout.prompts} tasks x {rollout.samples} samples a step, {rollout.max_turns} turns at most"),
         ("optimizer", optim_text(recipe.optim)),
     ]
+
+
+def server_facts(places: Sequence[Placed], logs: Path) -> Facts:
+    """The servers that the run has started; nothing where there are none."""
+    shown_places = [f"{place.name} at {place.url} on {', '.join(place.devices)}" for place in places]
+    return [("servers", f"{'; '.join(shown_places)}; logs in {logs}")] if places else []
 
 
 def data_facts(tasks: int, held_out: int, recipe: Recipe) -> Facts:

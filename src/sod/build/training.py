@@ -33,8 +33,9 @@ from sod.build.job import (
 from sod.build.method import alignment_of, make_method
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
-from sod.build.rollout import make_collector
-from sod.build.summary import Facts, data_facts, place_facts, train_facts
+from sod.build.rollout import make_collector, student_engine
+from sod.build.servers import LOGS, Servers, find_servers
+from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.teachers import (
     SERVED_AT_BEST,
@@ -48,6 +49,7 @@ from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
 from sod.clock import Clock
+from sod.engines.base import Engine
 from sod.engines.beside import BesideEngine
 from sod.evaluation.hints import Hints
 from sod.models.memory import naming_phase
@@ -59,7 +61,6 @@ from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
-from sod.rollout.collect import Collector, RewardFunction, World
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
@@ -68,7 +69,6 @@ from sod.teachers.base import Offer
 from sod.teachers.local import LocalTeacher
 from sod.teachers.served import ServedTeacher
 from sod.teachers.translated import Translation
-from sod.tools.base import Tool
 from sod.training.ahead import Ahead
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
@@ -80,7 +80,8 @@ from sod.training.step import PrivilegedPrompt, Run, gather, train_step
 class Inputs:
     """What a run is made of, read and checked: no weights yet. The recipe's models are `located`.
 
-    `translation` is there where the teacher has another tokenizer; `served` are the teachers behind urls, by key.
+    `translation` is there where the teacher has another tokenizer; `served` are the teachers behind urls, by key, but
+    for those of `servers`, which the run is to start.
     """
 
     recipe: Recipe
@@ -91,6 +92,7 @@ class Inputs:
     place: Place
     proof: Proof
     devices: Devices
+    servers: Servers
     translation: Translation | None = None
     served: Mapping[str, ServedTeacher] = field(default_factory=dict)
 
@@ -136,6 +138,7 @@ def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
     recipe, models = inputs.recipe, _models(run)
     return [
         *train_facts(recipe, inputs.method, inputs.chat, run.student, models.get("teacher"), run.rollout.tools),
+        *server_facts(inputs.servers.places, inputs.place.directory / LOGS),
         *data_facts(len(inputs.tasks), len(inputs.held_out), recipe),
         *place_facts(plan, inputs.place.done, inputs.place.directory),
     ]
@@ -167,6 +170,7 @@ def checked(
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
+    servers = find_servers(recipe, method, devices, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -175,9 +179,9 @@ def checked(
         for task in tasks:
             privileged_prompt(task, method.context)
     tell_unmet_sources(recipe, [*tasks, *held_out], notice)
-    refuse_unmet_teachers(recipe, method, tasks)
+    refuse_unmet_teachers(servers.recipe, method, tasks)
     place = find_place(recipe, directory, resume, "train", resources, notice)
-    recipe = located(recipe, notice)
+    recipe = located(servers.recipe, notice)
     refuse_unfit(recipe, method)
     tell_other_device(place.resume, devices.student, notice)
     refuse_unfit_adapter(recipe)
@@ -200,10 +204,9 @@ def checked(
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
-    served = served_teachers(recipe, method, chat, translation, notice, resources)
-    if translation is not None and "teacher" in served:
-        translation = replace(translation, longest=served["teacher"].offered.longest)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, translation, served)
+    asked = recipe.without_teachers() if servers.teacher else recipe
+    served = served_teachers(asked, method, chat, translation, notice, resources)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served)
 
 
 def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
@@ -212,6 +215,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
+    fleet = inputs.servers.begin(recipe, place.directory, resources, notice)
     judged = [*inputs.tasks, *inputs.held_out]
     tools = make_tools(recipe, resources, chat.tokenizer, notice)
     world = make_world(recipe, resources)
@@ -221,17 +225,24 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     support = Support.of(chat.tokenizer)
     devices = inputs.devices
     learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
+    fleet.wait_ready()
     meter = Meter(recipe.train.profile)
-    translation = inputs.translation
-    teaching = make_teaching(recipe, method, learner, devices, chat, translation, inputs.served, meter, notice)
+    translation, served = inputs.translation, inputs.served
+    if inputs.servers.teacher:
+        served = served_teachers(recipe, method, chat, translation, notice, resources)
+    if translation is not None and "teacher" in served:
+        translation = replace(translation, longest=served["teacher"].offered.longest)
+    teaching = make_teaching(recipe, method, learner, devices, chat, translation, served, meter, notice)
     if teaching.scorer is not None and place.resume is not None:
         restore(place.resume, "teacher", teaching.scorer.load)
+    engine = _engine(recipe, chat, learner, meter, notice)
+    resources.callback(engine.close)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teaching.scorer,
-        rollout=_rollout(recipe, chat, tools, reward_function, learner, meter, notice, world),
+        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world, engine),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -245,9 +256,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
-    resources.callback(run.rollout.engine.close)
-    if isinstance(run.rollout.engine, BesideEngine):
-        run.ahead = _ahead(run, run.rollout.engine)
+    if isinstance(engine, BesideEngine):
+        run.ahead = _ahead(run, engine)
         resources.callback(run.ahead.close)
     if teaching.model is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teaching.model.model, None, notice, world)
@@ -255,25 +265,15 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     return run
 
 
-def _rollout(
-    recipe: Recipe,
-    chat: Chat,
-    tools: Mapping[str, Tool],
-    reward_function: RewardFunction,
-    learner: Learner,
-    meter: Meter,
-    notice: Notice,
-    world: World | None,
-) -> Collector:
-    """What plays the episodes: the learner's model itself, or a second one while it learns.
+def _engine(recipe: Recipe, chat: Chat, learner: Learner, meter: Meter, notice: Notice) -> Engine:
+    """What samples the student's turns: with the weights that learn, or with earlier ones while they do.
 
-    What the second one does is not metered: a meter counts one phase at a time.
+    What is sampled beside the learning is not metered: a meter counts one phase at a time.
     """
-    if learner.playing is None:
-        return make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world)
-    collector = make_collector(recipe, chat, tools, reward_function, learner.playing, None, notice, world)
-    collector.engine = BesideEngine(collector.engine, learner.playing)
-    return collector
+    if not recipe.rollout.max_staleness:
+        return student_engine(recipe, chat, learner.model, meter, notice)
+    playing = learner.model if learner.playing is None else learner.playing
+    return BesideEngine(student_engine(recipe, chat, playing, None, notice), learner.playing)
 
 
 def _ahead(run: Run, engine: BesideEngine) -> Ahead:

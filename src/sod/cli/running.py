@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sod.cli.dry_run import show_processes
 from sod.cli.options import AllowCodeOption, OutOption, Overrides
 from sod.cli.unread import refuse_unread
 from sod.front.recipes import resumed_recipe
@@ -26,6 +27,9 @@ ResumeOption = Annotated[
     Path | None,
     typer.Option("--resume", rich_help_panel=WHERE, help="Go on with this run from its newest checkpoint."),
 ]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Tell what would be started, where and how, and start nothing.")
+]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="All figures on every step's line, however narrow the terminal.")
 ]
@@ -33,7 +37,8 @@ TRAIN_EXAMPLES = """Examples:
 
 - `sod train recipes/quickstart.yaml`
 - `sod train recipes/quickstart.yaml method=opd optim.lr=1e-4 --run runs/opd`
-- `sod train --resume runs/opd`"""
+- `sod train --resume runs/opd`
+- `sod train recipes/quickstart.yaml --dry-run`"""
 SFT_EXAMPLES = """Examples:
 
 - `sod sft recipes/quickstart.yaml student.path=runs/quickstart/student-init --run runs/my-sft`
@@ -50,6 +55,7 @@ def train(
     run: RunOption = None,
     resume: ResumeOption = None,
     allow_code: AllowCodeOption = False,
+    dry_run: DryRunOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Distil: the recipe's student plays, its teacher scores, the method updates.
@@ -61,6 +67,9 @@ def train(
     from sod.preflight.before import memory_facts
 
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code)
+    if dry_run:
+        show_processes(spec)
+        return
     memory = memory_facts(spec, sft=False, notice=notice)
     job = prepare_train(spec, directory, resume is not None, notice)
     run_job(spec, spec.method.name, job, StepLines(verbose), memory)

@@ -9,11 +9,9 @@ import contextlib
 import json
 import os
 import re
-import selectors
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +21,7 @@ from typing import Any, Final, final
 from zlib import crc32
 
 from sod.environments.alfworld_rooms import package_folder
+from sod.pipes import Replies, end
 from sod.records import ToolFault
 
 REPLY_SECONDS: Final = 45.0
@@ -61,7 +60,7 @@ class GameProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+        self._replies: Replies | None = None
         self._started = 0
 
     def ask(self, request: Mapping[str, Any], life: int | None = None) -> tuple[dict[str, Any], int]:
@@ -92,7 +91,6 @@ class GameProcess:
 
     def _start(self) -> None:
         folder = str(package_folder() / "data")  # else the package makes a folder in the user's home
-        self._buffer = b""
         self._started += 1
         atexit.register(self.end)
         self._process = subprocess.Popen(
@@ -103,41 +101,25 @@ class GameProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        assert self._process.stdout is not None
+        self._replies = Replies(self._process.stdout)
 
     def _exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdin is not None
+        assert self._replies is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        reply: dict[str, Any] = json.loads(self._read_line())
+        try:
+            reply: dict[str, Any] = json.loads(self._replies.line(REPLY_SECONDS))
+        except EOFError:
+            raise OSError(f"it ended; to see why, run {sys.executable} -P {SCRIPT}") from None
         return reply
 
-    def _read_line(self) -> bytes:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + REPLY_SECONDS
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise OSError(f"no reply within {REPLY_SECONDS:g} s")
-                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    raise OSError(f"it ended; to see why, run {sys.executable} -P {SCRIPT}")
-                self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
-
     def _drop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # what was not yet sent needs no reader now
-                    pipe.close()
+        process, self._process, self._replies = self._process, None, None
+        if process is not None:
+            end(process)
 
 
 PROCESSES: Final = tuple(GameProcess() for _ in range(min(4, os.cpu_count() or 1)))

@@ -301,6 +301,24 @@ def merged(model: Any) -> Any:
     return without_adapter(model).requires_grad_(True)
 
 
+def merged_state(model: Any) -> dict[str, Tensor]:
+    """The weights that `merged` would give, under their names in the plain model. The model stays as it is.
+
+    Those that have no adapter are the model's own tensors. Tied ones are there under each of their names.
+    """
+    if not has_adapter(model):
+        return dict(model.state_dict())
+    state = {
+        name.replace(".base_layer.", "."): weight for name, weight in model.state_dict().items() if MARK not in name
+    }
+    with torch.no_grad():
+        for name, layer in _adapted_layers(model):
+            weight = layer.get_base_layer().weight
+            change = layer.get_delta_weight(NAME).float()
+            state[f"{name}.weight"] = (weight.float() + change).to(weight.dtype)
+    return state
+
+
 @final
 class UpdateDropout(torch.nn.Dropout):
     """Dropout of forwards that a gradient is taken from, and of no others: what is sampled, scored or proven has none.

@@ -35,6 +35,7 @@ from sod.preflight.models import (
     scoring_of,
     update_of,
 )
+from sod.preflight.servers import server_sizes
 from sod.recipe import ModelSpec, Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
@@ -144,12 +145,10 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
     micro = Micro.of(recipe.optim.micro_batch_tokens, longest, min(of_update, rows))
     teachers, crossing = _teachers(recipe, method), crossing_of(recipe, method)
-    playing = _playing("student", student, device, recipe)
-    if rollout.max_staleness:
-        own = student.counts.all if student.lora is None else student.counts.trained
-        beside = [replace(part, phases=PHASES) for part in playing]
-        playing = [Part("student: weights that play", device, own * student.size), *beside]
-    parts = [*_trained(student, device), *playing]
+    parts = _trained(student, device)
+    if recipe.engine.kind == "torch":
+        parts += _beside(student, device, recipe) if rollout.max_staleness else _playing("student", student, device, recipe)
+    parts += [Part(*size) for size in server_sizes(recipe, method)]
     for teacher, place in teachers:
         read = longest if crossing is None else crossing.tokens(longest)
         scored = Micro.of(recipe.optim.micro_batch_tokens, read, rows)
@@ -161,6 +160,13 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     alone = len(teachers) == 1 and len(recipe.teaching) <= 1
     pull = _pull(teachers[0][0], method, crossing) if alone else None
     return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, pull)]
+
+
+def _beside(student: Planned, device: str, recipe: Recipe) -> list[Part]:
+    """A second student that plays while the first one learns, so in every phase."""
+    own = student.counts.all if student.lora is None else student.counts.trained
+    playing = [replace(part, phases=PHASES) for part in _playing("student", student, device, recipe)]
+    return [Part("student: weights that play", device, own * student.size), *playing]
 
 
 def _pull(teacher: Planned, method: Method, crossing: Crossing | None) -> Pull | None:

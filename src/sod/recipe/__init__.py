@@ -4,9 +4,11 @@ from sod.recipe.keys.chat import ChatSpec as ChatSpec
 from sod.recipe.keys.code import written as written
 from sod.recipe.keys.compare import CompareSpec as CompareSpec
 from sod.recipe.keys.data import DataSpec as DataSpec
+from sod.recipe.keys.engine import EngineSpec as EngineSpec
 from sod.recipe.keys.environment import EnvironmentSpec as EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec as EvaluationSpec
 from sod.recipe.keys.judge import JudgeSpec as JudgeSpec
+from sod.recipe.keys.launch import LaunchSpec as LaunchSpec
 from sod.recipe.keys.method import AlignmentSpec as AlignmentSpec
 from sod.recipe.keys.method import CoefficientSpec as CoefficientSpec
 from sod.recipe.keys.method import DivergenceSpec as DivergenceSpec

@@ -13,16 +13,14 @@ is not used. The child is no sandbox beyond that: it keeps the user's rights.
 
 from __future__ import annotations
 
-import os
-import selectors
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
+from sod.pipes import Replies, end
 from sod.records import Fault, FaultKind
 
 START_SECONDS = 60.0  # imports on a busy machine
@@ -61,7 +59,7 @@ class MathWorkers:
         self._window = workers * IN_FLIGHT
         self._patience = WALL_FACTOR * seconds + GRACE_SECONDS
         self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+        self._replies: Replies | None = None
         self._closed = False
 
     def compare(self, pairs: Sequence[Pair]) -> list[str | Fault]:
@@ -104,7 +102,6 @@ class MathWorkers:
         statuses.update(answered)
 
     def _start(self) -> None:
-        self._buffer = b""
         self._process = subprocess.Popen(
             self._command,
             env={"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},  # one order of symbols in every run
@@ -114,6 +111,8 @@ class MathWorkers:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        assert self._process.stdout is not None
+        self._replies = Replies(self._process.stdout)
         greeting = self._read_line(START_SECONDS)
         if greeting != "ready":
             raise WorkerLostError(greeting)
@@ -144,30 +143,15 @@ class MathWorkers:
 
     def _read_line(self, seconds: float) -> str:
         """One line, waiting at most that long. Raises WorkerLostError."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise WorkerLostError(f"no reply within {seconds:g} s")
-                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    raise WorkerLostError("the interpreter ended")
-                self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode("utf-8", "replace")
+        assert self._replies is not None
+        try:
+            return self._replies.line(seconds).decode("utf-8", "replace")
+        except TimeoutError as error:
+            raise WorkerLostError(str(error)) from None
+        except EOFError:
+            raise WorkerLostError("the interpreter ended") from None
 
     def _drop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:  # what was not yet sent needs no reader now
-                    continue
+        process, self._process, self._replies = self._process, None, None
+        if process is not None:
+            end(process)

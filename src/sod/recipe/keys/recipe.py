@@ -11,8 +11,10 @@ from sod.bounded import refuse_no_component
 from sod.recipe.keys.chat import ChatSpec
 from sod.recipe.keys.compare import CompareSpec
 from sod.recipe.keys.data import DataSpec
+from sod.recipe.keys.engine import EngineSpec
 from sod.recipe.keys.environment import EnvironmentSpec
 from sod.recipe.keys.evaluation import EvaluationSpec
+from sod.recipe.keys.launch import LaunchSpec
 from sod.recipe.keys.method import MethodSpec, method_by_name
 from sod.recipe.keys.model import ModelSpec, StudentSpec
 from sod.recipe.keys.optim import OptimSpec
@@ -55,6 +57,8 @@ class Recipe(Section):
         None, description="the world that episodes are played in; null: a conversation with tools alone"
     )
     rollout: RolloutSpec = Field(RolloutSpec(), description="the episodes that the student plays in a step")
+    engine: EngineSpec = Field(EngineSpec(), description="what samples the student's turns")
+    launch: LaunchSpec = Field(LaunchSpec(), description="the servers that the run starts, watches and ends")
     reward: RewardSpec = Field(RewardSpec(), description="what an episode earns, and who decides")
     method: Annotated[MethodSpec, BeforeValidator(method_by_name)] = Field(
         MethodSpec(), description="the objective: a preset's name, or a section with its knobs"
@@ -100,7 +104,10 @@ class Recipe(Section):
     @property
     def local_teachers(self) -> dict[str, ModelSpec]:
         """Those of them that are models in this process, by their keys."""
-        return {key: spec.local for key, spec in self.teaching.items() if spec.local is not None}
+        found = {key: spec.local for key, spec in self.teaching.items() if spec.local is not None}
+        if self.launch.teacher is not None:
+            found.pop("teacher", None)
+        return found
 
     def without_teachers(self) -> Recipe:
         """A copy that has none."""

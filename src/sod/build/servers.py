@@ -1,0 +1,145 @@
+"""The servers that a run starts by itself: found a place for before anything is loaded, started beside the loading.
+
+From then on the run is one whose servers ran before it: its recipe names their urls.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from sod.build.devices import Devices
+from sod.build.job import final_model
+from sod.build.teachers import wanted_k
+from sod.engines.vllm_options import serve_environment, serve_options
+from sod.engines.vllm_server import refuse_other_version
+from sod.launch.fleet import Fleet
+from sod.launch.placement import Placed, Wanted, placed
+from sod.launch.server import Patience, Server, ServerPlan
+from sod.launch.vllm import QUIET, gpus_of, program, scoring_options, served, version
+from sod.models.adapters import base_source
+from sod.objective.methods import Method
+from sod.objective.needs import SELF_TEACHER, Need
+from sod.recipe import ModelSpec, Notice, Recipe
+from sod.recipe.makers import refuse_unmade
+
+ENVIRONMENT = "engine.environment"
+LOGS = "logs"
+"""The folder of a run's directory with a log for each server."""
+STUDENT, TEACHER = "launch.student", "launch.teacher"
+
+
+@final
+@dataclass(frozen=True)
+class Servers:
+    """What a run is to start; `recipe` is its own with the urls of that. Nothing where `places` is empty.
+
+    `teacher` is the model that is served as its teacher, of whose most probable tokens `top_k` are asked for.
+    """
+
+    recipe: Recipe
+    places: tuple[Placed, ...] = ()
+    program: Path | None = None
+    teacher: ModelSpec | None = None
+    top_k: int = 0
+
+    def plans(self, located: Recipe) -> list[ServerPlan]:
+        """How each is started; `located` has the directory of the student."""
+        return [self._plan(place, located) for place in self.places]
+
+    def begin(self, located: Recipe, directory: Path, resources: ExitStack, notice: Notice) -> Fleet:
+        """Start them all. They answer later, and are ended with `resources`. Raises SodError."""
+        patience = Patience(located.launch.start_seconds, located.launch.restarts)
+        plans = self.plans(located)
+        fleet = Fleet([Server(plan, directory / LOGS / f"{plan.name}.log", patience, notice) for plan in plans])
+        resources.callback(fleet.close)
+        fleet.start()
+        return fleet
+
+    def _plan(self, place: Placed, located: Recipe) -> ServerPlan:
+        assert self.program is not None
+        if place.where == STUDENT:
+            options, variables = _student_options(located), serve_environment(located.engine.push)
+        else:
+            assert self.teacher is not None
+            assert located.launch.teacher is not None
+            own = located.launch.teacher.options
+            options, variables = scoring_options(self.teacher.path, self.teacher.dtype, self.top_k, own), QUIET
+        return served(self.program, options, variables, place, len(self.places))
+
+
+def find_servers(recipe: Recipe, method: Method, devices: Devices, notice: Notice) -> Servers:
+    """The servers that the recipe asks for, each with its GPUs and port.
+
+    Raises SodError where vLLM is not there or of another version, where a GPU or a port cannot be had, and where the
+    teacher to be served is not there.
+    """
+    places = server_places(recipe, method, devices)
+    if not places:
+        return Servers(recipe)
+    found = program(recipe.engine.environment, ENVIRONMENT)
+    refuse_other_version(version(found), f"{ENVIRONMENT}: {found}")
+    teacher = teacher_to_serve(recipe, method, notice)
+    return Servers(_with_urls(recipe, places, teacher), places, found, teacher, wanted_k(method))
+
+
+def server_places(recipe: Recipe, method: Method, devices: Devices) -> tuple[Placed, ...]:
+    """Where the servers would be that the recipe asks for, whether or not vLLM is there. Raises SodError."""
+    here = (devices.student, *(devices.of(key) for key in recipe.local_teachers))
+    trainer = {device.index for device in here if device.type == "cuda"}
+    return tuple(placed([*_students(recipe), *_teacher(recipe, method)], torch.cuda.device_count(), trainer))
+
+
+def teacher_to_serve(recipe: Recipe, method: Method, notice: Notice) -> ModelSpec | None:
+    """The teacher that the run serves, with the directory of its model; None where it serves none. Raises SodError."""
+    if not _serves_teacher(recipe, method):
+        return None
+    assert recipe.teacher is not None
+    assert recipe.teacher.path is not None
+    refuse_unmade({"teacher.path": recipe.teacher.path})
+    return ModelSpec(path=final_model(recipe.teacher.path, notice), dtype=recipe.teacher.dtype)
+
+
+def _serves_teacher(recipe: Recipe, method: Method) -> bool:
+    if method.needs & SELF_TEACHER or Need.TEACHER not in method.needs:
+        return False
+    return recipe.launch.teacher is not None and recipe.teacher is not None and recipe.teacher.path is not None
+
+
+def _students(recipe: Recipe) -> list[Wanted]:
+    engine, own = recipe.engine, recipe.launch.student
+    if engine.kind != "vllm" or engine.urls is not None:
+        return []
+    gpus_each = gpus_of(engine.options, "engine.options")
+    return [Wanted("student", STUDENT, engine.servers, gpus_each, own.gpus, own.memory_share, own.port)]
+
+
+def _teacher(recipe: Recipe, method: Method) -> list[Wanted]:
+    own = recipe.launch.teacher
+    if own is None or not _serves_teacher(recipe, method):
+        return []
+    gpus_each = gpus_of(own.options, f"{TEACHER}.options")
+    return [Wanted("teacher", TEACHER, 1, gpus_each, own.gpus, own.memory_share, own.port)]
+
+
+def _with_urls(recipe: Recipe, places: tuple[Placed, ...], teacher: ModelSpec | None) -> Recipe:
+    students = [place.url for place in places if place.where == STUDENT]
+    if students:
+        recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"urls": students})})
+    if teacher is None or recipe.teacher is None:
+        return recipe
+    (url,) = [place.url for place in places if place.where == TEACHER]
+    at_url = {"path": None, "url": f"{url}/v1", "model": teacher.path, "tokenizer": teacher.path}
+    return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=at_url)})
+
+
+def _student_options(located: Recipe) -> list[str]:
+    """The student as the trainer has it, but for an adapter, whose weights come merged with the first push."""
+    rollout, engine = located.rollout, located.engine
+    longest = rollout.max_prompt_tokens + rollout.max_response_tokens
+    base = base_source(located.student.path).path
+    return serve_options(base, located.student.dtype, longest, engine.push, rollout.max_rows, engine.options)

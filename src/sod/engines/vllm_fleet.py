@@ -1,0 +1,214 @@
+"""Several servers with the same weights: which one an episode is at, and what happens when one dies.
+
+A server that failed gets no turn until it answers again, has been sent the current weights and has passed their check,
+whoever starts it again. Meanwhile its episodes go to others, or wait where there are none. Everything here but the
+constructor is called in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import final
+
+from sod.engines.vllm_check import Gaps, Question
+from sod.engines.vllm_push import Pusher
+from sod.engines.vllm_server import CONTROL_SECONDS, Server, ServerFaultError, refuse_unable
+from sod.engines.vllm_wire import GENERATE, TOP_OF_CHECK, Vocabulary, read_top, scored_body
+from sod.records import Fault, FaultKind, SodError
+
+PUSH_SECONDS = 1800.0
+"""Time limit of a push."""
+
+
+@final
+@dataclass(frozen=True)
+class Weights:
+    """Weights by their name on the servers, and what the trainer makes of a few texts with them."""
+
+    label: str
+    questions: Sequence[Question]
+
+
+@final
+class Fleet:
+    """The servers of a run; `longest` is the longest text (tokens), `tolerance` that of the check (nats/token).
+
+    `deaths` counts how often a server that worked failed.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        pusher: Pusher,
+        vocabulary: Vocabulary,
+        longest: int,
+        tolerance: float,
+        restart_seconds: float,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.servers = servers
+        self._pusher = pusher
+        self._vocabulary = vocabulary
+        self._longest = longest
+        self._tolerance = tolerance
+        self._restart_seconds = restart_seconds
+        self._notice = notice
+        self._live: set[Server] = set()
+        self._reviving: dict[Server, asyncio.Task[None]] = {}
+        self._homes: dict[str, Server] = {}
+        self._weights: Weights | None = None
+        self._fatal: SodError | None = None
+        self._changed = asyncio.Event()
+        self.deaths = 0
+
+    async def open(self, weights: Weights) -> None:
+        """Give all servers the weights for the first time. Raises SodError for one that cannot do what it must."""
+        for server in self.servers:
+            await refuse_unable(server, self._longest)
+        self._live = set(self.servers)
+        await self.place(weights)
+
+    async def place(self, weights: Weights) -> None:
+        """Give the servers new weights; those that are down get them when they are back.
+
+        Raises SodError where a server fails their check, and where none is left.
+        """
+        self._refuse_unfit()
+        await self._stop_reviving()
+        self._weights = weights
+        down = [server for server in self.servers if server not in self._live]
+        for server in down:
+            self._revive(server)
+        live = [server for server in self.servers if server in self._live]
+        failures = await asyncio.gather(*(self._given(server) for server in live), return_exceptions=True)
+        for server, failure in zip(live, failures, strict=True):
+            if isinstance(failure, ServerFaultError):
+                self.lost(server, failure.fault)
+            elif failure is not None:
+                raise failure
+        if not self._live and await self._some_server() is None:
+            raise SodError(f"no server is left of {self._named()}; start them again, and go on with --resume")
+
+    async def home(self, session: str) -> Server | None:
+        """The server that an episode is at, or else goes to; None where none came back in time.
+
+        Raises SodError where one, whichever, came back and failed the check of its weights.
+        """
+        self._refuse_unfit()
+        home = self._homes.get(session)
+        if home is None or home not in self._live:
+            home = await self._some_server()
+            if home is not None:
+                self._homes[session] = home
+        return home
+
+    def lost(self, server: Server, fault: Fault) -> None:
+        """A server failed: it gets no turns until it is back."""
+        if server not in self._live:
+            return
+        self._live.discard(server)
+        self.deaths += 1
+        self._notice(f"{fault.detail}; its turns are sampled again, there when it is back or by another server")
+        self._revive(server)
+
+    def is_live(self, server: Server) -> bool:
+        """Whether a server may get turns."""
+        return server in self._live
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        """These episodes are over."""
+        for session in sessions:
+            self._homes.pop(session, None)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._stop_reviving()
+        for server in self.servers:
+            await server.close()
+
+    async def _some_server(self) -> Server | None:
+        """The server with the fewest episodes, as soon as there is one; None where none came back in time."""
+        try:
+            async with asyncio.timeout(self._restart_seconds):
+                while not self._live:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    self._refuse_unfit()
+        except TimeoutError:
+            return None
+        episodes = Counter(self._homes.values())
+        return min((server for server in self.servers if server in self._live), key=lambda one: episodes[one])
+
+    def _refuse_unfit(self) -> None:
+        """Raises SodError where a server that came back was found unfit: the run is to stop, not to do without it."""
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _revive(self, server: Server) -> None:
+        self._reviving[server] = asyncio.create_task(self._revived(server))
+
+    async def _revived(self, server: Server) -> None:
+        """Wait for a server that failed, and give it the weights."""
+        try:
+            while not await self._back(server):
+                await asyncio.sleep(0.5)
+            self._live.add(server)
+            self._notice(f"{server.url}: back, with the current weights")
+        except SodError as error:
+            self._fatal = error
+        self._changed.set()
+
+    async def _back(self, server: Server) -> bool:
+        """Whether a server answers again and has taken the weights."""
+        if not await server.healthy(self._restart_seconds):
+            return False
+        try:
+            await refuse_unable(server, self._longest)
+            await self._given(server)
+        except ServerFaultError:
+            return False
+        except SodError:
+            if await server.healthy(0.0):  # it is there, and cannot do what it must
+                raise
+            return False
+        return True
+
+    async def _stop_reviving(self) -> None:
+        tasks, self._reviving = list(self._reviving.values()), {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _given(self, server: Server) -> None:
+        """Give one server the weights and check that it has them. Raises ServerFaultError, and SodError."""
+        weights = self._weights
+        assert weights is not None
+        await server.post("/pause?mode=keep")
+        try:
+            await self._pusher.push(server, PUSH_SECONDS)
+            await server.post("/update_weight_version", {"new_version": weights.label})
+        except ServerFaultError as error:
+            if error.fault.kind == FaultKind.SERVER and await server.healthy(0.0):
+                raise SodError(f"{error}; serve the model of student.path there, and see its log") from error
+            raise
+        finally:
+            with suppress(ServerFaultError):  # one that is gone is not paused either
+                await server.post("/resume")
+        answers = [await self._answer(server, weights.label, question) for question in weights.questions]
+        Gaps.of(weights.questions, answers).refuse(server.url, self._tolerance)
+
+    async def _answer(self, server: Server, label: str, question: Question) -> dict[int, float]:
+        """What a server makes of a text. Raises ServerFaultError."""
+        asked = scored_body(question.token_ids, question.sampling, self._vocabulary, label, TOP_OF_CHECK)
+        content = await server.asked(GENERATE, asked, CONTROL_SECONDS)
+        found = read_top(content)
+        if isinstance(found, Fault):
+            raise ServerFaultError(Fault(found.kind, f"{server.url}: {found.detail}", found.retryable))
+        return found
+
+    def _named(self) -> str:
+        return ", ".join(server.url for server in self.servers)

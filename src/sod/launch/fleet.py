@@ -1,0 +1,39 @@
+"""All servers of a run: started side by side, ended together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import final
+
+from sod.launch.server import Server
+
+
+@final
+@dataclass(frozen=True)
+class Fleet:
+    """Servers in the order in which they are started."""
+
+    servers: Sequence[Server] = ()
+
+    def start(self) -> None:
+        """Start all; they may answer later. Raises SodError where one cannot start, and leaves none behind."""
+        try:
+            for server in self.servers:
+                server.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def wait_ready(self) -> None:
+        """Return once all serve. Raises SodError for the first that does not."""
+        for server in self.servers:
+            server.wait_ready()
+
+    def close(self) -> None:
+        """End all at the same time. Safe to call twice."""
+        if not self.servers:
+            return
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            list(pool.map(Server.close, self.servers))

@@ -1,0 +1,282 @@
+"""A server that a run starts, watches and ends: a process under a keeper, spoken to by HTTP.
+
+A server that ended by itself, with whatever exit code, is started again after a pause that doubles, up to a number of
+times. Who speaks to it sees a connection break, waits by `wait_ready`, and finds `starts` higher than before: whatever
+the server was told by then (weights above all) has to be told again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, final
+
+import httpx
+
+from sod.launch.ports import refuse_used
+from sod.pipes import end
+from sod.records import SodError
+from sod.runlog.files import writing
+
+KEEPER: Final = Path(__file__).with_name("keeper.py")
+GRACE_SECONDS: Final = 10.0
+"""How long a server may take to end when it is asked to; then it is killed."""
+PROBE_SECONDS: Final = 0.25
+"""Between two looks whether it answers."""
+ANSWER_SECONDS: Final = 5.0
+HEALTHY_SECONDS: Final = 600.0
+"""A server that has run for so long has its restarts all back: only what dies again and again is given up."""
+SHOWN_LINES, SHOWN_CHARS = 12, 2_000
+NOT_INHERITED: Final = frozenset(
+    {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "GLIBC_TUNABLES", "SOD_ALLOCATOR"}
+    | {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
+    | {"ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}
+)
+"""Variables that say something of this process alone: its Python, its allocator, its rank."""
+
+
+@final
+@dataclass(frozen=True)
+class ServerPlan:
+    """What a server is: `command` begins with its program, `environment` is set beside what this process has.
+
+    It listens on `port` of this machine and answers GET `health` with HTTP 200 once it serves. `where` begins every
+    message about what the user can change, `devices` says where it computes.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    health: str = "/health"
+    where: str = "launch"
+    devices: tuple[str, ...] = ("cpu",)
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def refuse_used_port(self) -> None:
+        """Raises SodError where somebody listens there."""
+        refuse_used(self.port, self.where)
+
+
+@final
+@dataclass(frozen=True)
+class Patience:
+    """How long a server may take to answer for the first time, how often it is started again, and the pause before the
+    first of these (seconds; doubled for each that follows, a minute at most).
+    """
+
+    start_seconds: float = 600.0
+    restarts: int = 3
+    backoff_seconds: float = 1.0
+
+
+@final
+class Server:
+    """One server, started once and ended by `close`; its output goes to the end of `log`.
+
+    Safe to use from several threads. `notice` hears, in a thread of ours, of every restart.
+    """
+
+    def __init__(self, plan: ServerPlan, log: Path, patience: Patience, notice: Callable[[str], None]) -> None:
+        self.plan, self.log, self.patience = plan, log, patience
+        self.starts = 0
+        """How often it was started: who told it something remembers at which start."""
+        self._notice = notice
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
+        self._failures = 0
+        """Ends in a row, none of them after a long life."""
+        self._has_served = False
+        self._given_up: str | None = None
+        self._closing = threading.Event()
+        self._supervisor: threading.Thread | None = None
+
+    @property
+    def name(self) -> str:
+        """In messages and its log's name."""
+        return self.plan.name
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.plan.url
+
+    def start(self) -> None:
+        """Start it, and watch it from then on; it may answer later. Raises SodError where its port is in use."""
+        self.plan.refuse_used_port()
+        self._spawn()
+        self._supervisor = threading.Thread(target=self._supervise, name=f"watches {self.name}", daemon=True)
+        self._supervisor.start()
+
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        process = self._process
+        return process is not None and process.poll() is None
+
+    def ready(self) -> bool:
+        """Whether it answers that it serves."""
+        if not self.alive():
+            return False
+        try:
+            with httpx.Client(trust_env=False, timeout=ANSWER_SECONDS) as client:
+                well = client.get(self.url + self.plan.health).status_code == httpx.codes.OK
+        except (httpx.HTTPError, OSError):
+            return False
+        self._has_served = self._has_served or well
+        return well
+
+    def wait_ready(self, seconds: float | None = None) -> None:
+        """Return once it serves. None: as long as its patience says.
+
+        Raises SodError, with the end of its log, where it has been given up and where it takes longer.
+        """
+        patience = self.patience.start_seconds if seconds is None else seconds
+        until = time.monotonic() + patience
+        while not self.ready():
+            self.refuse_given_up()
+            if time.monotonic() >= until:
+                raise SodError(
+                    f"{self.name}: does not answer within {patience:g} s; give it longer by launch.start_seconds, or "
+                    f"see {self.log}{self.said()}"
+                )
+            time.sleep(PROBE_SECONDS)
+
+    def refuse_given_up(self) -> None:
+        """Raises SodError where it ended and is not started again."""
+        if self._given_up is not None:
+            raise SodError(self._given_up)
+
+    def restart(self) -> None:
+        """End one that lives and does no good; it is started again as one that ended by itself, which this counts as.
+
+        Returns when its process is gone.
+        """
+        process = self._process
+        if process is not None:
+            _ended(process)
+
+    def close(self) -> None:
+        """End it and all that it started. Safe to call twice."""
+        self._closing.set()
+        if self._process is not None:
+            _ended(self._process)
+        if self._supervisor is not None and self._supervisor is not threading.current_thread():
+            self._supervisor.join()
+
+    def said(self) -> str:
+        """The last lines of its log, for a message; nothing where there are none."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - SHOWN_CHARS))
+                lines = file.read().decode("utf-8", "replace").split("\n")[-SHOWN_LINES - 1 :]
+        except OSError:
+            return ""
+        shown = "\n".join(line.rstrip() for line in lines if line.strip())
+        return f"; it said at last:\n{shown}" if shown else ""
+
+    def _spawn(self) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+        with writing(self.log):
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            output = open(self.log, "ab")  # noqa: SIM115  closed below, as soon as the process has it
+        with output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(KEEPER), str(GRACE_SECONDS), *self.plan.command],
+                env={**inherited, **self.plan.environment},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C at the terminal is for the run, which ends its servers in order
+            )
+        self._began = time.monotonic()
+        self.starts += 1
+
+    def _supervise(self) -> None:
+        """Wait for its end, and start it again, until it is closed or given up."""
+        while self._process is not None:
+            code = self._process.wait()
+            end(self._process)
+            if code < 0:  # the keeper was killed
+                _kill_group(self._process.pid)
+            if self._closing.is_set():
+                return
+            if time.monotonic() - self._began > HEALTHY_SECONDS:
+                self._failures = 0
+            self._failures += 1
+            if not self._has_served or self._failures > self.patience.restarts:
+                self._give_up(self._why_given_up(code))
+                return
+            pause = min(60.0, self.patience.backoff_seconds * 2 ** (self._failures - 1))
+            self._notice(
+                f"{self.name} ended ({_in_words(code)}) and is started again in {pause:g} s, "
+                f"{self._failures} of {self.patience.restarts} times (launch.restarts); see {self.log}"
+            )
+            if self._closing.wait(pause):
+                return
+            self._start_again()
+
+    def _start_again(self) -> None:
+        try:
+            self._spawn()
+        except (SodError, OSError) as error:
+            self._give_up(f"{self.name}: cannot be started again: {error}")
+            self._process = None
+            return
+        if self._closing.is_set():  # closed while it was being started
+            assert self._process is not None
+            _ended(self._process)
+
+    def _give_up(self, why: str) -> None:
+        self._given_up = why
+        if self._has_served:  # else it is waited for, and who waits is told
+            self._notice(why)
+
+    def _why_given_up(self, code: int) -> str:
+        if not self._has_served:
+            return f"{self.name}: ended before it served ({_in_words(code)}); see {self.log}{self.said()}"
+        return (
+            f"{self.name}: ended for the {_nth(self._failures)} time in a row ({_in_words(code)}) and is given up; "
+            f"mend what ends it, or set launch.restarts higher; see {self.log}{self.said()}"
+        )
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    """End a keeper and what it keeps: in order while there is time, else by force."""
+    if process.stdin is not None:
+        with suppress(OSError):
+            process.stdin.close()  # the keeper's sign
+    try:
+        process.wait(GRACE_SECONDS + 5.0)
+    except subprocess.TimeoutExpired:
+        _kill_group(process.pid)
+        process.wait()
+
+
+def _kill_group(keeper: int) -> None:
+    """Kill what is left of a session whose keeper cannot do that."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(keeper, signal.SIGKILL)
+
+
+def _in_words(code: int) -> str:
+    """An exit code of a keeper."""
+    if code == -signal.SIGKILL or code == 128 + signal.SIGKILL:
+        return "killed; out of memory?"
+    number = -code if code < 0 else code - 128
+    return f"signal {number}" if number in range(1, 65) else f"exit code {code}"
+
+
+def _nth(number: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")

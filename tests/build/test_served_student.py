@@ -1,0 +1,194 @@
+"""Runs whose student is sampled by a server in another process: as they should be, and with a server that is killed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engines.serving import Serving, stand_in, vllm
+from engines.vllm_bench import played, sampled
+from sod.build.training import prepare_train
+from sod.chat.render import Chat
+from sod.engines.base import Sampled, SampleRequest, Sampling
+from sod.engines.sampler import log_probs
+from sod.engines.vllm import VllmEngine
+from sod.engines.vllm_push import FilePusher
+from sod.models.load import load_model, save_model
+from sod.models.scratch import new_qwen3
+from sod.models.support import Support
+from sod.recipe import EngineSpec, Recipe
+from sod.tasks import chain
+from sod.tasks.files import write_tasks
+
+LONGEST = 280
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, chat: Chat) -> Path:
+    """A student with heads that vLLM's build for CPUs has kernels for, and tasks."""
+    place = tmp_path_factory.mktemp("served")
+    student = new_qwen3(chat.tokenizer, layers=2, hidden=128, heads=2, ffn=128, context=2048, seed=5)
+    save_model(student, chat.tokenizer, chat.template, chat.end_id, place / "model")
+    splits = chain.splits({"train": 4}, 2, 3, seed=1)
+    write_tasks(place / "train.parquet", [chain.as_task(c, n) for n, c in enumerate(splits["train"])])
+    return place
+
+
+@pytest.fixture
+def served() -> Iterator[list[Serving]]:
+    """The servers of a test, ended after it."""
+    servers: list[Serving] = []
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+def recipe(place: Path, server: Serving, steps: int = 2) -> Recipe:
+    content: dict[str, Any] = {
+        "student": {"path": str(place / "model")},
+        "chat": {"template": "hermes"},
+        "data": {"train": str(place / "train.parquet")},
+        "tools": {"python": None},
+        "engine": {"kind": "vllm", "urls": [server.url], "push_dir": str(place), "restart_seconds": 600.0},
+        "rollout": {"prompts": 2, "samples": 2, "max_turns": 1, "max_prompt_tokens": LONGEST - 80}
+        | {"max_turn_tokens": 16, "max_response_tokens": 80},
+        "reward": {"overlong_buffer": 70},  # by their lengths episodes earn different rewards
+        "method": "grpo",
+        "optim": {"lr": 1e-3},
+        "train": {"steps": steps, "checkpoint_every": steps},
+    }
+    return Recipe.model_validate(content)
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    """The metrics of a run so far."""
+    path = directory / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def trained(recipe: Recipe, directory: Path, meanwhile: Callable[[], None] = lambda: None) -> tuple[Any, ...]:
+    """A run's metrics and weights, and what was told of it; `meanwhile` runs beside it."""
+    told: list[str] = []
+    job = prepare_train(recipe, directory, False, told.append)
+    beside = threading.Thread(target=meanwhile, daemon=True)
+    beside.start()
+    try:
+        job.start([])
+    finally:
+        job.close()
+    beside.join(600.0)
+    saved = sorted(directory.glob("checkpoints/*/model/model.safetensors"))[-1]
+    return rows(directory), load_file(saved), told
+
+
+def killed_after_a_step(server: Serving, directory: Path) -> Callable[[], None]:
+    """Kills the server while the second step samples, and starts it again."""
+
+    def kill() -> None:
+        while not rows(directory):
+            time.sleep(0.01)
+        time.sleep(0.3)
+        server.kill()
+        server.start()
+
+    return kill
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_in_a_step_changes_nothing(place: Path, served: list[Serving], tmp_path: Path) -> None:
+    """Its turns are sampled again with the same noise, by the weights of then."""
+    server = stand_in(place / "model", tmp_path / "log", seconds=0.25)
+    served.append(server)
+    server.start()
+    server.wait()
+    whole, weights, told = trained(recipe(place, server), tmp_path / "whole")
+    assert told == []
+    assert [row["retries"] for row in whole] == [0.0] * 2
+    assert max(row["train_inference_gap"] for row in whole) < 1e-5
+    run = tmp_path / "killed"
+    after, again, told = trained(recipe(place, server), run, killed_after_a_step(server, run))
+    assert sum(row["retries"] for row in after) >= 1.0
+    assert [row["faults"] for row in after] == [0.0] * 2
+    assert [line.split(": ")[0] for line in told] == [server.url] * 2  # that it died, and that it is back
+    assert equal(weights, again)
+    assert not equal(weights, load_file(place / "model" / "model.safetensors"))
+    assert list(place.glob("sod-weights-*")) == []
+
+
+@pytest.fixture(scope="module")
+def vllm_server(place: Path) -> Iterator[Serving]:
+    """vLLM with the student; it takes most of a minute to start."""
+    server = vllm(place / "model", place / "vllm.log", LONGEST)
+    server.start()
+    server.wait()
+    yield server
+    server.kill()
+
+
+def away(model: Any, prompt: Sequence[int], turn: Sampled, sampling: Sampling) -> float:
+    """How far a turn's log-probabilities are from the model's in double precision, at most."""
+    ids = torch.tensor([[*prompt, *turn.token_ids]])
+    with torch.no_grad():
+        logits_TV = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+    expected_T = log_probs(logits_TV, sampling).gather(1, torch.tensor(turn.token_ids)[:, None])[:, 0]
+    return float((expected_T - torch.tensor(turn.logps)).abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_vllm_samples_as_the_trainer_does(vllm_server: Serving, place: Path, chat: Chat) -> None:
+    """Before and after a push, with and without truncation; a second turn is computed from the first one's cache."""
+    model = load_model(str(place / "model"), "float32", Support.of(chat.tokenizer))
+    spec = EngineSpec(kind="vllm", urls=[vllm_server.url])
+    told: list[str] = []
+    pusher = FilePusher(str(place / "pushed"))
+    engine = VllmEngine(model, chat.stop_ids, [vllm_server.url], spec, pusher, LONGEST, 8, told.append)
+    prompt = list(range(40, 140))
+    turns: dict[str, Sampled] = {}
+    for sampling in (Sampling(), Sampling(0.7), Sampling(0.7, 0.9, 20)):
+        for _ in range(2):
+            again = played(engine, [SampleRequest("e", prompt, 24, 3)], sampling)["e"]
+            turns.setdefault(str(sampling), sampled(again))
+            assert again.token_ids == turns[str(sampling)].token_ids
+        assert away(model, prompt, sampled(again), sampling) < 1e-5
+    before = engine.cached_tokens
+    longer = [*prompt, *turns[str(Sampling())].token_ids, *range(50, 60)]
+    second = sampled(played(engine, [SampleRequest("e", longer, 24, 3)], Sampling())["e"])
+    assert engine.cached_tokens - before >= 96  # in blocks of 32
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1.1)
+    engine.sync(other)
+    before = engine.cached_tokens
+    after = sampled(played(engine, [SampleRequest("e", longer, 24, 3)], Sampling())["e"])
+    assert engine.cached_tokens == before  # of other weights
+    assert away(other, longer, after, Sampling()) < 1e-5 < 1e-2 < away(model, longer, after, Sampling())
+    assert (second.version, after.version, told) == (0, 1, [])
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_vllm_is_killed_in_a_step(vllm_server: Serving, place: Path, tmp_path: Path) -> None:
+    """The step goes on when it is back; in every step its log-probabilities are the trainer's."""
+    run = tmp_path / "run"
+    found, _, told = trained(recipe(place, vllm_server), run, killed_after_a_step(vllm_server, run))
+    assert max(row["train_inference_gap"] for row in found) < 1e-5
+    assert sum(row["retries"] for row in found) >= 1.0
+    assert [row["faults"] for row in found] == [0.0] * 2
+    assert [line.split(": ")[0] for line in told] == [vllm_server.url] * 2
