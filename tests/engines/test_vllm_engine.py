@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from engines.vllm_bench import PROMPT, STOPS, Bench, asked, finished, played, sampled
 from sod.engines.base import Sampled, SampleRequest, Sampling
@@ -25,6 +26,7 @@ from sod.engines.vllm_wire import read_turn
 from sod.models.lora import merged, merged_state, new_adapter
 from sod.models.support import Support, limit_to
 from sod.recipe import EngineSpec, LoraSpec
+from sod.recipe.keys.engine import KEY_VARIABLE
 from sod.records import Fault, FaultKind, SodError
 
 
@@ -408,3 +410,32 @@ def test_so_many_turns_are_under_way_at_a_server(model: Any, bench: Bench) -> No
     assert {session: sampled(turn) for session, turn in ended.items() if session not in faults} == {
         session: turn for session, turn in played(engine, asked(6, new=1)).items() if session not in faults
     }
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"urls": ["http://me:secret@here:8000"]}, "put the key into the environment variable SOD_ENGINE_API_KEY"),
+        ({"urls": ["here:8000"]}, "'here:8000' is not a url"),
+        ({"urls": ["http://here:8000", "http://here:8000/"]}, "names a server twice"),
+        ({"urls": []}, "at least 1 item"),
+        ({"options": ["--dtype=half"]}, "--dtype=half is ours to set"),
+    ],
+)
+def test_a_section_that_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EngineSpec(kind="vllm", **keys)
+
+
+def test_the_key_goes_to_the_server(model: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = bench.server(model)
+    monkeypatch.setenv(KEY_VARIABLE, "a secret")
+    with pytest.raises(SodError, match=f"{KEY_VARIABLE}: a key has printable ASCII characters alone"):
+        bench.engine(model, [server])
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    engine = bench.engine(model, [server])
+    assert server.served.keys == {"Bearer secret"}
+    server.served.behaviour.failing.append((400, "is it secret?"))
+    fault = played(engine, asked(1))["e0"]
+    assert isinstance(fault, Fault)
+    assert fault.detail.endswith("HTTP 400: is it ***?")
