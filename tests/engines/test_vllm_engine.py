@@ -74,6 +74,7 @@ def test_a_turn_that_is_sampled_again_is_the_same(model: Any, bench: Bench) -> N
     assert later != first["e0"]
 
 
+@pytest.mark.slow
 def test_an_episode_stays_at_its_server(model: Any, bench: Bench) -> None:
     servers = [bench.server(model), bench.server(model)]
     engine = bench.engine(model, servers)
@@ -111,6 +112,7 @@ def test_sync_brings_the_trainers_weights(
     assert list((bench.folder / "pushed").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_server_with_other_weights_gets_the_trainers(
     model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -196,6 +198,7 @@ def test_a_request_that_is_refused_is_not_tried_again(model: Any, bench: Bench) 
     assert engine.deaths == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_gives_its_episodes_to_another(
     model: Any, bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -211,6 +214,7 @@ def test_a_server_that_dies_gives_its_episodes_to_another(
     assert engine.deaths == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_started_again_gets_the_current_weights(
     model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -239,6 +243,7 @@ def test_a_server_that_was_started_again_unseen_is_seen_by_its_weights(model: An
     assert played(engine, asked(1)) == expected
 
 
+@pytest.mark.slow
 def test_no_server_is_waited_for_for_ever(model: Any, bench: Bench) -> None:
     server = bench.server(model)
     engine = bench.engine(model, [server], restart_seconds=0.2)
@@ -261,6 +266,7 @@ def test_a_turn_that_takes_too_long_is_a_fault(model: Any, bench: Bench) -> None
     assert time.monotonic() - started < 20.0
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_with_another_model_stops_the_run(model: Any, bench: Bench) -> None:
     server = bench.server(model)
     engine = bench.engine(model, [server])
@@ -286,6 +292,7 @@ def test_what_the_contract_refuses(model: Any, bench: Bench) -> None:
             call()
 
 
+@pytest.mark.slow
 def test_rows_without_a_token_are_never_sampled(
     model: Any, tokenizer: Any, bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -395,6 +402,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, model: Any) ->
         FilePusher(str(tmp_path / "file")).prepare(model, "w-0")
 
 
+@pytest.mark.slow
 def test_so_many_turns_are_under_way_at_a_server(model: Any, bench: Bench) -> None:
     """What waits for its place when a server dies goes elsewhere, and is no fault."""
     servers = [bench.server(model, seconds=0.1), bench.server(model)]
