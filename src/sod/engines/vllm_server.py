@@ -23,6 +23,8 @@ VERSIONS = (0, 32), (0, 33)
 CONNECT_SECONDS = 10.0
 CONTROL_SECONDS = 60.0
 """Time limit of a request that samples nothing; pushing weights has its own."""
+SAMPLE_SECONDS = 600.0
+"""Time limit of a request that samples a token: the first of a server may have it compile its kernels."""
 SHOWN_CHARS = 300
 KEPT_ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -166,7 +168,7 @@ async def _refuse_without_routes(server: Server) -> None:
         ) from error
     try:
         one = {"temperature": 1.0, "max_tokens": 1, "detokenize": False}
-        await server.post("/inference/v1/generate", {"token_ids": [0], "sampling_params": one})
+        await server.post("/inference/v1/generate", {"token_ids": [0], "sampling_params": one}, SAMPLE_SECONDS)
     except ServerFaultError as error:
         raise SodError(
             f"{server.url}: does not sample by token ids ({error.fault.detail.removeprefix(server.url)[2:]}); start it "
