@@ -14,6 +14,7 @@ from typing import Any, final
 
 import torch
 
+from sod.models.sharded import whole_tensor
 from sod.recipe import OptimSpec
 from sod.records import SodError
 
@@ -74,7 +75,8 @@ class Optimizer:
 
         Raises NonFiniteError before any weight or moment has changed; the gradients are dropped.
         """
-        norm = float(torch.nn.utils.get_total_norm([m.grad for m in self._masters if m.grad is not None]))
+        gradients = [m.grad for m in self._masters if m.grad is not None]
+        norm = float(whole_tensor(torch.nn.utils.get_total_norm(gradients)))
         if not math.isfinite(norm):
             self._adamw.zero_grad(set_to_none=True)
             raise NonFiniteError(f"step {step}: the gradient norm is {norm}; this update changed no weight")

@@ -21,6 +21,7 @@ from sod.evaluation.hints import Hints
 from sod.models.lora import dropping
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
+from sod.models.ranks import ALONE, Ranks
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
 from sod.objective.methods import Method, Signal, rated
@@ -52,6 +53,8 @@ class Run:
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
+    With several `ranks` each has a run: rank 0's gathers and reports, and all learn. There the other ranks' `rollout` is
+    never asked to play.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
     score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
@@ -73,6 +76,7 @@ class Run:
     hints: Hints | None = None
     span_measure: SpanMeasure | None = None
     settle: Callable[[], None] = nothing_to_wait_for
+    ranks: Ranks = ALONE
     teacher_health: FaultWindow = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,10 +126,12 @@ def train_step(run: Run, step: int) -> StepReport:
     run.clock, whole = Clock(settle=run.settle), Clock(settle=run.settle)
     with whole.timed("step"):
         with naming_phase("sampling"):
-            gathered = gather(run, step)
-        if run.hints is not None:
+            gathered, batch = handed_out(run, step)
+        if run.hints is not None and gathered is not None:
             run.hints.look(gathered.tasks, gathered.collected.groups)
-        learned = learn(run, gathered.batch, step)
+        learned = learn(run, batch, step)
+    if gathered is None:
+        return StepReport(step, learned.updates)
     return describe(
         step=step,
         tasks=gathered.tasks,
@@ -139,6 +145,18 @@ def train_step(run: Run, step: int) -> StepReport:
         seconds=whole.total,
         tools=run.tools,
     )
+
+
+def handed_out(run: Run, step: int) -> tuple[Gathered | None, TokenBatch]:
+    """What rank 0 has gathered, None on the others, and its batch on all of them. Raises as `gather`, on all."""
+    own: list[Gathered] = []
+
+    def batch() -> TokenBatch:
+        own.append(gather(run, step))
+        return own[0].batch
+
+    shared = run.ranks.shared(batch)
+    return (own[0], own[0].batch) if own else (None, shared)
 
 
 def gather(run: Run, step: int) -> Gathered:
@@ -170,7 +188,7 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     updates, signal = updater(run), None
     if batch.scores is not None and batch.scores.old_BT is not None:
         batch, signal = updates.weighed(batch, step)
-    with run.clock.timed("update"), dropping(run.student, run.recipe.seed, step), naming_phase("the update"):
+    with run.clock.timed("update"), dropping(run.student, run.ranks.seed(run.recipe.seed), step), naming_phase("the update"):
         updated = updates.update(batch, step)
     if signal is None:  # only now are the old log-probabilities known
         batch, signal = updates.weighed(updated.batch, step)
@@ -250,7 +268,7 @@ def old_logps(run: Run, batch: TokenBatch, source: OldSource) -> Tensor | None:
 def trainer_logps(run: Run, batch: TokenBatch) -> Tensor:
     """The trainer's log-probabilities of the batch under the weights that sampled it. Shape B x T."""
     with run.measured.old(batch):
-        return score(run.student, batch, run.recipe.optim.micro_batch_tokens, run.recipe.rollout.temperature)
+        return score(run.student, batch, run.recipe.optim.micro_batch_tokens, run.recipe.rollout.temperature, run.ranks)
 
 
 def updater(run: Run) -> Updater:
@@ -267,6 +285,7 @@ def updater(run: Run) -> Updater:
         dumps=run.dumps,
         measured=run.measured,
         span_measure=run.span_measure,
+        ranks=run.ranks,
     )
 
 
