@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +25,16 @@ from sod.models.sharded import whole_tensor
 from sod.objective.aggregation import loss_weights
 from sod.objective.batch import TokenBatch
 from sod.objective.methods import rated
+from sod.objective.scores import TeacherScores
 from sod.recipe import LoraSpec, Recipe
+from sod.records import SodError
+from sod.runlog import RunLog
 from sod.teachers.local import LocalTeacher
+from sod.training import checkpoint
+from sod.training.loop import InterruptedRunError, Plan, Trainee, run_steps
 from sod.training.optim import Optimizer
+from sod.training.report import StepReport
+from sod.training.shards import has_shards, read_shards, write_shards
 from sod.training.step import Run, learn, scored, updater
 from sod.training.update import Figures
 
@@ -87,14 +96,17 @@ def make_run(
     recompute: bool = False,
     lora: bool = False,
     dtype: torch.dtype = torch.float32,
+    start: Path | None = None,
     **optim: Any,
 ) -> Run:
-    """A run whose engine does nothing: what is learned from is given."""
+    """A run whose engine does nothing: what is learned from is given. `start`: the weights to begin with."""
     settings = {"lr": 1e-2, "micro_batch_tokens": 70, "clip_grad": 0.5, "recompute": recompute, **optim}
     recipe = Recipe.model_validate(
         {"student": {"path": "tiny"}, "method": method, "optim": settings, "rollout": {"prompts": 4, "samples": 2}}
     )
     student = tiny(1, tied, dtype)
+    if start is not None:
+        student.load_state_dict(torch.load(start))
     if lora:
         new_adapter(student, LoraSpec(rank=4), 0, "tiny")
     if recompute:
@@ -164,22 +176,142 @@ def _gradient(run: Run) -> dict[str, Any]:
     return {"gradient": whole(grads), "logp": logp_BT, "teacher": teacher, "loss": loss}
 
 
-def steps(ranks: Ranks, directory: Path, count: str = "3") -> dict[str, Any]:
-    """Weights and figures after so many steps of two updates each, clipped."""
-    run = make_run(directory, ranks, mini_batch_prompts=2)
-    figures = [learn(run, uneven_batch(10 + step, 8), step).updates for step in range(1, int(count) + 1)]
-    return {"weights": weights(run.student), "figures": figures}
-
-
 def sampled(ranks: Ranks, directory: Path) -> dict[str, Any]:
     """Log-probabilities of a model in bfloat16, and in float32; how the weights of the former are kept."""
     run = make_run(directory, ranks, dtype=torch.bfloat16)
+    stored = str(run.student.lm_head.weight.dtype)
     logp_BT = score(run.student, uneven_batch(3, 7), 70, ranks=ranks)
     exact_BT = score(tiny(1), uneven_batch(3, 7), 70, ranks=ranks)
-    return {"logp": logp_BT, "float32": exact_BT, "stored": str(run.student.lm_head.weight.dtype)}
+    return {"logp": logp_BT, "float32": exact_BT, "stored": stored}
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {"gradients": gradients, "steps": steps, "sampled": sampled}
+def steps(ranks: Ranks, directory: Path, first: int = 1, last: int = 6) -> dict[str, Any]:
+    """Weights and figures after steps of two updates each, clipped, without an interruption."""
+    run = make_run(directory, ranks, mini_batch_prompts=2)
+    figures = [one_step(run, step).metrics for step in range(first, last + 1)]
+    return {"weights": weights(run.student), "figures": figures}
+
+
+def one_step(run: Run, step: int) -> StepReport:
+    """Learn from a batch of the step's own."""
+    return StepReport(step, learn(run, uneven_batch(10 + step, 8), step).updates)
+
+
+def run_log(ranks: Ranks, directory: Path) -> RunLog:
+    """The directory of a run, made by rank 0."""
+    return ranks.shared(lambda: RunLog.create(directory, {"seed": 0}, 0))
+
+
+def trainee(run: Run) -> Trainee:
+    """What is saved of a run: in pieces where there are ranks, as everywhere else where there are none."""
+    copy = tiny(1) if run.ranks.first else None
+
+    def save_model(directory: Path) -> None:
+        assert copy is not None
+        torch.save(copy.state_dict(), directory / "weights.pt")
+
+    def write(directory: Path) -> None:
+        if run.ranks.count > 1:
+            from sod.models.parallel import gather_into
+
+            write_shards(directory, run.optimizer, run.ranks)
+            gather_into(copy, run.student)
+        else:
+            copy.load_state_dict(run.student.state_dict())
+
+    def state() -> dict[str, Any]:
+        return {"optimizer": run.optimizer.state() if run.ranks.count == 1 else {"shards": run.ranks.count}}
+
+    return Trainee(state, save_model, write, run.ranks)
+
+
+def interrupted(ranks: Ranks, directory: Path) -> dict[str, Any]:
+    """A run of which the last rank alone is asked to stop, in its third step."""
+    run = make_run(directory, ranks, mini_batch_prompts=2)
+    log = run_log(ranks, directory / f"run-of-{ranks.count}")
+
+    def take_step(step: int) -> StepReport:
+        if step == 3 and ranks.number == ranks.count - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return one_step(run, step)
+
+    said = ""
+    try:
+        run_steps(Plan(6, 100, 2, "hash"), log, 0, take_step, trainee(run), [])
+    except InterruptedRunError as error:
+        said = f"{error.exit_code}: {error}"
+    return {"said": everybodys(ranks, said), "logged": [row["step"] for row in log.metrics()]}
+
+
+def resumed(ranks: Ranks, directory: Path, source: str = "2") -> dict[str, Any]:
+    """Weights after step 6 of the run that so many processes were interrupted in."""
+    (_, saved), *_ = RunLog.open(directory / f"run-of-{source}").checkpoints()
+    point = checkpoint.load(saved, "hash")
+    run = make_run(directory, ranks, start=point.model / "weights.pt", mini_batch_prompts=2)
+    if has_shards(saved):
+        checkpoint.restore(point, "optimizer", lambda _: read_shards(saved, run.optimizer, ranks))
+    else:
+        checkpoint.restore(point, "optimizer", run.optimizer.load)
+    for step in range(point.step + 1, 7):
+        one_step(run, step)
+    return {"weights": weights(run.student), "done": point.step}
+
+
+def refused(ranks: Ranks, directory: Path) -> dict[str, Any]:
+    """What is said on each rank of a gradient that is infinite on one, and of a score that is on one no number."""
+    run = make_run(directory, ranks)
+    before = weights(run.student)
+    batch = uneven_batch(3, 8)
+    said = {}
+    reward_B = batch.reward_B.clone()
+    reward_B[0] = float("inf")
+    said["gradient"] = everybodys(ranks, complaint(run, batch.filled(reward_B=reward_B)))
+    scores = run.teacher
+    run.teacher = Babbler(0)
+    said["score"] = everybodys(ranks, complaint(run, batch))
+    run.teacher = scores
+    after = weights(run.student)
+    same = all(bool(torch.equal(before[name], after[name])) for name in before)
+    dumped = sorted(path.name for path in run.dumps.iterdir())
+    return {"said": said, "same": same, "after": complaint(run, batch), "dumped": dumped}
+
+
+def complaint(run: Run, batch: TokenBatch) -> str:
+    """Why a batch cannot be learned from."""
+    try:
+        learn(run, batch, 1)
+    except SodError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+class Babbler:
+    """A teacher whose score of one row is no number."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+
+    def score(self, batch: TokenBatch, episodes: Any, need: Any) -> TeacherScores:
+        logp_BT = -torch.ones(batch.token_BT.shape)
+        logp_BT[self.row] = float("nan")
+        return TeacherScores(logp_BT * (batch.turn_BT > 0))
+
+
+def everybodys(ranks: Ranks, value: str) -> list[str]:
+    """The values of all ranks."""
+    return [value] if ranks.count == 1 else ranks._gathered(value)
+
+
+def together(ranks: Ranks, directory: Path) -> dict[str, Any]:
+    """All of the cases, as processes take long to start."""
+    cases = (gradients, sampled, steps, interrupted, refused)
+    found = {case.__name__: case(ranks, directory) for case in cases}
+    if ranks.count > 1:
+        found["resumed-from-1"] = resumed(ranks, directory, "1")
+    return found
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {"together": together, "resumed": resumed}
 
 
 def main(case: str, directory: str, *arguments: str) -> None:
