@@ -5,6 +5,7 @@ recipe, data, tokenizers, chat template, and only then weights.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +31,12 @@ from sod.build.job import (
     located,
     make_learner,
     prepare_torch,
-    saver,
     tell_other_device,
 )
 from sod.build.method import make_method, refuse_unmet
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
+from sod.build.ranks import Brief, heard, over_ranks, own_card, unheard
 from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
@@ -48,6 +49,7 @@ from sod.models.load import load_model
 from sod.models.lora import without_adapter
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
+from sod.models.ranks import ALONE, Ranks
 from sod.models.settle import settle_of
 from sod.models.support import Support
 from sod.objective.methods import Method
@@ -55,12 +57,14 @@ from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import ModelSpec, Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
+from sod.rollout.collect import Collector, RewardFunction, World
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
 from sod.teachers.local import LocalTeacher
 from sod.teachers.translated import TranslatedTeacher, Translation
+from sod.tools.base import Tool
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
@@ -88,17 +92,20 @@ class Inputs:
     translation: Translation | None = None
 
 
-def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
-    """A run of the recipe's method in `directory`, new or resumed.
+def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice, ranks: Ranks = ALONE) -> Job:
+    """A run of the recipe's method in `directory`, new or resumed; each of its ranks makes its own job of it.
 
     Raises SodError before anything is loaded where possible.
     """
+    notice = heard(notice, ranks)
     method = make_method(recipe.method)
     if Need.DEMONSTRATIONS in method.needs:
-        return prepare_supervised(recipe, directory, resume, notice, method)
+        return prepare_supervised(recipe, directory, resume, notice, method, ranks)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
-        inputs = checked(recipe, method, directory, resume, notice, resources)
-        run = opened(inputs, resources, notice)
+        inputs = common_inputs(
+            ranks, recipe, method, lambda: checked(recipe, method, directory, resume, notice, resources, ranks)
+        )
+        run, trainee = opened(inputs, resources, notice, ranks)
         run.hints = Hints(recipe.reward, notice, compares=Need.GROUP in method.needs)
         kept = resources.pop_all()
     plan = Plan(
@@ -111,16 +118,16 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     )
     return Job(
         log=RunLog(inputs.place.directory),
-        make=partial(inputs.proof.make, partial(inputs.place.make, recipe)),
+        make=partial(ranks.on_first, partial(inputs.proof.make, partial(inputs.place.make, recipe))),
         plan=plan,
         done=inputs.place.done,
         take_step=partial(train_step, run),
-        trainee=Trainee(partial(run_state, run), saver(run.student, inputs.chat)),
+        trainee=trainee,
         evaluate=partial(held_out_figures, run, inputs.held_out),
         meter=run.meter,
         models=_models(run),
         resources=kept,
-        facts=facts_of(inputs, run, plan),
+        facts=facts_of(inputs, run, plan) if ranks.first else (),
     )
 
 
@@ -141,8 +148,35 @@ def _models(run: Run) -> dict[str, Any]:
     return {"student": run.student, **teacher}
 
 
+def common_inputs(ranks: Ranks, recipe: Recipe, method: Method, check: Callable[[], Inputs]) -> Inputs:
+    """What all ranks are to make a run of: `check` reads and checks it on rank 0, and the others make models of it.
+
+    Those have no tasks, and what rank 0 finds wrong is raised on them too.
+    """
+    own: list[Inputs] = []
+
+    def brief() -> Brief:
+        own.append(check())
+        found = own[0]
+        return found.place.brief(found.recipe, () if recipe.environment is None else found.chat.tools)
+
+    told = ranks.shared(brief)
+    if own:
+        return own[0]
+    chat, translation = chats_of(told.recipe, method, _teacher_path(told.recipe, method), unheard, told.world_tools)
+    proof = Proof(told.directory, resumed=told.resumed is not None)
+    devices = find_devices(own_card(recipe, ranks), unheard)
+    return Inputs(told.recipe, method, [], [], chat, Place.of(told), proof, devices, translation)
+
+
 def checked(
-    recipe: Recipe, method: Method, directory: Path, resume: bool, notice: Notice, resources: ExitStack
+    recipe: Recipe,
+    method: Method,
+    directory: Path,
+    resume: bool,
+    notice: Notice,
+    resources: ExitStack,
+    ranks: Ranks = ALONE,
 ) -> Inputs:
     """Everything that a run reads before it loads weights. Raises SodError for what is wrong, cheapest first.
 
@@ -158,7 +192,7 @@ def checked(
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
-    devices = find_devices(recipe, notice)
+    devices = find_devices(own_card(recipe, ranks), notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
@@ -190,21 +224,30 @@ def checked(
     return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, translation)
 
 
-def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
-    """The live objects of a run; what must be closed after it is left to `resources`.
+@final
+@dataclass(frozen=True)
+class Stage:
+    """What episodes are played with beside a model: on rank 0 alone, where there are several."""
+
+    tools: Mapping[str, Tool]
+    world: World | None
+    reward_function: RewardFunction
+
+
+def opened(
+    inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn, ranks: Ranks = ALONE
+) -> tuple[Run, Trainee]:
+    """The live objects of a run, and what its checkpoints are made of; what must be closed is left to `resources`.
 
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
-    judged = [*inputs.tasks, *inputs.held_out]
-    tools = make_tools(recipe, resources, chat.tokenizer, notice)
-    world = make_world(recipe, resources)
-    reward_function = make_reward_function(recipe, resources, judged, notice)
-    refuse_unhealthy(tools)
+    stage = ranks.on_first(lambda: _stage(inputs, resources, notice))
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
-    support = Support.of(chat.tokenizer)
-    devices = inputs.devices
-    learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
+    support, devices = Support.of(chat.tokenizer), inputs.devices
+    learner = make_learner(
+        recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice, ranks
+    )
     meter = Meter(recipe.train.profile)
     translation = inputs.translation
     theirs = support if translation is None else Support.of(translation.teacher.chat.tokenizer)
@@ -216,7 +259,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teacher if teacher is None or translation is None else TranslatedTeacher(teacher, translation),
-        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world),
+        rollout=_rollout(inputs, stage, learner, meter, notice),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -224,15 +267,39 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         privileged=_privileged(method, chat),
         meter=meter,
         tools=chat.tools,
+        ranks=ranks,
     )
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
-    if teacher is not None and Need.TEACHER_EPISODES in method.needs:
-        run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model, None, notice, world)
+    if teacher is not None and stage is not None and Need.TEACHER_EPISODES in method.needs:
+        run.expert = make_collector(
+            recipe, chat, stage.tools, stage.reward_function, teacher.model, None, notice, stage.world
+        )
         resources.callback(run.expert.engine.close)
-    return run
+    return run, learner.trainee(partial(run_state, run), chat)
+
+
+def _stage(inputs: Inputs, resources: ExitStack, notice: Notice) -> Stage:
+    recipe = inputs.recipe
+    tools = make_tools(recipe, resources, inputs.chat.tokenizer, notice)
+    world = make_world(recipe, resources)
+    reward_function = make_reward_function(recipe, resources, [*inputs.tasks, *inputs.held_out], notice)
+    refuse_unhealthy(tools)
+    return Stage(tools, world, reward_function)
+
+
+def _rollout(inputs: Inputs, stage: Stage | None, learner: Learner, meter: Meter, notice: Notice) -> Collector:
+    """The rollout of this process; with several ranks all push weights to it, and rank 0 plays."""
+    recipe, chat, own = inputs.recipe, inputs.chat, None
+    if stage is not None:
+        own = make_collector(
+            recipe, chat, stage.tools, stage.reward_function, learner.sampled, meter, notice, stage.world
+        )
+        if learner.ranks.count == 1:
+            return own
+    return over_ranks(own, chat, recipe, learner.whole, learner.ranks)
 
 
 def run_state(run: Run) -> State:
@@ -303,7 +370,7 @@ def make_teacher(
         if weights is None:
             weights = load_model(spec.path, spec.dtype, support, device)
         compile_where_wanted(weights, recipe.optim, notice)
-    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
+    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter, learner.ranks)
 
 
 def _shared(recipe: Recipe, spec: ModelSpec, method: Method, learner: Learner, device: torch.device) -> Any | None:

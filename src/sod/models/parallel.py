@@ -62,7 +62,9 @@ def join() -> Ranks:
             distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", timeout=PATIENCE)
     except (KeyError, ValueError, RuntimeError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SodError(f"cannot meet the other ranks ({said:.200}); start them with torchrun, or without RANK") from error
+        raise SodError(
+            f"cannot meet the other ranks ({said:.200}); start them with torchrun, or without RANK"
+        ) from error
     return ranks
 
 
@@ -107,7 +109,7 @@ def gather_into(whole: Any | None, model: Any) -> None:
 
 
 def like_pieces(tensor: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, in pieces as `piece` is; itself where that is whole. Nothing is sent: every rank has all of it."""
+    """A whole tensor, in pieces as `piece` is; itself where that is whole. Nothing is sent: each rank has all of it."""
     if not isinstance(piece, DTensor):
         return tensor
     from torch.distributed.tensor import distribute_tensor

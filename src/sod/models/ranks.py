@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
@@ -28,6 +29,20 @@ LAUNCHED = "RANK"
 
 class LostRankError(SodError):
     """Another process of the run is gone."""
+
+    on_all_ranks = True
+
+
+class DifferenceError(SodError):
+    """The processes of a run do not agree on what it is."""
+
+    on_all_ranks = True
+
+
+class RankZeroError(SodError):
+    """What rank 0 has raised, and said, on another rank."""
+
+    on_all_ranks = True
 
 
 @final
@@ -94,9 +109,15 @@ class Ranks:
         if raised is not None:
             raise raised
         if sent[1] is not None:
-            raise SodError(sent[1])
+            raise RankZeroError(sent[1])
         made: T = sent[0]
         return made
+
+    def on_first(self, make: Callable[[], T]) -> T | None:
+        """What `make` gives on rank 0, which alone calls it; None on the others. What it raises is raised on all."""
+        made: list[T] = []
+        self.shared(lambda: made.append(make()))
+        return made[0] if made else None
 
     def complaint(self, own: str | None) -> str | None:
         """What is wrong: on this rank, or on the first of those where something is; None where all is well."""
@@ -105,6 +126,10 @@ class Ranks:
         every = self._gathered(own)
         return own or next((f"rank {number}: {said}" for number, said in enumerate(every) if said is not None), None)
 
+    def naming_losses(self) -> AbstractContextManager[None]:
+        """Inside, what torch says of a process that is gone becomes a LostRankError."""
+        return nullcontext() if self.count == 1 else naming_lost_ranks()
+
     def refuse_difference(self, value: str, what: str) -> None:
         """Raises SodError on every rank where `value`, the `what` of this one, is not the same on all."""
         if self.count == 1:
@@ -112,7 +137,7 @@ class Ranks:
         values = self._gathered(value)
         other = next((number for number, theirs in enumerate(values) if theirs != values[0]), None)
         if other is not None:
-            raise SodError(
+            raise DifferenceError(
                 f"rank {other} has another {what} than rank 0 ({values[other]:.12} and {values[0]:.12}); start all "
                 "ranks with the same files, keys and versions"
             )
@@ -152,18 +177,18 @@ def dealt(lengths: Sequence[int], hands: int) -> list[list[int]]:
     return [sorted(hand) for hand in rows]
 
 
-class naming_lost_ranks:  # noqa: N801  a context like those of contextlib, without a frame of its own
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
     """Turns what torch says inside of a process that is gone into a LostRankError; other errors pass."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_OF_LOSS):
-            raise LostRankError(
-                "another rank of the run is gone (its own message, or the kernel's, says why); go on from the newest "
-                "checkpoint with --resume RUN"
-            ) from error
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _SAID_OF_LOSS):
+            raise
+        raise LostRankError(
+            "another rank of the run is gone (its own message, or the kernel's, says why); go on from the newest "
+            "checkpoint with --resume RUN"
+        ) from error
 
 
 _SAID_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Timed out waiting")

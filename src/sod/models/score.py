@@ -111,7 +111,8 @@ def teacher_scores(
 ) -> TeacherScores:
     """What `need` asks for beside the log-probabilities, from one forward per micro-batch and without gradients.
 
-    All of it at `temperature`. Each of the ranks scores rows of its own, and gets the values of all. Raises ValueError where more tokens are wanted than the vocabulary has.
+    All of it at `temperature`. Each of the ranks scores rows of its own, and gets the values of all. Raises ValueError
+    where more tokens are wanted than the vocabulary has.
     """
     if need.k > tokens_of(model):
         raise ValueError(f"the {need.k} most probable of {tokens_of(model)} tokens were asked for")

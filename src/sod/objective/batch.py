@@ -100,7 +100,9 @@ class TokenBatch:
     @property
     def shortest(self) -> int:
         """The number of the shortest trajectory with an action token; ValueError where there is none."""
-        return min(torch.nonzero((self.turn_BT > 0).any(1)).flatten().tolist(), key=self.length_B.tolist().__getitem__)
+        lengths = self.length_B.tolist()
+        rows: list[int] = torch.nonzero((self.turn_BT > 0).any(1)).flatten().tolist()
+        return min(rows, key=lambda row: lengths[row])
 
     def micro_indices(self, budget: int, among: Sequence[int] | None = None) -> list[list[int]]:
         """Row numbers of each micro-batch: length-sorted, `rows x longest <= budget` tokens (padding counted).

@@ -23,6 +23,7 @@ NEUTRAL_KEYS: Mapping[str, str] = {
     "deterministic": "the same sums, in an order that repeats",
     "student.device": "belongs to the machine, as threads do; auto leaves it to the machine anyway",
     "teacher.device": "as student.device",
+    "parallel": "who computes it: equal up to rounding",
     "trackers": "copies of the metrics to look at",
     "train.checkpoint_every": "when the state is kept, not what it is",
     "train.keep_checkpoints": "how many of them stay",

@@ -103,8 +103,9 @@ def save(
 ) -> None:
     """Write the checkpoint of `position` at `directory`, atomically; what stands there already is set aside.
 
-    `write_more` writes further files into the directory that is being made (`being_made`). Raises SodError when it cannot be written: what was there before is untouched and no half is left. Raises ValueError
-    for a namespace that does not exist.
+    `write_more` writes further files into the directory that is being made (`being_made`). Raises SodError when it
+    cannot be written: what was there before is untouched and no half is left. Raises ValueError for a namespace that
+    does not exist.
     """
     if unknown := set(state) - set(NAMESPACES):
         raise ValueError(f"checkpoint state of {unknown.pop()!r}: the namespaces are {', '.join(NAMESPACES)}")

@@ -20,6 +20,8 @@ from sod.training.signals import on_stop_request
 class InterruptedRunError(SodError):
     """The user (or the scheduler) asked the run to stop; the checkpoint has been written."""
 
+    on_all_ranks = True
+
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
@@ -82,7 +84,7 @@ def run_steps(
             raise KeyboardInterrupt
         requests.append(number)
 
-    with on_stop_request(note):
+    with on_stop_request(note), ranks.naming_losses():
         for step in range(done + 1, plan.steps + 1):
             report = take_step(step)
             if ranks.first:

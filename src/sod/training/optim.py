@@ -25,6 +25,8 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class NonFiniteError(SodError):
     """A loss or gradient is NaN or infinite; the weights have not been touched."""
 
+    on_all_ranks = True
+
 
 @final
 @dataclass(frozen=True)
@@ -96,7 +98,12 @@ class Optimizer:
         return Update(norm, lr)
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on: moments, and the masters where they are not the model itself."""
+        """Everything needed to go on: moments, and the masters where they are not the model itself.
+
+        Of a sharded model only that it is one: `sod.training.shards` keeps its pieces.
+        """
+        if self._in_pieces:
+            return {"in_pieces": True}
         return {"adamw": self._adamw.state_dict(), "masters": self._masters if self._separate else None}
 
     def load(self, state: Mapping[str, Any]) -> None:

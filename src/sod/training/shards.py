@@ -53,7 +53,9 @@ def write_shards(directory: Path, optimizer: Optimizer, ranks: Ranks) -> None:
 
     ranks.shared(lambda: (directory / SHARDS).mkdir(parents=True, exist_ok=True))
     try:
-        checkpoint.save(optimizer.tensors(), checkpoint_id=directory / SHARDS, no_dist=ranks.count == 1)
+        checkpoint.state_dict_saver.save(
+            optimizer.tensors(), checkpoint_id=directory / SHARDS, no_dist=ranks.count == 1
+        )
     except checkpoint.api.CheckpointException as error:
         raise RuntimeError(_said(error)) from error
 
@@ -70,7 +72,7 @@ def read_shards(directory: Path, optimizer: Optimizer, ranks: Ranks = ALONE) -> 
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is to be in one process
-            checkpoint.load(tensors, checkpoint_id=directory / SHARDS, no_dist=ranks.count == 1)
+            checkpoint.state_dict_loader.load(tensors, checkpoint_id=directory / SHARDS, no_dist=ranks.count == 1)
     except checkpoint.api.CheckpointException as error:
         raise ValueError(_said(error)) from error
     optimizer.take(tensors)

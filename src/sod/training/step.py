@@ -53,8 +53,8 @@ class Run:
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
-    With several `ranks` each has a run: rank 0's gathers and reports, and all learn. There the other ranks' `rollout` is
-    never asked to play.
+    With several `ranks` each has a run: rank 0's gathers and reports, and all learn. Of the others no `rollout` is
+    ever asked to play.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
     score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
@@ -156,7 +156,7 @@ def handed_out(run: Run, step: int) -> tuple[Gathered | None, TokenBatch]:
         return own[0].batch
 
     shared = run.ranks.shared(batch)
-    return (own[0], own[0].batch) if own else (None, shared)
+    return (own[0] if own else None), shared
 
 
 def gather(run: Run, step: int) -> Gathered:
@@ -188,7 +188,8 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     updates, signal = updater(run), None
     if batch.scores is not None and batch.scores.old_BT is not None:
         batch, signal = updates.weighed(batch, step)
-    with run.clock.timed("update"), dropping(run.student, run.ranks.seed(run.recipe.seed), step), naming_phase("the update"):
+    seed = run.ranks.seed(run.recipe.seed)
+    with run.clock.timed("update"), dropping(run.student, seed, step), naming_phase("the update"):
         updated = updates.update(batch, step)
     if signal is None:  # only now are the old log-probabilities known
         batch, signal = updates.weighed(updated.batch, step)

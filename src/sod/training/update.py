@@ -170,7 +170,7 @@ class Updater:
 
     def _backward(self, loss: Tensor) -> None:
         # The gradients of ranks are averaged, and ours are to be added up.
-        (loss if self.ranks.count == 1 else loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]
+        (loss if self.ranks.count == 1 else loss * self.ranks.count).backward()
         self.optimizer.accumulate()
 
     def objective(self, micro: TokenBatch, step: int) -> tuple[Tensor, Tensor, SurrogateTerms]:
