@@ -35,10 +35,11 @@ def environments(count: int) -> list[dict[str, str]]:
     return [common | {"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
 
 
-def start(count: int, command: Sequence[str]) -> list[subprocess.Popen[str]]:
-    """Start the command as so many ranks."""
+def start(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen[str]]:
+    """Start each of the commands, arguments of Python, as a rank of one run."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([sys.executable, *command], env=env, **pipes) for env in environments(count)]
+    given = zip(commands, environments(len(commands)), strict=True)
+    return [subprocess.Popen([sys.executable, *command], env=env, **pipes) for command, env in given]
 
 
 def finished(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
@@ -53,7 +54,7 @@ def finished(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]
 
 def on_ranks(count: int, case: str, directory: Path, *arguments: str) -> dict[str, Any]:
     """What a case of `cases.py` gives on so many ranks."""
-    ended = finished(start(count, [str(CASES), case, str(directory), *arguments]))
+    ended = finished(start([[str(CASES), case, str(directory), *arguments]] * count))
     assert [code for code, _ in ended] == [0] * count, "\n".join(text for _, text in ended)
     found: dict[str, Any] = torch.load(directory / f"{case}-{count}.pt", weights_only=False)
     return found
