@@ -81,8 +81,8 @@ def test_a_lost_rank_ends_the_run_in_one_line(recipe: Path, start: Any, wait: An
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert [line for line in err.splitlines() if line.startswith("error")] == [
-        f"error: rank 1 was lost (SIGKILL), and the others were stopped; go on from the newest checkpoint with --resume "
-        f"{run}"
+        "error: rank 1 was lost (SIGKILL), and the others were stopped; go on from the newest checkpoint with "
+        f"--resume {run}"
     ]
     assert "Traceback" not in err
     assert ranks_of(process) == []

@@ -25,10 +25,12 @@ from sod.models.sharded import whole_tensor
 from sod.objective.aggregation import loss_weights
 from sod.objective.batch import TokenBatch
 from sod.objective.methods import rated
-from sod.objective.scores import TeacherScores
+from sod.objective.scores import SAMPLED_ONLY, TeacherScores
 from sod.recipe import LoraSpec, Recipe
 from sod.records import SodError
 from sod.runlog import RunLog
+from sod.teachers.base import Offer
+from sod.teachers.first_rank import FirstRanksTeacher
 from sod.teachers.local import LocalTeacher
 from sod.training import checkpoint
 from sod.training.loop import InterruptedRunError, Plan, Trainee, run_steps
@@ -297,6 +299,33 @@ class Babbler:
         return TeacherScores(logp_BT * (batch.turn_BT > 0))
 
 
+class Counted:
+    """A served teacher that knows how often it was asked, and is gone at the second time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, batch: TokenBatch, episodes: Any, need: Any) -> TeacherScores:
+        self.asked += 1
+        if self.asked > 1:
+            raise SodError("the server is gone")
+        return TeacherScores(-2.0 * (batch.turn_BT > 0))
+
+
+def asked(ranks: Ranks, directory: Path) -> dict[str, Any]:
+    """What each rank gets of a teacher that rank 0 asks, at the first and at the second time."""
+    inner: Any = Counted() if ranks.first else None
+    teacher = FirstRanksTeacher(inner, Offer("sampled"), ranks)
+    batch = uneven_batch(3, 4)
+    total = float(teacher.score(batch, (), SAMPLED_ONLY).logp_BT.sum())
+    said = ""
+    try:
+        teacher.score(batch, (), SAMPLED_ONLY)
+    except SodError as error:
+        said = str(error)
+    return {"total": everybodys(ranks, str(total)), "said": everybodys(ranks, said), "tokens": batch.action_tokens()}
+
+
 def everybodys(ranks: Ranks, value: str) -> list[str]:
     """The values of all ranks."""
     return [value] if ranks.count == 1 else ranks._gathered(value)
@@ -304,7 +333,7 @@ def everybodys(ranks: Ranks, value: str) -> list[str]:
 
 def together(ranks: Ranks, directory: Path) -> dict[str, Any]:
     """All of the cases, as processes take long to start."""
-    cases = (gradients, sampled, steps, interrupted, refused)
+    cases = (gradients, sampled, steps, interrupted, refused, asked)
     found = {case.__name__: case(ranks, directory) for case in cases}
     if ranks.count > 1:
         found["resumed-from-1"] = resumed(ranks, directory, "1")

@@ -115,6 +115,12 @@ def test_what_one_process_saved_is_gone_on_with_by_two_ranks(one: dict[str, Any]
     assert apart(two["resumed-from-1"]["weights"], one["steps"]["weights"]) < 1e-5
 
 
+@slow
+def test_rank_0_asks_a_served_teacher_for_all(two: dict[str, Any]) -> None:
+    assert two["asked"]["total"] == [str(-2.0 * two["asked"]["tokens"])] * 2
+    assert two["asked"]["said"] == ["the server is gone"] * 2
+
+
 class Trap:
     """What a pickle may hold that does harm when it is read."""
 
