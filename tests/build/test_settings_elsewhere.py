@@ -32,7 +32,9 @@ from sod.build.environment import world_tasks
 from sod.build.job import prepare_torch
 from sod.build.method import make_method
 from sod.build.own_rewards import own_rewards
+from sod.build.supervised import prepare_sft
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
+from sod.build.training import prepare_train
 from sod.build.translation import chats_of, span_measure
 from sod.build.worlds import environment_maker, make_worlds
 from sod.chat.render import Chat
@@ -456,6 +458,9 @@ def test_a_key_of_the_ranks(key: str, tmp_path: Path, monkeypatch: pytest.Monkey
     other = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={key: 2})})
     with pytest.raises(SodError, match=r"parallel\.shards=2, and a launcher has started 1 processes"):
         joined(other, tmp_path).__enter__()
+    for prepare in (prepare_train, prepare_sft):
+        with pytest.raises(SodError, match=r"parallel\.shards=2: only the commands `sod train` and `sod sft` start"):
+            prepare(other, tmp_path / "run", False, str)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ def test_a_lost_rank_ends_the_run_in_one_line(recipe: Path, start: Any, wait: An
     ]
     assert "Traceback" not in err
     assert ranks_of(process) == []
+
+
+def test_no_rank_outlives_the_command(recipe: Path, start: Any, wait: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start("train", recipe, *SETTINGS, "train.steps=200", TWO, "--run", run)
+    wait(lambda: RunLog.is_at(run), process)
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
+    process.kill()
+    process.wait()
+    limit = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
 
 
 def test_a_stopped_run_ends_after_its_step_and_goes_on_in_one_process(

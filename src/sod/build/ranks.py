@@ -45,6 +45,16 @@ class Brief:
         return None if self.resumed is None else load_checkpoint(self.resumed, self.recipe_hash)
 
 
+def refuse_one_process(recipe: Recipe, ranks: Ranks) -> None:
+    """Raises SodError where a recipe asks for several processes and nobody has started them."""
+    wanted = recipe.parallel.shards
+    if wanted > 1 and ranks.count == 1:
+        raise SodError(
+            f"parallel.shards={wanted}: only the commands `sod train` and `sod sft` start several processes; use them, "
+            "or set parallel.shards=1"
+        )
+
+
 def unheard(text: str) -> None:
     """A notice of another rank than 0, which says the same."""
 

@@ -13,7 +13,7 @@ from sod.build.devices import find_devices
 from sod.build.fitness import refuse_missing_adapters, refuse_unfit_adapter, refuse_unfit_learner
 from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, common_place, find_place, located, make_learner, prepare_torch, tell_other_device, told
-from sod.build.ranks import heard, own_card
+from sod.build.ranks import heard, own_card, refuse_one_process
 from sod.build.summary import place_facts, sft_facts
 from sod.build.vocabulary import chat_of
 from sod.models.ranks import ALONE, Ranks
@@ -44,6 +44,7 @@ def prepare_supervised(
     ranks: Ranks = ALONE,
 ) -> Job:
     """SFT as the recipe's `sft` section says; as a `method` it has the run's own steps, batch and optimizer."""
+    refuse_one_process(recipe, ranks)
     notice = heard(notice, ranks)
     spec, kind, every = recipe.sft, "sft", recipe.sft.checkpoint_every
     optim, steps, batch = spec.optim, spec.steps, spec.batch_size

@@ -36,7 +36,7 @@ from sod.build.job import (
 from sod.build.method import make_method, refuse_unmet
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
-from sod.build.ranks import Brief, heard, over_ranks, own_card, unheard
+from sod.build.ranks import Brief, heard, over_ranks, own_card, refuse_one_process, unheard
 from sod.build.rollout import make_collector
 from sod.build.summary import Facts, data_facts, place_facts, train_facts
 from sod.build.supervised import prepare_supervised
@@ -97,6 +97,7 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice,
 
     Raises SodError before anything is loaded where possible.
     """
+    refuse_one_process(recipe, ranks)
     notice = heard(notice, ranks)
     method = make_method(recipe.method)
     if Need.DEMONSTRATIONS in method.needs:

@@ -7,6 +7,7 @@ machines the user starts it with torchrun; then the launcher's environment says 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 NUMBER = "RANK"
 STARTED = "SOD_STARTED_RANKS"
 """Set for ranks that this command has started: it says itself which one was lost."""
+PR_SET_PDEATHSIG = 1
 PATIENCE = 24 * 3600  # seconds in which ranks that were asked to stop may finish their step
 
 
@@ -73,6 +75,8 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
     from sod.models.parallel import join, leave
     from sod.runlog import guard_hash
 
+    if STARTED in os.environ:
+        _die_with_the_command()
     ranks = join()
     try:
         if wanted not in (1, ranks.count):
@@ -116,6 +120,12 @@ def _run_ranks(count: int, directory: Path) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+def _die_with_the_command() -> None:
+    """Nothing of a run goes on where the command that started its ranks is killed, or told a second time to stop."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _lost(rank: int, number: int, directory: Path) -> str:

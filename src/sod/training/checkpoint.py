@@ -138,6 +138,21 @@ def being_made(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.partial")
 
 
+@final
+class UnwrittenError(SodError):
+    """A checkpoint that cannot be written; rank 0 has said why."""
+
+    on_all_ranks = True
+
+
+def write_beside(directory: Path, write_more: Callable[[Path], None]) -> None:
+    """Write what this rank has of the checkpoint that rank 0 is saving at `directory`. Raises UnwrittenError."""
+    try:
+        write_more(being_made(directory))
+    except (OSError, RuntimeError) as error:
+        raise UnwrittenError(f"{directory}: cannot write the checkpoint: {error}") from error
+
+
 def set_aside(directory: Path) -> None:
     """Rename a checkpoint so that it counts no more: to `step-000020.aside`, or `.aside-2` and so on.
 

@@ -148,4 +148,4 @@ def _save(plan: Plan, log: RunLog, step: int, trainee: Trainee) -> None:
         checkpoint.save(directory, position, trainee.state(), trainee.save_model, more)
         checkpoint.prune([found for found in log.checkpoints() if found[0] <= step], plan.keep_checkpoints)
     else:
-        trainee.write_shards(checkpoint.being_made(directory))
+        checkpoint.write_beside(directory, trainee.write_shards)
