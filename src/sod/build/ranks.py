@@ -71,15 +71,15 @@ def own_card(recipe: Recipe, ranks: Ranks) -> Recipe:
     """
     if ranks.count == 1 or not torch.cuda.is_available():
         return recipe
-    asked = recipe.student.device
-    if asked.startswith("cuda:"):
-        raise SodError(
-            f"student.device={asked}: each of the {ranks.count} ranks has a device of its own; leave it auto"
-        )
-    if asked == "cpu":
-        return recipe
-    device = f"cuda:{ranks.local % torch.cuda.device_count()}"
-    return recipe.model_copy(update={"student": recipe.student.model_copy(update={"device": device})})
+    roles = {"student": recipe.student} | ({} if recipe.teacher is None else {"teacher": recipe.teacher})
+    for role, spec in roles.items():
+        if spec.device.startswith("cuda:"):
+            raise SodError(f"{role}.device={spec.device}: {ranks.count} ranks have a device each; leave it auto")
+    own = {"device": f"cuda:{ranks.local % torch.cuda.device_count()}"}
+    # A teacher's `auto` is where the student is.
+    left = {"student": ("auto", "cuda"), "teacher": ("cuda",)}
+    changed = {role: spec.model_copy(update=own) for role, spec in roles.items() if spec.device in left[role]}
+    return recipe.model_copy(update=changed)
 
 
 def whole_copy(model: Any, ranks: Ranks, device: torch.device) -> Any | None:

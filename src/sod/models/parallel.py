@@ -99,6 +99,7 @@ def gather_into(whole: Any | None, model: Any) -> None:
     others with None.
     """
     weights = {} if whole is None else dict(whole.named_parameters())
+    model.reshard()  # after a forward without a backward some are together, in the precision that it computes in
     with torch.no_grad():
         for name, piece in model.named_parameters():
             if not piece.requires_grad:
