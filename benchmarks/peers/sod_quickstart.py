@@ -54,7 +54,7 @@ def main() -> None:
         scratch = resources.enter_context(tempfile.TemporaryDirectory())
         recipe = load_recipe("recipes/quickstart.yaml")
         inputs = checked(recipe, make_method(recipe.method), Path(scratch) / "run", False, print, resources)
-        run, repetitions = opened(inputs, resources), count()
+        (run, _), repetitions = opened(inputs, resources), count()
 
         def repetition() -> dict[str, Any]:
             first = 1 + next(repetitions) * size

@@ -37,10 +37,13 @@ from sod.build.method import make_method
 from sod.build.own_rewards import own_rewards
 from sod.build.rollout import student_engine
 from sod.build.servers import find_servers
+from sod.build.supervised import prepare_sft
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
+from sod.build.training import prepare_train
 from sod.build.translation import chats_of, span_measure
 from sod.build.worlds import environment_maker, make_worlds
 from sod.chat.render import Chat
+from sod.cli.ranks import joined
 from sod.compare.cells import run_unit
 from sod.compare.order import order_of_work
 from sod.compare.own import judged_tasks, tuning_tasks
@@ -574,6 +577,26 @@ def test_a_key_of_compare(key: str, tmp_path: Path) -> None:
     else:
         assert planned() == planned()
         assert planned() != planned(**change)
+
+
+@pytest.mark.parametrize("key", ["shards"])
+def test_a_key_of_the_ranks(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many processes there have to be. That they train as one does: tests/distributed and tests/cli."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launched = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, str(value))
+    recipe = Recipe.model_validate({"student": {"path": "nowhere"}})
+    with joined(recipe, tmp_path) as ranks:
+        assert (ranks.number, ranks.count) == (0, 1)
+    other = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={key: 2})})
+    with pytest.raises(SodError, match=r"parallel\.shards=2, and a launcher has started 1 processes"):
+        joined(other, tmp_path).__enter__()
+    for prepare in (prepare_train, prepare_sft):
+        with pytest.raises(SodError, match=r"parallel\.shards=2: only the commands `sod train` and `sod sft` start"):
+            prepare(other, tmp_path / "run", False, str)
 
 
 @pytest.mark.slow

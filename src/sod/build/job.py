@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,7 @@ import torch
 from sod.build.allocation import warn_of_slow_allocation
 from sod.build.devices import Devices
 from sod.build.own_code import code_rows, tell_changed
+from sod.build.ranks import Brief, gatherer, whole_copy
 from sod.chat.render import Chat
 from sod.models.adapters import base_source, is_adapter
 from sod.models.compiled import compile_model, wants_compiling, why_not
@@ -23,6 +25,7 @@ from sod.models.lora import load_adapter, merged, new_adapter, second_model, set
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.peaks import peaks_by_role
+from sod.models.ranks import ALONE, Ranks
 from sod.models.recompute import recompute_layers
 from sod.models.support import Support
 from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
@@ -30,10 +33,21 @@ from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, locked, refuse_other_recipe
 from sod.seeds import derive
 from sod.tasks.loaded import Loaded
-from sod.training.checkpoint import MODEL, ResumePoint, is_checkpoint, model_of, newest_good, restore, verify
+from sod.training.checkpoint import (
+    MODEL,
+    ResumePoint,
+    State,
+    is_checkpoint,
+    model_of,
+    newest_good,
+    restore,
+    verify,
+    write_nothing,
+)
 from sod.training.loop import Listener, Plan, Trainee, clear_way, resume_point, run_steps
 from sod.training.optim import Optimizer
 from sod.training.report import StepReport
+from sod.training.shards import has_shards, read_shards, write_shards
 
 
 @final
@@ -50,6 +64,16 @@ class Place:
     def done(self) -> int:
         """Steps done."""
         return 0 if self.resume is None else self.resume.step
+
+    def brief(self, recipe: Recipe, world_tools: Sequence[Mapping[str, Any]] = ()) -> Brief:
+        """What other ranks are told of it, and of the run's `located` recipe."""
+        resumed = None if self.resume is None else self.resume.directory
+        return Brief(self.directory, self.recipe_hash, resumed, recipe, world_tools)
+
+    @classmethod
+    def of(cls, brief: Brief) -> Place:
+        """Where rank 0's run lives, for another rank, which writes nothing but its pieces there."""
+        return cls(brief.directory, brief.recipe_hash, RunLog(brief.directory), brief.resume())
 
     def make(self, recipe: Recipe) -> None:
         """Write the directory of a new run, or make that of an old one ready to go on.
@@ -85,8 +109,13 @@ class Job:
     resources: ExitStack = field(default_factory=ExitStack)
     facts: Sequence[tuple[str, str]] = ()
 
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks: the only one, or rank 0."""
+        return self.trainee.ranks.first
+
     def start(self, listeners: list[Listener]) -> None:
-        """Run it to its end. Raises as `run_steps` and the step do.
+        """Run it to its end; on all ranks, where there are several. Raises as `run_steps` and the step do.
 
         What fails before its first step is over leaves no run behind: the same command can be given again.
         """
@@ -94,9 +123,10 @@ class Job:
         try:
             run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
         except Exception:
-            self.log.forget_unbegun()
+            if self.first:
+                self.log.forget_unbegun()
             raise
-        if self.meter.on:
+        if self.meter.on and self.first:
             peaks = peaks_by_role(self.models)
             self.log.write_profile(self.meter.rows(peaks), {role: asdict(peak) for role, peak in peaks.items()})
 
@@ -172,6 +202,18 @@ def find_place(recipe: Recipe, directory: Path, resume: bool, kind: str, resourc
     return Place(directory, hashed, log, resume_point(log, hashed, notice))
 
 
+def common_place(ranks: Ranks, recipe: Recipe, find: Callable[[], Place]) -> Place:
+    """Where the run of all ranks goes: rank 0 finds it, and keeps others away, and the others read its checkpoint."""
+    own: list[Place] = []
+
+    def brief() -> Brief:
+        own.append(find())
+        return own[0].brief(recipe)
+
+    told = ranks.shared(brief)
+    return own[0] if own else Place.of(told)
+
+
 @final
 @dataclass(frozen=True)
 class Learner:
@@ -179,12 +221,30 @@ class Learner:
 
     With an adapter `start` is the model as the run began, over the same weights; None where all weights are trained.
     `playing` is what plays while `model` learns, with weights of its own; None where they take turns.
+    Over several `ranks` the model is sharded, and rank 0 has a `whole` copy.
     """
 
     model: Any
     optimizer: Optimizer
     start: Any | None = None
     playing: Any | None = None
+    whole: Any | None = None
+    ranks: Ranks = ALONE
+
+    @property
+    def sampled(self) -> Any:
+        """The model that an engine samples with."""
+        apart = self.whole if self.playing is None else self.playing
+        return self.model if apart is None else apart
+
+    def trainee(self, state: Callable[[], State], chat: Chat) -> Trainee:
+        """What a checkpoint is made of, `state` beside the model."""
+        save = saver(self.model if self.whole is None else self.whole, chat)
+        return Trainee(state, save, write_nothing if self.ranks.count == 1 else self._write_pieces, self.ranks)
+
+    def _write_pieces(self, directory: Path) -> None:
+        write_shards(directory, self.optimizer, self.ranks)
+        gatherer(self.whole)(self.model)
 
 
 def make_learner(
@@ -195,23 +255,37 @@ def make_learner(
     resume: ResumePoint | None,
     device: torch.device,
     notice: Notice,
+    ranks: Ranks = ALONE,
+    whole_on: torch.device | None = None,
 ) -> Learner:
     """The student of a `located` recipe over the support, or where it stands in a checkpoint, and its optimizer.
 
-    Raises SodError for weights that cannot be loaded.
+    Over several `ranks` it is sharded, and rank 0 has a whole copy of it, on `whole_on` or its own device. Raises
+    SodError for weights that cannot be loaded.
     """
     student = _whole_student if recipe.student.lora is None else _adapted_student
     with naming_phase("loading the student"):
         model, start = student(recipe, support, resume, device)
-        apart = recipe.rollout.max_staleness and recipe.engine.kind == "torch"  # servers have weights of their own
+        whole = None if ranks.count == 1 else whole_copy(model, ranks, whole_on or device)
+        # Servers have weights of their own, and so has the whole copy of a sharded model.
+        apart = recipe.rollout.max_staleness and recipe.engine.kind == "torch" and ranks.count == 1
         playing = second_model(model) if apart else None
         compile_where_wanted(model, spec, notice)
         if spec.recompute:
             recompute_layers(model)
+        if ranks.count > 1:
+            from sod.models.parallel import shard
+
+            shard(model, ranks)
         optimizer = Optimizer(model, spec, steps)
         if resume is not None:
-            restore(resume, "optimizer", optimizer.load)
-    return Learner(model, optimizer, start, playing)
+            pieces = partial(_read_pieces, resume.directory, optimizer, ranks)
+            restore(resume, "optimizer", pieces if has_shards(resume.directory) else optimizer.load)
+    return Learner(model, optimizer, start, playing, whole, ranks)
+
+
+def _read_pieces(directory: Path, optimizer: Optimizer, ranks: Ranks, state: Any) -> None:
+    read_shards(directory, optimizer, ranks)
 
 
 def _whole_student(

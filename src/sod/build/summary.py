@@ -10,6 +10,7 @@ from sod.build.declared_tools import name_of
 from sod.build.method import differing_knobs
 from sod.chat.render import Chat
 from sod.launch.placement import Placed
+from sod.models.sharded import computing_dtype, is_sharded
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER
 from sod.recipe import MethodSpec, OptimSpec, Recipe, RewardSpec, TeacherSpec, written
@@ -108,7 +109,16 @@ def model_text(path: str, model: Any) -> str:
     """Where a model comes from, its size, precision, device and architecture."""
     count = sum(parameter.numel() for parameter in model.parameters())
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return f"{path}: {size_text(count)} parameters, {dtype} on {model.device}, {type(model).__name__}"
+    return f"{path}: {size_text(count)} parameters, {dtype} on {model.device}, {_kind(model)}"
+
+
+def _kind(model: Any) -> str:
+    """Its architecture, and how it computes where its weights are in pieces over several processes."""
+    name = type(model).__name__
+    if not is_sharded(model):
+        return name
+    computing = str(computing_dtype(model)).removeprefix("torch.")
+    return f"{name.removeprefix('FSDP')}, sharded, computing in {computing}"
 
 
 def size_text(count: int) -> str:

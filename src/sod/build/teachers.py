@@ -24,14 +24,16 @@ from sod.models.load import check_compatible, load_model, load_tokenizer
 from sod.models.lora import without_adapter
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
+from sod.models.ranks import Ranks
 from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import ModelSpec, Notice, Recipe
 from sod.records import SodError, Task
 from sod.teachers.base import Offer, Teacher
+from sod.teachers.first_rank import FirstRanksTeacher
 from sod.teachers.local import LocalTeacher
-from sod.teachers.probe import probed
+from sod.teachers.probe import Offered, probed
 from sod.teachers.routed import Route, RoutedTeacher
 from sod.teachers.served import ServedTeacher
 from sod.teachers.server import Server
@@ -137,6 +139,23 @@ def wanted_k(method: Method) -> int:
     return max(method.choices, int(method.score_need.top1))
 
 
+def best_offer(recipe: Recipe) -> Offer:
+    """What the recipe's one teacher can offer at best, as far as the recipe tells."""
+    served = recipe.teacher is not None and recipe.teacher.url is not None
+    return SERVED_AT_BEST if served else LocalTeacher.offers
+
+
+def asked_by_first(
+    served: Mapping[str, ServedTeacher] | None, ranks: Ranks
+) -> tuple[Mapping[str, Teacher], Mapping[str, Offered]]:
+    """The served teachers as every rank sees them, and what each offers: rank 0, which has them, asks for all."""
+    own = served or {}
+    offered = ranks.shared(lambda: {key: teacher.offered for key, teacher in own.items()})
+    if ranks.count == 1:
+        return own, offered
+    return {key: FirstRanksTeacher(own.get(key), found.offer, ranks) for key, found in offered.items()}, offered
+
+
 def make_teaching(
     recipe: Recipe,
     method: Method,
@@ -144,7 +163,7 @@ def make_teaching(
     devices: Devices,
     chat: Chat,
     translation: Translation | None,
-    served: Mapping[str, ServedTeacher],
+    served: Mapping[str, Teacher],
     meter: Meter,
     notice: Notice,
 ) -> Teaching:
@@ -202,7 +221,7 @@ def make_teacher(
         if weights is None:
             weights = load_model(spec.path, spec.dtype, support, device)
         compile_where_wanted(weights, recipe.optim, notice)
-    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter)
+    return LocalTeacher(weights, recipe.optim.micro_batch_tokens, recipe.rollout.temperature, meter, learner.ranks)
 
 
 def _shared(recipe: Recipe, spec: ModelSpec, method: Method, learner: Learner, device: torch.device) -> Any | None:

@@ -5,7 +5,7 @@ recipe, data, tokenizers, chat template, and only then weights.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ from sod.build.alignment import check_coverage
 from sod.build.alignment_rows import stand_ins
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.devices import Devices, find_devices
-from sod.build.environment import first_look, make_world, refuse_unfit_world
+from sod.build.environment import first_look, refuse_unfit_world
 from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.fitness import refuse_missing_adapters, refuse_unfit, refuse_unfit_adapter, refuse_unfit_self_teacher
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
@@ -27,33 +27,33 @@ from sod.build.job import (
     located,
     make_learner,
     prepare_torch,
-    saver,
     tell_other_device,
 )
 from sod.build.method import alignment_of, make_method
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
-from sod.build.rollout import make_collector, student_engine
+from sod.build.ranks import Brief, heard, own_card, refuse_one_process, unheard
+from sod.build.rollout import make_collector
 from sod.build.servers import LOGS, Servers, find_servers
+from sod.build.stage import Stage, make_rollout, make_stage, play_ahead
 from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.teachers import (
-    SERVED_AT_BEST,
+    asked_by_first,
+    best_offer,
     make_teaching,
     refuse_other_vocabularies,
     refuse_unmet_teachers,
     served_teachers,
     teacher_vocabulary,
 )
-from sod.build.tools import make_reward_function, make_tools, stateful_tools
+from sod.build.tools import stateful_tools
 from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
-from sod.clock import Clock
-from sod.engines.base import Engine
-from sod.engines.beside import BesideEngine
 from sod.evaluation.hints import Hints
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
+from sod.models.ranks import ALONE, Ranks
 from sod.models.settle import settle_of
 from sod.models.support import Support
 from sod.objective.methods import Method
@@ -61,18 +61,15 @@ from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
-from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
 from sod.teachers.base import Offer
-from sod.teachers.local import LocalTeacher
 from sod.teachers.served import ServedTeacher
 from sod.teachers.translated import Translation
-from sod.training.ahead import Ahead
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
-from sod.training.step import PrivilegedPrompt, Run, gather, train_step
+from sod.training.step import PrivilegedPrompt, Run, train_step
 
 
 @final
@@ -97,17 +94,21 @@ class Inputs:
     served: Mapping[str, ServedTeacher] = field(default_factory=dict)
 
 
-def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
-    """A run of the recipe's method in `directory`, new or resumed.
+def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice, ranks: Ranks = ALONE) -> Job:
+    """A run of the recipe's method in `directory`, new or resumed; each of its ranks makes its own job of it.
 
     Raises SodError before anything is loaded where possible.
     """
+    refuse_one_process(recipe, ranks)
+    notice = heard(notice, ranks)
     method = make_method(recipe.method)
     if Need.DEMONSTRATIONS in method.needs:
-        return prepare_supervised(recipe, directory, resume, notice, method)
+        return prepare_supervised(recipe, directory, resume, notice, method, ranks)
     with ExitStack() as resources:  # nothing that was started outlives a failure here
-        inputs = checked(recipe, method, directory, resume, notice, resources)
-        run = opened(inputs, resources, notice)
+        inputs = common_inputs(
+            ranks, recipe, method, lambda: checked(recipe, method, directory, resume, notice, resources, ranks)
+        )
+        run, trainee = opened(inputs, resources, notice, ranks)
         run.hints = Hints(recipe.reward, notice, compares=Need.GROUP in method.needs)
         kept = resources.pop_all()
     plan = Plan(
@@ -120,16 +121,16 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice)
     )
     return Job(
         log=RunLog(inputs.place.directory),
-        make=partial(inputs.proof.make, partial(inputs.place.make, recipe)),
+        make=partial(ranks.on_first, partial(inputs.proof.make, partial(inputs.place.make, recipe))),
         plan=plan,
         done=inputs.place.done,
         take_step=partial(train_step, run),
-        trainee=Trainee(partial(run_state, run), saver(run.student, inputs.chat)),
+        trainee=trainee,
         evaluate=partial(held_out_figures, run, inputs.held_out),
         meter=run.meter,
         models=_models(run),
         resources=kept,
-        facts=facts_of(inputs, run, plan),
+        facts=facts_of(inputs, run, plan) if ranks.first else (),
     )
 
 
@@ -149,8 +150,38 @@ def _models(run: Run) -> dict[str, Any]:
     return {"student": run.student, **run.teacher_models}
 
 
+def common_inputs(ranks: Ranks, recipe: Recipe, method: Method, check: Callable[[], Inputs]) -> Inputs:
+    """What all ranks are to make a run of: `check` reads and checks it on rank 0, and the others make models of it.
+
+    Those have no tasks, and what rank 0 finds wrong is raised on them too.
+    """
+    own: list[Inputs] = []
+
+    def brief() -> Brief:
+        own.append(check())
+        found = own[0]
+        return found.place.brief(found.recipe, () if recipe.environment is None else found.chat.tools)
+
+    told = ranks.shared(brief)
+    if own:
+        return own[0]
+    recipe, offer = told.recipe, best_offer(told.recipe)
+    chat, translation = chats_of(recipe, method, teacher_vocabulary(recipe, method), offer, unheard, told.world_tools)
+    if translation is not None:
+        method = replace(method, alignment=alignment_of(recipe.method, offer))
+    proof = Proof(told.directory, resumed=told.resumed is not None)
+    devices = find_devices(own_card(recipe, ranks), unheard)
+    return Inputs(recipe, method, [], [], chat, Place.of(told), proof, devices, Servers(recipe), translation)
+
+
 def checked(
-    recipe: Recipe, method: Method, directory: Path, resume: bool, notice: Notice, resources: ExitStack
+    recipe: Recipe,
+    method: Method,
+    directory: Path,
+    resume: bool,
+    notice: Notice,
+    resources: ExitStack,
+    ranks: Ranks = ALONE,
 ) -> Inputs:
     """Everything that a run reads before it loads weights. Raises SodError for what is wrong, cheapest first.
 
@@ -169,7 +200,7 @@ def checked(
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
-    devices = find_devices(recipe, notice)
+    devices = find_devices(own_card(recipe, ranks), notice)
     servers = find_servers(recipe, method, devices, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
     held_out: list[Task] = []
@@ -187,7 +218,7 @@ def checked(
     refuse_unfit_adapter(recipe)
     began = first_look(recipe, tasks)
     theirs = () if began is None else began.tools
-    offer = LocalTeacher.offers if recipe.teacher is None or recipe.teacher.url is None else SERVED_AT_BEST
+    offer = best_offer(recipe)
     chat, translation = chats_of(recipe, method, teacher_vocabulary(recipe, method), offer, notice, theirs)
     if translation is not None:
         method = _aligned(recipe, method, offer, resume, notice)
@@ -209,40 +240,38 @@ def checked(
     return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served)
 
 
-def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
-    """The live objects of a run; what must be closed after it is left to `resources`.
+def opened(
+    inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn, ranks: Ranks = ALONE
+) -> tuple[Run, Trainee]:
+    """The live objects of a run, and what its checkpoints are made of; what must be closed is left to `resources`.
 
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
-    fleet = inputs.servers.begin(recipe, place.directory, resources, notice)
     judged = [*inputs.tasks, *inputs.held_out]
-    tools = make_tools(recipe, resources, chat.tokenizer, notice)
-    world = make_world(recipe, resources)
-    reward_function = make_reward_function(recipe, resources, judged, notice)
-    refuse_unhealthy(tools)
+    stage = ranks.on_first(
+        partial(make_stage, recipe, chat, judged, inputs.servers, place.directory, resources, notice)
+    )
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
-    support = Support.of(chat.tokenizer)
-    devices = inputs.devices
-    learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
-    fleet.wait_ready()
+    support, devices = Support.of(chat.tokenizer), inputs.devices
+    learner = make_learner(
+        recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice, ranks
+    )
+    served, offered = asked_by_first(ranks.on_first(partial(_served, inputs, stage, resources, notice)), ranks)
     meter = Meter(recipe.train.profile)
-    translation, served = inputs.translation, inputs.served
-    if inputs.servers.teacher:
-        served = served_teachers(recipe, method, chat, translation, notice, resources)
-    if translation is not None and "teacher" in served:
-        translation = replace(translation, longest=served["teacher"].offered.longest)
+    translation = inputs.translation
+    if translation is not None and "teacher" in offered:
+        translation = replace(translation, longest=offered["teacher"].longest)
     teaching = make_teaching(recipe, method, learner, devices, chat, translation, served, meter, notice)
     if teaching.scorer is not None and place.resume is not None:
         restore(place.resume, "teacher", teaching.scorer.load)
-    engine = _engine(recipe, chat, learner, meter, notice)
-    resources.callback(engine.close)
+    rollout, beside = make_rollout(recipe, chat, stage, learner, meter, resources, notice)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teaching.scorer,
-        rollout=make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world, engine),
+        rollout=rollout,
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -252,34 +281,29 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         meter=meter,
         tools=chat.tools,
         began=place.done,
+        ranks=ranks,
     )
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
-    if isinstance(engine, BesideEngine):
-        run.ahead = _ahead(run, engine)
+    if beside is not None:
+        run.ahead = play_ahead(run, beside)
         resources.callback(run.ahead.close)
-    if teaching.model is not None and Need.TEACHER_EPISODES in method.needs:
-        run.expert = make_collector(recipe, chat, tools, reward_function, teaching.model.model, None, notice, world)
+    if teaching.model is not None and stage is not None and Need.TEACHER_EPISODES in method.needs:
+        run.expert = make_collector(
+            recipe, chat, stage.tools, stage.reward_function, teaching.model.model, None, notice, stage.world
+        )
         resources.callback(run.expert.engine.close)
-    return run
+    return run, learner.trainee(partial(run_state, run), chat)
 
 
-def _engine(recipe: Recipe, chat: Chat, learner: Learner, meter: Meter, notice: Notice) -> Engine:
-    """What samples the student's turns: with the weights that learn, or with earlier ones while they do.
-
-    What is sampled beside the learning is not metered: a meter counts one phase at a time.
-    """
-    if not recipe.rollout.max_staleness:
-        return student_engine(recipe, chat, learner.model, meter, notice)
-    playing = learner.model if learner.playing is None else learner.playing
-    return BesideEngine(student_engine(recipe, chat, playing, None, notice), learner.playing)
-
-
-def _ahead(run: Run, engine: BesideEngine) -> Ahead:
-    """Plays by a run of its own, which shares with `run` what playing needs, and neither clock nor meter."""
-    apart, plan = replace(run, clock=Clock(settle=run.settle), meter=Meter()), run.recipe.train
-    return Ahead(partial(gather, apart), engine, plan.steps, plan.checkpoint_every)
+def _served(inputs: Inputs, stage: Stage | None, resources: ExitStack, notice: Notice) -> Mapping[str, ServedTeacher]:
+    """The teachers behind urls, once the servers that the run has started answer."""
+    if stage is not None:
+        stage.fleet.wait_ready()
+    if not inputs.servers.teacher:
+        return inputs.served
+    return served_teachers(inputs.recipe, inputs.method, inputs.chat, inputs.translation, notice, resources)
 
 
 def run_state(run: Run) -> State:

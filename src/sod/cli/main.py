@@ -25,6 +25,7 @@ from sod.cli.inspect import inspect
 from sod.cli.making import data_app, models_app
 from sod.cli.plan import EXAMPLES as PLAN_EXAMPLES
 from sod.cli.plan import plan
+from sod.cli.ranks import keep_quiet, tell
 from sod.cli.recipe import recipe_app
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
@@ -76,11 +77,12 @@ def main() -> None:
     """Entry point of the console script: one line for every expected error, exit codes 1, 130 and 143."""
     if COMPLETION not in os.environ:
         reexecute_with_tunables()
+    keep_quiet()
     try:
         # The name that completion scripts and usage lines carry, however the command was started.
         code = app(standalone_mode=False, prog_name="sod")
     except SodError as error:
-        err.print(f"error: {error}", markup=False)
+        tell(error)
         sys.exit(getattr(error, "exit_code", 1))
     except KeyboardInterrupt:
         err.print("stopped at once; the newest checkpoint is kept", markup=False)

@@ -9,6 +9,7 @@ import typer
 
 from sod.cli.dry_run import show_processes
 from sod.cli.options import AllowCodeOption, OutOption, Overrides
+from sod.cli.ranks import joined
 from sod.cli.unread import refuse_unread
 from sod.front.recipes import resumed_recipe
 from sod.front.showing import run_job
@@ -70,9 +71,10 @@ def train(
     if dry_run:
         show_processes(spec)
         return
-    memory = memory_facts(spec, sft=False, notice=notice)
-    job = prepare_train(spec, directory, resume is not None, notice)
-    run_job(spec, spec.method.name, job, StepLines(verbose), memory)
+    with joined(spec, directory) as ranks:
+        memory = memory_facts(spec, sft=False, notice=notice) if ranks.first else ()
+        job = prepare_train(spec, directory, resume is not None, notice, ranks)
+        run_job(spec, spec.method.name, job, StepLines(verbose), memory)
 
 
 def sft(
@@ -88,9 +90,10 @@ def sft(
     from sod.preflight.before import memory_facts
 
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code, stage="sft")
-    memory = memory_facts(spec, sft=True, notice=notice)
-    job = prepare_sft(spec, directory, resume is not None, notice)
-    run_job(spec, "sft", job, StepLines(verbose), memory)
+    with joined(spec, directory) as ranks:
+        memory = memory_facts(spec, sft=True, notice=notice) if ranks.first else ()
+        job = prepare_sft(spec, directory, resume is not None, notice, ranks)
+        run_job(spec, "sft", job, StepLines(verbose), memory)
 
 
 def quickstart(

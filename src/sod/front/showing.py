@@ -28,7 +28,14 @@ def run_job(
     more: Sequence[tuple[str, str]] = (),
     on_step: OnStep | None = None,
 ) -> None:
-    """Run a job: what it is made of, a progress bar, a line per step, its trackers, and curves at the end."""
+    """Run a job: what it is made of, a progress bar, a line per step, its trackers, and curves at the end.
+
+    Of a run over several ranks rank 0 shows it; on another the job is run, and that is all.
+    """
+    if not job.first:
+        with closing(job):
+            job.start([])
+        return
     every = max(1, job.plan.steps // 200)
     facts(f"{title} starts", [*job.facts, *more])
     with progress(title, job.plan.steps, "steps") as bar:

@@ -18,6 +18,7 @@ from sod.models.device import moved
 from sod.models.length import rope_bounds, window_bounds
 from sod.models.packed import PACKED, PackedRows, packed_rows, worth_packing
 from sod.models.projection import apart, rounding
+from sod.models.sharded import computing_dtype
 from sod.models.shared import shared_hidden, shared_rows, shared_rows_of
 from sod.objective.batch import TokenBatch
 from sod.records import SodError
@@ -39,7 +40,7 @@ def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
         # Token t is predicted at position t - 1; position 0 is never an action (a prompt comes first).
         at_N = shared.at_BT[:, :-1][action_BT[:, 1:]]
         return shared_hidden(model, shared).index_select(0, moved(at_N, model.device))
-    if ours and worth_packing(batch.length_B, model.device, model.dtype):
+    if ours and worth_packing(batch.length_B, model.device, computing_dtype(model)):
         hidden_SD = packed_hidden(model, packed_rows(batch.token_BT, batch.length_B))
         first_B = batch.length_B.cumsum(0) - batch.length_B
     else:

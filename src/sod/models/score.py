@@ -24,6 +24,8 @@ from sod.models.forward import hidden_before_actions
 from sod.models.fused import logp_of_targets
 from sod.models.logits import PLAIN, LogitShape, project, shape_of
 from sod.models.projection import apart, change_of_logits, rounding
+from sod.models.ranks import ALONE, Ranks
+from sod.models.sharded import is_sharded, within
 from sod.models.support import columns_of, tokens_of
 from sod.objective.batch import TokenBatch
 from sod.objective.columns import action_numbers
@@ -63,7 +65,7 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, values: partial[Tensor]
     further columns, which are where the caller left them. With gradients, what it makes of several chunks is not kept
     but made again in the backward pass. The values returned are on the batch's device.
     """
-    return _at_hidden(model, batch, hidden_before_actions(model, batch), rows, values, *more_N)
+    return within(model, lambda: _at_hidden(model, batch, hidden_before_actions(model, batch), rows, values, *more_N))
 
 
 def logps_after(model: Any, batch: TokenBatch, hidden_ND: Tensor, temperature: float = 1.0) -> Tensor:
@@ -92,17 +94,25 @@ def _at_hidden(
     return moved(torch.cat(parts, dim=1), batch.token_BT.device)
 
 
-def score(model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0) -> Tensor:
+def score(
+    model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0, ranks: Ranks = ALONE
+) -> Tensor:
     """`action_logps` without gradients, micro-batch by micro-batch. Shape B x T."""
-    return teacher_scores(model, batch, micro_batch_tokens, temperature).logp_BT
+    return teacher_scores(model, batch, micro_batch_tokens, temperature, ranks=ranks).logp_BT
 
 
 def teacher_scores(
-    model: Any, batch: TokenBatch, micro_batch_tokens: int, temperature: float = 1.0, need: ScoreNeed = SAMPLED_ONLY
+    model: Any,
+    batch: TokenBatch,
+    micro_batch_tokens: int,
+    temperature: float = 1.0,
+    need: ScoreNeed = SAMPLED_ONLY,
+    ranks: Ranks = ALONE,
 ) -> TeacherScores:
     """What `need` asks for beside the log-probabilities, from one forward per micro-batch and without gradients.
 
-    All of it at `temperature`. Raises ValueError where more tokens are wanted than the vocabulary has.
+    All of it at `temperature`. Each of the ranks scores rows of its own, and gets the values of all. Raises ValueError
+    where more tokens are wanted than the vocabulary has.
     """
     if need.k > tokens_of(model):
         raise ValueError(f"the {need.k} most probable of {tokens_of(model)} tokens were asked for")
@@ -112,12 +122,18 @@ def teacher_scores(
     # Rows of what `_columns` returns, by what they hold.
     rows = {"logp": 1, "top1": int(need.top1), "entropy": int(need.entropy), "logps": need.k, "ids": need.k}
     value_CN = torch.zeros(sum(rows.values()), int(action_BT.sum()))
-    with torch.inference_mode():
-        for index in batch.micro_indices(micro_batch_tokens):
+    own = batch.micro_indices(micro_batch_tokens, ranks.rows(batch.length_B.tolist()))
+    # Not in inference mode: sharded weights that are put together in it could not be trained after.
+    with torch.no_grad():
+        for index in ranks.evened(own) if is_sharded(model) else own:
+            if index is None:
+                at_actions(model, batch.rows([batch.shortest]), chunk_rows(model), columns)
+                continue
             micro = batch.rows(index)
             # The numbers of the micro-batch's own action tokens: its rows are in another order, its tokens fewer.
             micro_BT = number_BT[torch.tensor(index)][:, : micro.token_BT.shape[1]]
             value_CN[:, micro_BT[micro_BT >= 0]] = at_actions(model, micro, chunk_rows(model), columns)
+    value_CN = ranks.summed(value_CN)
     part_CN = dict(zip(rows, value_CN.split(list(rows.values())), strict=True))
 
     def at_tokens(value_1N: Tensor) -> Tensor:

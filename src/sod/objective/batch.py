@@ -97,12 +97,19 @@ class TokenBatch:
         number_BT = action_numbers(self.turn_BT > 0)[at_B]
         return cut(self, at_B, width, number_BT[number_BT >= 0])
 
-    def micro_indices(self, budget: int) -> list[list[int]]:
+    @property
+    def shortest(self) -> int:
+        """The number of the shortest trajectory with an action token; ValueError where there is none."""
+        lengths = self.length_B.tolist()
+        rows: list[int] = torch.nonzero((self.turn_BT > 0).any(1)).flatten().tolist()
+        return min(rows, key=lambda row: lengths[row])
+
+    def micro_indices(self, budget: int, among: Sequence[int] | None = None) -> list[list[int]]:
         """Row numbers of each micro-batch: length-sorted, `rows x longest <= budget` tokens (padding counted).
 
-        A trajectory longer than the budget gets a micro-batch of its own.
+        Of all rows, or of those `among` them. A trajectory longer than the budget gets a micro-batch of its own.
         """
-        order = sorted(range(len(self)), key=lambda row: (-int(self.length_B[row]), row))
+        order = sorted(range(len(self)) if among is None else among, key=lambda row: (-int(self.length_B[row]), row))
         micros: list[list[int]] = []
         for row in order:
             if micros and int(self.length_B[micros[-1][0]]) * (len(micros[-1]) + 1) <= budget:

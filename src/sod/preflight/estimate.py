@@ -147,7 +147,9 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     teachers, crossing = _teachers(recipe, method), crossing_of(recipe, method)
     parts = _trained(student, device)
     if recipe.engine.kind == "torch":
-        parts += _beside(student, device, recipe) if rollout.max_staleness else _playing("student", student, device, recipe)
+        parts += (
+            _beside(student, device, recipe) if rollout.max_staleness else _playing("student", student, device, recipe)
+        )
     parts += [Part(*size) for size in server_sizes(recipe, method)]
     for teacher, place in teachers:
         read = longest if crossing is None else crossing.tokens(longest)

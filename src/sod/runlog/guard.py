@@ -39,6 +39,7 @@ NEUTRAL_KEYS: Mapping[str, str] = {
     "student.device": "belongs to the machine, as threads do; auto leaves it to the machine anyway",
     **{f"teacher.{key}": why for key, why in _OF_A_SERVED_TEACHER.items()},
     **{f"teachers.*.{key}": why for key, why in _OF_A_SERVED_TEACHER.items()},
+    "parallel": "who computes it: equal up to rounding",
     "trackers": "copies of the metrics to look at",
     "train.checkpoint_every": "when the state is kept, not what it is",
     "train.keep_checkpoints": "how many of them stay",

@@ -11,7 +11,9 @@ from torch import Tensor
 from sod.models.device import moved
 from sod.models.lora import own_weights
 from sod.models.meter import Cost, Meter
+from sod.models.ranks import ALONE, Ranks
 from sod.models.score import teacher_scores
+from sod.models.sharded import whole_tensor
 from sod.objective.batch import TokenBatch
 from sod.objective.scores import ScoreNeed, TeacherScores
 from sod.records import Episode
@@ -30,20 +32,29 @@ class LocalTeacher:
     offers: ClassVar[Offer] = Offer("full")
 
     def __init__(
-        self, model: Any, micro_batch_tokens: int, temperature: float = 1.0, meter: Meter | None = None
+        self,
+        model: Any,
+        micro_batch_tokens: int,
+        temperature: float = 1.0,
+        meter: Meter | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`temperature` must be the student's, or the gap compares two different things."""
+        """`temperature` must be the student's, or the gap compares two different things.
+
+        With several `ranks` each has the whole model, scores rows of its own, and gets the scores of all.
+        """
         self.model = model.requires_grad_(False).eval()
         self.micro_batch_tokens = micro_batch_tokens
         self.temperature = temperature
         self._meter = meter or Meter()
         self._cost = Cost.of(model)
+        self._ranks = ranks
         self._average: list[Tensor] | None = None
 
     def score(self, batch: TokenBatch, episodes: Sequence[Episode], need: ScoreNeed) -> TeacherScores:
         """See `Teacher.score`. Reads the batch's tokens; `episodes` are not looked at."""
         with self._meter.phase("teacher", int(batch.length_B.sum()), self._cost.scoring(batch), self._cost.bytes):
-            return teacher_scores(self.model, batch, self.micro_batch_tokens, self.temperature, need)
+            return teacher_scores(self.model, batch, self.micro_batch_tokens, self.temperature, need, self._ranks)
 
     def follow(self, student: Any, fraction: float) -> None:
         """See `LocalModel.follow`. The average is kept in float32, whatever the model's precision.
@@ -59,7 +70,7 @@ class LocalTeacher:
             if self._average is None:
                 self._average = [p.detach().float().clone() for p in mine]
             for average, weight, target in zip(self._average, mine, theirs, strict=True):
-                average.lerp_(moved(target, average.device).float(), fraction)
+                average.lerp_(moved(whole_tensor(target), average.device).float(), fraction)
                 weight.copy_(average)
 
     def state(self) -> list[Tensor] | None:

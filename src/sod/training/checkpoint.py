@@ -90,18 +90,30 @@ class _Listed:
     sha256: str | None
 
 
-def save(directory: Path, position: Position, state: State, save_model: Callable[[Path], None]) -> None:
+def write_nothing(directory: Path) -> None:
+    """There is no more in a checkpoint than what `save` writes."""
+
+
+def save(
+    directory: Path,
+    position: Position,
+    state: State,
+    save_model: Callable[[Path], None],
+    write_more: Callable[[Path], None] = write_nothing,
+) -> None:
     """Write the checkpoint of `position` at `directory`, atomically; what stands there already is set aside.
 
-    Raises SodError when it cannot be written: what was there before is untouched and no half is left. Raises ValueError
-    for a namespace that does not exist.
+    `write_more` writes further files into the directory that is being made (`being_made`). Raises SodError when it
+    cannot be written: what was there before is untouched and no half is left. Raises ValueError for a namespace that
+    does not exist.
     """
     if unknown := set(state) - set(NAMESPACES):
         raise ValueError(f"checkpoint state of {unknown.pop()!r}: the namespaces are {', '.join(NAMESPACES)}")
-    partial = _hidden(directory)
+    partial = being_made(directory)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / MODEL).mkdir(parents=True)
+        write_more(partial)
         save_model(partial / MODEL)
         _write_trainer(partial / TRAINER, position, state)
         listed = {name: _entry(partial / name) for name in _files(partial)}
@@ -119,6 +131,26 @@ def save(directory: Path, position: Position, state: State, save_model: Callable
         full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause)
         reason = "no space left on device; free some" if full else str(cause).strip().splitlines()[0]
         raise SodError(f"{directory}: cannot write the checkpoint: {reason}; earlier checkpoints are kept") from error
+
+
+def being_made(directory: Path) -> Path:
+    """Where a checkpoint is made, and where it is unmade: of what a kill leaves there nothing is used."""
+    return directory.with_name(f".{directory.name}.partial")
+
+
+@final
+class UnwrittenError(SodError):
+    """A checkpoint that cannot be written; rank 0 has said why."""
+
+    on_all_ranks = True
+
+
+def write_beside(directory: Path, write_more: Callable[[Path], None]) -> None:
+    """Write what this rank has of the checkpoint that rank 0 is saving at `directory`. Raises UnwrittenError."""
+    try:
+        write_more(being_made(directory))
+    except (OSError, RuntimeError) as error:
+        raise UnwrittenError(f"{directory}: cannot write the checkpoint: {error}") from error
 
 
 def set_aside(directory: Path) -> None:
@@ -214,7 +246,7 @@ def prune(checkpoints: list[tuple[int, Path]], keep: int) -> None:
         return
     for path in surplus:
         # Renamed first: a kill in the midst of it must not leave half a checkpoint under a checkpoint's name.
-        doomed = _hidden(path)
+        doomed = being_made(path)
         shutil.rmtree(doomed, ignore_errors=True)
         try:
             path.rename(doomed)
@@ -332,11 +364,6 @@ def _entry(path: Path) -> dict[str, Any]:
 def _files(directory: Path) -> list[str]:
     """Every file below `directory`, as the marker names it."""
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-
-
-def _hidden(directory: Path) -> Path:
-    """Where a checkpoint is made, and where it is unmade: of what a kill leaves there nothing is used."""
-    return directory.with_name(f".{directory.name}.partial")
 
 
 def _later(directory: Path, written: int) -> SodError:

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
+from sod.models.ranks import ALONE, Ranks
 from sod.recipe import Notice
 from sod.records import SodError
 from sod.runlog import RunLog, writing
 from sod.training import checkpoint
-from sod.training.checkpoint import Position, ResumePoint, State
+from sod.training.checkpoint import Position, ResumePoint, State, write_nothing
 from sod.training.report import StepReport
 from sod.training.signals import on_stop_request
 
 
 class InterruptedRunError(SodError):
     """The user (or the scheduler) asked the run to stop; the checkpoint has been written."""
+
+    on_all_ranks = True
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -47,10 +50,15 @@ class Plan:
 @final
 @dataclass(frozen=True)
 class Trainee:
-    """What a checkpoint needs: the state of the run's parts by namespace, and a way to write the model."""
+    """What a checkpoint needs: the state of the run's parts by namespace, and a way to write the model.
+
+    With several `ranks`, `write_shards` writes the pieces of all of them: each has its own trainee and calls it.
+    """
 
     state: Callable[[], State]
     save_model: Callable[[Path], None]
+    write_shards: Callable[[Path], None] = write_nothing
+    ranks: Ranks = ALONE
 
 
 def run_steps(
@@ -64,9 +72,11 @@ def run_steps(
 ) -> None:
     """Run the steps after `done` up to `plan.steps`.
 
-    Raises InterruptedRunError after Ctrl-C or SIGTERM, with a checkpoint of the last finished step.
+    With several ranks all run it, and rank 0 logs, evaluates and writes. Raises InterruptedRunError after Ctrl-C or
+    SIGTERM, on all ranks after the same step though one alone was asked, with a checkpoint of it.
     """
     requests: list[int] = []
+    ranks = trainee.ranks
 
     def note(number: int) -> None:
         """The step under way can finish; a second request stops at once."""
@@ -74,24 +84,37 @@ def run_steps(
             raise KeyboardInterrupt
         requests.append(number)
 
-    with on_stop_request(note):
+    with on_stop_request(note), ranks.naming_losses():
         for step in range(done + 1, plan.steps + 1):
             report = take_step(step)
-            if evaluate and plan.evaluate_every and (step % plan.evaluate_every == 0 or step == plan.steps):
-                report.metrics.update(evaluate(step))
-            log.log({"step": step, "kind": plan.kind, **report.metrics})
-            if plan.trajectories_every and step % plan.trajectories_every == 0:
-                log.write_trajectories(step, report.trajectories)
-            for listener in listeners:
-                listener(report)
-            last = step == plan.steps
-            if step % plan.checkpoint_every == 0 or last or requests:
+            if ranks.first:
+                _tell(report, plan, log, listeners, evaluate)
+            last, request = step == plan.steps, ranks.most(requests[0] if requests else 0)
+            if step % plan.checkpoint_every == 0 or last or request:
                 _save(plan, log, step, trainee)
-            if requests and not last:
+            if request and not last:
                 raise InterruptedRunError(
-                    f"stopped after step {step} of {plan.steps}; go on with --resume {log.path}", requests[0]
+                    f"stopped after step {step} of {plan.steps}; go on with --resume {log.path}", request
                 )
             del report  # its rows hold on to the step's tensors, which the next step needs the room of
+
+
+def _tell(
+    report: StepReport,
+    plan: Plan,
+    log: RunLog,
+    listeners: list[Listener],
+    evaluate: Callable[[int], dict[str, float]] | None,
+) -> None:
+    """Evaluate where it is time for it, write down what a step gave, and tell the listeners."""
+    step = report.step
+    if evaluate and plan.evaluate_every and (step % plan.evaluate_every == 0 or step == plan.steps):
+        report.metrics.update(evaluate(step))
+    log.log({"step": step, "kind": plan.kind, **report.metrics})
+    if plan.trajectories_every and step % plan.trajectories_every == 0:
+        log.write_trajectories(step, report.trajectories)
+    for listener in listeners:
+        listener(report)
 
 
 def resume_point(log: RunLog, recipe_hash: str, notice: Notice) -> ResumePoint | None:
@@ -119,6 +142,10 @@ def clear_way(log: RunLog, done: int) -> None:
 
 
 def _save(plan: Plan, log: RunLog, step: int, trainee: Trainee) -> None:
-    position = Position(step, plan.recipe_hash)
-    checkpoint.save(log.checkpoint_dir(step), position, trainee.state(), trainee.save_model)
-    checkpoint.prune([found for found in log.checkpoints() if found[0] <= step], plan.keep_checkpoints)
+    directory = log.checkpoint_dir(step)
+    if trainee.ranks.first:
+        position, more = Position(step, plan.recipe_hash), trainee.write_shards
+        checkpoint.save(directory, position, trainee.state(), trainee.save_model, more)
+        checkpoint.prune([found for found in log.checkpoints() if found[0] <= step], plan.keep_checkpoints)
+    else:
+        checkpoint.write_beside(directory, trainee.write_shards)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from sod.clock import Clock
 from sod.models.lora import dropping
 from sod.models.memory import naming_phase
+from sod.models.ranks import ALONE, Ranks
 from sod.models.score import action_logps
 from sod.models.settle import settle_of
 from sod.objective.batch import TokenBatch, supervised_batch
@@ -38,33 +40,44 @@ def sft_step(
     spec: OptimSpec,
     seed: int,
     step: int,
+    ranks: Ranks = ALONE,
 ) -> StepReport:
     """One update by the weighted mean of the negative log-likelihood (nats/token) of the assistant's tokens.
 
     The denominator is the sum of the weights of all tokens of the batch, one for all its micro-batches: where every
     turn counts 1, the number of tokens. A weight says how much a turn counts beside the others of its batch.
-    The examples of a step are a pure function of (seed, step). Raises NonFiniteError before a non-finite
+    The examples of a step are a pure function of (seed, step). Each of the ranks takes the gradient of rows of its own;
+    all call it. Raises NonFiniteError before a non-finite
     gradient could move a weight.
     """
     clock = Clock(settle=settle_of([model]))
-    with clock.timed("step"), dropping(model, seed, step), naming_phase("the update"):
+    with clock.timed("step"), dropping(model, ranks.seed(seed), step), naming_phase("the update"):
         chosen = [examples[i] for i in draw(batch_size, len(examples), seed, step)]
         batch = supervised_batch([(e.token_ids, e.turn_ids) for e in chosen], [e.weights for e in chosen])
-        metrics = _updated(model, optimizer, batch, spec, step)
+        metrics = _updated(model, optimizer, batch, spec, step, ranks)
         tokens = float(batch.length_B.sum())
     seconds = clock.total
     return StepReport(step, metrics | {"tokens_per_second": tokens / seconds, "seconds": seconds})
 
 
-def _updated(model: Any, optimizer: Optimizer, batch: TokenBatch, spec: OptimSpec, step: int) -> dict[str, float]:
+def _updated(
+    model: Any, optimizer: Optimizer, batch: TokenBatch, spec: OptimSpec, step: int, ranks: Ranks
+) -> dict[str, float]:
     """Loss, gradient norm and learning rate."""
     total = float(weights_of(batch).double().sum())
     loss = 0.0
-    for micro in batch.split(spec.micro_batch_tokens):
+    for index in ranks.evened(batch.micro_indices(spec.micro_batch_tokens, ranks.rows(batch.length_B.tolist()))):
+        # Where another rank has one more: forwards are common to all, and this one counts nothing.
+        micro = batch.rows([batch.shortest] if index is None else index)
         part = -(action_logps(model, micro) * weights_of(micro)).sum() / total
-        part.backward()
+        if index is None:
+            part = 0.0 * part
+        # The gradients of ranks are averaged, and ours are to be added up.
+        (part if ranks.count == 1 else part * ranks.count).backward()
         optimizer.accumulate()
         loss += float(part.detach())
+    if ranks.count > 1:
+        loss = float(ranks.summed(torch.tensor(loss, dtype=torch.float64)))
     update = optimizer.step(step)
     return {"loss": loss, "grad_norm": update.grad_norm, "lr": update.lr}
 

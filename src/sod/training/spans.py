@@ -23,6 +23,7 @@ from sod.models.device import moved
 from sod.models.forward import hidden_before_actions
 from sod.models.logits import LogitShape, shape_of
 from sod.models.score import logits, logps_after
+from sod.models.sharded import within
 from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.scores import Aligned, Rendering
@@ -62,13 +63,27 @@ def span_terms(
     aligned = None if batch.scores is None or batch.scores.teacher is None else batch.scores.teacher.aligned
     if aligned is None or aligned.rendering is None:
         raise ValueError("a loss over spans needs the teacher's renderings of the batch")
+    rendering = aligned.rendering
+    return within(student, lambda: _terms(student, teacher, batch, aligned, rendering, measure, temperature))
+
+
+def _terms(
+    student: Any,
+    teacher: Any,
+    batch: TokenBatch,
+    aligned: Aligned,
+    rendering: Rendering,
+    measure: SpanMeasure,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """`span_terms`, with the student's weights together."""
     action_BT = batch.turn_BT > 0
     hidden_ND = hidden_before_actions(student, batch)
     logp_BT = logps_after(student, batch, hidden_ND, temperature)
     value_N = torch.zeros(len(hidden_ND))
     if bool((aligned.span_BT > 0).any()):
         own = _side(hidden_ND, batch.token_BT[action_BT], aligned.span_BT[action_BT])
-        theirs = _teachers_side(teacher, aligned, aligned.rendering)
+        theirs = _teachers_side(teacher, aligned, rendering)
         value_N = value_N.index_add(0, own.start_S, _values(student, teacher, own, theirs, measure, temperature))
     return logp_BT, torch.zeros(action_BT.shape).masked_scatter(action_BT, value_N)
 

@@ -21,6 +21,7 @@ from sod.evaluation.hints import Hints
 from sod.models.lora import dropping
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
+from sod.models.ranks import ALONE, Ranks
 from sod.models.score import score
 from sod.objective.batch import TokenBatch, aligned_scores, pack, with_prompts
 from sod.objective.importance import ImportanceLevel, importance_figures
@@ -56,7 +57,8 @@ class Run:
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
     `ahead` plays the next step's episodes while this one learns; without it a step plays its own. `began` are the
-    steps that the weights had behind them as the engine began with them.
+    steps that the weights had behind them as the engine began with them. With several `ranks` each has a run: rank 0's
+    gathers and reports, and all learn. Of the others no `rollout` is ever asked to play.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
     score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
@@ -81,6 +83,7 @@ class Run:
     ahead: Ahead | None = None
     began: int = 0
     settle: Callable[[], None] = nothing_to_wait_for
+    ranks: Ranks = ALONE
     teacher_health: FaultWindow = field(init=False)
 
     def __post_init__(self) -> None:
@@ -130,11 +133,13 @@ def train_step(run: Run, step: int) -> StepReport:
     run.clock, whole = Clock(settle=run.settle), Clock(settle=run.settle)
     with whole.timed("step"):
         with naming_phase("sampling"):
-            gathered = gather(run, step) if run.ahead is None else run.ahead.take(step, run.clock)
-        stale = {} if run.ahead is None else aged(run, gathered.collected)
-        if run.hints is not None:
+            gathered, batch = handed_out(run, step)
+        stale = {} if run.ahead is None or gathered is None else aged(run, gathered.collected)
+        if run.hints is not None and gathered is not None:
             run.hints.look(gathered.tasks, gathered.collected.groups)
-        learned = learn(run, gathered.batch, step)
+        learned = learn(run, batch, step)
+    if gathered is None:
+        return StepReport(step, learned.updates)
     return describe(
         step=step,
         tasks=gathered.tasks,
@@ -149,6 +154,18 @@ def train_step(run: Run, step: int) -> StepReport:
         tools=run.tools,
         began=run.began,
     )
+
+
+def handed_out(run: Run, step: int) -> tuple[Gathered | None, TokenBatch]:
+    """What rank 0 has gathered, None on the others, and its batch on all of them. Raises as `gather`, on all."""
+    own: list[Gathered] = []
+
+    def batch() -> TokenBatch:
+        own.append(gather(run, step) if run.ahead is None else run.ahead.take(step, run.clock))
+        return own[0].batch
+
+    shared = run.ranks.shared(batch)
+    return (own[0] if own else None), shared
 
 
 def gather(run: Run, step: int) -> Gathered:
@@ -180,7 +197,8 @@ def learn(run: Run, batch: TokenBatch, step: int) -> Learned:
     updates, signal = updater(run), None
     if batch.scores is not None and batch.scores.old_BT is not None:
         batch, signal = updates.weighed(batch, step)
-    with run.clock.timed("update"), dropping(run.student, run.recipe.seed, step), naming_phase("the update"):
+    seed = run.ranks.seed(run.recipe.seed)
+    with run.clock.timed("update"), dropping(run.student, seed, step), naming_phase("the update"):
         updated = updates.update(batch, step)
     if signal is None:  # only now are the old log-probabilities known
         batch, signal = updates.weighed(updated.batch, step)
@@ -277,7 +295,7 @@ def old_logps(run: Run, batch: TokenBatch, source: OldSource) -> Tensor | None:
 def trainer_logps(run: Run, batch: TokenBatch) -> Tensor:
     """The trainer's log-probabilities of the batch under the weights that sampled it. Shape B x T."""
     with run.measured.old(batch):
-        return score(run.student, batch, run.recipe.optim.micro_batch_tokens, run.recipe.rollout.temperature)
+        return score(run.student, batch, run.recipe.optim.micro_batch_tokens, run.recipe.rollout.temperature, run.ranks)
 
 
 def updater(run: Run) -> Updater:
@@ -295,6 +313,7 @@ def updater(run: Run) -> Updater:
         measured=run.measured,
         span_measure=run.span_measure,
         importance=importance_of(run.recipe),
+        ranks=run.ranks,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sod.models.dense import choice_terms, dense_terms
+from sod.models.ranks import ALONE, Ranks
 from sod.models.score import action_logps
 from sod.objective.aggregation import loss_weights
 from sod.objective.batch import TokenBatch
@@ -53,9 +54,14 @@ class Figures:
         self.grad_norm += done.grad_norm
         self.lr += done.lr
 
-    def means(self, updates: int) -> dict[str, float]:
-        """Per update."""
-        return {known.name: getattr(self, known.name) / updates for known in fields(self)}
+    def means(self, updates: int, ranks: Ranks) -> dict[str, float]:
+        """Per update, of the micro-batches of all ranks."""
+        sums = {known.name: getattr(self, known.name) for known in fields(self)}
+        if ranks.count > 1:
+            parts = [name for name in sums if name not in ("grad_norm", "lr")]  # which every rank knows whole
+            whole = ranks.summed(torch.tensor([sums[name] for name in parts], dtype=torch.float64))
+            sums |= dict(zip(parts, whole.tolist(), strict=True))
+        return {name: value / updates for name, value in sums.items()}
 
 
 @final
@@ -89,7 +95,8 @@ class Updater:
 
     `teacher` is the model of a dense loss, `teacher_view` what it reads of a micro-batch where that is not the
     student's own, and `span_measure` the loss over spans where it has another tokenizer. `importance` says whether
-    tokens or trajectories are weighted by how probable the old weights find them.
+    tokens or trajectories are weighted by how probable the old weights find them. With several `ranks` each has the
+    whole batch and takes the gradient of rows of its own.
     """
 
     student: Any
@@ -103,6 +110,7 @@ class Updater:
     measured: StepMeter
     span_measure: SpanMeasure | None = None
     importance: ImportanceLevel | None = None
+    ranks: Ranks = ALONE
 
     def update(self, batch: TokenBatch, step: int) -> Updated:
         """Whole groups per mini-batch, one denominator for each.
@@ -128,7 +136,7 @@ class Updater:
                 mini, _ = self.weighed(mini.with_old(logp_BT), step)
                 batch = batch.with_old(logp_BT)
             figures.add_update(self._optimizer_step(mini, step))
-        means = figures.means(len(minis)) | {"updates": float(len(minis)), "train_inference_gap": gaps[0]}
+        means = figures.means(len(minis), self.ranks) | {"updates": float(len(minis)), "train_inference_gap": gaps[0]}
         return Updated(batch, means)
 
     def accumulate(self, mini: TokenBatch, step: int, figures: Figures) -> Tensor:
@@ -138,23 +146,35 @@ class Updater:
         method can make nothing of.
         """
         logp_BT = torch.zeros(mini.token_BT.shape)
-        for index in mini.micro_indices(self.optim.micro_batch_tokens):
-            micro = mini.rows(index)
-            if micro.action_tokens() == 0:  # no gradient, and nothing to weigh
+        micros = mini.micro_indices(self.optim.micro_batch_tokens, self.ranks.rows(mini.length_B.tolist()))
+        # Without action tokens there is no gradient, and nothing to weigh.
+        with_actions = [index for index in micros if bool((mini.turn_BT[index] > 0).any())]
+        for index in self.ranks.evened(with_actions):
+            if index is None:
+                self._keep_step(mini, step)
                 continue
-            terms = self.forward_backward(micro, step)
+            terms = self.forward_backward(mini.rows(index), step)
             figures.add(terms)
             logp_BT[index, : terms.logp_BT.shape[1]] = terms.logp_BT
-        return logp_BT
+        return self.ranks.summed(logp_BT)
 
     def forward_backward(self, micro: TokenBatch, step: int) -> MicroTerms:
         """Add the gradient of a micro-batch's part of the loss to what the optimizer has."""
         with self.measured.forward(micro):
             logp_BT, loss, terms = self.objective(micro, step)
         with self.measured.backward(micro):
-            loss.backward()
-            self.optimizer.accumulate()
+            self._backward(loss)
         return MicroTerms(float(loss.detach()), terms.clipped, terms.dual_clipped, terms.kl, logp_BT.detach())
+
+    def _keep_step(self, mini: TokenBatch, step: int) -> None:
+        """Run a row whose loss counts nothing, while another rank runs a micro-batch: forwards are common to all."""
+        _, loss, _ = self.objective(mini.rows([mini.shortest]), step)
+        self._backward(0.0 * loss)
+
+    def _backward(self, loss: Tensor) -> None:
+        # The gradients of ranks are averaged, and ours are to be added up.
+        (loss if self.ranks.count == 1 else loss * self.ranks.count).backward()
+        self.optimizer.accumulate()
 
     def objective(self, micro: TokenBatch, step: int) -> tuple[Tensor, Tensor, SurrogateTerms]:
         """`(log-probabilities, loss, surrogate terms)` of a micro-batch under the weights as they stand.
@@ -193,12 +213,17 @@ class Updater:
     def weighed(self, batch: TokenBatch, step: int) -> tuple[TokenBatch, Signal]:
         """The batch with what the method makes of its scores, and that.
 
-        Raises NonFiniteError, with the batch dumped, for a log-probability that is not finite.
+        Raises NonFiniteError, with the batch dumped, for a log-probability that is not finite; on all ranks, each with
+        its own batch, where one of them has such a one.
         """
+        signal, complaint = None, None
         try:
             signal = advantage(self.method, batch, step)
         except ValueError as error:
-            raise dump(self.dumps, batch, step, NonFiniteError(f"step {step}: {error}")) from None
+            complaint = str(error)
+        complaint = self.ranks.complaint(complaint)
+        if signal is None or complaint is not None:
+            raise self._dumped(batch, step, NonFiniteError(f"step {step}: {complaint}"))
         return batch.aimed(signal.advantage_BT, signal.distil_BT), signal
 
     def _optimizer_step(self, mini: TokenBatch, step: int) -> Update:
@@ -206,7 +231,10 @@ class Updater:
             with self.measured.optimizer():
                 return self.optimizer.step(step)
         except NonFiniteError as error:
-            raise dump(self.dumps, mini, step, error) from None
+            raise self._dumped(mini, step, error) from None
+
+    def _dumped(self, batch: TokenBatch, step: int, error: NonFiniteError) -> NonFiniteError:
+        return dump(self.dumps, batch, step, error, self.ranks.number)
 
 
 def distance(logp_BT: Tensor, mini: TokenBatch) -> float:
@@ -224,10 +252,10 @@ def check_train_inference_gap(gap: float, step: int) -> None:
         )
 
 
-def dump(directory: Path, batch: TokenBatch, step: int, error: NonFiniteError) -> NonFiniteError:
-    """Keep the offending batch on disk and say where."""
+def dump(directory: Path, batch: TokenBatch, step: int, error: NonFiniteError, rank: int = 0) -> NonFiniteError:
+    """Keep the offending batch on disk and say where; other ranks than 0 have their number in its name."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step-{step:06d}.pt"
+    path = directory / (f"step-{step:06d}-rank-{rank}.pt" if rank else f"step-{step:06d}.pt")
     torch.save(_tensors(batch), path)
     return NonFiniteError(f"{error}; the batch is in {path}")
 

@@ -18,6 +18,7 @@ from sod.recipe.keys.launch import LaunchSpec
 from sod.recipe.keys.method import MethodSpec, method_by_name
 from sod.recipe.keys.model import ModelSpec, StudentSpec
 from sod.recipe.keys.optim import OptimSpec
+from sod.recipe.keys.parallel import ParallelSpec
 from sod.recipe.keys.reward import RewardSpec
 from sod.recipe.keys.rollout import RolloutSpec
 from sod.recipe.keys.section import Section
@@ -64,6 +65,7 @@ class Recipe(Section):
         MethodSpec(), description="the objective: a preset's name, or a section with its knobs"
     )
     optim: OptimSpec = Field(OptimSpec(), description="the optimizer of `sod train`")
+    parallel: ParallelSpec = Field(ParallelSpec(), description="the processes that train together")
     train: TrainSpec = Field(TrainSpec(), description="the length of the run and what it leaves behind")
     sft: SftSpec = Field(SftSpec(), description="supervised fine-tuning (`sod sft`)")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="how evaluations sample")

@@ -1,0 +1,143 @@
+"""A model over several processes (FSDP2), by torch's `fully_shard`.
+
+The plan, for all of the trainer:
+
+- **Weights.** Each rank holds a piece of every weight, in float32, and of its moments. They compute in the precision
+  of `student.dtype` (torch's MixedPrecisionPolicy, in the place of the optimizer's own masters), and gradients are
+  reduced in float32. Weights under an adapter, which are not trained, stay in `student.dtype`.
+- **The step.** Rank 0 plays, rewards and asks served teachers, and hands the batch to all. From there on every rank
+  does the same with the whole batch, small as it is beside weights: baselines, weights of turns, advantages and the
+  denominator are computed on each, over all rows, so that nothing has to be agreed on. What costs time, forwards and
+  backwards, each rank does for its own rows, dealt by tokens (`ranks.dealt`), and the values are summed up.
+- **In step.** Every forward of a sharded model is common to all ranks. A rank with fewer micro-batches than another
+  runs one more row, whose loss counts nothing (`ranks.Ranks.evened`).
+- **One gradient.** Torch averages over ranks, and our losses are parts of a sum: each is multiplied by the number of
+  ranks. Norm and clip are those of the whole gradient, so that all ranks refuse it, or none.
+- **A whole copy.** Rank 0 keeps the model once more, in `student.dtype`: its engine samples with it, and checkpoints
+  hold it as a plain Hugging Face directory. It takes the bytes of the model on that rank (`student.device`).
+- **Teachers** in this process are whole on every rank, and each scores its own rows: 8 GB for 4B weights in bfloat16.
+  One that has no room beside the student is served instead.
+
+Deviations from a plain wrap of the whole model, each for a reason found by trying: `score` and `dense` project outside
+of the model's own forward, hence `sharded.within`; what is scored without gradients runs under `no_grad`, as weights
+put together in inference mode cannot be trained after; gloo cannot be told another divisor, hence the factor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from sod.models.forward import packs
+from sod.models.ranks import LAUNCHED, Ranks
+from sod.models.recompute import decoder_layers
+from sod.models.sharded import Sharding, mark_sharded, whole_tensor
+from sod.records import SodError
+
+PATIENCE = timedelta(hours=12)
+"""How long ranks wait for one another: as long as a rollout on rank 0 may take. One that dies is noticed at once."""
+_RUN = "sod_within"
+
+
+def join() -> Ranks:
+    """Meet the other processes that the launcher has started; CUDA's current device becomes this one's.
+
+    Raises SodError where the environment that a launcher sets is not whole, or nobody answers.
+    """
+    try:
+        ranks = Ranks(int(os.environ[LAUNCHED]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
+        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if cards:
+            torch.cuda.set_device(ranks.local % cards)
+        if not distributed.is_initialized():
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", timeout=PATIENCE)
+    except (KeyError, ValueError, RuntimeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SodError(
+            f"cannot meet the other ranks ({said:.200}); start them with torchrun, or without RANK"
+        ) from error
+    return ranks
+
+
+def leave() -> None:
+    """Part from the other processes, where there are any."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def shard(model: Any, ranks: Ranks) -> None:
+    """Leave a piece of each of the model's weights here, in place; all ranks call it with the same weights.
+
+    What is trained becomes float32. `model` is a Hugging Face causal LM on this rank's device; its layers may already
+    be set to recompute, or be compiled. Raises SodError for an architecture whose layers transformers does not mark.
+    """
+    computing = model.dtype
+    packs(model)  # proven while the weights are whole
+    mesh = init_device_mesh(model.device.type, (ranks.count,))
+    policy = MixedPrecisionPolicy(param_dtype=computing, reduce_dtype=torch.float32)
+    for part in (*decoder_layers(model, "parallel.shards"), model):
+        _to_float32(part)
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    setattr(model, _RUN, MethodType(_run, model))
+    register_fsdp_forward_method(model, _RUN)
+    mark_sharded(model, Sharding(_runner(model), computing))
+
+
+def gather_into(whole: Any | None, model: Any) -> None:
+    """Copy the trained weights of a sharded model into `whole`, a plain model of the same names, on rank 0.
+
+    One weight at a time is put together, so that it takes no more than the largest of them. All ranks call it, the
+    others with None.
+    """
+    weights = {} if whole is None else dict(whole.named_parameters())
+    model.reshard()  # after a forward without a backward some are together, in the precision that it computes in
+    with torch.no_grad():
+        for name, piece in model.named_parameters():
+            if not piece.requires_grad:
+                continue
+            value = whole_tensor(piece)
+            if whole is not None:
+                weights[name].copy_(value)
+
+
+def like_pieces(tensor: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, in pieces as `piece` is; itself where that is whole. Nothing is sent: each rank has all of it."""
+    if not isinstance(piece, DTensor):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    moved = tensor.to(piece.device)
+    return distribute_tensor(moved, piece.device_mesh, piece.placements, src_data_rank=None)
+
+
+def _to_float32(part: Any) -> None:
+    """What is trained, and not yet in pieces."""
+    for weight in part.parameters():
+        if weight.requires_grad and not isinstance(weight, DTensor):
+            weight.data = weight.data.float()
+
+
+def _run(model: Any, work: Callable[[], Any]) -> Any:
+    return work()
+
+
+def _runner(model: Any) -> Callable[[Callable[[], Any]], Any]:
+    """`model` runs work as its forward. Without a reference of the model to itself, which would keep it for ever."""
+    from weakref import ref
+
+    weak = ref(model)
+
+    def run(work: Callable[[], Any]) -> Any:
+        alive = weak()
+        return getattr(alive, _RUN)(work)
+
+    return run
