@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from sod.alignment.turns import Coverage, Ledger, match_trajectory
+from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectories
 from sod.alignment.vocabularies import shared_tokens
 from sod.build.alignment import Pair, pair_of, spread
 from sod.build.alignment_rows import rows_of
@@ -33,6 +33,7 @@ from sod.tasks.base import Conversation
 from sod.tools.python import SCHEMA
 
 PROCESSES = 2
+AT_A_TIME = 64  # conversations, as a step has them
 Ledgers = Sequence[tuple[Ledger, Ledger]]
 """Each conversation as the student and as the teacher reads it."""
 
@@ -102,9 +103,11 @@ class Matched:
 
 
 def matched(ledgers: Ledgers) -> Matched:
-    """All of them, one after the other."""
+    """All of them, as many at a time as a step has."""
     started = time.process_time()
-    trajectories = [match_trajectory(*one) for one in ledgers]
+    trajectories: list[list[MatchedTurn]] = []
+    for first in range(0, len(ledgers), AT_A_TIME):
+        trajectories += match_trajectories(ledgers[first : first + AT_A_TIME])
     seconds = time.process_time() - started
     turns = [turn for trajectory in trajectories for turn in trajectory]
     strict = 0

@@ -206,7 +206,7 @@ def _tallies(pair: Pair, number: int, conversation: Conversation, unread: list[S
     except (ValueError, SodError) as error:
         unread.append(SkippedRow(number, str(error)))
     turn_N = np.asarray(own.turn_ids)
-    control_N = own.pieces.control[own.pieces.known(own.ids)]
+    control_N = own.pieces.control[own.ids]
     tallies = []
     for turn in range(1, int(turn_N.max()) + 1):
         tokens, control = int((turn_N == turn).sum()), int(control_N[turn_N == turn].sum())
