@@ -213,9 +213,8 @@ def test_a_mark_that_the_student_sampled_and_the_teacher_spells_is_left_out() ->
     own = side("prose", text)
     plain = family("code").encode(text, add_special_tokens=False, split_special_tokens=True)
     end = family("code").convert_tokens_to_ids("<end>")
-    theirs = Side(
-        pieces("code").known([*plain, end]), pieces("code"), lambda text: HERMES.read(text, False, True), True
-    )
+    ids = pieces("code").known([*plain, end])
+    theirs = Side(ids, pieces("code"), lambda text: HERMES.read(text, False, True), True)
     said = matched(own, theirs)
     assert b"python" in said
     assert b"tool_call" not in said

@@ -184,6 +184,15 @@ class TestRefusedTeachers:
             found(make_recipe("hiding"), [])
         assert found(make_recipe("hiding", template="hermes"), []) is not None
 
+    def test_a_teacher_without_a_fast_tokenizer(self, make_recipe: Any, place: Path, tmp_path: Path) -> None:
+        for path in (place / "other").iterdir():
+            if path.name != "tokenizer.json":
+                (tmp_path / path.name).write_bytes(path.read_bytes())
+        recipe = make_recipe()
+        teacher = recipe.teacher.model_copy(update={"path": str(tmp_path)})
+        with pytest.raises(SodError, match=r"no tokenizer.json, so no fast tokenizer, .*; save one there with [^\n]*$"):
+            found(recipe.model_copy(update={"teacher": teacher}), [])
+
     def test_a_tokenizer_whose_bytes_nobody_can_tell(
         self, make_recipe: Any, place: Path, tmp_path: Path, chat: Chat
     ) -> None:

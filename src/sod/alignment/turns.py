@@ -212,11 +212,8 @@ def _by_turn(matched: _Matched, starts: Sequence[tuple[int, int]]) -> list[Match
     """What became of each turn, its spans in token numbers that begin there, at the student and at the teacher."""
     token_at, turns = matched.student.token_at, len(starts)
     turn_N = np.repeat(np.arange(turns), np.diff(token_at))
-    counts = (
-        np.bincount(turn_N * len(KINDS) + matched.kinds, minlength=turns * len(KINDS))
-        .reshape(turns, len(KINDS))
-        .tolist()
-    )
+    key_N = turn_N * len(KINDS) + matched.kinds
+    counts = np.bincount(key_N, minlength=turns * len(KINDS)).reshape(turns, len(KINDS)).tolist()
     said_N = matched.content & (matched.kinds == KINDS.index("matched"))
     said = np.bincount(turn_N[said_N], minlength=turns).tolist()
     edges = np.searchsorted(matched.spans.student_start, token_at).tolist()
