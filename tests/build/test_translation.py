@@ -146,12 +146,17 @@ def test_the_estimator_by_itself_is_what_the_teacher_offers(level: Level, kind: 
     assert LocalTeacher.offers.level == "full"
 
 
-def test_what_does_nothing_with_the_estimator_by_itself_is_refused(make_recipe: Any, tmp_path: Path) -> None:
-    """Found out once it is known that the teacher has another tokenizer: a loss over spans has no policy ratio."""
+@pytest.mark.slow
+def test_what_does_nothing_with_the_estimator_by_itself_is_told(make_recipe: Any, tmp_path: Path) -> None:
+    """Found out once it is known that the teacher has another tokenizer: a loss over spans has no policy ratio.
+
+    Only told, as a comparison's recipe is shared by methods that have one.
+    """
     recipe = make_recipe(method={"name": "opd", "clip_low": 0.1})
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"mini_batch_prompts": 1})})
-    with pytest.raises(SodError, match=r"^method\.clip_low=0\.1 does nothing here: a dense divergence has no policy"):
-        prepare_train(recipe, tmp_path / "run", False, lambda text: None)
+    told: list[str] = []
+    prepare_train(recipe, tmp_path / "run", False, told.append).close()
+    assert any(line.startswith("method.clip_low=0.1 does nothing here: a dense divergence has no") for line in told)
 
 
 def test_every_method_of_sampled_tokens_can_align() -> None:
