@@ -151,7 +151,8 @@ def checked(
     """
     if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
-    refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+    offer = LocalTeacher.offers
+    refuse_unmet(method, offer, recipe.rollout.temperature, "a local teacher")
     refuse_missing_adapters(recipe)
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
@@ -175,7 +176,6 @@ def checked(
     refuse_unfit_adapter(recipe)
     began = first_look(recipe, tasks)
     theirs = () if began is None else began.tools
-    offer = LocalTeacher.offers
     chat, translation = chats_of(recipe, method, _teacher_path(recipe, method), offer, notice, theirs)
     if translation is not None:
         method = _aligned(recipe, method, offer, resume, notice)
@@ -265,10 +265,11 @@ def _refuse_unmade(recipe: Recipe, method: Method) -> None:
 
 
 def _aligned(recipe: Recipe, method: Method, offer: Offer, resume: bool, notice: Notice) -> Method:
-    """The method over a teacher of another tokenizer. Raises SodError for what does nothing with that estimator."""
+    """The method over a teacher of another tokenizer. Keys that do nothing with its estimator alone are told."""
     found = replace(method, alignment=alignment_of(recipe.method, offer))
     before = idle_keys(recipe, method)
-    refuse_idle([idle for idle in idle_keys(recipe, found) if idle not in before], recipe, resume, notice)
+    fresh = [replace(idle, told=True) for idle in idle_keys(recipe, found) if idle not in before]
+    refuse_idle(fresh, recipe, resume, notice)
     return found
 
 
