@@ -19,11 +19,10 @@ import multiprocessing
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
-from sod.alignment.turns import Coverage, Ledger, match_trajectory
+from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectories
 from sod.alignment.vocabularies import shared_tokens
 from sod.build.alignment import Pair, pair_of, spread
 from sod.build.alignment_rows import rows_of
@@ -33,6 +32,7 @@ from sod.tasks.base import Conversation
 from sod.tools.python import SCHEMA
 
 PROCESSES = 2
+AT_A_TIME = 64  # conversations, as a step has them
 Ledgers = Sequence[tuple[Ledger, Ledger]]
 """Each conversation as the student and as the teacher reads it."""
 
@@ -84,47 +84,19 @@ def both(pair: Pair, conversations: Sequence[Conversation]) -> Ledgers:
     return found
 
 
-@final
-@dataclass(frozen=True)
-class Matched:
-    """What came of some conversations: spans, those of one token on each side, and of these such as are one token."""
-
-    coverage: Coverage
-    spans: int
-    single: int
-    strict: int
-    seconds: float
-
-    @property
-    def speed(self) -> float:
-        """Action tokens in a second of the processor."""
-        return self.coverage.tokens / self.seconds
-
-
-def matched(ledgers: Ledgers) -> Matched:
-    """All of them, one after the other."""
+def matched(ledgers: Ledgers) -> tuple[list[list[MatchedTurn]], float]:
+    """The turns of each, as many conversations at a time as a step has; and seconds of the processor."""
     started = time.process_time()
-    trajectories = [match_trajectory(*one) for one in ledgers]
-    seconds = time.process_time() - started
-    turns = [turn for trajectory in trajectories for turn in trajectory]
-    strict = 0
-    partners: dict[int, int] = {}
-    if ledgers:
-        shared = shared_tokens(ledgers[0][0].pieces, ledgers[0][1].pieces)
-        partners = dict(zip(shared.student.tolist(), shared.teacher.tolist(), strict=True))
-    for (own, theirs), trajectory in zip(ledgers, trajectories, strict=True):
-        actions = [id for id, turn in zip(own.token_ids, own.turn_ids, strict=True) if turn]
-        for turn in trajectory:
-            spans = turn.spans.kept(turn.spans.one_to_one)
-            pairs = zip(spans.student_start.tolist(), spans.teacher_start.tolist(), strict=True)
-            strict += sum(partners.get(actions[at]) == theirs.token_ids[other] for at, other in pairs)
-    return Matched(
-        coverage=sum((turn.coverage for turn in turns), Coverage()),
-        spans=sum(len(turn.spans) for turn in turns),
-        single=sum(int(turn.spans.one_to_one.sum()) for turn in turns),
-        strict=strict,
-        seconds=seconds,
-    )
+    found: list[list[MatchedTurn]] = []
+    for first in range(0, len(ledgers), AT_A_TIME):
+        found += match_trajectories(ledgers[first : first + AT_A_TIME])
+    return found, time.process_time() - started
+
+
+def speed(ledgers: Ledgers) -> float:
+    """Action tokens in a second of the processor."""
+    found, seconds = matched(ledgers)
+    return sum(turn.coverage.tokens for turns in found for turn in turns) / seconds
 
 
 def together(ledgers: Ledgers) -> float:
@@ -132,7 +104,7 @@ def together(ledgers: Ledgers) -> float:
     halves = [ledgers[number::PROCESSES] for number in range(PROCESSES)]
     context = multiprocessing.get_context("fork")  # the ledgers are there, and are not sent
     results: Any = context.SimpleQueue()
-    workers = [context.Process(target=lambda half: results.put(matched(half).speed), args=(half,)) for half in halves]
+    workers = [context.Process(target=lambda half: results.put(speed(half)), args=(half,)) for half in halves]
     for worker in workers:
         worker.start()
     speeds = [results.get() for _ in workers]
@@ -141,19 +113,37 @@ def together(ledgers: Ledgers) -> float:
     return float(sum(speeds))
 
 
+def one_token_each(ledgers: Ledgers, found: Sequence[Sequence[MatchedTurn]]) -> int:
+    """How many action tokens are one token of the teacher's, namely the same."""
+    if not ledgers:
+        return 0
+    shared = shared_tokens(ledgers[0][0].pieces, ledgers[0][1].pieces)
+    partners = dict(zip(shared.student.tolist(), shared.teacher.tolist(), strict=True))
+    count = 0
+    for (own, theirs), turns in zip(ledgers, found, strict=True):
+        actions = [id for id, turn in zip(own.token_ids, own.turn_ids, strict=True) if turn]
+        for turn in turns:
+            spans = turn.spans.kept(turn.spans.one_to_one)
+            pairs = zip(spans.student_start.tolist(), spans.teacher_start.tolist(), strict=True)
+            count += sum(partners.get(actions[at]) == theirs.token_ids[other] for at, other in pairs)
+    return count
+
+
 def measured(ledgers: Ledgers) -> dict[str, float]:
     """Speed on one core and on two, in the student's action tokens, and what is matched."""
-    found, two = matched(ledgers), together(ledgers)
-    coverage, tokens = found.coverage, found.coverage.tokens
-    outside = tokens - coverage.control - coverage.syntax
+    found, seconds = matched(ledgers)
+    turns = [turn for trajectory in found for turn in trajectory]
+    coverage, spans = sum((turn.coverage for turn in turns), Coverage()), sum(len(turn.spans) for turn in turns)
+    single, tokens = sum(int(turn.spans.one_to_one.sum()) for turn in turns), coverage.tokens
     return {
         "conversations": len(ledgers),
+        "turns": len(turns),
         "action_tokens": tokens,
-        "per_core": round(found.speed),
-        "two_processes": round(two),
+        "per_core": round(tokens / seconds),
+        "two_processes": round(together(ledgers)),
         "coverage": round(coverage.share, 4),
-        "strict": round(found.strict / outside, 4),
-        "one_to_one_of_spans": round(found.single / max(found.spans, 1), 4),
+        "strict": round(one_token_each(ledgers, found) / (tokens - coverage.control - coverage.syntax), 4),
+        "one_to_one_of_spans": round(single / max(spans, 1), 4),
         "control": round(coverage.control / tokens, 4),
         "syntax": round(coverage.syntax / tokens, 4),
         "straddling": round(coverage.straddling / tokens, 4),

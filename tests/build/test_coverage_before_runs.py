@@ -72,7 +72,8 @@ def test_in_an_environment_the_first_step_looks(tmp_path: Path, chat: Chat, acti
             "train": {"steps": 1, "checkpoint_every": 1},
         }
     )
-    with closing(prepare_train(recipe, tmp_path / "run", False, lambda text: None)) as job:
-        with pytest.raises(SodError, match=r"teacher: .* episodes, less than method.alignment.min_coverage=1; lowest"):
-            job.start([])
+    job = prepare_train(recipe, tmp_path / "run", False, lambda text: None)
+    told = r"teacher: .* episodes, less than method.alignment.min_coverage=1; lowest"
+    with closing(job), pytest.raises(SodError, match=told):
+        job.start([])
     assert not list(tmp_path.glob("run/checkpoints/*"))

@@ -332,10 +332,11 @@ def _refuse_unmade(recipe: Recipe, method: Method) -> None:
 
 
 def _aligned(recipe: Recipe, method: Method, offer: Offer, resume: bool, notice: Notice) -> Method:
-    """The method over a teacher of another tokenizer. Raises SodError for what does nothing with that estimator."""
+    """The method over a teacher of another tokenizer. Keys that do nothing with its estimator alone are told."""
     found = replace(method, alignment=alignment_of(recipe.method, offer))
     before = idle_keys(recipe, method)
-    refuse_idle([idle for idle in idle_keys(recipe, found) if idle not in before], recipe, resume, notice)
+    fresh = [replace(idle, told=True) for idle in idle_keys(recipe, found) if idle not in before]
+    refuse_idle(fresh, recipe, resume, notice)
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from sod.build.idle import occurs
 from sod.build.method import alignment_of, can_align
 from sod.build.vocabulary import Named, chat_over, check_rows
 from sod.chat.render import Chat
-from sod.models.adapters import base_source
+from sod.models.adapters import base_source, tokenizer_home
 from sod.models.architecture import read_config
 from sod.models.length import context_bounds, rope_bounds
 from sod.models.load import load_tokenizer
@@ -44,7 +45,8 @@ def chats_of(
     `offer` is what such a teacher gives. Raises SodError as `vocabulary.chat_over` and `translation_of`.
     """
     student = (recipe.student.path, load_tokenizer(recipe.student.path))
-    theirs = None if teacher is None else (teacher, load_tokenizer(teacher))
+    load = fast_tokenizer if can_align(method) else load_tokenizer
+    theirs = None if teacher is None else (teacher, load(teacher))
     if theirs is None or not is_translated(recipe, method, student[1], theirs[1]):
         return chat_over(recipe, student, theirs, notice, world_tools), None
     chat = chat_over(recipe, student, None, notice, world_tools)
@@ -131,6 +133,17 @@ def measure_between(
     if alignment.kind == "strict_topk":
         return partial(estimators.strict_topk, shared_student_C=own_C, shared_teacher_C=theirs_C, k=alignment.top_k)
     return partial(estimators.shared_tokens, shared_student_C=own_C, shared_teacher_C=theirs_C)
+
+
+def fast_tokenizer(path: str) -> Any:
+    """The tokenizer of a model that is to be aligned with another. Raises SodError, naming it, for one that is slow."""
+    home = Path(tokenizer_home(path))
+    if home.is_dir() and not (home / "tokenizer.json").is_file():
+        raise SodError(
+            f"{path}: no tokenizer.json, so no fast tokenizer, and nobody can tell the bytes of its tokens; save one "
+            "there with AutoTokenizer.from_pretrained(...).save_pretrained"
+        )
+    return load_tokenizer(path)
 
 
 def named_pieces(tokenizer: Any, path: str) -> Pieces:
