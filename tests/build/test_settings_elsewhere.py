@@ -197,7 +197,7 @@ TEACHER: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "concurrency": ({"concurrency": 3}, {"concurrency": 1}, "slow"),
     "tokens_in_flight": ({}, {"tokens_in_flight": 1}, "slow"),
     "max_request_tokens": ({}, {"max_request_tokens": 10}, "good"),
-    "seconds": ({"seconds": 0.1, "attempts": 1}, {"seconds": 0.2, "attempts": 1}, "hang"),
+    "seconds": ({"seconds": 1.0}, {"seconds": 1.5}, "hang"),
     "attempts": ({}, {"attempts": 3}, "500"),
     "backoff_seconds": ({"attempts": 3}, {"attempts": 3, "backoff_seconds": 0.01}, "500"),
     "backoff_max_seconds": (
@@ -356,7 +356,8 @@ def taught(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch
         return 0.0
 
     def change(number: int, answer: Any) -> Any:
-        time.sleep({"slow": 0.2, "hang": 1.0}.get(behaviour, 0.0) if number else 0.0)
+        if behaviour == "hang" or (behaviour == "slow" and number):
+            time.sleep(4.0 if behaviour == "hang" else 0.2)
         return (500, {}, "down") if behaviour == "500" and number else (200, {}, answer)
 
     backoff = asked_service.backoff
