@@ -156,8 +156,8 @@ def test_a_served_teacher_is_proven_before_weights_are_read(
         (
             {"url": alike.url},
             {"method": {"name": "opd", "divergence": {"kind": "jsd", "top_k": 21}}},
-            r"method\.divergence\.top_k=21: teacher\.url=http.* gives 20 tokens at most; take fewer, or start the "
-            r"server with a higher limit",
+            r"method\.divergence\.top_k=21: teacher\.url=http.* gives 20 tokens at most; take fewer, or have it give "
+            r"more \(vLLM: --max-logprobs 21",
         ),
     ):
         with pytest.raises(SodError, match=line):

@@ -39,12 +39,16 @@ from sod.build.stage import Stage, make_rollout, make_stage, play_ahead
 from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.teachers import (
+    Stored,
     asked_by_first,
     best_offer,
+    longest_read_by,
     make_teaching,
+    refuse_other_tokens,
     refuse_other_vocabularies,
     refuse_unmet_teachers,
     served_teachers,
+    stored_episodes,
     teacher_vocabulary,
 )
 from sod.build.tools import stateful_tools
@@ -64,7 +68,7 @@ from sod.records import SodError, Task
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
-from sod.teachers.base import Offer
+from sod.teachers.base import Offer, Teacher
 from sod.teachers.served import ServedTeacher
 from sod.teachers.translated import Translation
 from sod.training.checkpoint import State, restore
@@ -78,7 +82,7 @@ class Inputs:
     """What a run is made of, read and checked: no weights yet. The recipe's models are `located`.
 
     `translation` is there where the teacher has another tokenizer; `served` are the teachers behind urls, by key, but
-    for those of `servers`, which the run is to start.
+    for those of `servers`, which the run is to start; `stored` the episodes of a run that plays none.
     """
 
     recipe: Recipe
@@ -92,6 +96,7 @@ class Inputs:
     servers: Servers
     translation: Translation | None = None
     served: Mapping[str, ServedTeacher] = field(default_factory=dict)
+    stored: Stored | None = None
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice, ranks: Ranks = ALONE) -> Job:
@@ -202,7 +207,8 @@ def checked(
     refuse_absent_functions(recipe)
     devices = find_devices(own_card(recipe, ranks), notice)
     servers = find_servers(recipe, method, devices, notice)
-    tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
+    stored = stored_episodes(recipe, method, notice)
+    tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice) if stored is None else stored.episodes.tasks
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
         held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
@@ -225,19 +231,23 @@ def checked(
     refuse_other_vocabularies(recipe, method, chat, notice)
     refuse_unfit_world(recipe, tasks, began, chat)
     refuse_unread(recipe, chat, resume, notice)
-    tasks = fitting_tasks(tasks, chat, recipe, notice)
+    if stored is None:
+        tasks = fitting_tasks(tasks, chat, recipe, notice)
+    else:
+        refuse_other_tokens(stored, chat, recipe)
     if translation is not None and recipe.environment is None:  # a world's prompts are known as its episodes begin
         check_coverage(recipe, translation, list(enumerate(stand_ins(tasks, chat.tools, recipe))))
     refuse_unfit_self_teacher(recipe, method, tasks, chat)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     proof = Proof(place.directory, resumed=place.log is not None)
-    tasks = proof.tasks(tasks, "data.train", shown(recipe.data.train or ()), recipe, notice)
+    if stored is None:
+        tasks = proof.tasks(tasks, "data.train", shown(recipe.data.train or ()), recipe, notice)
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
     asked = recipe.without_teachers() if servers.teacher else recipe
     served = served_teachers(asked, method, chat, translation, notice, resources)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served, stored)
 
 
 def opened(
@@ -248,7 +258,7 @@ def opened(
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
-    judged = [*inputs.tasks, *inputs.held_out]
+    judged = [*(inputs.tasks if inputs.stored is None else ()), *inputs.held_out]
     stage = ranks.on_first(
         partial(make_stage, recipe, chat, judged, inputs.servers, place.directory, resources, notice)
     )
@@ -257,12 +267,16 @@ def opened(
     learner = make_learner(
         recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice, ranks
     )
-    served, offered = asked_by_first(ranks.on_first(partial(_served, inputs, stage, resources, notice)), ranks)
+    served = ranks.on_first(partial(_served, inputs, stage, resources, notice)) or {}
+    stored = inputs.stored
+    own: dict[str, Teacher] = {**served, **({} if stored is None else {"teacher": stored.teacher})}
+    elsewhere = asked_by_first(own, ranks)
     meter = Meter(recipe.train.profile)
     translation = inputs.translation
-    if translation is not None and "teacher" in offered:
-        translation = replace(translation, longest=offered["teacher"].longest)
-    teaching = make_teaching(recipe, method, learner, devices, chat, translation, served, meter, notice)
+    if translation is not None:
+        longest = ranks.shared(lambda: longest_read_by(served))
+        translation = translation if longest is None else replace(translation, longest=longest)
+    teaching = make_teaching(recipe, method, learner, devices, chat, translation, elsewhere, meter, notice)
     if teaching.scorer is not None and place.resume is not None:
         restore(place.resume, "teacher", teaching.scorer.load)
     rollout, beside = make_rollout(recipe, chat, stage, learner, meter, resources, notice)
@@ -277,6 +291,7 @@ def opened(
         dumps=place.directory / "dumps",
         model_teacher=teaching.model,
         teacher_models=teaching.models,
+        stored=None if stored is None else stored.episodes,
         privileged=_privileged(method, chat),
         meter=meter,
         tools=chat.tools,
@@ -324,6 +339,8 @@ def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, flo
 def _refuse_unmade(recipe: Recipe, method: Method) -> None:
     """Raises SodError where what a shipped recipe reads has not been made yet, naming the commands that make it."""
     paths: dict[str, str | list[str] | None] = {"data.train": recipe.data.train, "student.path": recipe.student.path}
+    if recipe.teacher is not None and recipe.teacher.scores is not None:
+        paths |= {"data.train": None, "teacher.scores": recipe.teacher.scores}
     if not method.needs & SELF_TEACHER:
         paths |= {f"{key}.path": spec.path for key, spec in recipe.local_teachers.items()}
     if recipe.train.evaluate_every:

@@ -8,6 +8,7 @@ Everything but the update's own forward is detached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -40,6 +41,7 @@ from sod.training.optim import Optimizer
 from sod.training.report import StepReport, describe
 from sod.training.spans import SpanMeasure
 from sod.training.stage import RolloutStage
+from sod.training.stored import StoredEpisodes
 from sod.training.update import Updater
 
 PrivilegedPrompt = Callable[[Task], Sequence[int]]
@@ -56,6 +58,7 @@ class Run:
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
+    `stored` are the episodes of a run that plays none.
     `ahead` plays the next step's episodes while this one learns; without it a step plays its own. `began` are the
     steps that the weights had behind them as the engine began with them. With several `ranks` each has a run: rank 0's
     gathers and reports, and all learn. Of the others no `rollout` is ever asked to play.
@@ -80,6 +83,7 @@ class Run:
     hints: Hints | None = None
     span_measure: SpanMeasure | None = None
     teacher_models: Mapping[str, Any] = field(default_factory=dict)
+    stored: StoredEpisodes | None = None
     ahead: Ahead | None = None
     began: int = 0
     settle: Callable[[], None] = nothing_to_wait_for
@@ -175,7 +179,8 @@ def gather(run: Run, step: int) -> Gathered:
     """
     rollout = run.recipe.rollout
     tasks = draw_tasks(run.tasks, rollout.prompts, run.recipe.seed, step)
-    stage = RolloutStage(tasks, rollout.samples, sampling_of(run.recipe), step, run.rollout, run.expert, run.clock)
+    source = run.rollout if run.stored is None else run.stored
+    stage = RolloutStage(tasks, rollout.samples, sampling_of(run.recipe), step, source, run.expert, run.clock)
     collected: Collected = run.method.episodes.play(stage, step)
     for phase, seconds in collected.seconds.items():
         run.clock.add(phase, seconds)
@@ -230,7 +235,7 @@ def scored(run: Run, batch: TokenBatch) -> tuple[TokenBatch, tuple[Fault, ...]]:
     What the teacher could not score leaves the batch, baseline and loss alike. Raises SodError where that is too much
     of the latest episodes, or all of the batch.
     """
-    source = old_logps_source(run, batch)
+    source = run.ranks.shared(partial(old_logps_source, run, batch))
     with run.clock.timed("old"), naming_phase("scoring by the student"):
         old_BT = old_logps(run, batch, source)
     if run.teacher is None:
@@ -278,7 +283,7 @@ def old_logps_source(run: Run, batch: TokenBatch) -> OldSource:
     rollout, lora = run.recipe.rollout, run.recipe.student.lora
     truncated = rollout.top_p < 1.0 or rollout.top_k > 0
     dropped = lora is not None and lora.dropout > 0.0
-    if run.rollout.engine.exact and not truncated and not dropped:
+    if run.rollout.engine.exact and not truncated and not dropped and run.stored is None:
         return "engine"
     groups = len(torch.unique(batch.group_B))
     updates_once = groups <= (run.recipe.optim.mini_batch_prompts or groups)
