@@ -187,11 +187,16 @@ def test_names_of_an_earlier_transformers_are_understood(whole: Path, home: Home
     assert_same(weights_of(tmp_path / "out", tied=True), dict(model.state_dict()))
 
 
-def test_a_distributed_checkpoint_gives_the_same_weights(whole: Path, home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["model", "weight/"])
+def test_a_distributed_checkpoint_gives_the_same_weights(where: str, whole: Path, home: Home, tmp_path: Path) -> None:
     """An optimizer's state beside it is left alone, also where that holds weights of the same names."""
     place, state = home(tmp_path / "sharded"), weights_of(whole, tied=True)
     other = {name: weight + 1 for name, weight in state.items()}
-    saved = {"model": state, "optimizer": {"average": other, "step": 3, "first": {"exp_avg": torch.zeros(7)}}}
+    saved = {where: state, "optimizer": {"average": other, "step": 3, "first": {"exp_avg": torch.zeros(7)}}}
+    if where == "weight/":  # flat, as sod's own ranks write it
+        saved = {f"{kind}/{name}": w + 1 for kind in ("exp_avg", "exp_avg_sq") for name, w in state.items()}
+        saved |= {f"weight/{name}": w for name, w in state.items()}
+        saved |= {f"step/{name}": torch.zeros(()) for name in state}
     save_distributed(saved, checkpoint_id=str(place), no_dist=True)
     write_merged(str(place), tmp_path / "out", pytest.fail)
     assert_same(weights_of(tmp_path / "out"), weights_of(whole))
