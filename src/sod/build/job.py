@@ -188,6 +188,11 @@ class Learner:
     start: Any | None = None
     playing: Any | None = None
 
+    @property
+    def sampled(self) -> Any:
+        """The model that an engine samples with."""
+        return self.model if self.playing is None else self.playing
+
 
 def make_learner(
     recipe: Recipe,
@@ -197,15 +202,17 @@ def make_learner(
     resume: ResumePoint | None,
     device: torch.device,
     notice: Notice,
+    plays_beside: bool = False,
 ) -> Learner:
     """The student of a `located` recipe over the support, or where it stands in a checkpoint, and its optimizer.
 
+    With `plays_beside` there is a second one, which plays while the first learns.
     Raises SodError for weights that cannot be loaded.
     """
     student = _whole_student if recipe.student.lora is None else _adapted_student
     with naming_phase("loading the student"):
         model, start = student(recipe, support, resume, device)
-        playing = second_model(model) if recipe.rollout.max_staleness else None
+        playing = second_model(model) if plays_beside else None
         compile_where_wanted(model, spec, notice)
         if spec.recompute:
             recompute_layers(model)

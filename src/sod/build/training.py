@@ -5,9 +5,8 @@ recipe, data, tokenizers, chat template, and only then weights.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -16,6 +15,7 @@ import torch
 
 from sod.build.alignment import check_coverage
 from sod.build.alignment_rows import stand_ins
+from sod.build.beside import play_ahead, refuse_unfit_staleness
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.devices import Devices, find_devices
 from sod.build.environment import first_look, make_world, refuse_unfit_world
@@ -43,8 +43,6 @@ from sod.build.supervised import prepare_supervised
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
 from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
-from sod.clock import Clock
-from sod.engines.beside import BesideEngine
 from sod.evaluation.hints import Hints
 from sod.models.adapters import is_adapter, same_place
 from sod.models.load import load_model
@@ -58,18 +56,15 @@ from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import ModelSpec, Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
-from sod.rollout.collect import Collector, RewardFunction, World
 from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
 from sod.teachers.local import LocalTeacher
 from sod.teachers.translated import TranslatedTeacher, Translation
-from sod.tools.base import Tool
-from sod.training.ahead import Ahead
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
-from sod.training.step import PrivilegedPrompt, Run, gather, train_step
+from sod.training.step import PrivilegedPrompt, Run, train_step
 
 WHOLE_MODEL = frozenset({Need.FULL, Need.TOP_K, Need.TEACHER_EPISODES}) | SELF_TEACHER
 """Needs that only a teacher in this process can meet."""
@@ -161,11 +156,7 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
-    if recipe.rollout.max_staleness and Need.TEACHER_EPISODES in method.needs:
-        raise SodError(
-            f"method {method.name} begins with episodes of the teacher, which scores meanwhile; set "
-            "rollout.max_staleness=0"
-        )
+    refuse_unfit_staleness(recipe, method)
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
@@ -215,7 +206,10 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     prepare_torch(recipe, inputs.devices, resumed=place.resume is not None)
     support = Support.of(chat.tokenizer)
     devices = inputs.devices
-    learner = make_learner(recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice)
+    plays_beside = recipe.rollout.max_staleness > 0
+    learner = make_learner(
+        recipe, recipe.optim, recipe.train.steps, support, place.resume, devices.student, notice, plays_beside
+    )
     meter = Meter(recipe.train.profile)
     translation = inputs.translation
     theirs = support if translation is None else Support.of(translation.teacher.chat.tokenizer)
@@ -227,7 +221,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teacher if teacher is None or translation is None else TranslatedTeacher(teacher, translation),
-        rollout=_rollout(recipe, chat, tools, reward_function, learner, meter, notice, world),
+        rollout=make_collector(recipe, chat, tools, reward_function, learner.sampled, meter, notice, world),
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -241,40 +235,11 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
     resources.callback(run.rollout.engine.close)
-    if isinstance(run.rollout.engine, BesideEngine):
-        run.ahead = _ahead(run, run.rollout.engine)
-        resources.callback(run.ahead.close)
+    play_ahead(run, learner.playing, resources)
     if teacher is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(recipe, chat, tools, reward_function, teacher.model, None, notice, world)
         resources.callback(run.expert.engine.close)
     return run
-
-
-def _rollout(
-    recipe: Recipe,
-    chat: Chat,
-    tools: Mapping[str, Tool],
-    reward_function: RewardFunction,
-    learner: Learner,
-    meter: Meter,
-    notice: Notice,
-    world: World | None,
-) -> Collector:
-    """What plays the episodes: the learner's model itself, or a second one while it learns.
-
-    What the second one does is not metered: a meter counts one phase at a time.
-    """
-    if learner.playing is None:
-        return make_collector(recipe, chat, tools, reward_function, learner.model, meter, notice, world)
-    collector = make_collector(recipe, chat, tools, reward_function, learner.playing, None, notice, world)
-    collector.engine = BesideEngine(collector.engine, learner.playing)
-    return collector
-
-
-def _ahead(run: Run, engine: BesideEngine) -> Ahead:
-    """Plays by a run of its own, which shares with `run` what playing needs, and neither clock nor meter."""
-    apart, plan = replace(run, clock=Clock(settle=run.settle), meter=Meter()), run.recipe.train
-    return Ahead(partial(gather, apart), engine, plan.steps, plan.checkpoint_every)
 
 
 def run_state(run: Run) -> State:

@@ -128,7 +128,7 @@ def train_step(run: Run, step: int) -> StepReport:
     run.clock, whole = Clock(settle=run.settle), Clock(settle=run.settle)
     with whole.timed("step"):
         with naming_phase("sampling"):
-            gathered = gather(run, step) if run.ahead is None else run.ahead.take(step, run.clock)
+            gathered = played(run, step)
         stale = {} if run.ahead is None else aged(run, gathered.collected)
         if run.hints is not None:
             run.hints.look(gathered.tasks, gathered.collected.groups)
@@ -147,6 +147,11 @@ def train_step(run: Run, step: int) -> StepReport:
         tools=run.tools,
         began=run.began,
     )
+
+
+def played(run: Run, step: int) -> Gathered:
+    """The episodes of a step: played now, or ahead."""
+    return gather(run, step) if run.ahead is None else run.ahead.take(step, run.clock)
 
 
 def gather(run: Run, step: int) -> Gathered:
