@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from sod.records import SodError
 
 Weights = dict[str, Tensor]
 Home = Callable[[Path], Path]
+CPU, CUDA = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
+"""The names of devices, as pickle writes a text."""
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +144,22 @@ def test_tensors_that_say_nothing_are_whole_or_pieces_by_the_configuration(
         torch.save(own, place / f"model_world_size_{ranks}_rank_{rank}.pt")
     write_merged(str(place), out, pytest.fail, "bfloat16")
     assert_same(weights_of(out), {name: w.bfloat16() for name, w in state.items() if name != "lm_head.weight"})
+
+
+def test_shards_that_were_on_a_card_are_read_where_there_is_none(shards: Path, whole: Path, tmp_path: Path) -> None:
+    """The same files, said to be of `cuda:0` instead of `cpu`, as FSDP2 leaves them."""
+    place = tmp_path / "actor"
+    shutil.copytree(shards, place)
+    for path in place.glob("*.pt"):
+        with zipfile.ZipFile(shards / path.name) as saved, zipfile.ZipFile(path, "w") as moved:
+            for entry in saved.infolist():
+                content = saved.read(entry)
+                if entry.filename.endswith("data.pkl"):
+                    assert content.count(CPU) > len(weights_of(whole))
+                    content = content.replace(CPU, CUDA)
+                moved.writestr(entry.filename, content)
+    write_merged(str(place), tmp_path / "out", pytest.fail)
+    assert_same(weights_of(tmp_path / "out"), weights_of(whole))
 
 
 @pytest.mark.slow
@@ -319,6 +338,7 @@ def test_a_distributed_checkpoint_runs_nothing_and_must_be_whole(whole: Path, ho
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_tied_weights_of_other_numbers_are_refused(whole: Path, home: Home, tmp_path: Path) -> None:
     place = home(tmp_path / "actor")
     state = weights_of(whole, tied=True)
