@@ -14,15 +14,19 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python from 3.11 on (tried python3.11 to python3.13, python3): install one," \
 		"or name it: make install PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,lora,server,mcp,envs,wandb,trackio,tensorboard]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt \
+		-e '.[dev,gguf,lora,server,mcp,envs,wandb,trackio,tensorboard]'
+	@# On all CPUs, where pip takes one; packages hold templates, too, which do not compile.
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $(STAMP)
 
 quickstart: $(STAMP)
 	$(BIN)/sod quickstart recipes/quickstart.yaml $(ARGS)
 
-# A worker for each CPU, four at most. With ARGS there is one process, which begins sooner, unless it is told otherwise:
-# `make test ARGS=tests/cli WORKERS=2`. Bytecode is kept whatever the environment says: the tests start Python often.
-WORKERS ?= $(if $(ARGS),0,logical)
+# A worker more than there are CPUs, as tests often wait, four at most. With ARGS there is one process, which begins
+# sooner, unless it is told otherwise: `make test ARGS=tests/cli WORKERS=2`. Bytecode is kept whatever the environment
+# says: the tests start Python often.
+WORKERS ?= $(if $(ARGS),0,$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
 # Every room's essence. The budget is 6 minutes on two idle cores; 4:23 on 2026-11-27.

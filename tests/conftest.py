@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,14 @@ from support import made_once
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(trylast=True)  # of the tests that are left when others are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where PyTorch sees no CUDA device."""
+    """Skip what is marked `gpu` where PyTorch sees no CUDA device; for several workers put long tests first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Files of few tests have the long ones. A worker that has nothing left takes from the end of another's list,
+        # and where the short ones stand there, all workers end at the same time.
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (tests[item.path], item.path))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from warm import run_warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,9 +15,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_one_step_shows_a_step_of_sod() -> None:
     """Every episode with its turns, weights within SOD's limits, and an update that moved the student."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / "one_step.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = run_warm([ROOT / "examples" / "one_step.py"])
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(re.findall(r"^chain-\d #\d: reward", done.stdout, re.M)) == 12

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from sod.records import Task, ToolCall
 from sod.runlog import RunLog
 from sod.tools.signature import signature_of
 from sod.usercode import load
+from warm import run_warm
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -29,10 +27,8 @@ TOOL, REWARD, TRAIN, LOOK, NOTEBOOK = PYTHON
 
 def run(command: str, cwd: Path, *arguments: str, program: str | None = None) -> str:
     """What Python prints, run with these arguments in the example's folder; `program` is its input."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "SOD_ALLOCATOR": "off"}
-    line = [sys.executable, *command.split(), *arguments]
-    done = subprocess.run(line, cwd=cwd, env=environment, input=program, capture_output=True, text=True)
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    done = run_warm([*command.split(), *arguments], cwd, program=program)
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -68,9 +64,7 @@ def test_own_tool_is_called_and_own_reward_counts(boxes: Path) -> None:
 @pytest.mark.slow
 def test_the_commands_ask_for_what_was_passed_in(boxes: Path) -> None:
     """`sod` cannot know the functions: it says what to call instead."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "SOD_ALLOCATOR": "off"}
-    command = [sys.executable, "-m", "sod", "eval", "runs/start", "--data", "data/test.jsonl"]
-    done = subprocess.run(command, cwd=boxes, env=environment, capture_output=True, text=True)
+    done = run_warm(["-m", "sod", "eval", "runs/start", "--data", "data/test.jsonl"], boxes)
     assert done.returncode == 1
     assert "tools.sql.call: passed in from Python, and in no file; pass it again: sod.evaluate(" in done.stderr
     assert "tools=[sql]" in done.stderr

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from settings_bench import Bench, hub_of, quicken
 from settings_world import make_place
 
+from support import made_once
+
 
 @pytest.fixture(scope="module")
 def bench(
     tmp_path_factory: Any, chat: Any, acting_model: Any, random_model: Callable[..., Any], conversations: Any
 ) -> Iterator[Bench]:
-    place = tmp_path_factory.mktemp("settings")
-    models, files = make_place(place, chat, acting_model, random_model(seed=7, sharpness=4.0), conversations)
-    paths = {name: place / name for name in models} | {name: place / f"{name}.parquet" for name in files}
+    def make(directory: Path) -> None:
+        make_place(directory, chat, acting_model, random_model(seed=7, sharpness=4.0), conversations)
+
+    place = made_once(tmp_path_factory, "settings", make)
+    paths = {path.name.removesuffix(".parquet"): path for path in place.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
         quicken(patch)
         splits = {
@@ -26,4 +31,4 @@ def bench(
             ("owner/conversations", "test"): paths["fewer"],
         }
         hub_of(patch, splits)
-        yield Bench(paths, place)
+        yield Bench(paths, tmp_path_factory.mktemp("runs"))

@@ -300,14 +300,16 @@ def watched_tools(faults: int, batches: list[int]) -> Any:
 
 
 def quicken(patch: pytest.MonkeyPatch) -> None:
-    """Read every model, tokenizer and configuration once, ask git once, prove no engine, do not wait for the disk."""
+    """Read every model, tokenizer and configuration once, ask git once, prove no forward, do not wait for the disk."""
     for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer, transformers.AutoConfig):
         patch.setattr(kind, "from_pretrained", remembered(kind.from_pretrained))
     state = manifest.git_state(Path.cwd())
     patch.setattr(manifest, "git_state", lambda directory: state)
     patch.setattr(os, "fsync", lambda descriptor: None)
-    # What the engine proves of its forward is the same in every run.
+    # What is proven of a model's forward, for the engine, the packing and the projection, is the same in every run.
     patch.setattr("sod.engines.torch_engine.prove", lambda *arguments: None, raising=False)
+    patch.setattr("sod.models.forward._proves", lambda model: True)
+    patch.setattr("sod.models.load.check_projection", lambda model, where: None)
 
 
 def remembered(read: Callable[..., Any]) -> Callable[..., Any]:

@@ -45,10 +45,8 @@ NO_TESTS = json.dumps(
 )
 
 
-def make_place(
-    place: Path, chat: Chat, acting: Any, other: Any, conversations: Sequence[Conversation]
-) -> tuple[list[str], list[str]]:
-    """Write all models and data files below `place`: the names of the models (and of other files), and of the data."""
+def make_place(place: Path, chat: Chat, acting: Any, other: Any, conversations: Sequence[Conversation]) -> None:
+    """Write all models, data files (`NAME.parquet`) and other files below `place`."""
     save_model(acting, chat.tokenizer, chat.template, chat.end_id, place / "model")
     save_model(other, chat.tokenizer, chat.template, chat.end_id, place / "other")
     save_model(near(acting), chat.tokenizer, chat.template, chat.end_id, place / "near")
@@ -65,8 +63,6 @@ def make_place(
     assert conversations[0].tools[0] == SCHEMA
     worded = {"name": "python", "description": "Runs a program."}
     (place / "schemas").write_text(json.dumps([worded]), encoding="utf-8")
-    models = ["model", "other", "near", "speaker", "templated"]
-    return [*models, "schemas"], [*files_of_tasks(), "sft", "fewer", "earned", "undeclared"]
 
 
 def files_of_tasks() -> dict[str, list[Task]]:

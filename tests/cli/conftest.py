@@ -23,6 +23,7 @@ from sod.report.metrics import PANELS
 from sod.runlog import RunLog
 from sod.tasks.files import load_tasks, write_tasks
 from support import made_once
+from warm import WarmProcess, start_warm
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -129,8 +130,11 @@ def run_sod(*arguments: str | Path) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
+Process = subprocess.Popen[str] | WarmProcess
+
+
 def start_sod(arguments: Sequence[str | Path], cwd: Path | None = None) -> subprocess.Popen[str]:
-    """`sod ARGUMENTS` in a process group of its own."""
+    """The real command, `sod ARGUMENTS`, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "sod", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -142,7 +146,7 @@ def start_sod(arguments: Sequence[str | Path], cwd: Path | None = None) -> subpr
     )
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300.0) -> None:
+def wait_for(condition: Callable[[], bool], process: Process, seconds: float = 300.0) -> None:
     """Poll until `condition` holds; fails when the process ends before that."""
     limit = time.monotonic() + seconds
     while not condition():
@@ -185,12 +189,26 @@ def wait() -> Callable[..., None]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """See `start_sod`; whatever still runs at the end of the test is killed."""
-    started: list[subprocess.Popen[str]] = []
+def start() -> Iterator[Callable[..., WarmProcess]]:
+    """`start(*arguments)`: `sod ARGUMENTS` in a process of its own that has PyTorch already (`warm.py`)."""
+    with _started(lambda arguments, cwd: start_warm(["-m", "sod", *arguments], cwd)) as begin:
+        yield begin
 
-    def begin(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
-        started.append(start_sod(arguments, cwd))
+
+@pytest.fixture
+def start_anew() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """As `start`, but the real command (`start_sod`)."""
+    with _started(start_sod) as begin:
+        yield begin
+
+
+@contextlib.contextmanager
+def _started(start: Callable[[Sequence[str | Path], Path | None], Process]) -> Iterator[Callable[..., Any]]:
+    """Starts processes; those that still run at the end are killed."""
+    started: list[Process] = []
+
+    def begin(*arguments: str | Path, cwd: Path | None = None) -> Process:
+        started.append(start(arguments, cwd))
         return started[-1]
 
     yield begin

@@ -319,9 +319,9 @@ def test_no_arguments_is_help(arguments: tuple[str, ...]) -> None:
     assert "Usage:" in ended.stdout + ended.stderr
 
 
-def test_error_of_a_real_process_is_one_line(tmp_path: Path, start: Any) -> None:
+def test_error_of_a_real_process_is_one_line(tmp_path: Path, start_anew: Any) -> None:
     """Nothing of the libraries' own chatter joins the line on stderr."""
-    process = start("train", tmp_path / "nowhere.yaml", cwd=tmp_path)
+    process = start_anew("train", tmp_path / "nowhere.yaml", cwd=tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     fix = "`sod init` lists the recipes that come with sod"

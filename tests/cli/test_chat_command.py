@@ -1,4 +1,4 @@
-"""`sod chat` through the real command: text beside ids, what is sampled, what controls, and what was chosen."""
+"""`sod chat` in a process of its own: text beside ids, what is sampled, what controls, and what was chosen."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import copy
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from warm import run_warm
 
 pytestmark = pytest.mark.slow
 
@@ -18,10 +19,9 @@ TELLS = "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\n' + m.content 
 
 
 def sod(*arguments: str, color: bool = False) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"COLUMNS": "200", "SOD_ALLOCATOR": "off", "TERM": "xterm"}
+    env = os.environ | {"COLUMNS": "200", "TERM": "xterm"}
     env |= {"FORCE_COLOR": "1"} if color else {"NO_COLOR": "1"}
-    command = [sys.executable, "-m", "sod", "chat", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    return run_warm(["-m", "sod", "chat", *arguments], env=env)
 
 
 @pytest.fixture(scope="module")

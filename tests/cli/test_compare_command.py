@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +15,7 @@ import pytest
 import yaml
 
 from sod.runlog import RunLog
+from warm import start_warm
 
 SMALL = {"batch_size": 8, "checkpoint_every": 1000, "optim": {"lr": 1e-2, "warmup_steps": 5}}
 SHAPE = {"layers": 1, "hidden": 32, "heads": 2, "ffn": 64}
@@ -104,8 +102,7 @@ def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
 def compared(tmp_path_factory: pytest.TempPathFactory, sod: Callable[..., Any]) -> Compared:
     made = Compared(tmp_path_factory.mktemp("compare"), None, [])
     made.recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
-    environment = os.environ | {"SOD_ALLOCATOR": "off", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "sod", *made.arguments(), "--jobs", "2"], env=environment)
+    process = start_warm(["-m", "sod", *made.arguments(), "--jobs", "2"])
     try:
         until(lambda: process.poll() is not None or any((made.path / "out" / "cells").glob("*.json")), 600)
         assert process.poll() is None

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -72,14 +71,14 @@ def assert_same_run(path: Path, reference: Path) -> None:
         assert_same(*({key: state[key] for key in ("format", "step", "recipe_hash", "state")} for state in states))
 
 
-def wait_for_rows(process: subprocess.Popen[str], run: Path, wait: Any, rows: int, delay: float) -> None:
+def wait_for_rows(process: Any, run: Path, wait: Any, rows: int, delay: float) -> None:
     """Until `delay` seconds after the process has finished `rows` more steps."""
     first = lines(run)
     wait(lambda: lines(run) >= first + rows, process)
     time.sleep(delay)
 
 
-def wait_for_partial_checkpoint(process: subprocess.Popen[str], run: Path, wait: Any) -> None:
+def wait_for_partial_checkpoint(process: Any, run: Path, wait: Any) -> None:
     """Until a checkpoint is being written: its partial directory exists."""
     wait(lambda: any((run / "checkpoints").glob(".*.partial")), process)
 

@@ -31,9 +31,9 @@ def program(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def server(start: Start) -> tuple[str, subprocess.Popen[str]]:
+def server(start_anew: Start) -> tuple[str, subprocess.Popen[str]]:
     """A `sod sandbox serve` of its own process, and its url."""
-    return served(start)
+    return served(start_anew)
 
 
 def served(start: Start, *options: str) -> tuple[str, subprocess.Popen[str]]:
@@ -124,8 +124,8 @@ def test_serve_refuses_a_port_in_use(sod: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.slow
-def test_serve_finishes_what_is_under_way_then_ends(start: Start, wait: Any, number: signal.Signals) -> None:
-    url, process = served(start)
+def test_serve_finishes_what_is_under_way_then_ends(start_anew: Start, wait: Any, number: signal.Signals) -> None:
+    url, process = served(start_anew)
     assert httpx.get(f"{url}/v1/ping").json() == "pong"
     workers = set(descendants(process.pid))
     assert workers
@@ -180,10 +180,11 @@ def test_serve_beyond_loopback_needs_a_token(sod: Any, monkeypatch: pytest.Monke
 @pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_server_s_token_is_the_client_s_key(
-    sod: Any, start: Start, program: Any, monkeypatch: pytest.MonkeyPatch, host: str
+    sod: Any, start_anew: Start, program: Any, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setenv("SANDBOX_FUSION_API_KEY", TOKEN)
-    process = start("sandbox", "serve", "--port", "0", "--workers", "1", "--host", host, "--allow-host", "box.example")
+    options = ("--workers", "1", "--host", host, "--allow-host", "box.example")
+    process = start_anew("sandbox", "serve", "--port", "0", *options)
     line = process.stdout.readline() if process.stdout else ""
     url = f"http://127.0.0.1:{line.partition(',')[0].rpartition(':')[2]}"
     path = program("import os; print(os.environ.get('SANDBOX_FUSION_API_KEY'))")
@@ -206,8 +207,8 @@ def test_the_server_s_token_is_the_client_s_key(
 
 
 @pytest.mark.slow
-def test_serve_shows_its_documentation_where_asked(start: Start) -> None:
-    url, _ = served(start, "--docs")
+def test_serve_shows_its_documentation_where_asked(start_anew: Start) -> None:
+    url, _ = served(start_anew, "--docs")
     assert httpx.get(f"{url}/openapi.json").json()["info"]["title"] == "sod sandbox"
 
 

@@ -7,22 +7,21 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from warm import run_warm, start_warm
+
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def train(world: Any, directory: Path, *more: str) -> list[str]:
     """The lines that `sod train` writes into a pipe."""
-    command = [sys.executable, "-m", "sod", "train", str(world.recipe(directory)), *more, "--run", "the-run"]
-    env = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=env, timeout=600)
+    env = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    ended = run_warm(["-m", "sod", "train", world.recipe(directory), *more, "--run", "the-run"], directory, env)
     assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stdout
     assert "\r" not in ended.stdout
@@ -90,9 +89,9 @@ def in_a_terminal(world: Any, directory: Path, columns: int) -> str:
     """What `sod train` writes into a terminal of so many columns."""
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    command = [sys.executable, "-m", "sod", "train", str(world.recipe(directory)), "--run", str(directory / "run")]
     env = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"TERM": "xterm"}
-    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=subprocess.STDOUT, env=env)
+    arguments = ["-m", "sod", "train", world.recipe(directory), "--run", directory / "run"]
+    process = start_warm(arguments, directory, env, terminal=child)
     os.close(child)
     read = b""
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from sod.build.allocation import TUNABLES
 from sod.chat.render import Chat
 from sod.models.load import save_model
+from sod.models.scratch import train_tokenizer
 from sod.tasks import chain
 from sod.tasks.files import write_conversations, write_tasks
 from sod.tools.python import SCHEMA
@@ -38,13 +41,35 @@ def wide_chat(tokenizer: Any) -> Chat:
     return Chat(wide, [SCHEMA], template="hermes")
 
 
-@pytest.fixture
-def make_model(wide_chat: Chat, tmp_path: Path) -> Callable[..., str]:
-    """`make_model(name, family, layers=..., hidden=..., ffn=..., tied=True)`: the directory of a random model."""
+@pytest.fixture(scope="session")
+def word_chat(conversations: Any) -> Callable[[int], Chat]:
+    """`word_chat(more)`: over thousands of tokens of made-up words, and those of prompts, which all spell alike."""
+    rng = random.Random(0)
+    words = {"".join(rng.choices("bcdfgklmnprst", k=3)) + rng.choice("aeiou") for _ in range(9000)}
+    blank = Chat(train_tokenizer([], 300), [SCHEMA], template="hermes")
+    prompts = [blank.conversation_text(talk.messages) for talk in conversations] * 9
 
-    def make(name: str, family: str, layers: int, hidden: int, ffn: int, tied: bool = True) -> str:
+    @cache
+    def make(more: int) -> Chat:
+        tokenizer = train_tokenizer([*prompts, *(f" {word}" for word in sorted(words))], MORE_TOKENS + more)
+        return Chat(tokenizer, [SCHEMA], template="hermes")
+
+    return make
+
+
+@pytest.fixture
+def make_model(wide_chat: Chat, word_chat: Callable[[int], Chat], tmp_path: Path) -> Callable[..., str]:
+    """`make_model(name, family, layers=..., hidden=..., ffn=..., tied=True)`: the directory of a random model.
+
+    With `words` its tokenizer is one of words with so many more; else that of the tests.
+    """
+
+    def make(
+        name: str, family: str, layers: int, hidden: int, ffn: int, tied: bool = True, words: int | None = None
+    ) -> str:
+        chat = wide_chat if words is None else word_chat(words)
         config = FAMILIES[family](
-            vocab_size=len(wide_chat.tokenizer),
+            vocab_size=len(chat.tokenizer),
             hidden_size=hidden,
             intermediate_size=ffn,
             num_hidden_layers=layers,
@@ -57,14 +82,20 @@ def make_model(wide_chat: Chat, tmp_path: Path) -> Callable[..., str]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             model = AutoModelForCausalLM.from_config(config)
-        save_model(model, wide_chat.tokenizer, wide_chat.template, wide_chat.end_id, tmp_path / name)
+        save_model(model, chat.tokenizer, chat.template, chat.end_id, tmp_path / name)
         return str(tmp_path / name)
 
     return make
 
 
 @pytest.fixture
-def make_recipe(wide_chat: Chat, make_model: Callable[..., str], conversations: Any, tmp_path: Path) -> Any:
+def make_recipe(
+    wide_chat: Chat,
+    word_chat: Callable[[int], Chat],
+    make_model: Callable[..., str],
+    conversations: Any,
+    tmp_path: Path,
+) -> Any:
     """`make_recipe(student, teacher, response, **sections)`: a recipe file; the models are shapes for `make_model`."""
 
     def make(student: Shape, teacher: Shape | None, response: int, **sections: Any) -> Path:
@@ -72,6 +103,7 @@ def make_recipe(wide_chat: Chat, make_model: Callable[..., str], conversations: 
         tasks = [chain.as_task(c, number) for number, c in enumerate(chains)]
         write_tasks(tmp_path / "train.parquet", tasks)
         write_conversations(tmp_path / "sft.parquet", conversations)
+        chat = word_chat(student["words"]) if "words" in student else wide_chat
         models = {"student": student} | ({} if teacher is None else {"teacher": teacher})
         dtypes = {role: shape.get("dtype", "float32") for role, shape in models.items()}
         content: dict[str, Any] = {
@@ -86,7 +118,7 @@ def make_recipe(wide_chat: Chat, make_model: Callable[..., str], conversations: 
                 "prompts": 2,
                 "samples": 8,
                 "max_turns": 1,
-                "max_prompt_tokens": max(len(wide_chat.prompt_ids(task.prompt)) for task in tasks),
+                "max_prompt_tokens": max(len(chat.prompt_ids(task.prompt)) for task in tasks),
                 "max_turn_tokens": response,
                 "max_response_tokens": response,
             },

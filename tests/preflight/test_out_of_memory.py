@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ import torch
 from sod.models.architecture import in_one_line
 from sod.models.load import one_line
 from sod.models.memory import OutOfMemoryError, naming_phase, short_of_memory
+from warm import run_warm
 
+PROGRAM = Path(__file__).with_name("measured_job.py")
 SMALL = {"family": "qwen3", "layers": 2, "hidden": 64, "ffn": 128}
 DEEP = {"family": "qwen3", "layers": 16, "hidden": 128, "ffn": 128}
 WIDE = {"family": "qwen3", "layers": 1, "hidden": 256, "ffn": 8192}
@@ -52,11 +53,11 @@ PHASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 def test_one_line_names_the_phase(
     name: str,
     make_recipe: Callable[..., Path],
-    job_in_a_process: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
 ) -> None:
     """The limit is the kernel's (RLIMIT_AS), what fails is PyTorch's own allocation in the middle of the phase."""
     kind, phase, limit, asked = PHASES[name]
-    ended = job_in_a_process(make_recipe(**asked), kind, limit)
+    ended = run_warm([PROGRAM, make_recipe(**asked), tmp_path / "run", kind, limit])
     assert ended.returncode == 1, ended.stdout
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error: out of memory in {phase}; ")

@@ -28,13 +28,15 @@ def plan(
     allows. Ends with 1 where the run does not fit.
     """
     from sod.build.recipe import read_recipe
-    from sod.preflight.advice import advised, beyond
+
+    refuse_unread("sft" if sft else "train", overrides or [])
+    spec = read_recipe(recipe, overrides or (), notice)
+    from sod.preflight.advice import advised, beyond  # slow to import: what is wrong with the recipe is told before it
     from sod.preflight.devices import free_bytes
     from sod.preflight.estimate import estimated, readable
     from sod.preflight.words import advice_rows, part_rows, peak_text, size_text
 
-    refuse_unread("sft" if sft else "train", overrides or [])
-    spec = readable(read_recipe(recipe, overrides or (), notice), sft, notice)
+    spec = readable(spec, sft, notice)
     estimate = estimated(spec, sft)
     free = {device: free_bytes(device) for device in estimate.devices}
     for device in estimate.devices:

@@ -98,10 +98,11 @@ def quickstart(
     before and after, beside its teacher. Its files are what recipes/quickstart.yaml trains on afterwards.
     """
     from sod.build.recipe import read_recipe
-    from sod.quickstart.run import quickstart as run_all
 
     refuse_unread("quickstart", overrides or [])
     spec, lines = read_recipe(recipe, overrides or (), notice), StepLines(verbose)
+    from sod.quickstart.run import quickstart as run_all  # slow: what is wrong with the recipe is told before it
+
     summary = run_all(spec, to, lambda title, job: run_job(spec, title, job, lines), notice)
     results = {label: summary[label] for label in ("vanilla", "sft", "sod", "teacher")}
     out.print(evaluation_table(results, f"quickstart, seed {spec.seed}: {results['sod']['tasks']} held-out tasks"))
