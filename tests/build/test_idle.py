@@ -150,6 +150,21 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"rollout": {"distill_before_fault": True}},
         "rollout.distill_before_fault=true does nothing here: grpo has no teacher",
     ),
+    "episodes ahead of a checkpoint a step": (
+        "sod",
+        {"rollout": {"max_staleness": 1}, "train": {"checkpoint_every": 1}},
+        "rollout.max_staleness=1 does nothing here: the step after a checkpoint is played when it is its turn",
+    ),
+    "no weights by importance where there are none": (
+        "sod",
+        {"rollout": {"importance": "off"}},
+        "rollout.importance=off does nothing here: nothing is weighted without rollout.max_staleness=1",
+    ),
+    "weights by importance of a dense loss": (
+        {"name": "opd", "divergence": "jsd"},
+        {"rollout": {"importance": "token"}},
+        "rollout.importance=token does nothing here: a dense divergence is not of the token that was sampled",
+    ),
     "the window of no limit": (
         "sod",
         {"rollout": {"max_fault_rate": 1.0, "fault_window": 9}},

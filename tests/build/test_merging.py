@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from sod.records import SodError
 
 Weights = dict[str, Tensor]
 Home = Callable[[Path], Path]
+CPU, CUDA = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
+"""The names of devices, as pickle writes a text."""
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,22 @@ def test_tensors_that_say_nothing_are_whole_or_pieces_by_the_configuration(
     assert_same(weights_of(out), {name: w.bfloat16() for name, w in state.items() if name != "lm_head.weight"})
 
 
+def test_shards_that_were_on_a_card_are_read_where_there_is_none(shards: Path, whole: Path, tmp_path: Path) -> None:
+    """The same files, said to be of `cuda:0` instead of `cpu`, as FSDP2 leaves them."""
+    place = tmp_path / "actor"
+    shutil.copytree(shards, place)
+    for path in place.glob("*.pt"):
+        with zipfile.ZipFile(shards / path.name) as saved, zipfile.ZipFile(path, "w") as moved:
+            for entry in saved.infolist():
+                content = saved.read(entry)
+                if entry.filename.endswith("data.pkl"):
+                    assert content.count(CPU) > len(weights_of(whole))
+                    content = content.replace(CPU, CUDA)
+                moved.writestr(entry.filename, content)
+    write_merged(str(place), tmp_path / "out", pytest.fail)
+    assert_same(weights_of(tmp_path / "out"), weights_of(whole))
+
+
 @pytest.mark.slow
 def test_an_adapter_in_shards_is_added_as_peft_scales_it(whole: Path, home: Home, tmp_path: Path) -> None:
     model = load_model(str(whole), "float32")
@@ -187,11 +206,16 @@ def test_names_of_an_earlier_transformers_are_understood(whole: Path, home: Home
     assert_same(weights_of(tmp_path / "out", tied=True), dict(model.state_dict()))
 
 
-def test_a_distributed_checkpoint_gives_the_same_weights(whole: Path, home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["model", "weight/"])
+def test_a_distributed_checkpoint_gives_the_same_weights(where: str, whole: Path, home: Home, tmp_path: Path) -> None:
     """An optimizer's state beside it is left alone, also where that holds weights of the same names."""
     place, state = home(tmp_path / "sharded"), weights_of(whole, tied=True)
     other = {name: weight + 1 for name, weight in state.items()}
-    saved = {"model": state, "optimizer": {"average": other, "step": 3, "first": {"exp_avg": torch.zeros(7)}}}
+    saved = {where: state, "optimizer": {"average": other, "step": 3, "first": {"exp_avg": torch.zeros(7)}}}
+    if where == "weight/":  # flat, as sod's own ranks write it
+        saved = {f"{kind}/{name}": w + 1 for kind in ("exp_avg", "exp_avg_sq") for name, w in state.items()}
+        saved |= {f"weight/{name}": w for name, w in state.items()}
+        saved |= {f"step/{name}": torch.zeros(()) for name in state}
     save_distributed(saved, checkpoint_id=str(place), no_dist=True)
     write_merged(str(place), tmp_path / "out", pytest.fail)
     assert_same(weights_of(tmp_path / "out"), weights_of(whole))
@@ -314,6 +338,7 @@ def test_a_distributed_checkpoint_runs_nothing_and_must_be_whole(whole: Path, ho
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_tied_weights_of_other_numbers_are_refused(whole: Path, home: Home, tmp_path: Path) -> None:
     place = home(tmp_path / "actor")
     state = weights_of(whole, tied=True)

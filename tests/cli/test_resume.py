@@ -24,6 +24,7 @@ SHORT = ("train.steps=8", "train.checkpoint_every=3")
 BFLOAT16 = ("student.dtype=bfloat16", "teacher.dtype=bfloat16")
 WEIGHTS = "model/model.safetensors"
 ADAPTER = ("student.lora={rank: 4, dropout: 0.2}",)
+BESIDE = ("rollout.max_staleness=1",)
 TIMINGS = ("seconds", "tokens_per_second")
 
 
@@ -115,6 +116,7 @@ def assert_gone(workers: list[int], expected: bool) -> None:
         pytest.param("sft", SFT, 1, id="sft"),
         pytest.param("train", (*SHORT, *BFLOAT16), 1, marks=pytest.mark.slow, id="train-bfloat16"),
         pytest.param("train", (*SHORT, *ADAPTER), 1, marks=pytest.mark.slow, id="train-adapter"),
+        pytest.param("train", (*SHORT, *BESIDE), 1, marks=pytest.mark.slow, id="train-beside"),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(

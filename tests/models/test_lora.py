@@ -29,8 +29,10 @@ from sod.models.lora import (
     new_adapter,
     own_weights,
     refuse_other_adapter,
+    second_model,
     shared_copy,
     skeleton,
+    take_weights,
     without_adapter,
 )
 from sod.models.meter import Cost
@@ -73,6 +75,24 @@ def trained(model: Any, batch: TokenBatch, steps: int = 3, seed: int = 0) -> Any
 def saved(model: Any, chat: Chat, directory: Path) -> Path:
     save_model(model, copy.deepcopy(chat.tokenizer), chat.template, chat.end_id, directory)
     return directory
+
+
+def test_a_second_model_over_the_same_weights_follows_when_it_is_told(base: Path) -> None:
+    """It has an adapter of its own, and the base model's numbers are there once."""
+    model = adapted(base)
+    second = second_model(model)
+    with torch.no_grad():
+        for weight in own_weights(model):
+            weight.add_(1.0)
+    assert all(not torch.equal(a, b) for a, b in zip(own_weights(second), own_weights(model), strict=True))
+    take_weights(second, model)
+    assert all(torch.equal(a, b) for a, b in zip(own_weights(second), own_weights(model), strict=True))
+    shared = {weight.data_ptr() for name, weight in model.named_parameters() if ".lora_" not in name}
+    assert {weight.data_ptr() for name, weight in second.named_parameters() if ".lora_" not in name} == shared
+    whole = load_model(str(base), "float32")
+    other = second_model(whole)
+    assert not {w.data_ptr() for w in other.parameters()} & {w.data_ptr() for w in whole.parameters()}
+    assert not any(weight.requires_grad for weight in other.parameters())
 
 
 def bits(model: Any) -> Bits:

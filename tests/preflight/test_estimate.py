@@ -58,6 +58,24 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.slow
+def test_what_plays_while_the_student_learns_is_there_in_the_update(make_recipe: Callable[..., Path]) -> None:
+    """The student's weights once more, and the engine's cache beside the update's activations."""
+    asked = {"student": QWEN, "teacher": None, "response": 400, "method": "grpo"}
+    found = []
+    for staleness in (0, 1):
+        file = make_recipe(**asked, rollout=GROUP | {"max_staleness": staleness})
+        found.append(estimated(readable(read_recipe(file, (), print), False, print)))
+    alone, beside = found
+    sizes = [{part.name: part.bytes for part in estimate.parts} for estimate in found]
+    assert sizes[1]["student: weights that play"] == sizes[0]["student: weights"]
+    assert beside.taken("cpu", UPDATE) == (
+        alone.taken("cpu", UPDATE)
+        + sizes[0]["student: weights"]
+        + sum(part.bytes for part in alone.parts if part.phases == (SAMPLING,))
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_peak_of_a_run(
     shape: str,

@@ -260,8 +260,8 @@ def make_learner(
 ) -> Learner:
     """The student of a `located` recipe over the support, or where it stands in a checkpoint, and its optimizer.
 
-    Over several `ranks` it is sharded, and rank 0 has a whole copy of it, on `whole_on` or its own device. Raises
-    SodError for weights that cannot be loaded.
+    Over several `ranks` it is sharded, and rank 0 has a whole copy of it, on `whole_on` or its own device. Where the
+    recipe lets it play beside the learning a second one does. Raises SodError for weights that cannot be loaded.
     """
     student = _whole_student if recipe.student.lora is None else _adapted_student
     with naming_phase("loading the student"):

@@ -41,7 +41,7 @@ def write_merged(asked: str, directory: Path, notice: Notice, dtype: Dtype | Non
     given. The directory, which must not be there or be empty, appears whole or not at all. Raises SodError naming what
     is at `asked` and cannot be merged, and where the directory cannot be written.
     """
-    write = _writer(asked, notice, dtype)
+    write, directory = _writer(asked, notice, dtype), directory.resolve()
     partial = directory.with_name(f".{directory.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -99,9 +99,3 @@ def _engine(recipe: Recipe, chat: Chat, learner: Learner, meter: Meter, notice: 
     if not recipe.rollout.max_staleness:
         return student_engine(recipe, chat, learner.sampled, meter, notice)
     return BesideEngine(student_engine(recipe, chat, learner.sampled, None, notice), learner.playing)
-
-
-def play_ahead(run: Run, engine: BesideEngine) -> Ahead:
-    """Plays by a run of its own, which shares with `run` what playing needs, and neither clock nor meter."""
-    apart, plan = replace(run, clock=Clock(settle=run.settle), meter=Meter()), run.recipe.train
-    return Ahead(partial(gather, apart), engine, plan.steps, plan.checkpoint_every)

@@ -14,6 +14,7 @@ from typing import Any, final
 
 from sod.build.alignment import check_coverage
 from sod.build.alignment_rows import stand_ins
+from sod.build.beside import play_ahead, refuse_unfit_staleness
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.devices import Devices, find_devices
 from sod.build.environment import first_look, refuse_unfit_world
@@ -35,7 +36,7 @@ from sod.build.proving import Proof
 from sod.build.ranks import Brief, heard, own_card, refuse_one_process, unheard
 from sod.build.rollout import make_collector
 from sod.build.servers import LOGS, Servers, find_servers
-from sod.build.stage import Stage, make_rollout, make_stage, play_ahead
+from sod.build.stage import Stage, make_rollout, make_stage
 from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.teachers import (
@@ -197,11 +198,7 @@ def checked(
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
     _refuse_stateful(method, recipe)
-    if recipe.rollout.max_staleness and Need.TEACHER_EPISODES in method.needs:
-        raise SodError(
-            f"method {method.name} begins with episodes of the teacher, which scores meanwhile; set "
-            "rollout.max_staleness=0"
-        )
+    refuse_unfit_staleness(recipe, method)
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
@@ -301,9 +298,7 @@ def opened(
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
-    if beside is not None:
-        run.ahead = play_ahead(run, beside)
-        resources.callback(run.ahead.close)
+    play_ahead(run, beside, resources)
     if teaching.model is not None and stage is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(
             recipe, chat, stage.tools, stage.reward_function, teaching.model.model, None, notice, stage.world

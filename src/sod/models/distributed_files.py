@@ -10,9 +10,10 @@ of, and nothing else.
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -27,6 +28,8 @@ from sod.models.source import first_line
 from sod.records import SodError
 
 METADATA = ".metadata"
+_SEPARATOR = re.compile(r"[./]")
+_OF_OPTIMIZERS = ("optim", "exp_avg", "moment", "ema")
 _RECORDS = frozenset(
     {
         *(
@@ -78,25 +81,25 @@ def find_distributed(directory: Path) -> Path | None:
     return next((path for path in (directory, *inside) if (path / METADATA).is_file()), None)
 
 
-def read_distributed(directory: Path, wanted: Collection[str]) -> dict[str, Tensor]:
-    """The weights by name, in the precision that they were saved in.
+def read_distributed(directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The weights by name, in the precision that they were saved in; the model's have these `shapes`.
 
-    A state dict may lie deeper in what was saved, under `model.` or the like: it is looked for where most of the
-    `wanted` names are. What else is there, an optimizer's state, is not read.
+    A state dict may lie deeper in what was saved, under `model.` or `weight/`: it is looked for where most of the names
+    are. What else is there, an optimizer's state, is not read.
     Raises SodError naming the directory where it cannot be read, or has none of these names.
     """
     metadata = _read_metadata(directory / METADATA)
     kept = {
         name: entry for name, entry in metadata.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)
     }
-    prefix = _prefix(kept, wanted)
+    prefix = _prefix(kept, shapes)
     if prefix is None:
         example = next(iter(kept), "nothing")
         raise SodError(
             f"{directory}: holds no weights of the model that config.json describes (it has {example:.80}); put the "
             "config.json of its own model there"
         )
-    roots = {name.partition(".")[0] for name in wanted}
+    roots = {name.partition(".")[0] for name in shapes}
     names = [name for name in kept if name.startswith(prefix)]
     names = [name for name in names if name.removeprefix(prefix).partition(".")[0] in roots]
     whole: dict[str, Any] = {name: torch.empty(kept[name].size, dtype=kept[name].properties.dtype) for name in names}
@@ -123,6 +126,7 @@ def _read_metadata(path: Path) -> Metadata:
             metadata = _Unpickler(file).load()
         if not isinstance(metadata, Metadata) or metadata.storage_data is None:
             raise ValueError(f"it holds a {type(metadata).__name__}")
+        _check_names(metadata)
     except Exception as error:  # whatever a damaged pickle makes of the records
         raise SodError(
             f"{path}: not what torch.distributed.checkpoint writes, or damaged ({first_line(error):.160}); copy it anew"
@@ -130,13 +134,26 @@ def _read_metadata(path: Path) -> Metadata:
     return metadata
 
 
-def _prefix(kept: Mapping[str, Any], wanted: Collection[str]) -> str | None:
-    """What stands before the wanted names in most cases; of several the shortest, as copies of a model lie deeper."""
+def _check_names(metadata: Metadata) -> None:
+    """Raises ValueError for a file that lies elsewhere."""
+    for info in metadata.storage_data.values():
+        if "/" in info.relative_path or info.relative_path.startswith("."):
+            raise ValueError(f"it names the file {info.relative_path:.80}")
+
+
+def _prefix(kept: Mapping[str, TensorStorageMetadata], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What stands before the names of the model's weights in most cases.
+
+    An optimizer keeps tensors of the same names and shapes; of several prefixes it is none that sounds like one, and
+    the shortest, as copies of a model lie deeper.
+    """
     found: Counter[str] = Counter()
-    names = frozenset(wanted)
-    for key in kept:
-        parts = key.split(".")
-        for depth in range(len(parts)):
-            if ".".join(parts[depth:]) in names:
-                found["".join(f"{part}." for part in parts[:depth])] += 1
-    return min(found, key=lambda prefix: (-found[prefix], len(prefix)), default=None)
+    for key, entry in kept.items():
+        for start in (0, *(match.end() for match in _SEPARATOR.finditer(key))):
+            if shapes.get(key[start:]) == tuple(entry.size):
+                found[key[:start]] += 1
+    return min(
+        found,
+        key=lambda prefix: (-found[prefix], any(word in prefix for word in _OF_OPTIMIZERS), len(prefix)),
+        default=None,
+    )

@@ -147,9 +147,7 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     teachers, crossing = _teachers(recipe, method), crossing_of(recipe, method)
     parts = _trained(student, device)
     if recipe.engine.kind == "torch":
-        parts += (
-            _beside(student, device, recipe) if rollout.max_staleness else _playing("student", student, device, recipe)
-        )
+        parts += _students_playing(student, device, recipe)
     parts += [Part(*size) for size in server_sizes(recipe, method)]
     for teacher, place in teachers:
         read = longest if crossing is None else crossing.tokens(longest)
@@ -162,13 +160,6 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     alone = len(teachers) == 1 and len(recipe.teaching) <= 1
     pull = _pull(teachers[0][0], method, crossing) if alone else None
     return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, pull)]
-
-
-def _beside(student: Planned, device: str, recipe: Recipe) -> list[Part]:
-    """A second student that plays while the first one learns, so in every phase."""
-    own = student.counts.all if student.lora is None else student.counts.trained
-    playing = [replace(part, phases=PHASES) for part in _playing("student", student, device, recipe)]
-    return [Part("student: weights that play", device, own * student.size), *playing]
 
 
 def _pull(teacher: Planned, method: Method, crossing: Crossing | None) -> Pull | None:
@@ -243,6 +234,16 @@ def _teaching(teacher: Planned, device: str, method: Method, micro: Micro, share
     shape = f"{micro.rows} x {micro.length:,} tokens"
     scoring = scoring_of(teacher, micro, method.score_need)
     return [*parts, Part(f"teacher: activations of {shape}", device, scoring, (SCORING,))]
+
+
+def _students_playing(student: Planned, device: str, recipe: Recipe) -> list[Part]:
+    """What playing takes: in its phase, or all of the time where the student learns meanwhile."""
+    parts = _playing("student", student, device, recipe)
+    if not recipe.rollout.max_staleness:
+        return parts
+    own = student.counts.all if student.lora is None else student.counts.trained
+    beside = [replace(part, phases=PHASES) for part in parts]
+    return [Part("student: weights that play", device, own * student.size), *beside]
 
 
 def _playing(who: str, model: Planned, device: str, recipe: Recipe) -> list[Part]:

@@ -161,15 +161,20 @@ def train_step(run: Run, step: int) -> StepReport:
 
 
 def handed_out(run: Run, step: int) -> tuple[Gathered | None, TokenBatch]:
-    """What rank 0 has gathered, None on the others, and its batch on all of them. Raises as `gather`, on all."""
+    """What rank 0 has played, None on the others, and its batch on all of them. Raises as `gather`, on all."""
     own: list[Gathered] = []
 
     def batch() -> TokenBatch:
-        own.append(gather(run, step) if run.ahead is None else run.ahead.take(step, run.clock))
+        own.append(played(run, step))
         return own[0].batch
 
     shared = run.ranks.shared(batch)
     return (own[0] if own else None), shared
+
+
+def played(run: Run, step: int) -> Gathered:
+    """The episodes of a step: played now, or ahead."""
+    return gather(run, step) if run.ahead is None else run.ahead.take(step, run.clock)
 
 
 def gather(run: Run, step: int) -> Gathered:
