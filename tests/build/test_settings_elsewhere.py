@@ -481,6 +481,8 @@ def plain_engine(model: Any, chat: Chat, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("key", OF_ENGINE)
 def test_a_key_of_the_engine(key: str, plain_engine: tuple[Any, ...], model: Any, chat: Chat, tmp_path: Path) -> None:
     assert engine_outcome(OF_ENGINE[key], model, chat, tmp_path) != plain_engine
+
+
 def taught(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch, place: Path, of: Any) -> Any:
     """What a teacher's server is asked, and what comes of it, of three rows that are scored twice."""
     model, tokenizer, batch = of

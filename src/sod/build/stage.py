@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -19,7 +18,6 @@ from sod.build.rollout import make_collector, student_engine
 from sod.build.servers import Servers
 from sod.build.tools import make_reward_function, make_tools
 from sod.chat.render import Chat
-from sod.clock import Clock
 from sod.engines.base import Engine
 from sod.engines.beside import BesideEngine
 from sod.launch.fleet import Fleet
@@ -29,8 +27,6 @@ from sod.records import Task
 from sod.rollout.collect import Collector, RewardFunction, World
 from sod.rollout.health import refuse_unhealthy
 from sod.tools.base import Tool
-from sod.training.ahead import Ahead
-from sod.training.step import Run, gather
 
 
 @final
