@@ -41,6 +41,8 @@ QUICK = {
     "sod models merge runs/lora --out models/merged": "{}",
     "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
     "sod plan RECIPE": "sod plan recipes/quickstart.yaml",
+    "sod train RECIPE --dry-run": "sod train recipes/quickstart.yaml --dry-run",
+    "sod train recipes/quickstart.yaml --dry-run": "{}",
     "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32": "{} -k 1 --tasks 2",
     "sod train RECIPE train.profile=true": "sod train quickstart train.profile=true --run runs/profiled" + STEP,
     "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2": (
