@@ -216,6 +216,7 @@ NOT_RUN = {
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
     "python -m pytest -m gpu": "needs a card",
     "python program.py": "is what a program in the sandbox is compared with",
+    "make vllm-env": "downloads gigabytes; what it makes runs in tests/launch/test_launched_runs.py where it is",
     "make install": "makes the environment in which this runs; CI's first step",
     "make lint": "CI's second step",
     "make test": "is what runs the tests, `make test ARGS=tests/objective` its small form",
