@@ -165,6 +165,7 @@ def test_the_recipe_gets_the_urls_of_what_is_started(read: Reader) -> None:
     servers = servers_of(recipe)
     assert servers.recipe.engine.urls == [place.url for place in servers.places]
     assert [plan.url for plan in servers.plans(recipe)] == servers.recipe.engine.urls
+    assert servers.recipe.engine.restart_seconds == recipe.launch.start_seconds > recipe.engine.restart_seconds
     local = read(engine={"kind": "torch", "environment": None})
     assert servers_of(local).recipe is local
 

@@ -128,8 +128,10 @@ def _teacher(recipe: Recipe, method: Method) -> list[Wanted]:
 
 def _with_urls(recipe: Recipe, places: tuple[Placed, ...], teacher: ModelSpec | None) -> Recipe:
     students = [place.url for place in places if place.where == STUDENT]
-    if students:
-        recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"urls": students})})
+    if students:  # one that is started again has as long as for its first start, which loads the same
+        patience = max(recipe.engine.restart_seconds, recipe.launch.start_seconds)
+        own = {"urls": students, "restart_seconds": patience}
+        recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update=own)})
     if teacher is None or recipe.teacher is None:
         return recipe
     (url,) = [place.url for place in places if place.where == TEACHER]
