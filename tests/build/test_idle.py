@@ -56,7 +56,7 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"engine": SERVED, "rollout": {"decode_chunk": 4}},
         "rollout.decode_chunk=4 does no",
     ),
-    "servers of sft": ("sft", {"engine": SERVED}, 'engine.kind="vllm" does nothing here: sft plays no episodes'),
+    "servers of sft": ("sft", {"engine": SERVED}, "engine.kind=vllm does nothing here: sft plays no episodes"),
     "a self-teacher's teacher": ("opsd_gt", {"teacher": NOWHERE}, "teacher.path=nowhere does nothing here: opsd_gt's"),
     "a hinted self-teacher's": ("opsd_hint", {"teacher": NOWHERE}, "teacher is the student itself; set teacher=null"),
     "a teacher of rewards": ("grpo", {"teacher": NOWHERE}, "grpo has no teacher; set teacher=null"),

@@ -17,6 +17,8 @@ REACHING = {
     "tools.python.fusion.url": ({"tools": {"python": {"fusion": {"url": "http://evil"}}}}, "'http://evil'"),
     "reward.call": ({"reward": {"call": ["evil:f", {"call": "evil:g"}]}}, "evil:f, evil:g"),
     "reward.judge.url": ({"reward": {"judge": {"url": "http://evil", "model": "m"}}}, "'http://evil'"),
+    "engine.urls": ({"engine": {"kind": "vllm", "urls": ["http://evil"]}}, "['http://evil']"),
+    "engine.environment": ({"engine": {"kind": "vllm", "environment": "/evil"}}, "'/evil'"),
     "tools.sql.call": ({"tools": {"sql": {"call": "evil:sql"}}}, "'evil:sql'"),
     "environment.call": ({"environment": {"call": "evil:World"}}, "'evil:World'"),
     "environment": (
@@ -68,7 +70,7 @@ class TestReachingKeys:
     def test_is_the_users_to_set(self, purpose: str, key: str, tmp_path: Path, sod: Any) -> None:
         """An override is the user's word, also where it names the section above."""
         run = a_run(tmp_path / "run", REACHING[key][0])
-        own = ["tools.sql=null", "tools.files=null", "environment=null"]
+        own = ["tools.sql=null", "tools.files=null", "environment=null", "engine={kind: torch}"]
         own.append("reward={call: 'operator:truth', judge: null}")
         own.append("tools.python={unsafe: true, preload: [os], fusion: {url: 'http://mine'}}")
         ended = sod(*command(purpose, run), *own)

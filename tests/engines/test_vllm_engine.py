@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from engines.vllm_bench import PROMPT, STOPS, Bench, asked, finished, played, sampled
 from sod.engines.base import Sampled, SampleRequest, Sampling
@@ -25,6 +26,7 @@ from sod.engines.vllm_wire import read_turn
 from sod.models.lora import merged, merged_state, new_adapter
 from sod.models.support import Support, limit_to
 from sod.recipe import EngineSpec, LoraSpec
+from sod.recipe.keys.engine import KEY_VARIABLE
 from sod.records import Fault, FaultKind, SodError
 
 
@@ -48,7 +50,7 @@ def test_turns_have_the_models_log_probabilities_and_our_stops(
     engine = bench.engine(model, [bench.server(model)])
     assert (engine.exact, engine.version) == (False, 0)
     for temperature in (1.0, 0.5):
-        turns = played(engine, asked(12), Sampling(temperature))
+        turns = played(engine, asked(6), Sampling(temperature))
         assert worst_gap(full_logps, model, turns, temperature) < 1e-5
         for turn in map(sampled, turns.values()):
             assert turn.stopped == (turn.token_ids[-1] in STOPS)
@@ -72,6 +74,7 @@ def test_a_turn_that_is_sampled_again_is_the_same(model: Any, bench: Bench) -> N
     assert later != first["e0"]
 
 
+@pytest.mark.slow
 def test_an_episode_stays_at_its_server(model: Any, bench: Bench) -> None:
     servers = [bench.server(model), bench.server(model)]
     engine = bench.engine(model, servers)
@@ -109,6 +112,7 @@ def test_sync_brings_the_trainers_weights(
     assert list((bench.folder / "pushed").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_server_with_other_weights_gets_the_trainers(
     model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -194,6 +198,7 @@ def test_a_request_that_is_refused_is_not_tried_again(model: Any, bench: Bench) 
     assert engine.deaths == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_gives_its_episodes_to_another(
     model: Any, bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -209,6 +214,7 @@ def test_a_server_that_dies_gives_its_episodes_to_another(
     assert engine.deaths == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_started_again_gets_the_current_weights(
     model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -237,6 +243,7 @@ def test_a_server_that_was_started_again_unseen_is_seen_by_its_weights(model: An
     assert played(engine, asked(1)) == expected
 
 
+@pytest.mark.slow
 def test_no_server_is_waited_for_for_ever(model: Any, bench: Bench) -> None:
     server = bench.server(model)
     engine = bench.engine(model, [server], restart_seconds=0.2)
@@ -259,6 +266,7 @@ def test_a_turn_that_takes_too_long_is_a_fault(model: Any, bench: Bench) -> None
     assert time.monotonic() - started < 20.0
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_with_another_model_stops_the_run(model: Any, bench: Bench) -> None:
     server = bench.server(model)
     engine = bench.engine(model, [server])
@@ -284,6 +292,7 @@ def test_what_the_contract_refuses(model: Any, bench: Bench) -> None:
             call()
 
 
+@pytest.mark.slow
 def test_rows_without_a_token_are_never_sampled(
     model: Any, tokenizer: Any, bench: Bench, full_logps: Callable[..., list[float]]
 ) -> None:
@@ -346,7 +355,9 @@ def test_a_reply_that_cannot_be_is_a_fault(model: Any, what: str) -> None:
     assert message in fault.detail
 
 
-def test_an_adapter_is_pushed_as_part_of_the_weights(model: Any, clone: Callable[..., Any]) -> None:
+def test_an_adapter_is_pushed_as_part_of_the_weights(
+    model: Any, clone: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]
+) -> None:
     pytest.importorskip("peft")
     adapted = clone(model)
     new_adapter(adapted, LoraSpec(rank=2), 1, "here")
@@ -357,7 +368,8 @@ def test_an_adapter_is_pushed_as_part_of_the_weights(model: Any, clone: Callable
     expected = merged(clone(adapted)).state_dict()
     assert state.keys() == expected.keys() == model.state_dict().keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in state.items())
-    assert not all(torch.equal(weight, model.state_dict()[name]) for name, weight in state.items())
+    turns = played(bench.engine(adapted, [bench.server(model)]), asked(2))
+    assert worst_gap(full_logps, adapted, turns, 1.0) < 1e-5 < 0.1 < worst_gap(full_logps, model, turns, 1.0)
 
 
 @pytest.mark.parametrize("push", ["nccl", "ipc"])
@@ -393,6 +405,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, model: Any) ->
         FilePusher(str(tmp_path / "file")).prepare(model, "w-0")
 
 
+@pytest.mark.slow
 def test_so_many_turns_are_under_way_at_a_server(model: Any, bench: Bench) -> None:
     """What waits for its place when a server dies goes elsewhere, and is no fault."""
     servers = [bench.server(model, seconds=0.1), bench.server(model)]
@@ -408,3 +421,32 @@ def test_so_many_turns_are_under_way_at_a_server(model: Any, bench: Bench) -> No
     assert {session: sampled(turn) for session, turn in ended.items() if session not in faults} == {
         session: turn for session, turn in played(engine, asked(6, new=1)).items() if session not in faults
     }
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"urls": ["http://me:secret@here:8000"]}, "put the key into the environment variable SOD_ENGINE_API_KEY"),
+        ({"urls": ["here:8000"]}, "'here:8000' is not a url"),
+        ({"urls": ["http://here:8000", "http://here:8000/"]}, "names a server twice"),
+        ({"urls": []}, "at least 1 item"),
+        ({"options": ["--dtype=half"]}, "--dtype=half is ours to set"),
+    ],
+)
+def test_a_section_that_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EngineSpec(kind="vllm", **keys)
+
+
+def test_the_key_goes_to_the_server(model: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = bench.server(model)
+    monkeypatch.setenv(KEY_VARIABLE, "a secret")
+    with pytest.raises(SodError, match=f"{KEY_VARIABLE}: a key has printable ASCII characters alone"):
+        bench.engine(model, [server])
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    engine = bench.engine(model, [server])
+    assert server.served.keys == {"Bearer secret"}
+    server.served.behaviour.failing.append((400, "is it secret?"))
+    fault = played(engine, asked(1))["e0"]
+    assert isinstance(fault, Fault)
+    assert fault.detail.endswith("HTTP 400: is it ***?")

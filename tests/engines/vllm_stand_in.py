@@ -45,7 +45,7 @@ class Served:
     label: str = "default"
     paused: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)  # the bodies of turns, those of checks left out
-    posted: list[str] = field(default_factory=list)
+    keys: set[str | None] = field(default_factory=set)  # that requests came with
     lock: Any = field(default_factory=threading.Lock)
 
     def get(self, path: str) -> tuple[int, Any]:
@@ -64,7 +64,6 @@ class Served:
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and content of the answer to a POST."""
         with self.lock:
-            self.posted.append(path)
             if path == "/inference/v1/generate":
                 return self.generate(body)
             if not self.behaviour.dev_mode:
@@ -170,6 +169,7 @@ def handler_of(served: Served) -> type[BaseHTTPRequestHandler]:
             self._answer(*served.post(urlsplit(self.path).path, body))
 
         def _answer(self, status: int, content: Any) -> None:
+            served.keys.add(self.headers["Authorization"])
             data = (content if isinstance(content, str) else json.dumps(content)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

@@ -16,7 +16,7 @@ from typing import final
 
 from sod.engines.vllm_check import Gaps, Question
 from sod.engines.vllm_push import Pusher
-from sod.engines.vllm_server import CONTROL_SECONDS, Server, ServerFaultError, refuse_unable
+from sod.engines.vllm_server import SAMPLE_SECONDS, Server, ServerFaultError, refuse_unable
 from sod.engines.vllm_wire import GENERATE, TOP_OF_CHECK, Vocabulary, read_top, scored_body
 from sod.records import Fault, FaultKind, SodError
 
@@ -204,7 +204,7 @@ class Fleet:
     async def _answer(self, server: Server, label: str, question: Question) -> dict[int, float]:
         """What a server makes of a text. Raises ServerFaultError."""
         asked = scored_body(question.token_ids, question.sampling, self._vocabulary, label, TOP_OF_CHECK)
-        content = await server.asked(GENERATE, asked, CONTROL_SECONDS)
+        content = await server.asked(GENERATE, asked, SAMPLE_SECONDS)
         found = read_top(content)
         if isinstance(found, Fault):
             raise ServerFaultError(Fault(found.kind, f"{server.url}: {found.detail}", found.retryable))

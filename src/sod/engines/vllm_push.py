@@ -124,6 +124,6 @@ def forget_orphans(folder: Path) -> None:
 def write_weights(model: Any, weights: dict[str, Tensor], directory: Path) -> None:
     """Write a model directory with these weights of `model`, its output embedding among them. May raise OSError."""
     model.save_pretrained(directory, state_dict=dict(weights), max_shard_size=ONE_FILE)
-    (head,) = [weight for name, weight in weights.items() if name == HEAD] or [None]
+    head = weights.get(HEAD)
     if head is not None and model.config.get_text_config().tie_word_embeddings:
         save_file({HEAD: head.detach().cpu().contiguous().clone()}, directory / "head.safetensors", {"format": "pt"})

@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -23,6 +24,8 @@ VERSIONS = (0, 32), (0, 33)
 CONNECT_SECONDS = 10.0
 CONTROL_SECONDS = 60.0
 """Time limit of a request that samples nothing; pushing weights has its own."""
+SAMPLE_SECONDS = 600.0
+"""Time limit of a request that samples a token: the first of a server may have it compile its kernels."""
 SHOWN_CHARS = 300
 KEPT_ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -60,6 +63,7 @@ class Server:
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `_send` bounds the whole
             transport=httpx.AsyncHTTPTransport(
+                verify=_trusted(url),
                 trust_env=False,
                 limits=httpx.Limits(max_connections=rows + 8),  # besides turns: what asks for its state
                 socket_options=KEPT_ALIVE,
@@ -166,7 +170,7 @@ async def _refuse_without_routes(server: Server) -> None:
         ) from error
     try:
         one = {"temperature": 1.0, "max_tokens": 1, "detokenize": False}
-        await server.post("/inference/v1/generate", {"token_ids": [0], "sampling_params": one})
+        await server.post("/inference/v1/generate", {"token_ids": [0], "sampling_params": one}, SAMPLE_SECONDS)
     except ServerFaultError as error:
         raise SodError(
             f"{server.url}: does not sample by token ids ({error.fault.detail.removeprefix(server.url)[2:]}); start it "
@@ -204,6 +208,13 @@ async def prefix_remark(server: Server) -> str | None:
             "again in every turn; --block-size 32 makes them smaller"
         )
     return None
+
+
+def _trusted(url: str) -> ssl.SSLContext:
+    """The certificates that are trusted: without TLS none, which spares reading them."""
+    if url.startswith("https://"):
+        return httpx.create_ssl_context(trust_env=False)
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _key_from_environment() -> str:
