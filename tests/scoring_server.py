@@ -51,7 +51,7 @@ class ScoringServer:
         self.headers: list[Mapping[str, str]] = []
         self.now = self.most = self.tokens_now = self.most_tokens = 0
         self._lock, self._computing = threading.Lock(), threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler_of(self))
+        self._server = Quiet(("127.0.0.1", port), handler_of(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -121,6 +121,13 @@ class ScoringServer:
             logps = logp_TV[place - 1]
             best.append({name(int(i)): float(logps[i]) for i in logps.topk(k + 1).indices})
         return {"tokens": [name(token) for token in ids], "token_logprobs": own, "top_logprobs": best}
+
+
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that have given up."""
+
+    def handle_error(self, *_: Any) -> None:
+        """Nothing to do."""
 
 
 def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:

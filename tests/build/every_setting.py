@@ -348,7 +348,30 @@ EQUAL_IN_SFT: Mapping[str, tuple[Example, str]] = {
     "sft.optim.compile": (Example(False), "as optim.compile"),
 }
 
+OF_A_SERVED_TEACHER = (
+    "url",
+    "scores",
+    "model",
+    "tokenizer",
+    "api_key_env",
+    "concurrency",
+    "tokens_in_flight",
+    "max_request_tokens",
+    "seconds",
+    "attempts",
+    "backoff_seconds",
+    "backoff_max_seconds",
+    "breaker_failures",
+    "breaker_seconds",
+    "cache",
+    "cache_gb",
+    "weight",
+    "sources",
+)
+
 ELSEWHERE: Mapping[str, str] = {
+    **{f"teacher.{key}": "test_a_key_of_a_served_teacher" for key in OF_A_SERVED_TEACHER},
+    "teachers.NAME": "test_a_key_of_one_of_several_teachers",
     "tools.python.fusion": "test_a_key_of_a_service",
     "reward.judge": "test_a_key_of_the_judge",
     "engine": "test_a_key_of_the_engine",

@@ -66,7 +66,7 @@ def test_every_key_and_every_knob_has_an_example() -> None:
     every = {knob for name in PRESETS for knob in knobs(name)}
     assert sorted(every ^ set(KNOBS)) == []
     known = {*leaves(), "method.divergence", "environment", "world", "compare", "tools.python.fusion", "tools.NAME"}
-    known |= {"reward.judge", "method.alignment", "engine", "launch"}
+    known |= {"reward.judge", "method.alignment", "engine", "launch", "teachers.NAME"}
     assert sorted({*CHANGES, *SFT, *EQUAL, *EQUAL_IN_SFT, *ELSEWHERE} - known) == []
 
 

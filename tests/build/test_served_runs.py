@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,7 @@ from sod.recipe import Recipe
 from sod.records import SodError
 from sod.tasks import chain
 from sod.tasks.files import write_tasks
+from sod.training.report import StepReport
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
 ROUNDING = 0.02
@@ -149,8 +156,8 @@ def test_a_served_teacher_is_proven_before_weights_are_read(
         (
             {"url": alike.url},
             {"method": {"name": "opd", "divergence": {"kind": "jsd", "top_k": 21}}},
-            r"method\.divergence\.top_k=21: teacher\.url=http.* gives 20 tokens at most; take fewer, or start the "
-            r"server with a higher limit",
+            r"method\.divergence\.top_k=21: teacher\.url=http.* gives 20 tokens at most; take fewer, or have it give "
+            r"more \(vLLM: --max-logprobs 21",
         ),
     ):
         with pytest.raises(SodError, match=line):
@@ -168,3 +175,90 @@ def test_a_teacher_of_another_tokenizer_is_served(make_recipe: Any, place: Path,
     start = load_file(place / "student" / "model.safetensors")
     assert apart(start, local) > 1e-3
     assert apart(local, served) < ROUNDING * apart(start, local)
+
+
+class OwnProcess:
+    """The scoring server of a model directory in a process of its own, which can be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.directory = directory
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.start()
+
+    def start(self) -> None:
+        script = Path(__file__).parent.parent / "scoring_server.py"
+        self.process = subprocess.Popen([sys.executable, str(script), str(self.directory), str(self.port)])
+
+    def wait(self) -> None:
+        """Until it answers."""
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1.0).close()
+            except OSError:
+                assert self.process.poll() is None
+                time.sleep(0.1)
+            else:
+                return
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def killable(place: Path) -> Iterator[OwnProcess]:
+    server = OwnProcess(place / "alike")
+    server.wait()
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_comes_back_and_then_is_not_missed(
+    killable: OwnProcess, make_recipe: Any, tmp_path: Path
+) -> None:
+    """A step waits for it without a fault; the same run again asks for nothing that was answered, with nobody there."""
+    recipe = make_recipe({"url": killable.url, "attempts": 500, "backoff_max_seconds": 0.5, "breaker_seconds": 0.5})
+
+    def kill(report: StepReport) -> None:
+        if report.step == 1:
+            killable.kill()
+            killable.start()
+
+    with closing(prepare_train(recipe, tmp_path / "one", False, print)) as job:
+        job.start([kill])
+    killable.kill()
+    rows = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("faults/teacher", 0.0) for row in rows] == [0.0, 0.0]
+    told: list[str] = []
+    weights = trained(recipe, tmp_path / "two", told)
+    assert [line for line in told if "going on with the answers in teacher.cache" in line] != []
+    assert apart(weights, weights_of(tmp_path / "one")) == 0.0
+    elsewhere = make_recipe({"url": killable.url, "cache": str(tmp_path / "empty")})
+    with pytest.raises(SodError, match=r"cannot be reached \(ConnectError\); start the server"):
+        prepare_train(elsewhere, tmp_path / "three", False, print)
+
+
+@pytest.mark.slow
+def test_teachers_by_the_source_of_a_task(make_recipe: Any, place: Path, alike: ScoringServer, tmp_path: Path) -> None:
+    """One served and one here, each for its tasks: the weights of one teacher for both; another weight, others."""
+    named = [replace(task, data_source=f"s{number % 2}") for number, task in enumerate(TASKS)]
+    write_tasks(tmp_path / "tasks.parquet", named)
+    data = {"train": str(tmp_path / "tasks.parquet")}
+    here = {"path": str(place / "alike")}
+    served = {**SERVED, "url": alike.url, "cache": str(tmp_path / "cache"), "sources": ["s1"]}
+    one = trained(make_recipe(here, data=data), tmp_path / "one")
+    two = trained(make_recipe(data=data, teachers={"a": here, "b": served}), tmp_path / "two")
+    start = load_file(place / "student" / "model.safetensors")
+    assert apart(one, two) < ROUNDING * apart(start, one)
+    assert alike.asked[-1]["prompt"]
+    heavy = make_recipe(data=data, teachers={"a": here, "b": {**served, "weight": 5.0}})
+    assert apart(one, trained(heavy, tmp_path / "three")) > 10 * apart(one, two)
+    other = make_recipe(data=data, teachers={"a": {**here, "sources": ["s0"]}, "b": {**served, "sources": ["s2"]}})
+    with pytest.raises(SodError, match=r"teachers: none has the tasks of source 's1'; name it in the sources of one"):
+        prepare_train(other, tmp_path / "four", False, print)
+    whole = make_recipe(data=data, teachers={"a": here, "b": served}, method={"name": "opd", "divergence": "jsd"})
+    with pytest.raises(SodError, match=r"method opd needs full log-probabilities from its teacher, teachers\.b\.url="):
+        prepare_train(whole, tmp_path / "five", False, print)

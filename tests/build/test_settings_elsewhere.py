@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 import torch
-from every_setting import SFT, TOOL
+from every_setting import OF_A_SERVED_TEACHER, SFT, TOOL
 from own_tools import OWN_KEYS, answers
 from settings_bench import Bench, files_of, put, quicken
 
 import environment_games
 from engines.vllm_stand_in import StandIn
 from rewards.judge_server import completion
+from scoring_server import ScoringServer
 from sod import service as asked_service
 from sod.alignment.estimators import Chunk
 from sod.build.data import make_chat
@@ -37,6 +38,7 @@ from sod.build.method import make_method
 from sod.build.own_rewards import own_rewards
 from sod.build.rollout import student_engine
 from sod.build.servers import find_servers
+from sod.build.teachers import scorer_of, served_teacher, stored_episodes, teacher_vocabulary
 from sod.build.tools import make_local_sandbox, make_reward_function, make_sandbox
 from sod.build.translation import chats_of, span_measure
 from sod.build.worlds import environment_maker, make_worlds
@@ -49,11 +51,14 @@ from sod.engines.base import SampleRequest, Sampling
 from sod.environments.base import Reset, WorldRequest
 from sod.launch.fleet import Fleet
 from sod.models.load import save_model
+from sod.objective.scores import ScoreNeed
 from sod.quickstart.run import make_world
-from sod.recipe import PythonSpec, Recipe, parse_recipe
+from sod.recipe import PythonSpec, Recipe, TeacherSpec, parse_recipe
 from sod.records import Fault, Program, SodError
 from sod.rewards import math_worker_main
 from sod.rewards.function import Score, scored
+from sod.teachers import score_cache
+from sod.teachers.local import LocalTeacher
 from sod.tools.sandbox import filters, fusion
 from sod.tools.sandbox.base import ProgramLimits
 from support import CONTAINER_PROFILE, answered, descendants
@@ -63,6 +68,7 @@ from vllm_environment import make_environment
 UNSAFE = """
 import sys
 sys.modules["landlock"] = None
+from sod.build.teachers import scorer_of, served_teacher, stored_episodes, teacher_vocabulary
 from sod.build.tools import make_local_sandbox
 from sod.recipe import PythonSpec
 from sod.records import Program, SodError
@@ -216,7 +222,50 @@ OF_LAUNCH: Mapping[str, Any] = {
     "teacher.options": ["--enforce-eager"],
 }
 """Keys of `launch`, each at another value."""
+TEACHER: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "url": ({}, {"url": "{other}"}, "good"),
+    "model": ({}, {"model": "other"}, "good"),
+    "api_key_env": ({}, {"api_key_env": "OTHER_KEY"}, "good"),
+    "concurrency": ({"concurrency": 3}, {"concurrency": 1}, "slow"),
+    "tokens_in_flight": ({}, {"tokens_in_flight": 1}, "slow"),
+    "max_request_tokens": ({}, {"max_request_tokens": 10}, "good"),
+    "seconds": ({"seconds": 1.0}, {"seconds": 1.5}, "hang"),
+    "attempts": ({}, {"attempts": 3}, "500"),
+    "backoff_seconds": ({"attempts": 3}, {"attempts": 3, "backoff_seconds": 0.01}, "500"),
+    "backoff_max_seconds": (
+        {"attempts": 3, "backoff_seconds": 0.01},
+        {"attempts": 3, "backoff_seconds": 0.01, "backoff_max_seconds": 0.005},
+        "500",
+    ),
+    "breaker_failures": ({"concurrency": 1}, {"concurrency": 1, "breaker_failures": 2}, "500"),
+    "breaker_seconds": (
+        {"concurrency": 1, "breaker_failures": 1},
+        {"concurrency": 1, "breaker_failures": 1, "breaker_seconds": 0.0},
+        "500",
+    ),
+    "cache": ({}, {"cache": "{elsewhere}"}, "good"),
+    "cache_gb": ({}, {"cache_gb": 1e-9}, "good"),
+}
+"""Keys of a served teacher: options of one, others, and how its server behaves."""
+OF_TEACHERS: Mapping[str, dict[str, Any]] = {
+    **{key: {"url": "http://u", "model": "m", key: "/x"} for key in ("cache", "tokenizer")},
+    **{key: {"url": "http://u", "model": "m", key: 0.5} for key in ("seconds", "cache_gb", "backoff_seconds")},
+    **{key: {"url": "http://u", "model": "m", key: 7.5} for key in ("backoff_max_seconds", "breaker_seconds")},
+    **{key: {"url": "http://u", "model": "m", key: 3} for key in ("concurrency", "tokens_in_flight", "attempts")},
+    **{key: {"url": "http://u", "model": "m", key: 4} for key in ("max_request_tokens", "breaker_failures")},
+    "url": {"url": "http://v", "model": "m"},
+    "model": {"url": "http://u", "model": "n"},
+    "api_key_env": {"url": "http://u", "model": "m", "api_key_env": "KEY"},
+    "path": {"path": "p"},
+    "dtype": {"path": "p", "dtype": "bfloat16"},
+    "device": {"path": "p", "device": "cpu"},
+    "weight": {"path": "p", "weight": 2.0},
+    "sources": {"path": "p", "sources": ["a"]},
+    "scores": {"scores": "f"},
+}
+"""Keys of each of several teachers, in a section each."""
 TABLES = (
+    {f"teachers.NAME.{key}" for key in OF_TEACHERS},
     {f"launch.{key}" for key in OF_LAUNCH},
     {f"engine.{key}" for key in OF_ENGINE},
     {f"environment.{key}" for key in OF_ENVIRONMENT},
@@ -429,6 +478,97 @@ def plain_engine(model: Any, chat: Chat, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("key", OF_ENGINE)
 def test_a_key_of_the_engine(key: str, plain_engine: tuple[Any, ...], model: Any, chat: Chat, tmp_path: Path) -> None:
     assert engine_outcome(OF_ENGINE[key], model, chat, tmp_path) != plain_engine
+
+
+def taught(options: Mapping[str, Any], behaviour: str, patch: pytest.MonkeyPatch, place: Path, of: Any) -> Any:
+    """What a teacher's server is asked, and what comes of it, of three rows that are scored twice."""
+    model, tokenizer, batch = of
+    pauses: list[float] = []
+
+    def noted(*arguments: Any) -> float:
+        pauses.append(backoff(*arguments))
+        return 0.0
+
+    def change(number: int, answer: Any) -> Any:
+        if behaviour == "hang" or (behaviour == "slow" and number):
+            time.sleep(4.0 if behaviour == "hang" else 0.2)
+        return (500, {}, "down") if behaviour == "500" and number else (200, {}, answer)
+
+    backoff = asked_service.backoff
+    with ScoringServer(model, tokenizer) as server, ScoringServer(model, tokenizer) as other, ExitStack() as opened:
+        patch.setattr(asked_service, "backoff", noted)
+        patch.setattr(score_cache, "CHECKED_EVERY", 1)
+        patch.setenv("SOD_TEACHER_API_KEY", "mine")
+        patch.setenv("OTHER_KEY", "other")
+        server.change = change
+        given = {"url": server.url, "model": "t", "cache": str(place / "cache"), **PATIENT, **options}
+        named = {"{other}": other.url, "{elsewhere}": str(place / "elsewhere")}
+        spec = TeacherSpec(**{k: named.get(v, v) if isinstance(v, str) else v for k, v in given.items()})
+        try:
+            teacher = served_teacher(spec, "teacher", tokenizer, 0, 0, pytest.fail)
+        except SodError as error:
+            return str(error).replace(server.url, "")
+        opened.callback(teacher.close)
+        scores = teacher.score(batch, (), ScoreNeed())
+        teacher.score(batch, (), ScoreNeed())
+        patch.undo()
+        faults = sorted(fault.detail.replace(server.url, "") for fault in scores.faults.values())
+        keys = {headers["Authorization"] for headers in server.headers}
+        kept = sorted(str(path.parent.relative_to(place)) for path in place.glob("*/*.sqlite"))
+        overlapping = behaviour == "slow" and server.most > 1  # the others are answered too soon to tell
+        asked = len(server.asked), len(other.asked), overlapping, teacher.server.kept
+        return asked, faults, sorted(pauses), keys, kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", TEACHER)
+def test_a_key_of_a_server_of_a_teacher(
+    key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Any, tokenizer: Any, random_batch: Any
+) -> None:
+    options, others, behaviour = TEACHER[key]
+    of = model, tokenizer, random_batch(rows=3, seed=1)
+    before = taught(options, behaviour, monkeypatch, tmp_path / "one", of)
+    after = taught(others, behaviour, monkeypatch, tmp_path / "two", of)
+    assert before != after
+    assert taught(options, behaviour, monkeypatch, tmp_path / "three", of) == before
+
+
+def test_a_key_of_a_served_teacher(tmp_path: Path, model: Any, clone: Any, random_batch: Any) -> None:
+    """Those that are not about a server; `test_a_key_of_a_server_of_a_teacher` has the others, which are all."""
+    assert sorted([*TEACHER, "scores", "tokenizer", "weight", "sources"]) == sorted(OF_A_SERVED_TEACHER)
+
+    def recipe_of(**teacher: Any) -> Recipe:
+        return parse_recipe({"student": {"path": "s"}, "method": "opd", "teacher": teacher}, "here")
+
+    opd = make_method(recipe_of(path="p").method)
+    server = {"url": "http://u", "model": "m"}
+    assert teacher_vocabulary(recipe_of(**server), opd) is None
+    assert teacher_vocabulary(recipe_of(**server, tokenizer="other"), opd) == "other"
+    for name in ("one", "other"):
+        with pytest.raises(SodError, match=f"{name}.parquet: no such file"):
+            stored_episodes(recipe_of(scores=str(tmp_path / f"{name}.parquet")), opd, pytest.fail)
+    teacher, batch = LocalTeacher(clone(model), 100), random_batch(rows=2, seed=1)
+    plain = scorer_of(recipe_of(path="p"), opd, {"teacher": teacher}, None)
+    heavy = scorer_of(recipe_of(path="p", weight=2.0), opd, {"teacher": teacher}, None)
+    episodes = [answered("a"), answered("b")]
+    assert plain.score(batch, episodes, ScoreNeed()).weight_B is None
+    assert heavy.score(batch, episodes, ScoreNeed()).weight_B.tolist() == [2.0, 2.0]  # type: ignore[union-attr]
+    with pytest.raises(SodError, match=r"teacher\.sources: the one teacher has all tasks"):
+        recipe_of(path="p", sources=["a"])
+
+
+@pytest.mark.parametrize("key", OF_TEACHERS)
+def test_a_key_of_one_of_several_teachers(key: str) -> None:
+    """It means what it means of the one teacher; what is only for that one is refused."""
+    section = OF_TEACHERS[key]
+    several = {"student": {"path": "s"}, "teachers": {"a": section}}
+    if key == "scores":
+        with pytest.raises(SodError, match=r"teachers\.a: scores is for the one teacher of a run"):
+            parse_recipe(several, "here")
+        return
+    spec = parse_recipe(several, "here").teaching["teachers.a"]
+    assert spec == TeacherSpec(**section)
+    assert getattr(spec, key) != TeacherSpec.model_fields[key].default
 
 
 def own_reward_of(tmp_path: Path, **keys: Any) -> Any:

@@ -27,6 +27,11 @@ REACHING = {
     ),
     "tools.files.mcp": ({"tools": {"files": {"mcp": ["evil", "--now"]}}}, "['evil', '--now']"),
 }
+OF_A_TEACHER = {
+    "teacher.url": ({"url": "http://evil", "model": "m"}, "'http://evil'"),
+    "teacher.api_key_env": ({"url": "http://evil", "model": "m", "api_key_env": "HOME_KEY"}, "'HOME_KEY'"),
+    "teacher.cache": ({"url": "http://evil", "model": "m", "cache": "/somewhere"}, "'/somewhere'"),
+}
 NEXT = "data.train is not set"
 """What the commands say where they get past the question."""
 
@@ -83,6 +88,21 @@ def test_a_judge_of_the_users_own_still_writes_nowhere_else(tmp_path: Path, sod:
     run = a_run(tmp_path / "run", {"reward": {"judge": judge}})
     ended = sod("train", "--resume", run, "reward.judge.url=http://mine")
     assert "reward.judge.cache='/somewhere' writes into this folder" in ended.err
+
+
+@pytest.mark.parametrize("key", OF_A_TEACHER)
+def test_a_teacher_elsewhere_is_asked_with_leave_alone(key: str, tmp_path: Path, sod: Any) -> None:
+    """A resumed run asks it, and so does `sod teacher score`; an evaluation does not read the section."""
+    teacher, shown = OF_A_TEACHER[key]
+    run = a_run(tmp_path / "run", {"teacher": teacher, "method": "opd"})
+    own = [] if key == "teacher.url" else ["teacher.url=http://mine"]
+    for arguments in (["train", "--resume", run, *own], ["teacher", "score", run, *own]):
+        assert f"{key}={shown}" in sod(*arguments).err
+        assert "--allow-code" not in sod(*arguments, "--allow-code").err
+    assert "--allow-code" not in sod("eval", run, "--data", "nowhere.jsonl").err
+    several = a_run(tmp_path / "several", {"teachers": {"a": teacher}, "method": "opd"})
+    changed = [] if key == "teacher.url" else ["teachers.a.url=http://mine"]
+    assert f"teachers.a.{key.partition('.')[2]}={shown}" in sod("train", "--resume", several, *changed).err
 
 
 def test_another_override_allows_nothing(tmp_path: Path, sod: Any) -> None:

@@ -124,6 +124,9 @@ BY_A_TEST = {
     "sod data hints --model RUN_OR_MODEL": (
         "tests/build/test_model_hints.py::test_a_model_that_learned_two_hints_gives_them"
     ),
+    "sod teacher score FILE --out scores.parquet": (
+        "tests/cli/test_teacher_command.py::test_conversations_and_a_run_are_scored_and_distilled_from"
+    ),
     "sod chat RUN": "tests/cli/test_allow_code.py::test_is_refused_by_name",
     "sod chat MODEL": "tests/cli/test_chat_command.py::test_a_conversation_is_shown_with_its_ids",
     "sod align STUDENT TEACHER FILE": (

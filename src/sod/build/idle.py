@@ -374,8 +374,8 @@ def _shown(recipe: Recipe, idle: Idle) -> str:
     if idle.shown is not None:
         return f"{key}={idle.shown}"
     if key == "teacher" and recipe.teacher is not None:
-        name = "path" if recipe.teacher.path is not None else "url"
-        return f"teacher.{name}={getattr(recipe.teacher, name)}"
+        kind = recipe.teacher.kind
+        return f"teacher.{kind}={getattr(recipe.teacher, kind)}"
     if key == "teachers":
         return f"teachers={', '.join(recipe.teachers.by_name)}"
     value: Any = recipe.model_dump()

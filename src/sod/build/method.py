@@ -149,8 +149,8 @@ def refuse_unmet(method: Method, offer: Offer, temperature: float, where: str) -
     k = method.divergence.top_k if method.divergence is not None else 0
     if level == "topk" and offer.largest_k is not None and k > offer.largest_k:
         raise SodError(
-            f"method.divergence.top_k={k}: {where} gives {offer.largest_k} tokens at most; take fewer, or start the "
-            f"server with a higher limit (vLLM: --max-logprobs {k})"
+            f"method.divergence.top_k={k}: {where} gives {offer.largest_k} tokens at most; take fewer, or have it "
+            f"give more (vLLM: --max-logprobs {k}; `sod teacher score`: --top-k {k})"
         )
     if Need.ENTROPY in method.needs and not offer.entropy:
         raise SodError(f"method {method.name} needs the entropy of its teacher, which {where} does not give")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -25,9 +26,10 @@ from sod.models.lora import without_adapter
 from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.support import Support
+from sod.objective.episodes import WHOLE_EPISODES
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
-from sod.recipe import ModelSpec, Notice, Recipe
+from sod.recipe import ModelSpec, Notice, Recipe, TeacherSpec
 from sod.records import SodError, Task
 from sod.teachers.base import Offer, Teacher
 from sod.teachers.local import LocalTeacher
@@ -35,12 +37,61 @@ from sod.teachers.probe import probed
 from sod.teachers.routed import Route, RoutedTeacher
 from sod.teachers.served import ServedTeacher
 from sod.teachers.server import Server
+from sod.teachers.stored import StoredTeacher, read_scores, vocabulary_hash
 from sod.teachers.translated import TranslatedTeacher, Translation
+from sod.training.stored import StoredEpisodes
 
 SERVED_AT_BEST = Offer("topk", temperatures=frozenset({1.0}), entropy=False)
 """What no server can exceed."""
 WHOLE_MODEL = frozenset({Need.FULL, Need.TEACHER_EPISODES}) | SELF_TEACHER
 """Needs that only a teacher in this process can meet."""
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """Episodes in place of new ones, and the teacher's scores of them; `where` is the key that names them."""
+
+    where: str
+    episodes: StoredEpisodes
+    teacher: StoredTeacher
+
+
+def stored_episodes(recipe: Recipe, method: Method, notice: Notice) -> Stored | None:
+    """What is behind `teacher.scores`; None without. Raises SodError where the method cannot be taught by it."""
+    if recipe.teacher is None or recipe.teacher.scores is None or method.needs & SELF_TEACHER:
+        return None
+    where = f"teacher.scores={recipe.teacher.scores}"
+    if recipe.environment is not None:
+        raise SodError(f"{where}: stored episodes are learned from, and none are played; leave environment out")
+    if method.episodes is not WHOLE_EPISODES:
+        raise SodError(
+            f"{where}: {method.name} chooses who plays which turns, and these are played; take another method"
+        )
+    about, scored = read_scores(Path(recipe.teacher.scores).expanduser())
+    teacher = StoredTeacher(about, scored)
+    refuse_unmet(method, teacher.offers, recipe.rollout.temperature, where)
+    longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens
+    kept = [one.episode for one in scored if len(one.episode.trajectory.token_ids) <= longest]
+    if len(kept) < len(scored):
+        notice(
+            f"{where}: {len(scored) - len(kept)} of {len(scored)} episodes are longer than rollout.max_prompt_tokens + "
+            f"rollout.max_response_tokens ({longest:,} tokens); left out"
+        )
+    if not kept:
+        raise SodError(
+            f"{where}: no episode fits rollout.max_prompt_tokens + rollout.max_response_tokens ({longest:,})"
+        )
+    return Stored(where, StoredEpisodes(kept, recipe.seed), teacher)
+
+
+def refuse_other_tokens(stored: Stored, chat: Chat, recipe: Recipe) -> None:
+    """Raises SodError where stored episodes are in other tokens than the student's."""
+    if stored.teacher.about.vocabulary != vocabulary_hash(chat.tokenizer):
+        raise SodError(
+            f"{stored.where}: its episodes are in other tokens than those of student.path={recipe.student.path}; take "
+            "a student of the same tokenizer, or score anew"
+        )
 
 
 @final
@@ -63,9 +114,10 @@ def refuse_unmet_teachers(recipe: Recipe, method: Method, tasks: Iterable[Task] 
     if Need.TEACHER in method.needs and not recipe.teaching:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path or teacher.url")
     for key, spec in recipe.teaching.items():
-        offer = LocalTeacher.offers if spec.path is not None else SERVED_AT_BEST
-        where = "a local teacher" if spec.path is not None else f"{key}.url={spec.url}"
-        refuse_unmet(method, offer, recipe.rollout.temperature, where)
+        if spec.kind == "path":
+            refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+        if spec.kind == "url":
+            refuse_unmet(method, SERVED_AT_BEST, recipe.rollout.temperature, f"{key}.url={spec.url}")
         if Need.TEACHER_EPISODES in method.needs and (spec.path is None or key != "teacher"):
             raise SodError(f"method {method.name}: its teacher plays episodes, in this process; set teacher.path")
     if len(recipe.teaching) > 1 and method.level == "full":
@@ -120,16 +172,27 @@ def served_teachers(
     for key, spec in recipe.teaching.items():
         if spec.url is None:
             continue
-        server = Server(spec, key, Support.of(tokenizer).size, recipe.seed)
-        offered = probed(server, tokenizer, wanted, notice)
-        teacher = ServedTeacher(server, offered)
+        teacher = served_teacher(spec, key, tokenizer, wanted, recipe.seed, notice)
         resources.callback(teacher.close)
+        offered = teacher.offered
         where = f"{key}.url={spec.url}"
         refuse_unmet(method, offered.offer, recipe.rollout.temperature, where)
         if translation is None:
             refuse_short_server(offered.longest, recipe, where)
         found[key] = teacher
     return found
+
+
+def served_teacher(
+    spec: TeacherSpec, key: str, tokenizer: Any, wanted: int, seed: int, notice: Notice
+) -> ServedTeacher:
+    """The teacher behind a url, proven to read the tokenizer's tokens. Raises SodError as `probed`."""
+    server = Server(spec, key, Support.of(tokenizer).size, seed)
+    try:
+        return ServedTeacher(server, probed(server, tokenizer, wanted, notice))
+    except BaseException:
+        server.cache.close()
+        raise
 
 
 def wanted_k(method: Method) -> int:
@@ -144,11 +207,11 @@ def make_teaching(
     devices: Devices,
     chat: Chat,
     translation: Translation | None,
-    served: Mapping[str, ServedTeacher],
+    served: Mapping[str, Teacher],
     meter: Meter,
     notice: Notice,
 ) -> Teaching:
-    """The recipe's teachers, those in this process loaded."""
+    """The recipe's teachers, those in this process loaded; `served` are the others."""
     support = Support.of(chat.tokenizer if translation is None else translation.teacher.chat.tokenizer)
     specs = {"teacher": recipe.student.whole} if method.needs & SELF_TEACHER else recipe.local_teachers
     local = {
@@ -161,11 +224,11 @@ def make_teaching(
     models = {key: teacher.model for key, teacher in local.items()}
     alone = local.get("teacher") if len(teachers) == 1 else None
     from_model = bool(method.needs & WHOLE_MODEL) or Need.TOP_K in method.needs
-    scorer = _scorer(recipe, method, teachers, translation)
+    scorer = scorer_of(recipe, method, teachers, translation)
     return Teaching(scorer, alone if from_model else None, models)
 
 
-def _scorer(
+def scorer_of(
     recipe: Recipe, method: Method, teachers: Mapping[str, Teacher], translation: Translation | None
 ) -> Teacher:
     """One teacher as it is, or reading its own rendering; several, and one with a weight, by source of task."""

@@ -38,10 +38,13 @@ from sod.build.servers import LOGS, Servers, find_servers
 from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
 from sod.build.teachers import (
+    Stored,
     make_teaching,
+    refuse_other_tokens,
     refuse_other_vocabularies,
     refuse_unmet_teachers,
     served_teachers,
+    stored_episodes,
     teacher_vocabulary,
 )
 from sod.build.tools import make_reward_function, make_tools, stateful_tools
@@ -61,6 +64,7 @@ from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
+from sod.teachers.base import Teacher
 from sod.teachers.served import ServedTeacher
 from sod.teachers.translated import Translation
 from sod.training.checkpoint import State, restore
@@ -74,7 +78,7 @@ class Inputs:
     """What a run is made of, read and checked: no weights yet. The recipe's models are `located`.
 
     `translation` is there where the teacher has another tokenizer; `served` are the teachers behind urls, by key, but
-    for those of `servers`, which the run is to start.
+    for those of `servers`, which the run is to start; `stored` the episodes of a run that plays none.
     """
 
     recipe: Recipe
@@ -88,6 +92,7 @@ class Inputs:
     servers: Servers
     translation: Translation | None = None
     served: Mapping[str, ServedTeacher] = field(default_factory=dict)
+    stored: Stored | None = None
 
 
 def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice) -> Job:
@@ -159,7 +164,8 @@ def checked(
     refuse_absent_functions(recipe)
     devices = find_devices(recipe, notice)
     servers = find_servers(recipe, method, devices, notice)
-    tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice)
+    stored = stored_episodes(recipe, method, notice)
+    tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice) if stored is None else stored.episodes.tasks
     held_out: list[Task] = []
     if recipe.train.evaluate_every:
         held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
@@ -179,19 +185,23 @@ def checked(
     refuse_other_vocabularies(recipe, method, chat, notice)
     refuse_unfit_world(recipe, tasks, began, chat)
     refuse_unread(recipe, chat, resume, notice)
-    tasks = fitting_tasks(tasks, chat, recipe, notice)
+    if stored is None:
+        tasks = fitting_tasks(tasks, chat, recipe, notice)
+    else:
+        refuse_other_tokens(stored, chat, recipe)
     if translation is not None and recipe.environment is None:  # a world's prompts are known as its episodes begin
         check_coverage(recipe, translation, list(enumerate(stand_ins(tasks, chat.tools, recipe))))
     refuse_unfit_self_teacher(recipe, method, tasks, chat)
     held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
     proof = Proof(place.directory, resumed=place.log is not None)
-    tasks = proof.tasks(tasks, "data.train", shown(recipe.data.train or ()), recipe, notice)
+    if stored is None:
+        tasks = proof.tasks(tasks, "data.train", shown(recipe.data.train or ()), recipe, notice)
     if held_out:
         chosen = chosen_tasks(recipe, held_out)
         held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
     asked = recipe.without_teachers() if servers.teacher else recipe
     served = served_teachers(asked, method, chat, translation, notice, resources)
-    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served)
+    return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served, stored)
 
 
 def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn) -> Run:
@@ -200,8 +210,9 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
+    stored = inputs.stored
     fleet = inputs.servers.begin(recipe, place.directory, resources, notice)
-    judged = [*inputs.tasks, *inputs.held_out]
+    judged = [*(inputs.tasks if stored is None else ()), *inputs.held_out]
     tools = make_tools(recipe, resources, chat.tokenizer, notice)
     world = make_world(recipe, resources)
     reward_function = make_reward_function(recipe, resources, judged, notice)
@@ -217,7 +228,8 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         served = served_teachers(recipe, method, chat, translation, notice, resources)
     if translation is not None and "teacher" in served:
         translation = replace(translation, longest=served["teacher"].offered.longest)
-    teaching = make_teaching(recipe, method, learner, devices, chat, translation, served, meter, notice)
+    elsewhere: dict[str, Teacher] = {**served, **({} if stored is None else {"teacher": stored.teacher})}
+    teaching = make_teaching(recipe, method, learner, devices, chat, translation, elsewhere, meter, notice)
     if teaching.scorer is not None and place.resume is not None:
         restore(place.resume, "teacher", teaching.scorer.load)
     engine = student_engine(recipe, chat, learner.model, meter, notice)
@@ -233,6 +245,7 @@ def opened(inputs: Inputs, resources: ExitStack, notice: Notice = warnings.warn)
         dumps=place.directory / "dumps",
         model_teacher=teaching.model,
         teacher_models=teaching.models,
+        stored=None if stored is None else stored.episodes,
         privileged=_privileged(method, chat),
         meter=meter,
         tools=chat.tools,
@@ -264,6 +277,8 @@ def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, flo
 def _refuse_unmade(recipe: Recipe, method: Method) -> None:
     """Raises SodError where what a shipped recipe reads has not been made yet, naming the commands that make it."""
     paths: dict[str, str | list[str] | None] = {"data.train": recipe.data.train, "student.path": recipe.student.path}
+    if recipe.teacher is not None and recipe.teacher.scores is not None:
+        paths |= {"data.train": None, "teacher.scores": recipe.teacher.scores}
     if not method.needs & SELF_TEACHER:
         paths |= {f"{key}.path": spec.path for key, spec in recipe.local_teachers.items()}
     if recipe.train.evaluate_every:

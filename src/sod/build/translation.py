@@ -59,7 +59,7 @@ def translation_of(recipe: Recipe, teacher: Named, chat: Chat, notice: Notice) -
     path, tokenizer = teacher
     student = Reader(chat, _pieces(chat.tokenizer, recipe.student.path))
     pieces = _pieces(tokenizer, path)
-    served = recipe.teacher is not None and recipe.teacher.url is not None
+    served = recipe.teacher is not None and recipe.teacher.path is None
     if not served:
         check_rows(tokenizer, path, notice)
     reader = Reader(teacher_chat(recipe, tokenizer, path, chat), pieces)

@@ -42,7 +42,7 @@ def chat_over(
         theirs = teacher[1]
         check_compatible(tokenizer, theirs, path, teacher[0])
     # Of a served teacher nothing is here but its tokenizer.
-    here = teacher is not None and (recipe.teacher is None or recipe.teacher.url is None)
+    here = teacher is not None and (recipe.teacher is None or recipe.teacher.path is not None)
     for scored in dict.fromkeys([path, *([teacher[0]] if teacher is not None and here else [])]):
         check_rows(tokenizer, scored, notice)
     chat = make_chat(recipe, tokenizer, notice, world_tools)

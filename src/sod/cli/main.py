@@ -28,6 +28,7 @@ from sod.cli.plan import plan
 from sod.cli.recipe import recipe_app
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
+from sod.cli.teacher import teacher_app
 from sod.records import SodError
 from sod.report.console import err, methods_table, out, rows_table
 
@@ -136,5 +137,6 @@ data_app.command(epilog=INSPECT_EXAMPLES)(inspect)
 app.add_typer(recipe_app, name="recipe", rich_help_panel=LATER)
 app.add_typer(data_app, name="data", rich_help_panel=PARTS)
 app.add_typer(models_app, name="models", rich_help_panel=PARTS)
+app.add_typer(teacher_app, name="teacher", rich_help_panel=PARTS)
 app.add_typer(env_app, name="env", rich_help_panel=PARTS)
 app.add_typer(sandbox_app, name="sandbox", rich_help_panel=PARTS)

@@ -16,8 +16,8 @@ AllowCodeOption = Annotated[
     typer.Option(
         "--allow-code",
         help="Let a run's own recipe do what no recipe that came with a run may: tools.python.unsafe, modules of its "
-        "own in tools.python.preload, tools.python.fusion, reward.judge, and code of its own: tools.NAME.call, "
-        "tools.NAME.mcp, reward.call, environment.call.",
+        "own in tools.python.preload, tools.python.fusion, reward.judge, teacher.url, and code of its own: "
+        "tools.NAME.call, tools.NAME.mcp, reward.call, environment.call.",
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write.")]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sod.build.evaluated import Evaluated
     from sod.evaluation.runner import Evaluation
 
+TEACHERS = ("teacher", "teachers")
+"""Sections that an evaluation does not read."""
 ENVIRONMENT = "environment"
 """What an evaluation is called that plays an environment's own tasks."""
 
@@ -52,7 +54,7 @@ def recipe_of(
 
         kept = str(about.run / "recipe.yaml")
         again = f'sod.evaluate("{about.path}", data, {{}})'
-        spec = runs_own(read_yaml(kept), changes, kept, allow_code, notice, again, passed)
+        spec = runs_own(read_yaml(kept), changes, kept, allow_code, notice, again, passed, TEACHERS)
         if list(code_in(spec)):
             tell_changed(RunLog.open(about.run).manifest(), spec, about.run, notice)
         return spec

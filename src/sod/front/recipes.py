@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,17 @@ def runs_own(
     notice: Notice,
     again: str,
     passed: Passed = NOTHING,
+    unread: Collection[str] = (),
 ) -> Recipe:
-    """A run's own recipe with overrides and what was passed in; `again` is as in `refuse_unpassed`.
+    """A run's own recipe with overrides and what was passed in; `again` is as in `refuse_unpassed`, `unread` as in
+    `refuse_reaching`.
 
     Raises SodError where it sets by itself what needs `allow_code`, and where it names what has to be passed again.
     """
     changed = apply_overrides(resolved(parse_recipe(content, where)), overrides, where, notice)
     recipe = with_passed(parse_recipe(changed, where), passed)
     if not allow_code:
-        refuse_reaching(recipe, where, overrides)
+        refuse_reaching(recipe, where, overrides, unread)
     refuse_unpassed(recipe, where, again)
     return recipe
 

@@ -7,7 +7,7 @@ kind needs a line in `REACHING`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -96,13 +96,17 @@ REACHING = (
 )
 
 
-def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str]) -> None:
+def refuse_reaching(recipe: Recipe, where: str, overrides: Sequence[str], unread: Collection[str] = ()) -> None:
     """Refuse a recipe out of a run directory, read with `overrides`, that sets a key of `REACHING` by itself.
+
+    Sections in `unread` are of no use to the command.
 
     Raises SodError naming file, key, value and what to do.
     """
     own = {key_of(override.partition("=")[0]) for override in overrides}
     for reaching in REACHING:
+        if reaching.key.partition(".")[0] in unread:
+            continue
         for name, value in _values(recipe, reaching.key):
             if not reaching.beyond(value):
                 continue

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Protocol, final
 
 from sod.clock import Clock
 from sod.engines.base import Sampling
 from sod.records import Group, Task
 from sod.rollout.collect import Collected, Collector
 from sod.rollout.prefix import Prefix, prefix_of
+
+
+class Collects(Protocol):
+    """Where the student's episodes come from: a `Collector` plays them, and others know them already."""
+
+    def collect(
+        self,
+        tasks: Sequence[Task],
+        samples: int,
+        sampling: Sampling,
+        purpose: str,
+        step: int,
+        *,
+        max_turns: int | None = None,
+        prefixes: Sequence[Prefix] | None = None,
+    ) -> Collected:
+        """See `Collector.collect`."""
+        ...
 
 
 @final
@@ -26,7 +44,7 @@ class RolloutStage:
     samples: int
     sampling: Sampling
     step: int
-    rollout: Collector
+    rollout: Collects
     expert: Collector | None
     clock: Clock
     figures: dict[str, float] = field(default_factory=dict)

@@ -37,6 +37,7 @@ from sod.training.optim import Optimizer
 from sod.training.report import StepReport, describe
 from sod.training.spans import SpanMeasure
 from sod.training.stage import RolloutStage
+from sod.training.stored import StoredEpisodes
 from sod.training.update import Updater
 
 PrivilegedPrompt = Callable[[Task], Sequence[int]]
@@ -53,6 +54,7 @@ class Run:
     `privileged` is set where the teacher reads another prompt than the student; `expert` plays the teacher's episodes
     where the student takes over from it. `tools` are the schemas that the model is shown, for the record.
     `span_measure` is the loss over spans of a teacher with another tokenizer, where the method has one.
+    `stored` are the episodes of a run that plays none.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
     score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
@@ -74,6 +76,7 @@ class Run:
     hints: Hints | None = None
     span_measure: SpanMeasure | None = None
     teacher_models: Mapping[str, Any] = field(default_factory=dict)
+    stored: StoredEpisodes | None = None
     settle: Callable[[], None] = nothing_to_wait_for
     teacher_health: FaultWindow = field(init=False)
 
@@ -150,7 +153,8 @@ def gather(run: Run, step: int) -> Gathered:
     """
     rollout = run.recipe.rollout
     tasks = draw_tasks(run.tasks, rollout.prompts, run.recipe.seed, step)
-    stage = RolloutStage(tasks, rollout.samples, sampling_of(run.recipe), step, run.rollout, run.expert, run.clock)
+    source = run.rollout if run.stored is None else run.stored
+    stage = RolloutStage(tasks, rollout.samples, sampling_of(run.recipe), step, source, run.expert, run.clock)
     collected: Collected = run.method.episodes.play(stage, step)
     for phase, seconds in collected.seconds.items():
         run.clock.add(phase, seconds)
@@ -237,7 +241,7 @@ def old_logps_source(run: Run, batch: TokenBatch) -> OldSource:
     rollout, lora = run.recipe.rollout, run.recipe.student.lora
     truncated = rollout.top_p < 1.0 or rollout.top_k > 0
     dropped = lora is not None and lora.dropout > 0.0
-    if run.rollout.engine.exact and not truncated and not dropped:
+    if run.rollout.engine.exact and not truncated and not dropped and run.stored is None:
         return "engine"
     groups = len(torch.unique(batch.group_B))
     updates_once = groups <= (run.recipe.optim.mini_batch_prompts or groups)

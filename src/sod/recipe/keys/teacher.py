@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -18,12 +18,15 @@ KEY_VARIABLE = "SOD_TEACHER_API_KEY"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 OF_A_MODEL = ("dtype", "device")
-OF_STORED = ("weight", "sources")
-"""Keys that are also about scores from a file."""
+OF_ALL = ("weight", "sources")
+"""Keys of every kind of teacher."""
+Kind = Literal["path", "url", "scores"]
 
 
 class TeacherSpec(Section):
-    """Who scores the student's tokens: a model in this process (`path`), one that is served (`url`), or a file."""
+    """Who scores the student's tokens: a model in this process (`path`), one that is served (`url`), or one that has
+    scored stored episodes already (`scores`).
+    """
 
     path: str | None = Field(
         None, description="model directory, run directory (its newest checkpoint) or hub id, loaded here; or give url"
@@ -32,6 +35,9 @@ class TeacherSpec(Section):
     device: str = Field("auto", description="cpu, cuda or cuda:N of a model that is loaded here; auto: the student's")
     url: str | None = Field(
         None, description="OpenAI-compatible server up to /v1, e.g. http://127.0.0.1:8000/v1: vLLM, SGLang and others"
+    )
+    scores: str | None = Field(
+        None, description="file of `sod teacher score`: its episodes are learned from, and none are played"
     )
     model: str | None = Field(None, description="the model's name at url")
     tokenizer: str | None = Field(
@@ -68,7 +74,12 @@ class TeacherSpec(Section):
     @property
     def shown(self) -> str:
         """It in a few words: a path, or a name at an address."""
-        return self.path if self.path is not None else f"{self.model} at {self.url}"
+        return self.path or self.scores or f"{self.model} at {self.url}"
+
+    @property
+    def kind(self) -> Kind:
+        """By what it is given; `problem` comes before."""
+        return "path" if self.path is not None else "url" if self.url is not None else "scores"
 
     @field_validator("url")
     @classmethod
@@ -94,22 +105,22 @@ class TeacherSpec(Section):
 
     def problem(self) -> str | None:
         """What is wrong with the keys together; None where nothing is."""
-        if self.path is not None and self.url is not None:
-            return "path and url are both set; leave one of them out (=null)"
-        if self.path is None and self.url is None:
-            return "give path (a model that is loaded here) or url (a server that scores)"
+        given = [kind for kind in get_args(Kind) if getattr(self, kind) is not None]
+        if len(given) > 1:
+            return f"{' and '.join(given)} are both set; leave one of them out (=null)"
+        if not given:
+            return "give path (a model that is loaded here), url (a server that scores) or scores (a file)"
         if self.url is not None and self.model is None:
             return f"model is missing: name it as the server does ({self.url}/models lists its names)"
         idle = self._idle()
-        if idle is not None:
-            return f"{idle} is about {'a model loaded here' if self.path is None else 'a server'}; leave it out"
-        return None
+        return None if idle is None else f"{idle} says nothing about a teacher by {self.kind}; leave it out"
 
     def _idle(self) -> str | None:
-        """A key of the other kind of teacher that is set."""
+        """A key of another kind of teacher that is set."""
+        of_a_server = {*TeacherSpec.model_fields} - {*OF_A_MODEL, *OF_ALL}
+        read = {"path": {*OF_A_MODEL}, "url": of_a_server, "scores": set[str]()}[self.kind] | {self.kind, *OF_ALL}
         for name, field in TeacherSpec.model_fields.items():
-            own = ("path", *OF_A_MODEL) if self.path is not None else set(TeacherSpec.model_fields) - set(OF_A_MODEL)
-            if name not in (*own, *OF_STORED) and getattr(self, name) != field.default:
+            if name not in read and getattr(self, name) != field.default:
                 return name
         return None
 
@@ -144,6 +155,8 @@ class TeachersSpec(Section):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"teachers.{name}: a name has letters, digits, '_', '-' and '.', 64 at most")
             problem = spec.problem()
+            if problem is None and spec.kind == "scores":
+                problem = "scores is for the one teacher of a run; set teacher.scores, or path or url here"
             if problem is not None:
                 raise ValueError(f"teachers.{name}: {problem}")
             for source in spec.sources or (None,):
