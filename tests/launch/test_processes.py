@@ -167,6 +167,10 @@ def test_another_vllm_than_the_pinned_one_is_refused(read: Reader, tmp_path: Pat
         servers_of(recipe)
 
 
+def test_a_method_that_plays_nothing_starts_nothing(read: Reader) -> None:
+    assert servers_of(read(method="sft")).places == ()
+
+
 def test_the_recipe_gets_the_urls_of_what_is_started(read: Reader) -> None:
     recipe = read(engine={"servers": 2})
     servers = servers_of(recipe)

@@ -88,7 +88,11 @@ def find_servers(recipe: Recipe, method: Method, devices: Devices, notice: Notic
 
 
 def server_places(recipe: Recipe, method: Method, devices: Devices) -> tuple[Placed, ...]:
-    """Where the servers would be that the recipe asks for, whether or not vLLM is there. Raises SodError."""
+    """Where the servers would be that the recipe asks for, whether or not vLLM is there; none for a method that plays
+    nothing. Raises SodError.
+    """
+    if Need.DEMONSTRATIONS in method.needs:
+        return ()
     here = (devices.student, *(devices.of(key) for key in recipe.local_teachers))
     trainer = {device.index for device in here if device.type == "cuda"}
     return tuple(placed([*_students(recipe), *_teacher(recipe, method)], torch.cuda.device_count(), trainer))
