@@ -56,7 +56,7 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"engine": SERVED, "rollout": {"decode_chunk": 4}},
         "rollout.decode_chunk=4 does no",
     ),
-    "servers of sft": ("sft", {"engine": SERVED}, "engine.kind=vllm does nothing here: sft plays no episodes"),
+    "servers of sft": ("sft", {"engine": SERVED}, "engine={kind: vllm} does nothing here: sft plays no ep"),
     "a self-teacher's teacher": ("opsd_gt", {"teacher": NOWHERE}, "teacher.path=nowhere does nothing here: opsd_gt's"),
     "a hinted self-teacher's": ("opsd_hint", {"teacher": NOWHERE}, "teacher is the student itself; set teacher=null"),
     "a teacher of rewards": ("grpo", {"teacher": NOWHERE}, "grpo has no teacher; set teacher=null"),
@@ -324,3 +324,11 @@ class TestCompare:
 def test_the_shipped_recipes_set_nothing_in_vain(name: str) -> None:
     spec = load_recipe(shipped_file(name))
     assert idle_keys(spec, make_method(spec.method)) == idle_in_sft(spec) == []
+
+
+def test_a_recipe_of_servers_can_be_shared_with_a_method_that_plays_nothing() -> None:
+    """As `sod compare` shares it: no key of the section is left behind for a run to refuse."""
+    shared = recipe("sft", engine=SERVED)
+    method = make_method(shared.method)
+    assert [idle.key for idle in idle_keys(shared, method)] == ["engine"]
+    assert idle_keys(without_idle(shared, method), method) == []

@@ -173,7 +173,8 @@ def _played(recipe: Recipe, method: Method) -> Iterator[Idle]:
     yield from _set(recipe, "train.profile", f"{method.name} has no phases to measure")
     for key in (*OF_EPISODES, "distill_before_fault"):
         yield from _set(recipe, f"rollout.{key}", why)
-    yield from _set(recipe, "engine.kind", why)
+    if recipe.engine.kind != "torch":
+        yield Idle("engine", why, shown=f"{{kind: {recipe.engine.kind}}}")
 
 
 def _knobs(spec: MethodSpec) -> Iterator[Idle]:
