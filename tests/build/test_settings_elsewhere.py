@@ -344,15 +344,22 @@ def launched(section: Mapping[str, Any], venv: Path, model: Path) -> list[Any]:
     ]
 
 
+@pytest.fixture(scope="module")
+def launching(model: Any, chat: Chat, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An environment with a program called vllm, and a model."""
+    place = tmp_path_factory.mktemp("launching")
+    save_model(model, chat.tokenizer, chat.template, chat.end_id, place / "model")
+    return make_environment(place / "venv"), place / "model"
+
+
 @pytest.mark.parametrize("key", OF_LAUNCH)
-def test_a_key_of_launch(key: str, model: Any, chat: Chat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_key_of_launch(key: str, launching: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("sod.build.servers.version", lambda program: "0.32.0")
     monkeypatch.setattr(Fleet, "start", lambda self: None)
-    save_model(model, chat.tokenizer, chat.template, chat.end_id, tmp_path / "model")
-    make_environment(tmp_path / "venv")
-    before, after = ({"teacher": {}}, {"teacher": {}})
+    before, after = {"teacher": {}}, {"teacher": {}}
     put(after, key, OF_LAUNCH[key])
-    outcomes = [launched(section, tmp_path / "venv", tmp_path / "model") for section in (before, before, after)]
+    outcomes = [launched(section, *launching) for section in (before, before, after)]
     assert outcomes[0] == outcomes[1]
     assert outcomes[0] != outcomes[2]
 

@@ -41,6 +41,8 @@ QUICK = {
     "sod models merge runs/lora --out models/merged": "{}",
     "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
     "sod plan RECIPE": "sod plan recipes/quickstart.yaml",
+    "sod train RECIPE --dry-run": "sod train recipes/quickstart.yaml --dry-run",
+    "sod train recipes/quickstart.yaml --dry-run": "{}",
     "sod eval runs/a --data runs/quickstart/data/test.parquet -k 32": "{} -k 1 --tasks 2",
     "sod train RECIPE train.profile=true": "sod train quickstart train.profile=true --run runs/profiled" + STEP,
     "sod compare recipes/compare-chain.yaml --methods start,sft,grpo,opd,opd_grpo,sod --seeds 0-4 --jobs 2": (
@@ -240,6 +242,7 @@ NOT_RUN = {
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
     "python -m pytest -m gpu": "needs a card",
     "python program.py": "is what a program in the sandbox is compared with",
+    "make vllm-env": "downloads gigabytes; what it makes runs in tests/launch/test_launched_runs.py where it is",
     "make install": "makes the environment in which this runs; CI's first step",
     "make lint": "CI's second step",
     "make test": "is what runs the tests, `make test ARGS=tests/objective` its small form",

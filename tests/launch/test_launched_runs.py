@@ -178,7 +178,7 @@ def test_vllm_itself_is_brought_up_killed_brought_up_again_and_ended(
     children = descendants(run.pid)
     (core,) = [pid for pid in children if "EngineCore" in command_of(pid)]
     os.kill(core, signal.SIGKILL)
-    assert run.wait(400.0) == 0, told(tmp_path)
+    assert run.wait(700.0) == 0, told(tmp_path)
     assert f"{role} ended (exit code" in told(tmp_path)
     assert steps(tmp_path / "run") == list(range(1, 9))
     assert not any(map(runs, children))

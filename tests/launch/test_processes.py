@@ -62,6 +62,7 @@ def told(recipe: Recipe) -> dict[str, Process]:
     return {one.name: one for one in processes(recipe, ["sod", "train", "my recipe.yaml"], str)}
 
 
+@pytest.mark.slow
 def test_a_run_in_one_process_is_one_process(read: Reader) -> None:
     (trainer,) = told(read(engine={"kind": "torch", "environment": None})).values()
     assert (trainer.name, trainer.devices, trainer.address) == ("trainer", "cpu", "")
@@ -69,6 +70,7 @@ def test_a_run_in_one_process_is_one_process(read: Reader) -> None:
     assert re.fullmatch(r"[\d.]+ [MG]iB at its peak, in sampling", trainer.memory)
 
 
+@pytest.mark.slow
 def test_servers_are_told_with_all_that_would_start_them_and_none_is_started(
     read: Reader, student: Path, environment: Path
 ) -> None:
@@ -87,15 +89,18 @@ def test_servers_are_told_with_all_that_would_start_them_and_none_is_started(
     assert set(descendants(os.getpid())) == before
 
 
+@pytest.mark.slow
 def test_a_port_that_nobody_named_may_be_another(read: Reader) -> None:
     assert told(read())["student"].address.endswith(", or another free port")
 
 
+@pytest.mark.slow
 def test_servers_that_run_already_are_named_and_not_started(read: Reader) -> None:
     found = told(read(engine={"urls": ["http://10.0.0.1:8000"], "environment": None}))
     assert found["student"] == Process("student", "not started here", "", "http://10.0.0.1:8000")
 
 
+@pytest.mark.slow
 def test_a_server_on_gpus_takes_its_share_of_each(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 * 2**30, 80 * 2**30))
@@ -152,7 +157,9 @@ def test_a_port_in_use_is_told(read: Reader) -> None:
             told(read(launch={"student": {"port": port}}))
 
 
-@pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "1.0"])
+@pytest.mark.parametrize(
+    "version", ["0.33.0", *(pytest.param(old, marks=pytest.mark.slow) for old in ("0.31.9", "1.0"))]
+)
 def test_another_vllm_than_the_pinned_one_is_refused(read: Reader, tmp_path: Path, version: str) -> None:
     other = make_environment(tmp_path / "venv", version)
     recipe = read(engine={"environment": str(other)})
@@ -160,15 +167,21 @@ def test_another_vllm_than_the_pinned_one_is_refused(read: Reader, tmp_path: Pat
         servers_of(recipe)
 
 
+def test_a_method_that_plays_nothing_starts_nothing(read: Reader) -> None:
+    assert servers_of(read(method="sft")).places == ()
+
+
 def test_the_recipe_gets_the_urls_of_what_is_started(read: Reader) -> None:
     recipe = read(engine={"servers": 2})
     servers = servers_of(recipe)
     assert servers.recipe.engine.urls == [place.url for place in servers.places]
     assert [plan.url for plan in servers.plans(recipe)] == servers.recipe.engine.urls
+    assert servers.recipe.engine.restart_seconds == recipe.launch.start_seconds > recipe.engine.restart_seconds
     local = read(engine={"kind": "torch", "environment": None})
     assert servers_of(local).recipe is local
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_run_has_its_servers_and_no_engine_in_the_trainer(read: Reader) -> None:
     options = ["--kv-cache-memory-bytes", str(64 * MIB)]
     served = {part.name: part.bytes for part in estimated(read(engine={"options": options})).parts}

@@ -92,12 +92,16 @@ def test_a_server_on_a_cpu_has_its_share_of_cores_and_a_small_cache(
     assert "OMP_NUM_THREADS" not in served(environment / "bin" / "vllm", ["m"], {}, place, beside=3).environment
 
 
-def test_a_vllm_that_dies_at_its_start_is_quoted(environment: Path, tmp_path: Path) -> None:
+def test_a_vllm_that_dies_at_its_start_is_quoted_with_the_error_that_it_goes_back_to(
+    environment: Path, tmp_path: Path
+) -> None:
     found = environment / "bin" / "vllm"
-    found.write_text('#!/bin/sh\necho "ValueError: no such architecture" >&2\nexit 1\n')
+    found.write_text('#!/bin/sh\necho "(core pid=7) ERROR ValueError: no such architecture" >&2\nseq 50\nexit 1\n')
     plan = served(found, ["m"], {}, Placed("teacher", "launch.teacher", free_port()), beside=0)
     server = Server(plan, tmp_path / "logs" / "teacher.log", Patience(), print)
     server.start()
-    with pytest.raises(SodError, match="ValueError: no such architecture"):
+    with pytest.raises(SodError) as raised:
         server.wait_ready()
+    assert "; ValueError: no such architecture; it said at last:\n39\n40\n" in str(raised.value)
+    assert str(raised.value).endswith("\n50")
     server.close()

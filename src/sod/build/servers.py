@@ -88,7 +88,11 @@ def find_servers(recipe: Recipe, method: Method, devices: Devices, notice: Notic
 
 
 def server_places(recipe: Recipe, method: Method, devices: Devices) -> tuple[Placed, ...]:
-    """Where the servers would be that the recipe asks for, whether or not vLLM is there. Raises SodError."""
+    """Where the servers would be that the recipe asks for, whether or not vLLM is there; none for a method that plays
+    nothing. Raises SodError.
+    """
+    if Need.DEMONSTRATIONS in method.needs:
+        return ()
     here = (devices.student, *(devices.of(key) for key in recipe.local_teachers))
     trainer = {device.index for device in here if device.type == "cuda"}
     return tuple(placed([*_students(recipe), *_teacher(recipe, method)], torch.cuda.device_count(), trainer))
@@ -128,8 +132,10 @@ def _teacher(recipe: Recipe, method: Method) -> list[Wanted]:
 
 def _with_urls(recipe: Recipe, places: tuple[Placed, ...], teacher: ModelSpec | None) -> Recipe:
     students = [place.url for place in places if place.where == STUDENT]
-    if students:
-        recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"urls": students})})
+    if students:  # one that is started again has as long as for its first start, which loads the same
+        patience = max(recipe.engine.restart_seconds, recipe.launch.start_seconds)
+        own = {"urls": students, "restart_seconds": patience}
+        recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update=own)})
     if teacher is None or recipe.teacher is None:
         return recipe
     (url,) = [place.url for place in places if place.where == TEACHER]

@@ -1,4 +1,4 @@
-"""`sod train --dry-run`: the processes of a run, told and not started."""
+"""`--dry-run`: the processes of a run, told and not started."""
 
 from __future__ import annotations
 

@@ -14,9 +14,12 @@ Command = Literal["train", "sft", "eval", "quickstart", "compare"]
 _WORLD_MAKES = ("student.path", "teacher.path", "data")
 UNREAD: Mapping[Command, Sequence[str]] = {
     "train": ("sft", "world", "compare"),
-    "sft": ("teacher", "method", "optim", "train", "world", "compare", "data.train", "data.validation"),
+    "sft": (
+        *("teacher", "engine", "launch", "method", "optim", "train", "world", "compare"),
+        *("data.train", "data.validation"),
+    ),
     "eval": (
-        *("student.lora", "teacher", "method", "optim", "train", "sft", "world", "compare"),
+        *("student.lora", "teacher", "engine", "launch", "method", "optim", "train", "sft", "world", "compare"),
         *("data.train", "data.validation", "data.sft"),
         *("rollout.prompts", "rollout.samples", "rollout.temperature", "rollout.top_p", "rollout.top_k"),
         *("rollout.distill_before_fault", "rollout.max_staleness", "rollout.importance"),

@@ -1,10 +1,10 @@
 """Stands between a run and one server of it, so that no end of the run leaves the server behind.
 
-A program of its own that imports nothing of ours: `python keeper.py SECONDS COMMAND...`. Its standard input is a pipe
-whose other end the run alone holds. When that end is closed, by the run or because the run is gone however it ended,
-the server gets SIGTERM and, after SECONDS, whatever it started gets SIGKILL: a subreaper stands above processes in
-sessions of their own too. When the server ends by itself, what it left behind is killed, and the keeper ends with its
-exit code (128 + N for signal N). A server whose keeper is killed is killed by the kernel.
+A program of its own that imports nothing of ours; its arguments are SECONDS and the command of the server. Its
+standard input is a pipe whose other end the run alone holds. When that end is closed, by the run or because the run is
+gone however it ended, the server gets SIGTERM and, after SECONDS, whatever it started gets SIGKILL: a subreaper stands
+above processes in sessions of their own too. When the server ends by itself, what it left behind is killed, and the
+keeper ends with its exit code (128 + N for signal N). A server whose keeper is killed is killed by the kernel.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ the server was told by then (weights above all) has to be told again.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,8 @@ PROBE_SECONDS: Final = 0.25
 ANSWER_SECONDS: Final = 5.0
 HEALTHY_SECONDS: Final = 600.0
 """A server that has run for so long has its restarts all back: only what dies again and again is given up."""
-SHOWN_LINES, SHOWN_CHARS = 12, 2_000
+READ_BYTES, SHOWN_LINES, SHOWN_CHARS = 1 << 16, 12, 2_000
+_ERROR: Final = re.compile(r"\b\w+(?:Error|Exception): .+")
 NOT_INHERITED: Final = frozenset(
     {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "GLIBC_TUNABLES", "SOD_ALLOCATOR"}
     | {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
@@ -96,6 +98,7 @@ class Server:
         self._notice = notice
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
+        self._log_began = 0
         self._failures = 0
         """Ends in a row, none of them after a long life."""
         self._has_served = False
@@ -176,21 +179,27 @@ class Server:
             self._supervisor.join()
 
     def said(self) -> str:
-        """The last lines of its log, for a message; nothing where there are none."""
+        """The last lines of its log, for a message, and before them the error that they go back to; nothing where
+        there are none.
+        """
         try:
             with open(self.log, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - SHOWN_CHARS))
-                lines = file.read().decode("utf-8", "replace").split("\n")[-SHOWN_LINES - 1 :]
+                file.seek(max(self._log_began, file.seek(0, os.SEEK_END) - READ_BYTES))
+                lines = [line.rstrip() for line in file.read().decode("utf-8", "replace").split("\n") if line.strip()]
         except OSError:
             return ""
-        shown = "\n".join(line.rstrip() for line in lines if line.strip())
-        return f"; it said at last:\n{shown}" if shown else ""
+        last = "\n".join(lines[-SHOWN_LINES:])[-SHOWN_CHARS:]
+        causes = [found[0] for line in lines if (found := _ERROR.search(line))]
+        if causes and causes[0] not in last:
+            return f"; {causes[0][:SHOWN_CHARS]}; it said at last:\n{last}"
+        return f"; it said at last:\n{last}" if last else ""
 
     def _spawn(self) -> None:
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         with writing(self.log):
             self.log.parent.mkdir(parents=True, exist_ok=True)
             output = open(self.log, "ab")  # noqa: SIM115  closed below, as soon as the process has it
+            self._log_began = output.tell()
         with output:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(KEEPER), str(GRACE_SECONDS), *self.plan.command],

@@ -17,8 +17,6 @@ from sod.recipe import ModelSpec, Recipe
 
 OWN_SHARE = 0.9
 """Of a GPU's memory that vLLM takes where it is not told."""
-
-
 SHARE, WEIGHTS, CACHE = "vLLM's share", "served weights", "served cache"
 
 Size = tuple[str, str, int]
