@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow lint hooks clean
+.PHONY: install quickstart test test-slow test-distributed vllm-env lint hooks clean
 
 install: $(STAMP)
 
@@ -36,7 +36,16 @@ test: $(STAMP)
 # Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores, which it exceeds:
 # 18:03 on 2026-11-27.
 test-slow: $(STAMP)
-	$(PYTEST) -n $(WORKERS) -m slow $(ARGS)
+	$(PYTEST) -n $(WORKERS) -m "slow and not vllm" $(ARGS)
+
+# vLLM in an environment of its own: for runs that start servers, and for the tests below.
+vllm-env:
+	PYTHON=$(PYTHON) scripts/vllm_env.sh .venv-vllm
+
+# Runs over several processes, on gloo, and with real vLLM servers, one test at a time. Its budget is 10 minutes.
+test-distributed: $(STAMP) vllm-env
+	$(PYTEST) -n 0 -m vllm tests
+	$(PYTEST) -n 0 -m slow tests/distributed tests/cli/test_ranks_command.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks scripts examples docs/extending
