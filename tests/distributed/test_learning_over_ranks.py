@@ -78,6 +78,16 @@ def test_a_sharded_model_computes_in_its_own_precision_over_float32(one: dict[st
 
 
 @slow
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_in_bfloat16_ranks_learn_much_the_same(kind: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Masters are rounded to bfloat16 in the one, weights as they are gathered in the other."""
+    for ours, theirs in zip(one["halves"][kind], two["halves"][kind], strict=True):
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=0.1)
+        assert theirs["loss"] == pytest.approx(ours["loss"], abs=0.02)
+    assert two["halves"][f"{kind} types"] == {"torch.float32"}
+
+
+@slow
 def test_what_is_not_finite_on_one_rank_is_refused_by_all(two: dict[str, Any]) -> None:
     refused = two["refused"]
     for kind, words in (("gradient", "the gradient norm is"), ("score", "is nan")):
