@@ -15,10 +15,12 @@ import torch
 from cases import KINDS, resumed, steps, together
 from started import on_ranks
 
-from sod.models.ranks import ALONE, dealt
+from sod.models.memory import OutOfMemoryError
+from sod.models.ranks import ALONE, Ranks, RankZeroError, dealt
 from sod.records import SodError
 from sod.runlog import RunLog
 from sod.training.checkpoint import verify
+from sod.training.optim import NonFiniteError
 from sod.training.shards import METADATA, SHARDS, read_shards
 
 slow = pytest.mark.slow
@@ -166,3 +168,12 @@ def test_one_process_hands_nothing_out() -> None:
     assert (ALONE.rows([3, 9, 1]), list(ALONE.evened("ab")), ALONE.most(4)) == ([0, 1, 2], ["a", "b"], 4)
     with pytest.raises(SodError, match="as it is"):
         ALONE.shared(lambda: (_ for _ in ()).throw(SodError("as it is")))
+
+
+def test_what_all_ranks_find_wrong_rank_0_says() -> None:
+    second = Ranks(number=1, count=2)
+    for ranks, kind in ((ALONE, NonFiniteError), (Ranks(0, 2), NonFiniteError), (second, RankZeroError)):
+        with pytest.raises(kind, match="not finite"), ranks.in_common():
+            raise NonFiniteError("not finite")
+    with pytest.raises(OutOfMemoryError), second.in_common():
+        raise OutOfMemoryError("of this rank alone")
