@@ -389,6 +389,6 @@ ELSEWHERE: Mapping[str, str] = {
     "tools.NAME": "test_a_key_of_a_tool_of_ones_own",
     "chat.dialect": "test_a_key_of_the_dialect",
     "method.alignment": "test_a_key_of_the_alignment",
-    "parallel": "test_a_key_of_the_ranks",
+    "parallel.shards": "test_a_key_of_the_ranks",
 }
 """Keys of other commands and services, each with all below it: the function of `test_settings_elsewhere.py`."""

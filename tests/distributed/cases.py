@@ -187,6 +187,16 @@ def sampled(ranks: Ranks, directory: Path) -> dict[str, Any]:
     return {"logp": logp_BT, "float32": exact_BT, "stored": stored}
 
 
+def halves(ranks: Ranks, directory: Path) -> dict[str, Any]:
+    """Figures of two steps in bfloat16, of all weights and of an adapter."""
+    found: dict[str, Any] = {}
+    for name, lora in (("whole", False), ("adapter", True)):
+        run = make_run(directory, ranks, dtype=torch.bfloat16, lora=lora)
+        found[name] = [one_step(run, step).metrics for step in (1, 2)]
+        found[f"{name} types"] = {str(w.dtype) for w in run.student.parameters() if w.requires_grad}
+    return found
+
+
 def steps(ranks: Ranks, directory: Path, first: int = 1, last: int = 6) -> dict[str, Any]:
     """Weights and figures after steps of two updates each, clipped, without an interruption."""
     run = make_run(directory, ranks, mini_batch_prompts=2)
@@ -333,14 +343,14 @@ def everybodys(ranks: Ranks, value: str) -> list[str]:
 
 def together(ranks: Ranks, directory: Path) -> dict[str, Any]:
     """All of the cases, as processes take long to start."""
-    cases = (gradients, sampled, steps, interrupted, refused, asked)
+    cases = (gradients, sampled, halves, steps, interrupted, refused, asked)
     found = {case.__name__: case(ranks, directory) for case in cases}
     if ranks.count > 1:
         found["resumed-from-1"] = resumed(ranks, directory, "1")
     return found
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {"together": together, "resumed": resumed}
+CASES: dict[str, Callable[..., dict[str, Any]]] = {"together": together, "resumed": resumed, "halves": halves}
 
 
 def main(case: str, directory: str, *arguments: str) -> None:

@@ -15,10 +15,12 @@ import torch
 from cases import KINDS, resumed, steps, together
 from started import on_ranks
 
-from sod.models.ranks import ALONE, dealt
+from sod.models.memory import OutOfMemoryError
+from sod.models.ranks import ALONE, Ranks, RankZeroError, dealt
 from sod.records import SodError
 from sod.runlog import RunLog
 from sod.training.checkpoint import verify
+from sod.training.optim import NonFiniteError
 from sod.training.shards import METADATA, SHARDS, read_shards
 
 slow = pytest.mark.slow
@@ -75,6 +77,16 @@ def test_a_sharded_model_computes_in_its_own_precision_over_float32(one: dict[st
     assert (ours["stored"], theirs["stored"]) == ("torch.bfloat16", "torch.float32")
     assert torch.allclose(theirs["logp"], ours["logp"], atol=0.15)
     assert not torch.allclose(theirs["logp"], ours["float32"], atol=1e-3)
+
+
+@slow
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_in_bfloat16_ranks_learn_much_the_same(kind: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Masters are rounded to bfloat16 in the one, weights as they are gathered in the other."""
+    for ours, theirs in zip(one["halves"][kind], two["halves"][kind], strict=True):
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=0.1)
+        assert theirs["loss"] == pytest.approx(ours["loss"], abs=0.02)
+    assert two["halves"][f"{kind} types"] == {"torch.float32"}
 
 
 @slow
@@ -156,3 +168,12 @@ def test_one_process_hands_nothing_out() -> None:
     assert (ALONE.rows([3, 9, 1]), list(ALONE.evened("ab")), ALONE.most(4)) == ([0, 1, 2], ["a", "b"], 4)
     with pytest.raises(SodError, match="as it is"):
         ALONE.shared(lambda: (_ for _ in ()).throw(SodError("as it is")))
+
+
+def test_what_all_ranks_find_wrong_rank_0_says() -> None:
+    second = Ranks(number=1, count=2)
+    for ranks, kind in ((ALONE, NonFiniteError), (Ranks(0, 2), NonFiniteError), (second, RankZeroError)):
+        with pytest.raises(kind, match="not finite"), ranks.in_common():
+            raise NonFiniteError("not finite")
+    with pytest.raises(OutOfMemoryError), second.in_common():
+        raise OutOfMemoryError("of this rank alone")

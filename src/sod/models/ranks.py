@@ -19,6 +19,7 @@ from typing import Any, TypeVar, final
 
 from torch import Tensor
 
+from sod.models.memory import OutOfMemoryError
 from sod.records import SodError
 from sod.seeds import derive
 
@@ -125,6 +126,18 @@ class Ranks:
             return own
         every = self._gathered(own)
         return own or next((f"rank {number}: {said}" for number, said in enumerate(every) if said is not None), None)
+
+    @contextmanager
+    def in_common(self) -> Iterator[None]:
+        """What is wrong inside is so on all ranks, but for a lack of memory: on others than rank 0, a RankZeroError."""
+        try:
+            yield
+        except OutOfMemoryError:
+            raise
+        except SodError as error:
+            if self.first:
+                raise
+            raise RankZeroError(str(error)) from error
 
     def naming_losses(self) -> AbstractContextManager[None]:
         """Inside, what torch says of a process that is gone becomes a LostRankError."""

@@ -25,8 +25,6 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class NonFiniteError(SodError):
     """A loss or gradient is NaN or infinite; the weights have not been touched."""
 
-    on_all_ranks = True
-
 
 @final
 @dataclass(frozen=True)

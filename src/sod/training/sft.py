@@ -51,7 +51,8 @@ def sft_step(
     gradient could move a weight.
     """
     clock = Clock(settle=settle_of([model]))
-    with clock.timed("step"), dropping(model, ranks.seed(seed), step), naming_phase("the update"):
+    dropped = dropping(model, ranks.seed(seed), step)
+    with clock.timed("step"), ranks.in_common(), dropped, naming_phase("the update"):
         chosen = [examples[i] for i in draw(batch_size, len(examples), seed, step)]
         batch = supervised_batch([(e.token_ids, e.turn_ids) for e in chosen], [e.weights for e in chosen])
         metrics = _updated(model, optimizer, batch, spec, step, ranks)

@@ -141,7 +141,8 @@ def train_step(run: Run, step: int) -> StepReport:
         stale = {} if run.ahead is None or gathered is None else aged(run, gathered.collected)
         if run.hints is not None and gathered is not None:
             run.hints.look(gathered.tasks, gathered.collected.groups)
-        learned = learn(run, batch, step)
+        with run.ranks.in_common():
+            learned = learn(run, batch, step)
     if gathered is None:
         return StepReport(step, learned.updates)
     return describe(
