@@ -24,7 +24,7 @@ from sod.preflight.estimate import SAMPLING, UPDATE, Estimate, estimated, readab
 from sod.preflight.models import Micro, Planned, Pull, on_cuda, update_of
 from sod.preflight.rehearsal import Sizes, Tally, update_sizes
 from sod.preflight.words import part_rows, peak_text, shortage_text
-from sod.recipe import Recipe
+from sod.recipe import Recipe, TeacherSpec
 from sod.recipe.keys.model import ModelSpec
 from sod.training.optim import Optimizer
 from sod.training.spans import span_terms
@@ -234,7 +234,7 @@ def test_an_adapter_is_all_that_is_trained(planned: Callable[..., Recipe]) -> No
 
 def test_a_teacher_over_the_adapters_weights_takes_none(planned: Callable[..., Recipe]) -> None:
     recipe = planned("student.lora.rank=4")
-    alike = recipe.model_copy(update={"teacher": recipe.student.whole})
+    alike = recipe.model_copy(update={"teacher": TeacherSpec(path=recipe.student.path)})
     assert "teacher: weights" not in [part.name for part in estimated(alike).parts]
 
 

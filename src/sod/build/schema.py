@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 from sod.build.method import knob_type
 from sod.objective.knobs import PresetKnob
 from sod.objective.presets import PRESETS, knobs
-from sod.recipe import CoefficientSpec, Recipe, ToolsSpec
+from sod.recipe import CoefficientSpec, Recipe, TeachersSpec, ToolsSpec
+from sod.recipe.keys.section import Section
 from sod.recipe.names import accepted_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -30,7 +31,8 @@ def recipe_schema() -> dict[str, Any]:
     _also(method["properties"], "divergence", _kinds_of(parts["DivergenceSpec"]))
     _also(method["properties"], "alignment", _kinds_of(parts["AlignmentSpec"]))
     _also(parts["RewardSpec"]["properties"], "call", *_function_forms())
-    parts["ToolsSpec"]["additionalProperties"] |= {"description": _own_tools()}
+    for section in (ToolsSpec, TeachersSpec):
+        parts[section.__name__]["additionalProperties"] |= {"description": _of_named(section)}
     for key, others in accepted_names().items():
         _name_also(schema, key, others)
     return {"$schema": DIALECT, **schema, "title": "sod recipe"}
@@ -49,8 +51,8 @@ def _function_forms() -> list[dict[str, Any]]:
     return [*one, {"type": "array", "items": {"anyOf": one}}, {"type": "null"}]
 
 
-def _own_tools() -> str:
-    return "" if ToolsSpec.named is None else ToolsSpec.named.description
+def _of_named(section: type[Section]) -> str:
+    return "" if section.named is None else section.named.description
 
 
 def _schedule() -> dict[str, Any]:

@@ -243,7 +243,7 @@ def make_teaching(
     if not teachers:
         return Teaching()
     models = {key: teacher.model for key, teacher in local.items()}
-    alone = local.get("teacher") if len(teachers) == 1 else None
+    alone = next(iter(local.values()), None) if len(teachers) == 1 else None
     from_model = bool(method.needs & WHOLE_MODEL) or Need.TOP_K in method.needs
     scorer = scorer_of(recipe, method, teachers, translation)
     return Teaching(scorer, alone if from_model else None, models)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
-from sod.recipe import MethodSpec, OptimSpec, Recipe, SftSpec, TrainSpec, resolved
+from sod.recipe import MethodSpec, OptimSpec, Recipe, SftSpec, TeacherSpec, TrainSpec, resolved
 from sod.recipe.placed import unplaced
 from sod.runlog import recipe_hash
 
@@ -123,9 +123,10 @@ def _neutral(recipe: Recipe) -> Recipe:
 
 def _made_by_world(recipe: Recipe) -> dict[str, Any]:
     """Sections with nothing in them that every seed's world makes anew."""
+    teacher = recipe.local_teachers.get("teacher") or recipe.student.whole
     return {
         "student": recipe.student.model_copy(update={"path": ""}),
-        "teacher": (recipe.local_teachers.get("teacher") or recipe.student.whole).model_copy(update={"path": ""}),
+        "teacher": TeacherSpec(path="", dtype=teacher.dtype, device=teacher.device),
         "data": recipe.data.model_copy(update=dict.fromkeys(("train", "validation", "sft"))),
     }
 

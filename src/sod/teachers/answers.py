@@ -126,8 +126,8 @@ def _of_echo(entries: Mapping[str, Any], ids: Sequence[int], k: int) -> Answer:
         answer.logp_T[place] = _logp(logps[place], place)
         if k and as_ids:
             _put_best(answer, place, {_id_in(name): logp for name, logp in best[place].items()}, k)
-    texts = () if as_ids else tuple(str(token) for token in tokens[: len(ids)])
-    return Answer(answer.logp_T, answer.id_TK, answer.best_TK, texts)
+    texts = () if as_ids else tuple(str(token or "") for token in tokens[: len(ids)])
+    return Answer(answer.logp_T, answer.id_TK, answer.best_TK, texts if any(texts) else ())
 
 
 def _blank(tokens: int, k: int) -> Answer:

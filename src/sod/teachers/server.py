@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -86,14 +85,23 @@ class Server:
     async def scored(self, rows: Sequence[Row], k: int, form: Form, longest: int | None) -> list[RowScores | Fault]:
         """The scores of each row, asked side by side; equal rows are asked once."""
         in_flight = InFlight(self.spec.concurrency, self.spec.tokens_in_flight)
-        alone = {row: self._scored(row, k, form, longest, in_flight) for row in dict.fromkeys(rows)}
-        found = dict(zip(alone, await asyncio.gather(*alone.values()), strict=True))
-        return [found[row] for row in rows]
+        tasks = {
+            row: asyncio.ensure_future(self._scored(row, k, form, longest, in_flight)) for row in dict.fromkeys(rows)
+        }
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:  # where one fails, or the run is stopped, nothing more is asked
+            for task in tasks.values():
+                task.cancel()
+        return [tasks[row].result() for row in rows]
 
     async def asked(self, ids: Sequence[int], k: int, form: Form, as_ids: bool = True) -> Answer | Fault:
         """What the server answers about a row, as often tried as the recipe says."""
         body = json.dumps(request_body(form, self.model, ids, k, as_ids)).encode()
-        read = partial(self._read, form=form, ids=ids, k=k)
+
+        async def read(reply: bytes) -> Answer | Fault:
+            return await asyncio.to_thread(self._read, reply, form, ids, k)  # megabytes: the loop goes on meanwhile
+
         return await self.service.ask("completions", body, read, most_bytes(len(ids), k), self._count)
 
     async def close(self) -> None:
