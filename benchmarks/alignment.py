@@ -1,30 +1,40 @@
 """How fast turns are matched between two tokenizers, and how much of them: tool trajectories in each model's own words.
 
-    python benchmarks/alignment.py STUDENT TEACHER... [--conversations 1000] [--out FILE]
+    python benchmarks/alignment.py STUDENT TEACHER... [--rows FILE...] [--conversations 1000] [--out FILE]
 
-Each argument is the folder of a tokenizer with its configuration. The conversations are made up (thoughts, Python calls
-with escapes, accents, other scripts, numbers, answers) and rendered by each one's chat template and dialect; a family
-whose template shows no tools gets them told, as in a run. Printed for each teacher: the student's action tokens matched
-in a second of one core, and the shares of `sod.alignment.turns.Coverage`. Only the matching is timed.
+STUDENT and TEACHER are folders of tokenizers with their configurations. The conversations are those of the files, as
+many of each, spread evenly; without files they are made up (thoughts, Python calls with escapes, accents, other
+scripts, numbers, answers). Each model renders them by its own chat template and dialect; one whose template shows no
+tools gets them told, as in a run. Only the matching is timed, by the time of the processor: `per_core` are the
+student's action tokens matched in a second of one core, `two_processes` those of two processes at the same time.
+`coverage` and what is left out are as in `sod.alignment.turns.Coverage`; `strict` is the share of action tokens outside
+of control tokens and call syntax that are one of the teacher's, and the same one: all that `strict_topk` looks at.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from sod.alignment.pieces import pieces_of
-from sod.alignment.turns import Coverage, Ledger, match_trajectory
-from sod.chat.render import Chat
-from sod.records import Message, ToolCall
+from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectories
+from sod.alignment.vocabularies import shared_tokens
+from sod.build.alignment import Pair, pair_of, spread
+from sod.build.alignment_rows import rows_of
+from sod.recipe import Recipe, parse_recipe
+from sod.records import Message, SodError, ToolCall
+from sod.tasks.base import Conversation
 from sod.tools.python import SCHEMA
+
+PROCESSES = 2
+AT_A_TIME = 64  # conversations, as a step has them
+Ledgers = Sequence[tuple[Ledger, Ledger]]
+"""Each conversation as the student and as the teacher reads it."""
 
 
 def conversation(rng: random.Random) -> list[Message]:
@@ -48,37 +58,96 @@ def conversation(rng: random.Random) -> list[Message]:
     return [*messages, Message("assistant", answer, reasoning="The tool's output is the product, and its primes.")]
 
 
-def chat_of(folder: Path) -> tuple[Chat, Any]:
-    """The chat of a tokenizer's folder, in a template that shows tools."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Chat(tokenizer, [SCHEMA]), pieces_of(tokenizer)
+def made_up(count: int) -> list[Conversation]:
+    """So many conversations of nobody."""
+    rng = random.Random(0)
+    return [Conversation(f"made-up-{number}", tuple(conversation(rng)), (SCHEMA,)) for number in range(count)]
 
 
-def ledgers(folder: Path, conversations: Sequence[Sequence[Message]]) -> list[Ledger]:
-    """The conversations as this model reads them."""
-    chat, pieces = chat_of(folder)
-    return [Ledger(chat, pieces, *chat.encode_conversation(messages)) for messages in conversations]
+def of_files(files: Sequence[Path], count: int, recipe: Recipe) -> list[Conversation]:
+    """As many of each file, spread evenly over it."""
+    found: list[Conversation] = []
+    for number, file in enumerate(files):
+        read = rows_of(str(file), recipe, [SCHEMA]).numbered
+        found += [row for _, row in spread(read, (count - len(found)) // (len(files) - number))]
+    return found
 
 
-def measured(student: Sequence[Ledger], teacher: Sequence[Ledger]) -> dict[str, float]:
-    """Speed on one core, in the student's action tokens, and coverage."""
-    coverage, spans, single = Coverage(), 0, 0
+def both(pair: Pair, conversations: Sequence[Conversation]) -> Ledgers:
+    """The conversations that both models can write."""
+    found = []
+    for one in conversations:
+        try:
+            found.append((pair.student.ledger(one), pair.teacher.ledger(one)))
+        except (ValueError, SodError) as error:
+            print(f"{one.id} is left out: {error}")
+    return found
+
+
+def matched(ledgers: Ledgers) -> tuple[list[list[MatchedTurn]], float]:
+    """The turns of each, as many conversations at a time as a step has; and seconds of the processor."""
     started = time.process_time()
-    for own, theirs in zip(student, teacher, strict=True):
-        for turn in match_trajectory(own, theirs):
-            coverage += turn.coverage
-            spans += len(turn.spans)
-            single += int(turn.spans.one_to_one.sum())
-    seconds = time.process_time() - started
+    found: list[list[MatchedTurn]] = []
+    for first in range(0, len(ledgers), AT_A_TIME):
+        found += match_trajectories(ledgers[first : first + AT_A_TIME])
+    return found, time.process_time() - started
+
+
+def speed(ledgers: Ledgers) -> float:
+    """Action tokens in a second of the processor."""
+    found, seconds = matched(ledgers)
+    return sum(turn.coverage.tokens for turns in found for turn in turns) / seconds
+
+
+def together(ledgers: Ledgers) -> float:
+    """The action tokens that two processes match in a second, by the time of the processor, half of them each."""
+    halves = [ledgers[number::PROCESSES] for number in range(PROCESSES)]
+    context = multiprocessing.get_context("fork")  # the ledgers are there, and are not sent
+    results: Any = context.SimpleQueue()
+    workers = [context.Process(target=lambda half: results.put(speed(half)), args=(half,)) for half in halves]
+    for worker in workers:
+        worker.start()
+    speeds = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return float(sum(speeds))
+
+
+def one_token_each(ledgers: Ledgers, found: Sequence[Sequence[MatchedTurn]]) -> int:
+    """How many action tokens are one token of the teacher's, namely the same."""
+    if not ledgers:
+        return 0
+    shared = shared_tokens(ledgers[0][0].pieces, ledgers[0][1].pieces)
+    partners = dict(zip(shared.student.tolist(), shared.teacher.tolist(), strict=True))
+    count = 0
+    for (own, theirs), turns in zip(ledgers, found, strict=True):
+        actions = [id for id, turn in zip(own.token_ids, own.turn_ids, strict=True) if turn]
+        for turn in turns:
+            spans = turn.spans.kept(turn.spans.one_to_one)
+            pairs = zip(spans.student_start.tolist(), spans.teacher_start.tolist(), strict=True)
+            count += sum(partners.get(actions[at]) == theirs.token_ids[other] for at, other in pairs)
+    return count
+
+
+def measured(ledgers: Ledgers) -> dict[str, float]:
+    """Speed on one core and on two, in the student's action tokens, and what is matched."""
+    found, seconds = matched(ledgers)
+    turns = [turn for trajectory in found for turn in trajectory]
+    coverage, spans = sum((turn.coverage for turn in turns), Coverage()), sum(len(turn.spans) for turn in turns)
+    single, tokens = sum(int(turn.spans.one_to_one.sum()) for turn in turns), coverage.tokens
     return {
-        "action_tokens": coverage.tokens,
-        "tokens_per_second": round(coverage.tokens / seconds),
-        "content_matched": round(coverage.share, 4),
+        "conversations": len(ledgers),
+        "turns": len(turns),
+        "action_tokens": tokens,
+        "per_core": round(tokens / seconds),
+        "two_processes": round(together(ledgers)),
+        "coverage": round(coverage.share, 4),
+        "strict": round(one_token_each(ledgers, found) / (tokens - coverage.control - coverage.syntax), 4),
         "one_to_one_of_spans": round(single / max(spans, 1), 4),
-        "control": round(coverage.control / coverage.tokens, 4),
-        "syntax": round(coverage.syntax / coverage.tokens, 4),
-        "straddling": round(coverage.straddling / coverage.tokens, 4),
-        "unmatched": round(coverage.unmatched / coverage.tokens, 4),
+        "control": round(coverage.control / tokens, 4),
+        "syntax": round(coverage.syntax / tokens, 4),
+        "straddling": round(coverage.straddling / tokens, 4),
+        "unmatched": round(coverage.unmatched / tokens, 4),
     }
 
 
@@ -87,18 +156,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", type=Path)
     parser.add_argument("teacher", type=Path, nargs="+")
+    parser.add_argument("--rows", type=Path, nargs="+", default=())
     parser.add_argument("--conversations", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rng = random.Random(0)
-    conversations = [conversation(rng) for _ in range(options.conversations)]
-    student = ledgers(options.student, conversations)
+    recipe = parse_recipe({"student": {"path": str(options.student)}}, "the benchmark")
+    rows = of_files(options.rows, options.conversations, recipe) if options.rows else made_up(options.conversations)
     found = {}
     for folder in options.teacher:
-        found[str(folder)] = measured(student, ledgers(folder, conversations))
-        print(folder, json.dumps(found[str(folder)]))
+        pair = pair_of(recipe, str(options.student), str(folder))
+        found[folder.name] = measured(both(pair, rows))
+        print(folder.name, json.dumps(found[folder.name]), flush=True)
     if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ from sod.build.data import fitting_tasks, loaded_tasks
 from sod.build.job import Job, final_model
 from sod.build.rollout import make_collector
 from sod.build.tools import make_reward_function, make_tools
-from sod.build.vocabulary import chat_of
+from sod.build.vocabulary import chat_over
 from sod.engines.base import Sampling
 from sod.evaluation.runner import episode_figures
-from sod.models.load import load_model
+from sod.models.load import load_model, load_tokenizer
 from sod.models.support import Support
 from sod.objective import turn_stats
 from sod.objective.batch import pack
@@ -300,7 +300,8 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
     recipe, chains = world_tasks(recipe, directory)
     specs = {"student": recipe.student, "teacher": recipe.teacher or recipe.student}
     paths = {role: final_model(spec.path) for role, spec in specs.items()}
-    chat = chat_of(recipe, paths["student"], paths["teacher"], notice)
+    own, theirs = ((path, load_tokenizer(path)) for path in paths.values())
+    chat = chat_over(recipe, own, theirs, notice)
     tasks = fitting_tasks(loaded_tasks(recipe.data.validation, "validation", recipe, notice), chat, recipe, notice)
     asked = {f"chain-{number}": one for number, one in enumerate(chains)}
     if any(task.id not in asked or task.prompt[0].content != asked[task.id].expression for task in tasks):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -69,6 +71,21 @@ def family(name: str) -> Any:
         "prefixed": lambda: sentence_piece(prefix=True),
     }
     return makes[name]()
+
+
+TELLS = (
+    "{%- for m in messages -%}{{ m.role + ':\n' + m.content + '<end>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'assistant:\n' }}{%- endif -%}"
+)
+"""A template that knows no tools."""
+
+
+def saved(directory: Path, name: str, template: str | None = None) -> str:
+    """The directory of a small tokenizer and nothing else."""
+    tokenizer = copy.deepcopy(family(name))
+    tokenizer.eos_token, tokenizer.chat_template = "<end>", template
+    tokenizer.save_pretrained(directory / name)
+    return str(directory / name)
 
 
 NAMES = ("prose", "code", "digits", "pieces", "prefixed")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_tokenizers import family
+from small_tokenizers import TELLS, family, saved
 from tokenizers import decoders
 
 from sod.alignment.turns import Coverage
+from sod.build import alignment
 from sod.build.alignment import Pair, check_coverage, coverage_of, pair_of, refuse_uncovered, spread, teacher_reader
 from sod.build.alignment_rows import Rows, row_to_show, rows_of, stand_ins
 from sod.build.alignment_shown import BETWEEN, shown_turns
@@ -24,24 +25,11 @@ from sod.teachers.translated import Reader as Side
 from sod.teachers.translated import Translation
 from sod.tools.python import SCHEMA
 
-TELLS = (
-    "{%- for m in messages -%}{{ m.role + ':\n' + m.content + '<end>\n' }}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ 'assistant:\n' }}{%- endif -%}"
-)
-"""A template that knows no tools."""
 CODE = 'print("the number", 1234)\nprint(567890)'
 
 
 def recipe(**sections: Any) -> Recipe:
     return parse_recipe({"student": {"path": "none"}, **sections}, "the test")
-
-
-def saved(directory: Path, name: str, template: str | None = None) -> str:
-    """The directory of a small tokenizer and nothing else."""
-    tokenizer = copy.deepcopy(family(name))
-    tokenizer.eos_token, tokenizer.chat_template = "<end>", template
-    tokenizer.save_pretrained(directory / name)
-    return str(directory / name)
 
 
 @pytest.fixture(scope="module")
@@ -290,11 +278,18 @@ def test_a_row_that_the_teacher_alone_cannot_write_counts_as_unmatched(alike: Pa
         row_to_show("f", rows, rows.numbered, covered, 9)
 
 
-def test_the_look_before_a_run_says_where_least_is_matched(pair: Pair) -> None:
-    """Without a word where enough is; rows that the student cannot write stop nothing."""
+def test_the_look_before_a_run_says_where_least_is_matched(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At 32 rows, without a word where enough is; rows that the student cannot write stop nothing."""
+    looked: list[int] = []
+    monkeypatch.setattr(
+        alignment, "coverage_of", lambda pair, rows: (looked.append(len(rows)), coverage_of(pair, rows))[1]
+    )
     rows = [(number, talk()) for number in range(40)]
     own, theirs = (Side(model.chat, model.pieces) for model in (pair.student, pair.teacher))
     check_coverage(recipe(), Translation(own, theirs, "T", 0.1), rows)
+    assert (looked, capfd.readouterr()) == ([32], ("", ""))
     with pytest.raises(SodError, match=r"^T: .*below method.alignment.min_coverage=1; least in row 0, turn 1"):
         check_coverage(recipe(), Translation(own, theirs, "T", 1.0), rows)
     check_coverage(recipe(), Translation(own, theirs, "T", 1.0), [(3, UNDECLARED)])

@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-import random
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from npm_tokenizers import fetched
-from sod.alignment.turns import Ledger
-from sod.records import Message
+from sod.build.alignment import pair_of
+from sod.recipe import parse_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from alignment import conversation, ledgers, measured
+from alignment import both, made_up, measured, speed
 
 pytestmark = pytest.mark.slow
+STUDENT = "qwen3"
+CONVERSATIONS = 20
 
 
-@cache
-def student() -> tuple[Ledger, ...]:
-    return tuple(ledgers(fetched("qwen3"), conversations()))
-
-
-def conversations() -> list[list[Message]]:
-    rng = random.Random(0)
-    return [conversation(rng) for _ in range(20)]
+def found(teacher: str) -> dict[str, float]:
+    student = str(fetched(STUDENT))
+    recipe = parse_recipe({"student": {"path": student}}, "here")
+    return measured(both(pair_of(recipe, student, str(fetched(teacher))), made_up(CONVERSATIONS)))
 
 
 @pytest.mark.parametrize("family", ["llama3_1", "gemma3", "deepseek_v3"])
 def test_at_least_95_percent_of_what_was_said_is_matched(family: str) -> None:
     """Of the action tokens outside of control tokens and call syntax; what is left out is named, too."""
-    found = measured(student(), ledgers(fetched(family), conversations()))
-    assert found["content_matched"] >= 0.95
-    assert found["control"] < 0.1
-    assert found["syntax"] < 0.15
+    figures = found(family)
+    assert figures["conversations"] == CONVERSATIONS
+    assert figures["coverage"] >= 0.95
+    assert 0.5 < figures["strict"] < figures["coverage"]
+    assert figures["control"] < 0.1
+    assert figures["syntax"] < 0.15
 
 
 def test_one_family_matches_itself_in_every_token() -> None:
-    found = measured(student(), student())
-    assert (found["content_matched"], found["one_to_one_of_spans"]) == (1.0, 1.0)
-    assert found["control"] == found["syntax"] == found["straddling"] == found["unmatched"] == 0
+    """Every one of them the same one; and the two processes of the benchmark do it all."""
+    figures = found(STUDENT)
+    assert figures["coverage"] == figures["strict"] == figures["one_to_one_of_spans"] == 1.0
+    assert figures["control"] == figures["syntax"] == figures["straddling"] == figures["unmatched"] == 0
+
+
+def test_a_busy_core_matches_at_a_tenth_of_what_an_idle_one_does() -> None:
+    """150,000 tokens a second are asked of one; a fraction of it is enough to see that something got slow."""
+    student = str(fetched(STUDENT))
+    pair = pair_of(parse_recipe({"student": {"path": student}}, "here"), student, str(fetched("llama3_1")))
+    ledgers = both(pair, made_up(CONVERSATIONS))
+    assert max(speed(ledgers) for _ in range(3)) > 30_000

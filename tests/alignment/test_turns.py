@@ -14,7 +14,8 @@ from small_tokenizers import family
 
 from sod.alignment.located import located
 from sod.alignment.pieces import Pieces, pieces_of
-from sod.alignment.turns import KINDS, Ledger, MatchedTurn, Side, match_trajectory, match_turn, token_kinds
+from sod.alignment.sides import Side
+from sod.alignment.turns import KINDS, Ledger, MatchedTurn, match_trajectory, match_turn, token_kinds
 from sod.chat.dialects.base import Dialect
 from sod.chat.dialects.gemma3 import GEMMA3
 from sod.chat.dialects.hermes import HERMES
@@ -35,7 +36,7 @@ def pieces(name: str) -> Pieces:
 def side(name: str, text: str, dialect: Dialect = HERMES, ended: bool = True) -> Side:
     ids = family(name).encode(text, add_special_tokens=False)
     end = [family(name).convert_tokens_to_ids("<end>")] if ended else []
-    return Side([*ids, *end], pieces(name), lambda text: dialect.read(text, False, ended), ended)
+    return Side(pieces(name).known([*ids, *end]), pieces(name), lambda text: dialect.read(text, False, ended), ended)
 
 
 def written(message: Message, dialect: Dialect) -> str:
@@ -48,7 +49,7 @@ def shown(turn: MatchedTurn, student: Side, teacher: Side) -> list[tuple[bytes, 
     own = zip(spans.student_start.tolist(), spans.student_stop.tolist(), strict=True)
     theirs = zip(spans.teacher_start.tolist(), spans.teacher_stop.tolist(), strict=True)
     return [
-        (student.pieces.join(student.token_ids[a:b]), teacher.pieces.join(teacher.token_ids[c:d]))
+        (student.pieces.join(student.ids[a:b]), teacher.pieces.join(teacher.ids[c:d]))
         for (a, b), (c, d) in zip(own, theirs, strict=True)
     ]
 
@@ -60,7 +61,7 @@ def matched(student: Side, teacher: Side) -> bytes:
     assert all(own == theirs for own, theirs in pairs)
     for starts in (turn.spans.student_start, turn.spans.teacher_start):
         assert (starts[1:] > starts[:-1]).all()
-    assert turn.coverage.tokens == len(student.token_ids)
+    assert turn.coverage.tokens == len(student.ids)
     kinds = token_kinds(student, teacher)
     counted = {kind: int((kinds == place).sum()) for place, kind in enumerate(KINDS)}
     assert counted == {kind: getattr(turn.coverage, kind) for kind in KINDS}
@@ -81,7 +82,7 @@ def test_one_tokenizer_and_one_rendering_give_every_token_one_to_one(
     call = json.dumps({"name": "python", "arguments": {"code": code}})
     own = side(name, f"<think>{thought}</think>{answer}<tool_call>{call}</tool_call>")
     turn = match_turn(own, side(name, f"<think>{thought}</think>{answer}<tool_call>{call}</tool_call>"))
-    numbers = list(range(len(own.token_ids)))
+    numbers = list(range(len(own.ids)))
     assert turn.spans.student_start.tolist() == turn.spans.teacher_start.tolist() == numbers
     assert turn.spans.one_to_one.all()
     assert (turn.coverage.matched, turn.coverage.share) == (len(numbers), 1.0)
@@ -177,7 +178,7 @@ def test_what_is_said_otherwise_is_not_matched() -> None:
     assert matched(own, theirs) == b""
     coverage = match_turn(own, theirs).coverage
     assert (coverage.control, coverage.matched) == (1, 0)
-    assert coverage.unmatched == len(own.token_ids) - 1
+    assert coverage.unmatched == len(own.ids) - 1
 
 
 def test_a_normalizer_leaves_out_what_it_changes_only() -> None:
@@ -193,7 +194,7 @@ def test_a_normalizer_leaves_out_what_it_changes_only() -> None:
 def test_half_a_character_does_not_stop_the_rest() -> None:
     """The student stopped within a character; the teacher reads the replacement character that its text holds."""
     ids = family("prose").encode("the number \U0001f642", add_special_tokens=False)[:-2]
-    own = Side(ids, pieces("prose"), lambda text: HERMES.read(text, False, False), False)
+    own = Side(pieces("prose").known(ids), pieces("prose"), lambda text: HERMES.read(text, False, False), False)
     said = matched(own, side("code", "the number \ufffd"))
     assert said.startswith(b"the number")
     assert b"\xf0" not in said
@@ -212,7 +213,8 @@ def test_a_mark_that_the_student_sampled_and_the_teacher_spells_is_left_out() ->
     own = side("prose", text)
     plain = family("code").encode(text, add_special_tokens=False, split_special_tokens=True)
     end = family("code").convert_tokens_to_ids("<end>")
-    theirs = Side([*plain, end], pieces("code"), lambda text: HERMES.read(text, False, True), True)
+    ids = pieces("code").known([*plain, end])
+    theirs = Side(ids, pieces("code"), lambda text: HERMES.read(text, False, True), True)
     said = matched(own, theirs)
     assert b"python" in said
     assert b"tool_call" not in said

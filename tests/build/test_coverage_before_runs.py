@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,27 @@ def test_too_little_coverage_is_told_before_weights_are_read(place: Path, least:
     with pytest.raises(SodError, match=said) as error:
         prepare_train(recipe, place / "run", False, lambda text: None)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_in_an_environment_the_first_step_looks(tmp_path: Path, chat: Chat, acting_model: Any) -> None:
+    """Its prompts are known as its episodes begin: nothing is refused before, and no weight has moved."""
+    save_model(copy.deepcopy(acting_model), chat.tokenizer, chat.template, chat.end_id, tmp_path / "student")
+    tokenizer = other_tokenizer()
+    save_model(other_model(tokenizer), copy.deepcopy(tokenizer), None, chat.end_id, tmp_path / "teacher")
+    limits = {"max_turns": 2, "max_turn_tokens": 16, "max_prompt_tokens": 500, "max_response_tokens": 120}
+    recipe = Recipe.model_validate(
+        {
+            "student": {"path": str(tmp_path / "student")},
+            "teacher": {"path": str(tmp_path / "teacher")},
+            "environment": {"call": "environment_games:Parrot"},
+            "rollout": {"prompts": 1, "samples": 2, **limits},
+            "method": {"name": "opd", "alignment": {"min_coverage": 1.0}},
+            "train": {"steps": 1, "checkpoint_every": 1},
+        }
+    )
+    job = prepare_train(recipe, tmp_path / "run", False, lambda text: None)
+    told = r"teacher: .* episodes, less than method.alignment.min_coverage=1; lowest"
+    with closing(job), pytest.raises(SodError, match=told):
+        job.start([])
+    assert not list(tmp_path.glob("run/checkpoints/*"))

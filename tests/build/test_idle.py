@@ -72,6 +72,12 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "method.alignment.beta=0.3 does nothing here: only gold reads it, method.alignment.kind is simct",
     ),
+    "unit score of an estimator that is not named": (
+        {"name": "opd", "alignment": {"unit_score": "logit"}},
+        {},
+        "method.alignment.unit_score=logit does nothing here: only simct reads it, method.alignment.kind is not named; "
+        "set method.alignment.kind=simct",
+    ),
     "clip of a loss over spans": (
         {"name": "opd", "alignment": "simct", "clip_low": 0.1},
         {},

@@ -47,6 +47,7 @@ from sod.recipe import PythonSpec, Recipe, parse_recipe
 from sod.records import Fault, Program, SodError
 from sod.rewards import judge, math_worker_main
 from sod.rewards.function import Score, scored
+from sod.teachers.local import LocalTeacher
 from sod.tools.sandbox import filters, fusion
 from sod.tools.sandbox.base import ProgramLimits
 from support import CONTAINER_PROFILE, answered, descendants
@@ -572,7 +573,7 @@ def test_a_key_of_the_alignment(key: str, chat: Chat, random_model: Callable[...
         content = {"student": {"path": model}, "method": {"name": "opd", "alignment": section}}
         recipe = parse_recipe(content, "here")
         method = make_method(recipe.method)
-        translation = chats_of(recipe, method, model, lambda text: None)[1]
+        translation = chats_of(recipe, method, model, LocalTeacher.offers, lambda text: None)[1]
         assert translation is not None
         assert method.alignment is not None
         return span_measure(method.alignment, translation, torch.device("cpu"))(part).tolist(), translation.min_coverage

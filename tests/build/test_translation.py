@@ -16,17 +16,23 @@ import torch
 from safetensors.torch import load_file
 
 from other_teacher import other_model, other_tokenizer
-from sod.build.method import can_align, make_method
+from sod.build.idle import idle_keys
+from sod.build.method import alignment_of, can_align, make_method
 from sod.build.training import prepare_train
 from sod.build.translation import chats_of
 from sod.chat.render import Chat
 from sod.models.load import save_model
+from sod.objective.alignments import Alignment
 from sod.objective.presets import PRESETS
-from sod.recipe import Recipe, TrainSpec
+from sod.objective.scores import Level
+from sod.recipe import MethodSpec, Recipe, TrainSpec, load_recipe
+from sod.recipe.shipped import shipped_file
 from sod.records import SodError
 from sod.report.metrics import metric_of
 from sod.tasks import chain
 from sod.tasks.files import write_tasks
+from sod.teachers.base import Offer
+from sod.teachers.local import LocalTeacher
 from sod.training.report import StepReport
 
 TASKS = [chain.as_task(c, n) for n, c in enumerate(chain.splits({"train": 6}, 2, 3, seed=1)["train"])]
@@ -81,7 +87,7 @@ def make_recipe(place: Path) -> Callable[..., Recipe]:
 def found(recipe: Recipe, told: list[str]) -> Any:
     """The translation of a recipe, None where it needs none."""
     assert recipe.teacher is not None
-    return chats_of(recipe, make_method(recipe.method), recipe.teacher.path, told.append)[1]
+    return chats_of(recipe, make_method(recipe.method), recipe.teacher.path, LocalTeacher.offers, told.append)[1]
 
 
 class TestWhoIsTranslated:
@@ -92,8 +98,14 @@ class TestWhoIsTranslated:
         translation = found(make_recipe(), told)
         assert translation.min_coverage == 0.5
         assert translation.longest == 2048
-        assert any("other: the teacher reads the conversations in its own tokens" in line for line in told)
+        (line,) = (line for line in told if "other: the teacher reads the conversations in its own tokens" in line)
+        assert "; method.alignment=simct (the default of a teacher that gives full log-probabilities) takes" in line
         assert found(make_recipe("alike"), told) is None
+
+    def test_the_estimator_is_told_as_named(self, make_recipe: Any) -> None:
+        told: list[str] = []
+        assert found(make_recipe(method={"name": "opd", "alignment": "uld"}), told) is not None
+        assert any("; method.alignment=uld takes its signal where" in line for line in told)
 
     def test_a_teacher_of_the_same_tokenizer_where_the_recipe_says_so(self, make_recipe: Any) -> None:
         method = {"name": "sod", "alignment": {"kind": "chunk", "min_coverage": 0.75}}
@@ -120,9 +132,52 @@ def test_a_method_that_cannot_align_says_which_can(method: dict[str, Any], why: 
         make_method(recipe.method)
 
 
+@pytest.mark.parametrize(
+    ("level", "kind"), [("full", "simct"), ("topk", "chunk"), ("top1", "chunk"), ("sampled", "chunk")]
+)
+def test_the_estimator_by_itself_is_what_the_teacher_offers(level: Level, kind: str) -> None:
+    """The whole distribution is SimCT's; of less, the sampled tokens' alone. A name is taken as it is."""
+    offer = Offer(level)
+    assert alignment_of(MethodSpec(name="sod"), offer) == Alignment(kind)
+    assert alignment_of(MethodSpec(name="sod", alignment={"min_coverage": 0.9}), offer) == Alignment(kind)
+    assert alignment_of(MethodSpec(name="opd", alignment={"kind": "gold", "beta": 0.2}), offer) == Alignment(
+        "gold", beta=0.2
+    )
+    assert LocalTeacher.offers.level == "full"
+
+
+@pytest.mark.slow
+def test_what_does_nothing_with_the_estimator_by_itself_is_told(make_recipe: Any, tmp_path: Path) -> None:
+    """Found out once it is known that the teacher has another tokenizer: a loss over spans has no policy ratio.
+
+    Only told, as a comparison's recipe is shared by methods that have one.
+    """
+    recipe = make_recipe(method={"name": "opd", "clip_low": 0.1})
+    recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"mini_batch_prompts": 1})})
+    told: list[str] = []
+    prepare_train(recipe, tmp_path / "run", False, told.append).close()
+    assert any(line.startswith("method.clip_low=0.1 does nothing here: a dense divergence has no") for line in told)
+
+
 def test_every_method_of_sampled_tokens_can_align() -> None:
     own_tokens = {"sft", "grpo", "opsd_gt", "opsd_hint", "tcod_b2f"}
     assert {name for name, preset in PRESETS.items() if not can_align(preset())} == own_tokens
+
+
+def test_the_shipped_recipe_has_the_papers_settings() -> None:
+    """arXiv 2605.07711: reverse KL over shared tokens and units, lr 5e-7, 64 a step, temperature 0.6, after SFT."""
+    recipe = load_recipe(shipped_file("simct"))
+    method = make_method(recipe.method)
+    assert method.alignment == Alignment("simct", unit_score="logp")
+    assert method.rho.never
+    assert (recipe.optim.lr, recipe.rollout.prompts * recipe.rollout.samples) == (5e-7, 64)
+    assert recipe.rollout.temperature == recipe.evaluation.temperature == 0.6
+    assert recipe.data.sft is not None
+    assert recipe.teacher is not None
+    assert recipe.student.path.split("/")[0] != recipe.teacher.path.split("/")[0]
+    assert idle_keys(recipe, method) == []
+    head = shipped_file("simct").read_text(encoding="utf-8").partition("\nname:")[0]
+    assert "sod sft recipes/simct.yaml" in head
 
 
 class TestRefusedTeachers:
@@ -133,6 +188,15 @@ class TestRefusedTeachers:
         with pytest.raises(SodError, match=told):
             found(make_recipe("hiding"), [])
         assert found(make_recipe("hiding", template="hermes"), []) is not None
+
+    def test_a_teacher_without_a_fast_tokenizer(self, make_recipe: Any, place: Path, tmp_path: Path) -> None:
+        for path in (place / "other").iterdir():
+            if path.name != "tokenizer.json":
+                (tmp_path / path.name).write_bytes(path.read_bytes())
+        recipe = make_recipe()
+        teacher = recipe.teacher.model_copy(update={"path": str(tmp_path)})
+        with pytest.raises(SodError, match=r"no tokenizer.json, so no fast tokenizer, .*; save one there with [^\n]*$"):
+            found(recipe.model_copy(update={"teacher": teacher}), [])
 
     def test_a_tokenizer_whose_bytes_nobody_can_tell(
         self, make_recipe: Any, place: Path, tmp_path: Path, chat: Chat

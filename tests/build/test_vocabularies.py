@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sod.build.evaluation import evaluate_model
 from sod.build.supervised import prepare_sft
 from sod.build.training import prepare_train
-from sod.build.vocabulary import chat_of
+from sod.build.vocabulary import chat_over
 from sod.models.load import load_model, load_tokenizer, save_model
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.objective.presets import PRESETS
@@ -247,8 +247,10 @@ class TestOtherEndTokens:
         for role in (base, instruct):
             (Path(role) / "model.safetensors").unlink()
         notes: list[str] = []
-        for pair in ((base, instruct), (instruct, base), (base, base), (base, None)):
-            assert chat_of(make_recipe(), *pair, notes.append).end_text == END
+        named = {path: (path, load_tokenizer(path)) for path in (base, instruct)}
+        for student, teacher in ((base, instruct), (instruct, base), (base, base)):
+            assert chat_over(make_recipe(), named[student], named[teacher], notes.append).end_text == END
+        assert chat_over(make_recipe(), named[base], None, notes.append).end_text == END
         assert notes == [
             f"{teacher}: the teacher's EOS is {its!r}, the student's ({student}) {own!r}; turns end in the chat's "
             f"{END!r} for both; where the student does not say it yet, `sod sft` teaches it"

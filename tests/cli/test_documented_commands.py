@@ -171,6 +171,12 @@ BY_A_TEST = {
     "python scripts/worlds_study.py --out study": (
         "tests/test_worlds_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
     ),
+    "python scripts/tokenizers_study.py --out study": (
+        "tests/test_tokenizers_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
+    ),
+    "python scripts/retokenize.py MODEL TOKENIZER OUT": (
+        "tests/test_retokenize.py::test_what_it_writes_can_be_loaded_and_reads_conversations"
+    ),
     PREMISE: "tests/test_premise.py::test_it_makes_a_world_and_leaves_figures_table_and_picture",
     "python benchmarks/check.py NEW.json": (
         "tests/test_benchmark_check.py::test_every_published_result_is_a_baseline_and_passes"
@@ -194,7 +200,20 @@ PEERS = "installs TRL and vLLM beside it; what of it is ours runs in tests/test_
 MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
 HUB = "takes Qwen3 from the Hub and needs cards; its settings are read in tests/test_worlds_study.py"
+GEMMA = (
+    "takes Gemma 2 and Qwen2.5 from the Hub and needs a card; its settings are read in tests/build/test_translation.py"
+)
 NOT_RUN = {
+    **dict.fromkeys(
+        (
+            "sod align google/gemma-2-2b-it Qwen/Qwen2.5-7B-Instruct data/gsm8k/sft.parquet",
+            "sod sft recipes/simct.yaml --run runs/simct-student",
+            "sod train recipes/simct.yaml student.path=runs/simct-student",
+            "sod eval runs/simct-opd --data data/gsm8k/validation.parquet",
+            "sod plan recipes/simct.yaml",
+        ),
+        GEMMA,
+    ),
     **{
         command.replace("NAME", name): HUB
         for name in ("alfworld", "searchqa", "webshop")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from sod.build.allocation import TUNABLES
 from sod.chat.render import Chat
 from sod.models.load import save_model
+from sod.models.scratch import train_tokenizer
 from sod.tasks import chain
 from sod.tasks.files import write_conversations, write_tasks
 from sod.tools.python import SCHEMA
@@ -38,18 +41,40 @@ def wide_chat(tokenizer: Any) -> Chat:
     return Chat(wide, [SCHEMA], template="hermes")
 
 
+@pytest.fixture(scope="session")
+def word_chat(conversations: Any) -> Callable[[int], Chat]:
+    """`word_chat(more)`: over thousands of tokens of made-up words, and those of prompts, which all spell alike."""
+    rng = random.Random(0)
+    words = {"".join(rng.choices("bcdfgklmnprst", k=3)) + rng.choice("aeiou") for _ in range(9000)}
+    blank = Chat(train_tokenizer([], 300), [SCHEMA], template="hermes")
+    prompts = [blank.conversation_text(talk.messages) for talk in conversations] * 9
+
+    @cache
+    def make(more: int) -> Chat:
+        tokenizer = train_tokenizer([*prompts, *(f" {word}" for word in sorted(words))], MORE_TOKENS + more)
+        return Chat(tokenizer, [SCHEMA], template="hermes")
+
+    return make
+
+
 @pytest.fixture
-def make_model(wide_chat: Chat, tmp_path: Path) -> Callable[..., str]:
+def make_model(wide_chat: Chat, word_chat: Callable[[int], Chat], tmp_path: Path) -> Callable[..., str]:
     """See `maker_of_models`."""
-    return maker_of_models(wide_chat, tmp_path)
+    return maker_of_models(wide_chat, word_chat, tmp_path)
 
 
-def maker_of_models(wide_chat: Chat, directory: Path) -> Callable[..., str]:
-    """`make(name, family, layers=..., hidden=..., ffn=..., tied=True)`: the directory of a random model."""
+def maker_of_models(wide_chat: Chat, word_chat: Callable[[int], Chat], directory: Path) -> Callable[..., str]:
+    """`make(name, family, layers=..., hidden=..., ffn=..., tied=True)`: the directory of a random model.
 
-    def make(name: str, family: str, layers: int, hidden: int, ffn: int, tied: bool = True) -> str:
+    With `words` its tokenizer is one of words with so many more; else that of the tests.
+    """
+
+    def make(
+        name: str, family: str, layers: int, hidden: int, ffn: int, tied: bool = True, words: int | None = None
+    ) -> str:
+        chat = wide_chat if words is None else word_chat(words)
         config = FAMILIES[family](
-            vocab_size=len(wide_chat.tokenizer),
+            vocab_size=len(chat.tokenizer),
             hidden_size=hidden,
             intermediate_size=ffn,
             num_hidden_layers=layers,
@@ -62,27 +87,32 @@ def maker_of_models(wide_chat: Chat, directory: Path) -> Callable[..., str]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             model = AutoModelForCausalLM.from_config(config)
-        save_model(model, wide_chat.tokenizer, wide_chat.template, wide_chat.end_id, directory / name)
+        save_model(model, chat.tokenizer, chat.template, chat.end_id, directory / name)
         return str(directory / name)
 
     return make
 
 
 @pytest.fixture
-def make_recipe(wide_chat: Chat, conversations: Any, tmp_path: Path) -> Callable[..., Path]:
+def make_recipe(
+    wide_chat: Chat, word_chat: Callable[[int], Chat], conversations: Any, tmp_path: Path
+) -> Callable[..., Path]:
     """See `maker_of_recipes`."""
-    return maker_of_recipes(wide_chat, conversations, tmp_path)
+    return maker_of_recipes(wide_chat, word_chat, conversations, tmp_path)
 
 
-def maker_of_recipes(wide_chat: Chat, conversations: Any, directory: Path) -> Callable[..., Path]:
+def maker_of_recipes(
+    wide_chat: Chat, word_chat: Callable[[int], Chat], conversations: Any, directory: Path
+) -> Callable[..., Path]:
     """`make(student, teacher, response, **sections)`: a recipe file; the models are shapes for `maker_of_models`."""
-    make_model = maker_of_models(wide_chat, directory)
+    make_model = maker_of_models(wide_chat, word_chat, directory)
 
     def make(student: Shape, teacher: Shape | None, response: int, **sections: Any) -> Path:
         chains = chain.splits({"train": 12}, 2, 3, seed=1)["train"]
         tasks = [chain.as_task(c, number) for number, c in enumerate(chains)]
         write_tasks(directory / "train.parquet", tasks)
         write_conversations(directory / "sft.parquet", conversations)
+        chat = word_chat(student["words"]) if "words" in student else wide_chat
         models = {"student": student} | ({} if teacher is None else {"teacher": teacher})
         dtypes = {role: shape.get("dtype", "float32") for role, shape in models.items()}
         content: dict[str, Any] = {
@@ -97,7 +127,7 @@ def maker_of_recipes(wide_chat: Chat, conversations: Any, directory: Path) -> Ca
                 "prompts": 2,
                 "samples": 8,
                 "max_turns": 1,
-                "max_prompt_tokens": max(len(wide_chat.prompt_ids(task.prompt)) for task in tasks),
+                "max_prompt_tokens": max(len(chat.prompt_ids(task.prompt)) for task in tasks),
                 "max_turn_tokens": response,
                 "max_response_tokens": response,
             },
@@ -117,9 +147,14 @@ def _without_dtype(shape: Shape) -> Shape:
 
 
 @pytest.fixture(scope="module")
-def deep_recipe(wide_chat: Chat, conversations: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deep_recipe(
+    wide_chat: Chat,
+    word_chat: Callable[[int], Chat],
+    conversations: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The recipe of several tests: what is rehearsed for one of them is known in the others."""
-    make = maker_of_recipes(wide_chat, conversations, tmp_path_factory.mktemp("deep"))
+    make = maker_of_recipes(wide_chat, word_chat, conversations, tmp_path_factory.mktemp("deep"))
     deep = {"family": "qwen3", "layers": 4, "hidden": 64, "ffn": 128}
     return make(deep, deep, 600, optim={"micro_batch_tokens": 8192})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,22 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from sod.alignment import estimators
 from sod.build.recipe import read_recipe
 from sod.models.attention import NAME as ATTENTION
 from sod.models.recompute import recompute_layers
 from sod.models.score import CUDA_ROWS, action_logps, chunk_rows
 from sod.preflight.advice import advised, beyond
+from sod.preflight.crossing import Crossing, rendered
 from sod.preflight.devices import _of_groups, free_bytes
 from sod.preflight.estimate import SAMPLING, UPDATE, Estimate, estimated, readable
-from sod.preflight.models import Micro, Planned, on_cuda, update_of
+from sod.preflight.models import Micro, Planned, Pull, on_cuda, update_of
 from sod.preflight.rehearsal import Sizes, Tally, update_sizes
 from sod.preflight.words import part_rows, peak_text, shortage_text
 from sod.recipe import Recipe
 from sod.recipe.keys.model import ModelSpec
 from sod.training.optim import Optimizer
+from sod.training.spans import span_terms
 
 MIB = 2**20
 
@@ -71,6 +75,25 @@ def test_a_rehearsal_takes_what_the_real_pass_takes(
         value.backward()
     sizes = update_of(planned, micro, accumulated=True)
     assert (sizes.kept, sizes.most) == pytest.approx((kept, tally.lap()), rel=0.02)
+
+
+@pytest.mark.parametrize("ratio", [1.0, pytest.param(1.4, marks=pytest.mark.slow)])
+def test_a_loss_over_spans_takes_what_the_real_pass_takes(ratio: float, make_model: Callable[..., str]) -> None:
+    """Of two vocabularies, with every action token of real models, where a rehearsal has a few chunks of them."""
+    shapes = {"student": (5, 64, 96), "teacher": (3, 96, 64)}
+    student, teacher = (Planned(ModelSpec(path=make_model(name, "qwen3", *shape))) for name, shape in shapes.items())
+    shared_C = torch.arange(3000)
+    measure = partial(estimators.simct, shared_student_C=shared_C, shared_teacher_C=shared_C)
+    crossing, micro = Crossing(ratio, measure=measure), Micro(8, 1200)
+    model, reader = real_model(student), real_model(teacher)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    with Tally() as tally:
+        logp_BT, value_BT = span_terms(model, reader, rendered(micro.batch(micro.tokens), crossing), measure)
+        kept = tally.now
+        (logp_BT.sum() + value_BT.sum()).backward()
+    sizes = update_of(student, micro, True, Pull(teacher, crossing=crossing))
+    assert (sizes.kept, sizes.most) == pytest.approx((kept, tally.lap()), rel=0.03)
 
 
 def test_what_autograd_keeps(make_model: Callable[..., str]) -> None:
@@ -216,10 +239,10 @@ def test_a_teacher_over_the_adapters_weights_takes_none(planned: Callable[..., R
 def test_what_cuda_changes(planned: Callable[..., Recipe]) -> None:
     """Compiled layers keep less; larger chunks of the projection take more; what the pass takes else stays."""
     student, sizes = Planned(planned().student.whole), Sizes(kept=1000 * MIB, most=1200 * MIB)
-    chunk = on_cuda(sizes, student, compiled=False, dense=False).most - sizes.most
+    chunk = on_cuda(sizes, student, compiled=False, pull=None).most - sizes.most
     rows = CUDA_ROWS - chunk_rows(student.fake(1))
     assert chunk == 16 * rows * student.config.vocab_size
-    compiled = on_cuda(sizes, student, compiled=True, dense=False)
+    compiled = on_cuda(sizes, student, compiled=True, pull=None)
     assert 600 * MIB < compiled.kept < 640 * MIB
     assert compiled.most - compiled.kept == 200 * MIB + chunk
 
@@ -236,5 +259,5 @@ def test_the_peak_of_an_update_on_cuda(make_model: Callable[..., str]) -> None:
     torch.cuda.reset_peak_memory_stats()
     action_logps(model, micro.batch(micro.tokens)).sum().backward()
     measured = torch.cuda.max_memory_allocated() - before
-    sizes = on_cuda(update_of(planned, micro, accumulated=True), planned, compiled=False, dense=False)
+    sizes = on_cuda(update_of(planned, micro, accumulated=True), planned, compiled=False, pull=None)
     assert sizes.most == pytest.approx(measured, rel=0.15)

@@ -32,6 +32,17 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "optim": {"micro_batch_tokens": 2048, "recompute": True},
         },
     ),
+    "a loss over spans": (
+        UPDATE,
+        {
+            "student": QWEN | {"words": 0},
+            "teacher": LLAMA | {"words": 1},
+            "response": 400,
+            "method": {"name": "opd", "alignment": {"min_coverage": 0.0}},
+            "rollout": GROUP,
+            "optim": {"micro_batch_tokens": 4096},
+        },
+    ),
     "float32, sampling": (
         SAMPLING,
         {

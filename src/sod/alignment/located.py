@@ -78,7 +78,12 @@ def located(text: str, read: Read) -> Located:
 
     Content that the dialect makes of several places, or does not keep as it stands, is not found.
     """
-    wanted = list(_wanted(text, read(text)))
+    said = read(text)
+    answer = said.answer.strip()
+    if answer == text.strip() and not said.calls and not said.thinking.strip():  # nothing else is there
+        start = len(text) - len(text.lstrip())
+        return Located((Content(("answer", 0), answer, start, start + len(answer)),) if answer else (), ())
+    wanted = list(_wanted(text, said))
     proven = _proven(text, _in_order(text, [want for want in wanted if not want.number], []), read)
     if len(proven) < len(wanted):  # numbers are short: they are looked for between what has been found
         proven += _proven(text, _in_order(text, wanted, proven), read)
@@ -129,7 +134,7 @@ def _plain(key: Key, value: str) -> _Wanted:
 def _quoted(key: Key, value: str) -> _Wanted:
     """A string, as it is or as one of JSON; the escaped forms are looked for where they differ."""
     forms = {value: False}
-    for ascii_only in (False, True):
+    for ascii_only in (False,) if value.isascii() else (False, True):
         forms.setdefault(json.dumps(value, ensure_ascii=ascii_only)[1:-1], True)
     return _Wanted(key, value, tuple(forms.items()))
 

@@ -45,7 +45,7 @@ class Spans:
             self.teacher_stop + teacher,
         )
 
-    def kept(self, which: NDArray[np.bool_]) -> Spans:
+    def kept(self, which: NDArray[np.bool_] | slice) -> Spans:
         """Some of the spans."""
         return Spans(
             self.student_start[which], self.student_stop[which], self.teacher_start[which], self.teacher_stop[which]

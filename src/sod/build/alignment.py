@@ -7,23 +7,19 @@ and dialect (`sod.alignment.turns` matches them).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from sod.alignment.pieces import Pieces, pieces_of
+from sod.alignment.pieces import Pieces
 from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectory
 from sod.build.data import make_chat
 from sod.build.declared_tools import tools_to_show
-from sod.build.translation import teacher_chat
+from sod.build.translation import fast_tokenizer, named_pieces, teacher_chat
 from sod.chat.confined import UnboundedTemplateError
 from sod.chat.render import Chat
-from sod.models.adapters import tokenizer_home
-from sod.models.load import load_tokenizer
 from sod.recipe import Recipe
 from sod.records import SodError
 from sod.tasks.base import Conversation
@@ -93,8 +89,8 @@ def pair_of(recipe: Recipe, student: str, teacher: str, world_tools: Sequence[Ma
     Raises SodError, naming the model, for a tokenizer that is no fast one or whose bytes nobody can tell, and for a
     template that hides the tools or is not append-only.
     """
-    own = make_chat(recipe, _fast_tokenizer(student), lambda text: None, world_tools)
-    return Pair(_reader(student, own), teacher_reader(recipe, teacher, own))
+    own = make_chat(recipe, fast_tokenizer(student), lambda text: None, world_tools)
+    return Pair(Reader(student, own, named_pieces(own.tokenizer, student)), teacher_reader(recipe, teacher, own))
 
 
 def teacher_reader(recipe: Recipe, path: str, student: Chat) -> Reader:
@@ -102,33 +98,8 @@ def teacher_reader(recipe: Recipe, path: str, student: Chat) -> Reader:
 
     Raises SodError as `pair_of`.
     """
-    return _reader(path, teacher_chat(recipe, _fast_tokenizer(path), path, student))
-
-
-def _reader(path: str, chat: Chat) -> Reader:
-    with _naming(path):
-        return Reader(path, chat, pieces_of(chat.tokenizer))
-
-
-def _fast_tokenizer(path: str) -> Any:
-    home = Path(tokenizer_home(path))
-    if home.is_dir() and not (home / "tokenizer.json").is_file():
-        raise SodError(
-            f"{path}: no tokenizer.json, so no fast tokenizer, and nobody can tell the bytes of its tokens; save one "
-            "there with AutoTokenizer.from_pretrained(...).save_pretrained"
-        )
-    return load_tokenizer(path)
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Errors of the tokenizer, its template and dialect with the model that they are of."""
-    try:
-        yield
-    except UnboundedTemplateError:
-        raise
-    except SodError as error:
-        raise SodError(f"{path}: {error}") from error
+    chat = teacher_chat(recipe, fast_tokenizer(path), path, student)
+    return Reader(path, chat, named_pieces(chat.tokenizer, path))
 
 
 @final
@@ -222,7 +193,7 @@ def _tallies(pair: Pair, number: int, conversation: Conversation, unread: list[S
     except (ValueError, SodError) as error:
         unread.append(SkippedRow(number, str(error)))
     turn_N = np.asarray(own.turn_ids)
-    control_N = own.pieces.control[own.pieces.known(own.ids)]
+    control_N = own.pieces.control[own.ids]
     tallies = []
     for turn in range(1, int(turn_N.max()) + 1):
         tokens, control = int((turn_N == turn).sum()), int(control_N[turn_N == turn].sum())

@@ -72,7 +72,7 @@ def evaluate_model(
     tasks = loaded_tasks(data or None, key, recipe, notice)
     refuse_unfit_player(path, recipe)
     began = first_look(recipe, tasks)
-    chat = chat_of(recipe, path, None, notice, () if began is None else began.tools)
+    chat = chat_of(recipe, path, notice, () if began is None else began.tools)
     refuse_unfit_world(recipe, tasks, began, chat)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     source = shown(data) if data else ENVIRONMENT_TASKS

@@ -248,8 +248,10 @@ def _alignment(recipe: Recipe) -> Iterator[Idle]:
     of_kinds = {"top_k": "strict_topk", "beta": "gold", "matched": "gold", "unit_score": "simct"}
     for key, kind in of_kinds.items():
         if spec.kind != kind:
-            why = f"only {kind} reads it, method.alignment.kind is {spec.kind}"
-            yield from _set(recipe, f"method.alignment.{key}", why)
+            named = "not named" if spec.kind is None else spec.kind
+            why = f"only {kind} reads it, method.alignment.kind is {named}"
+            fix = f"set method.alignment.kind={kind}" if spec.kind is None else "leave it out"
+            yield from _set(recipe, f"method.alignment.{key}", why, fix)
 
 
 def _verifiers(recipe: Recipe) -> Iterator[Idle]:

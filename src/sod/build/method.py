@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sod.objective.alignments import Alignment
+from sod.objective.alignments import Alignment, Kind, default_kind
 from sod.objective.divergence import Divergence
 from sod.objective.knobs import PresetKnob
 from sod.objective.methods import Method
@@ -15,7 +15,7 @@ from sod.objective.needs import Need
 from sod.objective.presets import PRESETS, knobs, make
 from sod.objective.schedules import Schedule
 from sod.objective.scores import LEVELS
-from sod.recipe import CoefficientSpec, MethodSpec, ScheduleSpec, validated
+from sod.recipe import AlignmentSpec, CoefficientSpec, MethodSpec, ScheduleSpec, validated
 from sod.recipe.describe import shown_default, shown_type
 from sod.recipe.explain import unknown_key
 from sod.recipe.nearest import offered
@@ -41,8 +41,8 @@ def make_method(spec: MethodSpec) -> Method:
             raise SodError(_no_such_knob(spec.name, knob, list(declared)))
     values = {knob: _value(declared[knob], given, f"method.{knob}") for knob, given in spec.knobs.items()}
     divergence = Divergence(**spec.divergence.model_dump()) if spec.divergence is not None else None
-    aligned = spec.alignment
-    alignment = None if aligned is None else Alignment(**aligned.model_dump(exclude={"min_coverage"}))
+    named = spec.alignment
+    alignment = None if named is None or named.kind is None else _alignment(named, named.kind)
     common = {key: getattr(spec, key) for key in COMMON}
     try:
         method = make(spec.name, values, divergence=divergence, alignment=alignment, **common)
@@ -51,10 +51,20 @@ def make_method(spec: MethodSpec) -> Method:
     if divergence is not None and Need.TEACHER not in method.needs:
         raise SodError(f"method.divergence: {spec.name} has no teacher to diverge from; leave it out")
     if spec.alignment is not None and not can_align(method):
-        raise SodError(_unaligned(spec.alignment.kind, method))
+        raise SodError(_unaligned(spec.alignment, method))
     if Need.DEMONSTRATIONS in method.needs and spec.loss_aggregation != "token-mean":
         raise SodError(f"method.loss_aggregation: {spec.name} is always a token mean; leave it out")
     return method
+
+
+def alignment_of(spec: MethodSpec, offer: Offer) -> Alignment:
+    """How a teacher of another tokenizer gives its signal: as the recipe says, or by what it offers."""
+    given = spec.alignment or AlignmentSpec()
+    return _alignment(given, given.kind or default_kind(offer.level))
+
+
+def _alignment(spec: AlignmentSpec, kind: Kind) -> Alignment:
+    return Alignment(kind, **spec.model_dump(exclude={"kind", "min_coverage"}))
 
 
 def can_align(method: Method) -> bool:
@@ -63,7 +73,7 @@ def can_align(method: Method) -> bool:
     return Need.TEACHER in method.needs and Need.TEACHER_EPISODES not in method.needs and not own_tokens
 
 
-def _unaligned(kind: str, method: Method) -> str:
+def _unaligned(spec: AlignmentSpec, method: Method) -> str:
     """Why the method's teacher cannot have another tokenizer, and whose can."""
     if Need.TEACHER not in method.needs:
         why = "has no teacher to align with"
@@ -74,8 +84,9 @@ def _unaligned(kind: str, method: Method) -> str:
     else:
         why = "compares whole distributions over one vocabulary (method.divergence)"
     others = ", ".join(name for name, preset in PRESETS.items() if can_align(preset()))
+    shown = "" if spec.kind is None else f"={spec.kind}"
     return (
-        f"method.alignment={kind}: {method.name} {why}; leave it out, or take a method that can align, without a "
+        f"method.alignment{shown}: {method.name} {why}; leave it out, or take a method that can align, without a "
         f"divergence: {others}"
     )
 
@@ -116,7 +127,8 @@ def differing_knobs(spec: MethodSpec) -> list[str]:
     if spec.divergence is not None:
         changed.append(f"divergence={spec.divergence.kind}")
     if spec.alignment is not None:
-        changed.append(f"alignment={spec.alignment.kind}")
+        kind = spec.alignment.kind
+        changed.append("alignment" if kind is None else f"alignment={kind}")
     return changed
 
 

@@ -39,7 +39,8 @@ def recipe_schema() -> dict[str, Any]:
 def _kinds_of(section: dict[str, Any]) -> dict[str, Any]:
     """The values of a section's `kind`, which may stand for the section."""
     kind = section["properties"]["kind"]
-    return {"enum": kind["enum"] if "enum" in kind else [kind["const"]]}
+    named = next(one for one in kind.get("anyOf", [kind]) if one.get("type") != "null")
+    return {"enum": named["enum"] if "enum" in named else [named["const"]]}
 
 
 def _function_forms() -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def prepare_supervised(
     with ExitStack() as resources:  # the lock does not outlive a failure here
         place = find_place(recipe, directory, resume, kind, resources, notice)
         models = located(recipe.model_copy(update={"teacher": None}), notice)
-        chat = chat_of(models, models.student.path, None, notice)
+        chat = chat_of(models, models.student.path, notice)
         refuse_unread(recipe, chat, resume, notice)
         examples = training_examples(conversations, source, chat, recipe, notice)
         refuse_unfit_learner(models.student.path, max(len(example.token_ids) for example in examples))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -33,7 +33,7 @@ from sod.build.job import (
     saver,
     tell_other_device,
 )
-from sod.build.method import make_method, refuse_unmet
+from sod.build.method import alignment_of, make_method, refuse_unmet
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
 from sod.build.rollout import make_collector
@@ -59,6 +59,7 @@ from sod.rollout.health import refuse_unhealthy
 from sod.runlog import RunLog
 from sod.tasks.privileged import privileged_prompt
 from sod.tasks.sources import shown
+from sod.teachers.base import Offer
 from sod.teachers.local import LocalTeacher
 from sod.teachers.translated import TranslatedTeacher, Translation
 from sod.training.checkpoint import State, restore
@@ -150,7 +151,8 @@ def checked(
     """
     if Need.TEACHER in method.needs and recipe.teacher is None and not method.needs & SELF_TEACHER:
         raise SodError(f"method {method.name} needs a teacher; set teacher.path")
-    refuse_unmet(method, LocalTeacher.offers, recipe.rollout.temperature, "a local teacher")
+    offer = LocalTeacher.offers
+    refuse_unmet(method, offer, recipe.rollout.temperature, "a local teacher")
     refuse_missing_adapters(recipe)
     _refuse_unmade(recipe, method)
     refuse_idle(idle_keys(recipe, method), recipe, resume, notice)
@@ -174,7 +176,9 @@ def checked(
     refuse_unfit_adapter(recipe)
     began = first_look(recipe, tasks)
     theirs = () if began is None else began.tools
-    chat, translation = chats_of(recipe, method, _teacher_path(recipe, method), notice, theirs)
+    chat, translation = chats_of(recipe, method, _teacher_path(recipe, method), offer, notice, theirs)
+    if translation is not None:
+        method = _aligned(recipe, method, offer, resume, notice)
     refuse_unfit_world(recipe, tasks, began, chat)
     refuse_unread(recipe, chat, resume, notice)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
@@ -258,6 +262,15 @@ def _refuse_unmade(recipe: Recipe, method: Method) -> None:
     if recipe.train.evaluate_every:
         paths["data.validation"] = recipe.data.validation
     refuse_unmade(paths)
+
+
+def _aligned(recipe: Recipe, method: Method, offer: Offer, resume: bool, notice: Notice) -> Method:
+    """The method over a teacher of another tokenizer. Keys that do nothing with its estimator alone are told."""
+    found = replace(method, alignment=alignment_of(recipe.method, offer))
+    before = idle_keys(recipe, method)
+    fresh = [replace(idle, told=True) for idle in idle_keys(recipe, found) if idle not in before]
+    refuse_idle(fresh, recipe, resume, notice)
+    return found
 
 
 def _refuse_stateful(method: Method, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from sod.alignment import estimators
 from sod.alignment.pieces import Pieces, pieces_of
 from sod.alignment.vocabularies import blank_tokens, longest_prefixes, shared_tokens
 from sod.build.idle import occurs
-from sod.build.method import can_align
+from sod.build.method import alignment_of, can_align
 from sod.build.vocabulary import Named, chat_over, check_rows
 from sod.chat.render import Chat
-from sod.models.adapters import base_source
+from sod.models.adapters import base_source, tokenizer_home
 from sod.models.architecture import read_config
 from sod.models.length import context_bounds, rope_bounds
 from sod.models.load import load_tokenizer
@@ -26,6 +27,7 @@ from sod.objective.alignments import Alignment
 from sod.objective.methods import Method
 from sod.recipe import AlignmentSpec, Notice, Recipe
 from sod.records import SodError
+from sod.teachers.base import Offer
 from sod.teachers.translated import Reader, Translation
 from sod.training.spans import SpanMeasure
 
@@ -34,22 +36,24 @@ def chats_of(
     recipe: Recipe,
     method: Method,
     teacher: str | None,
+    offer: Offer,
     notice: Notice,
     world_tools: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Chat, Translation | None]:
     """The renderer of the run, and what stands between it and the teacher of that path where that reads its own.
 
-    Raises SodError as `vocabulary.chat_of` and `translation_of`.
+    `offer` is what such a teacher gives. Raises SodError as `vocabulary.chat_over` and `translation_of`.
     """
     student = (recipe.student.path, load_tokenizer(recipe.student.path))
-    theirs = None if teacher is None else (teacher, load_tokenizer(teacher))
-    if theirs is None or not _is_translated(recipe, method, student[1], theirs[1]):
+    load = fast_tokenizer if can_align(method) else load_tokenizer
+    theirs = None if teacher is None else (teacher, load(teacher))
+    if theirs is None or not is_translated(recipe, method, student[1], theirs[1]):
         return chat_over(recipe, student, theirs, notice, world_tools), None
     chat = chat_over(recipe, student, None, notice, world_tools)
-    return chat, translation_of(recipe, theirs, chat, notice)
+    return chat, translation_of(recipe, theirs, offer, chat, notice)
 
 
-def translation_of(recipe: Recipe, teacher: Named, chat: Chat, notice: Notice) -> Translation:
+def translation_of(recipe: Recipe, teacher: Named, offer: Offer, chat: Chat, notice: Notice) -> Translation:
     """What stands between the student's `chat` and the teacher.
 
     Raises SodError naming the model whose tokenizer has no bytes, for a teacher that lacks rows of its tokens, and for
@@ -57,20 +61,26 @@ def translation_of(recipe: Recipe, teacher: Named, chat: Chat, notice: Notice) -
     """
     spec = recipe.method.alignment or AlignmentSpec()
     path, tokenizer = teacher
-    student = Reader(chat, _pieces(chat.tokenizer, recipe.student.path))
-    pieces = _pieces(tokenizer, path)
+    student = Reader(chat, named_pieces(chat.tokenizer, recipe.student.path))
+    pieces = named_pieces(tokenizer, path)
     check_rows(tokenizer, path, notice)
     reader = Reader(teacher_chat(recipe, tokenizer, path, chat), pieces)
+    kind = alignment_of(recipe.method, offer).kind
+    chosen = "" if spec.kind else f" (the default of a teacher that gives {offer.level} log-probabilities)"
     notice(
         f"{path}: the teacher reads the conversations in its own tokens and in {reader.chat.why}; "
-        f"method.alignment={spec.kind} takes its signal where both models' tokens spell the same"
+        f"method.alignment={kind}{chosen} takes its signal where both models' tokens spell the same"
     )
+    return Translation(student, reader, path, spec.min_coverage, longest_read(path))
+
+
+def longest_read(path: str) -> int | None:
+    """The most tokens that the model at `path` can read; None where nothing says."""
     config = read_config(base_source(path))
-    bounds = [bound.tokens for bound in (*context_bounds(config), *rope_bounds(config))]
-    return Translation(student, reader, path, spec.min_coverage, min(bounds, default=None))
+    return min((bound.tokens for bound in (*context_bounds(config), *rope_bounds(config))), default=None)
 
 
-def _is_translated(recipe: Recipe, method: Method, student: Any, teacher: Any) -> bool:
+def is_translated(recipe: Recipe, method: Method, student: Any, teacher: Any) -> bool:
     """Whether the teacher reads a rendering of its own: where the recipe says so, or its tokens differ.
 
     Never with a method that cannot align: that one needs the same tokens.
@@ -85,7 +95,13 @@ def span_measure(alignment: Alignment, translation: Translation, device: torch.d
 
     Raises SodError where the two vocabularies have too little in common for it.
     """
-    student, teacher = translation.student.pieces, translation.teacher.pieces
+    return measure_between(alignment, translation.student.pieces, translation.teacher.pieces, translation.path, device)
+
+
+def measure_between(
+    alignment: Alignment, student: Pieces, teacher: Pieces, path: str, device: torch.device
+) -> SpanMeasure:
+    """`span_measure` between two vocabularies; `path` names the teacher in errors."""
     if alignment.kind == "uld":
         return estimators.uld
     if alignment.kind == "bpm":
@@ -96,7 +112,7 @@ def span_measure(alignment: Alignment, translation: Translation, device: torch.d
     shared = shared_tokens(student, teacher)
     if not len(shared.student):
         raise SodError(
-            f"{translation.path}: no token of the teacher is one of the student's, which method.alignment="
+            f"{path}: no token of the teacher is one of the student's, which method.alignment="
             f"{alignment.kind} compares; take chunk, uld or bpm"
         )
     own_C, theirs_C = (torch.as_tensor(ids).to(device) for ids in (shared.student, shared.teacher))
@@ -117,7 +133,19 @@ def span_measure(alignment: Alignment, translation: Translation, device: torch.d
     return partial(estimators.shared_tokens, shared_student_C=own_C, shared_teacher_C=theirs_C)
 
 
-def _pieces(tokenizer: Any, path: str) -> Pieces:
+def fast_tokenizer(path: str) -> Any:
+    """The tokenizer of a model that is to be aligned with another. Raises SodError, naming it, for one that is slow."""
+    home = Path(tokenizer_home(path))
+    if home.is_dir() and not (home / "tokenizer.json").is_file():
+        raise SodError(
+            f"{path}: no tokenizer.json, so no fast tokenizer, and nobody can tell the bytes of its tokens; save one "
+            "there with AutoTokenizer.from_pretrained(...).save_pretrained"
+        )
+    return load_tokenizer(path)
+
+
+def named_pieces(tokenizer: Any, path: str) -> Pieces:
+    """The bytes of a model's tokens. Raises SodError, naming the model, where nobody can tell them."""
     try:
         return pieces_of(tokenizer)
     except SodError as error:

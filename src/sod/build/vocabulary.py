@@ -15,18 +15,12 @@ Named = tuple[str, Any]
 """A model directory or hub id, and its tokenizer."""
 
 
-def chat_of(
-    recipe: Recipe, student: str, teacher: str | None, notice: Notice, world_tools: Sequence[Mapping[str, Any]] = ()
-) -> Chat:
-    """The renderer over the tokenizer of the `student`, a model directory or hub id; `teacher` is scored with it too.
-    `world_tools` are the tools of an environment.
+def chat_of(recipe: Recipe, student: str, notice: Notice, world_tools: Sequence[Mapping[str, Any]] = ()) -> Chat:
+    """The renderer over the tokenizer of the `student`, a model directory or hub id, alone.
 
-    Rows of either model that have no token are told, and so are EOS tokens that differ. Raises SodError where a
-    tokenizer cannot be loaded, where the two have other tokens, where a token has no row in a model, and for a template
-    that is not append-only.
+    Raises SodError where the tokenizer cannot be loaded, and as `chat_over`.
     """
-    theirs = None if teacher is None else (teacher, load_tokenizer(teacher))
-    return chat_over(recipe, (student, load_tokenizer(student)), theirs, notice, world_tools)
+    return chat_over(recipe, (student, load_tokenizer(student)), None, notice, world_tools)
 
 
 def chat_over(
@@ -36,7 +30,12 @@ def chat_over(
     notice: Notice,
     world_tools: Sequence[Mapping[str, Any]] = (),
 ) -> Chat:
-    """`chat_of` over tokenizers that are loaded."""
+    """The renderer over the tokenizer of the `student`; the `teacher` scores its tokens too.
+
+    `world_tools` are the tools of an environment. Rows of either model that have no token are told, and so are EOS
+    tokens that differ. Raises SodError where the two have other tokens, where a token has no row in a model, and for a
+    template that is not append-only.
+    """
     (path, tokenizer), theirs = student, None
     if teacher is not None:
         theirs = teacher[1]

@@ -73,7 +73,7 @@ def _chat_or_none(spec: Recipe) -> Chat | None:
     from sod.build.vocabulary import chat_of
 
     try:
-        return chat_of(spec, final_model(spec.student.path, notice), None, notice)
+        return chat_of(spec, final_model(spec.student.path, notice), notice)
     except SodError as error:
         notice(f"{error}; going on with text alone")
         return None

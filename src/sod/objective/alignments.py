@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final, get_args
 
+from sod.objective.scores import Level
+
 Kind = Literal["chunk", "simct", "shared_tokens", "strict_topk", "gold", "uld", "bpm"]
 UnitScore = Literal["logp", "logit"]
+
+
+def default_kind(level: Level) -> Kind:
+    """The estimator for a teacher that gives so much of its distribution: SimCT's where that is all of it."""
+    return "simct" if level == "full" else "chunk"
 
 
 @final

@@ -21,11 +21,13 @@ from sod.models.adapters import base_source
 from sod.models.compiled import WORTH_IT
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
+from sod.preflight.crossing import Crossing, crossing_of
 from sod.preflight.devices import CPU, devices_of
 from sod.preflight.models import (
     FLOAT,
     Micro,
     Planned,
+    Pull,
     cuda_forward,
     decoding_of,
     on_cuda,
@@ -139,16 +141,25 @@ def _distilled(recipe: Recipe, method: Method) -> list[Part]:
     rows, longest = rollout.prompts * rollout.samples, rollout.max_prompt_tokens + rollout.max_response_tokens
     of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
     micro = Micro.of(recipe.optim.micro_batch_tokens, longest, min(of_update, rows))
-    teacher = _teacher(recipe, method)
+    teacher, crossing = _teacher(recipe, method), crossing_of(recipe, method)
     parts = [*_trained(student, device), *_playing("student", student, device, recipe)]
     if teacher is not None:
-        scored = Micro.of(recipe.optim.micro_batch_tokens, longest, rows)
+        read = longest if crossing is None else crossing.tokens(longest)
+        scored = Micro.of(recipe.optim.micro_batch_tokens, read, rows)
         shared = student.lora is not None and device == teachers and _one_model(student, teacher)
         parts += _teaching(teacher, teachers, method, scored, shared)
         if Need.TEACHER_EPISODES in method.needs:
             parts += _playing("teacher", teacher, teachers, recipe)
-    dense = None if method.divergence is None else teacher
-    return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, dense, method)]
+    pull = None if teacher is None else _pull(teacher, method, crossing)
+    return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, pull)]
+
+
+def _pull(teacher: Planned, method: Method, crossing: Crossing | None) -> Pull | None:
+    """What the teacher's whole distributions do in an update; None where they are not asked for."""
+    over_spans = crossing is not None and crossing.measure is not None
+    if method.divergence is None and not over_spans:
+        return None
+    return Pull(teacher, method.divergence, crossing if over_spans else None)
 
 
 def _student(recipe: Recipe, optim: OptimSpec) -> Planned:
@@ -180,15 +191,14 @@ def _updated(
     micro: Micro,
     several: bool,
     compiling: bool | None,
-    dense: Planned | None = None,
-    method: Method | None = None,
+    pull: Pull | None = None,
 ) -> list[Part]:
     """Gradients and activations; `several` micro-batches add up their gradients. `compiling` is `optim.compile`."""
     counts = student.counts
-    sizes = update_of(student, micro, several, dense, None if method is None else method.divergence)
+    sizes = update_of(student, micro, several, pull)
     if device != CPU:
         compiled = counts.all >= WORTH_IT if compiling is None else compiling
-        sizes = on_cuda(sizes, student, compiled, dense is not None)
+        sizes = on_cuda(sizes, student, compiled, pull)
     gradients = counts.trained * FLOAT if several or student.size != FLOAT else 0
     # A bfloat16 gradient is made float32 matrix by matrix before it is added up.
     copied = 0 if student.size == FLOAT else counts.largest * FLOAT

@@ -21,12 +21,16 @@ from sod.models.support import columns_of
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.divergence import Divergence, divergence
 from sod.objective.scores import ScoreNeed
+from sod.preflight.crossing import Crossing, rendered
 from sod.preflight.rehearsal import Counts, Sizes, counted, fake_model, forward_size, update_sizes
 from sod.recipe import LoraSpec, ModelSpec
+from sod.training.spans import span_terms
 
 CHUNKS = 3  # of the projection in a rehearsal: what one leaves behind, two more leave no more of
 FLOAT = 4  # bytes
-LIVE_IN_SCORE, LIVE_IN_DENSE = 4, 11  # floats of a logit that are alive at once in a backward pass, see `models.dense`
+# Floats of a logit that are alive at once in a backward pass, see `models.dense`; over spans those of both models
+# (counted: 13 with gold and uld, 11 with simct).
+LIVE_IN_SCORE, LIVE_IN_DENSE, LIVE_IN_SPANS = 4, 11, 13
 COMPILED_KEEPS = 23.2 / 37.5  # of what plain layers keep for the backward pass
 
 
@@ -118,23 +122,52 @@ def _counts(model: Planned) -> Counts:
     return counted(model.fake, model.layers)
 
 
+@final
+@dataclass(frozen=True)
+class Pull:
+    """What pulls the student in an update beside its own log-probabilities: a teacher's whole distributions.
+
+    By a dense divergence over one vocabulary, or a loss over spans of two (`crossing`, with a measure).
+    """
+
+    teacher: Planned
+    divergence: Divergence | None = None
+    crossing: Crossing | None = None
+
+
 @cache
-def update_of(
-    student: Planned, micro: Micro, accumulated: bool, teacher: Planned | None = None, dense: Divergence | None = None
-) -> Sizes:
-    """What a forward and backward of a micro-batch take, with a dense divergence from a teacher where there is one."""
+def update_of(student: Planned, micro: Micro, accumulated: bool, pull: Pull | None = None) -> Sizes:
+    """What a forward and backward of a micro-batch take, with a dense loss by a teacher where there is one."""
 
     def loss(model: Any) -> Tensor:
         batch = micro.batch(CHUNKS * chunk_rows(model))
-        if dense is None or teacher is None:
+        if pull is None:
             return action_logps(model, batch).sum()
-        measure = partial(divergence, spec=dense, temperature=1.0)
-        logp_BT, value_BT = dense_terms(model, teacher.fake(1), batch, batch, measure)
+        logp_BT, value_BT = _dense(model, batch, pull)
         return logp_BT.sum() + value_BT.sum()
 
     with in_one_line(student.config, student.spec.path, "cannot be planned"):
         sizes = update_sizes(student.fake, student.layers, loss, accumulated)
-    return _with_all_actions(sizes, student, micro, 1 if dense is None else 2)
+    if pull is not None and pull.crossing is not None:
+        return _with_all_spans(sizes, student, micro, pull.teacher, pull.crossing)
+    return _with_all_actions(sizes, student, micro, 1 if pull is None else 2)
+
+
+def _dense(model: Any, batch: TokenBatch, pull: Pull) -> tuple[Tensor, Tensor]:
+    teacher = pull.teacher.fake(1)
+    if pull.crossing is not None and pull.crossing.measure is not None:
+        return span_terms(model, teacher, rendered(batch, pull.crossing), pull.crossing.measure)
+    if pull.divergence is None:
+        raise ValueError("a dense loss is by a divergence or over spans")
+    return dense_terms(model, teacher, batch, batch, partial(divergence, spec=pull.divergence, temperature=1.0))
+
+
+def _with_all_spans(sizes: Sizes, student: Planned, micro: Micro, teacher: Planned, crossing: Crossing) -> Sizes:
+    """As `_with_all_actions`, where each chunk of spans also keeps its own tokens' hidden states, of both models."""
+    left_out = max(0, micro.tokens - CHUNKS * chunk_rows(student.fake(1)))
+    own = left_out * student.config.hidden_size * student.size
+    theirs = crossing.tokens(left_out) * teacher.config.hidden_size * teacher.size
+    return Sizes(sizes.kept + 2 * (own + theirs), sizes.most + 3 * own + 2 * theirs)
 
 
 def _with_all_actions(sizes: Sizes, student: Planned, micro: Micro, models: int) -> Sizes:
@@ -144,14 +177,16 @@ def _with_all_actions(sizes: Sizes, student: Planned, micro: Micro, models: int)
     return Sizes(sizes.kept + models * more, sizes.most + (models + 1) * more)
 
 
-def on_cuda(sizes: Sizes, student: Planned, compiled: bool, dense: bool) -> Sizes:
+def on_cuda(sizes: Sizes, student: Planned, compiled: bool, pull: Pull | None) -> Sizes:
     """What the sizes of an update on a CPU become on CUDA: larger chunks of the projection; compiled, less is kept.
 
     The share of compiled layers was measured on Qwen3-0.6B's shape (docs/results/2026-11-26-gpu-probe.md).
     """
     model = student.fake(1)
     more_rows = max(0, CUDA_ROWS - chunk_rows(model))
-    chunk = more_rows * columns_of(model) * FLOAT * (LIVE_IN_DENSE if dense else LIVE_IN_SCORE)
+    live = LIVE_IN_SCORE if pull is None else (LIVE_IN_DENSE if pull.crossing is None else LIVE_IN_SPANS)
+    columns = max(columns_of(model), 0 if pull is None else columns_of(pull.teacher.fake(1)))
+    chunk = more_rows * columns * FLOAT * live
     share = COMPILED_KEEPS if compiled else 1.0
     return Sizes(int(sizes.kept * share), int(sizes.kept * share) + sizes.most - sizes.kept + chunk)
 

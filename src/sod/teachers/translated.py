@@ -22,7 +22,7 @@ from torch import Tensor
 from sod.alignment.estimators import members
 from sod.alignment.pieces import Pieces
 from sod.alignment.spans import Spans
-from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectory
+from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectories
 from sod.chat.render import Chat
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.scores import Aligned, Rendering, ScoreNeed, TeacherScores
@@ -90,7 +90,7 @@ class TranslatedTeacher:
             raise ValueError("the most probable tokens of a teacher with another tokenizer are not the student's")
         if len(episodes) != len(batch):
             raise ValueError(f"{len(batch)} trajectories and {len(episodes)} episodes")
-        read = [self._read(episode) for episode in episodes]
+        read = self._read(episodes)
         coverage = [{number: turn.coverage for number, turn in one.turns.items()} for one in read]
         refuse_low_coverage(coverage, self.translation.min_coverage, self.translation.path)
         shown = [one.ledger for one in read if one.ledger is not None]
@@ -110,25 +110,38 @@ class TranslatedTeacher:
         """See `Teacher.load`."""
         self.inner.load(state)
 
-    def _read(self, episode: Episode) -> _Read:
+    def _read(self, episodes: Sequence[Episode]) -> list[_Read]:
+        """All episodes, matched together."""
+        ledgers = [self._ledgers(episode) for episode in episodes]
+        both = [(student, teacher) for student, teacher in ledgers if teacher is not None]
+        matched = iter(match_trajectories(both))
+        read = []
+        for student, teacher in ledgers:
+            if teacher is None:
+                read.append(_unread(student))
+            else:
+                numbers = sorted(set(student.turn_ids) - {0})
+                read.append(_Read(teacher, dict(zip(numbers, next(matched), strict=True))))
+        return read
+
+    def _ledgers(self, episode: Episode) -> tuple[Ledger, Ledger | None]:
+        """An episode in the student's tokens, and in the teacher's where that can be shown it."""
         trajectory, translation = episode.trajectory, self.translation
         tools = None if trajectory.opening is None else trajectory.opening.tools
         student = translation.student.ledger(trajectory.token_ids, trajectory.turn_ids, tools)
         try:
             ids, turns = translation.teacher.chat.encode_conversation(episode.messages, tools)
         except ValueError:  # what the student said cannot be written in the teacher's dialect
-            return _unread(student)
+            return student, None
         if translation.longest is not None and len(ids) > translation.longest:
-            return _unread(student)
-        teacher = translation.teacher.ledger(ids, turns, tools)
-        numbers = sorted(set(trajectory.turn_ids) - {0})
-        return _Read(teacher, dict(zip(numbers, match_trajectory(student, teacher), strict=True)))
+            return student, None
+        return student, translation.teacher.ledger(ids, turns, tools)
 
 
 def _unread(student: Ledger) -> _Read:
     """An episode of which the teacher reads nothing: but for control tokens, all that was said is unmatched."""
     turn_N = np.asarray(student.turn_ids)
-    control_N = student.pieces.control[student.pieces.known(student.ids)]
+    control_N = student.pieces.control[student.ids]
     none = np.zeros(0, np.int64)
     turns = {}
     for number in sorted(set(turn_N.tolist()) - {0}):

@@ -51,8 +51,8 @@ class DivergenceSpec(Section):
 class AlignmentSpec(Section):
     """How a teacher of another tokenizer gives its signal; `alignment: chunk` is short for `{kind: chunk}`."""
 
-    kind: Literal["chunk", "simct", "shared_tokens", "strict_topk", "gold", "uld", "bpm"] = Field(
-        "chunk", description="estimator over spans of equal bytes; chunk takes sampled log-probs, the others are dense"
+    kind: Literal["chunk", "simct", "shared_tokens", "strict_topk", "gold", "uld", "bpm"] | None = Field(
+        None, description="estimator over spans of equal bytes; null: simct of a teacher in this process, else chunk"
     )
     min_coverage: float = Field(
         0.5, ge=0, le=1, description="the run stops where less of what was said in a step can be matched (share)"
@@ -99,7 +99,7 @@ class MethodSpec(Section):
         None, description="dense divergence for the teacher's part, a kind or a section; null: the sampled estimator"
     )
     alignment: Annotated[AlignmentSpec | None, BeforeValidator(_by_kind)] = Field(
-        None, description="the teacher reads its own rendering; null: where its tokenizer is another, by chunk"
+        None, description="the teacher reads its own rendering; null: where its tokenizer is another"
     )
     clip_low: float = Field(0.2, gt=0, lt=1, description="the policy ratio is clipped below 1 - clip_low")
     clip_high: float = Field(0.28, gt=0, description="the policy ratio is clipped above 1 + clip_high")
