@@ -93,8 +93,10 @@ COLD, TEACHERS = "cold start", {"equal": "teacher, equal", "other": "teacher, ot
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything: steps of SFT, the other tokenizer's `vocabulary`, and what a run takes."""
+    """How much of everything: the world's traces and training tasks, steps of SFT, the other tokenizer's `vocabulary`,
+    and what a run takes."""
 
+    traces: int
     teacher_sft: int
     student_sft: int
     vocabulary: int
@@ -107,8 +109,8 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(400, 700, 640, 8, 8, 16, 2e-4, 256, 2),
-    "toy": Size(2, 4, 400, 2, 2, 1, 2e-4, 4, 1),
+    "cpu": Size(4_000, 400, 700, 640, 8, 8, 16, 2e-4, 256, 2),
+    "toy": Size(64, 2, 4, 400, 2, 2, 1, 2e-4, 4, 1),
 }
 
 
@@ -191,6 +193,8 @@ def world_recipe(size: Size, seed: int) -> Recipe:
             "chat.template=auto",
             f"sft.steps={size.student_sft}",
             f"world.teacher_sft.steps={size.teacher_sft}",
+            f"world.sft={size.traces}",
+            f"world.train={size.traces}",
             f"world.test={size.test}",
             f"evaluation.k={size.k}",
             "rollout.max_prompt_tokens=192",  # the other tokenizer may need more for the tools

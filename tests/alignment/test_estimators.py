@@ -352,6 +352,34 @@ def test_chunk_in_expectation_over_all_that_one_token_may_say_is_the_gradient_of
 # Vocabularies
 
 
+def certain(ids: Sequence[int], vocabulary: int) -> Tensor:
+    logits_NV = torch.zeros(len(ids), vocabulary, dtype=torch.float64)
+    logits_NV[range(len(ids)), ids] = 12.0
+    return logits_NV
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("shared_tokens", 0, 0), ("bpm", 0, 1e-3), ("uld", 0, 1e-3), ("simct", 4, 9), ("gold", 0.3, 0.7)],
+)
+def test_where_both_are_certain_of_a_number_that_one_of_them_cuts(name: str, least: float, most: float) -> None:
+    """A known property of `simct` and `gold` as they are published: the number's first digit, which both have as a
+    token, competes with the number itself, so that they are not 0 where both models agree (docs/methods.md)."""
+    digits = [b"2", b"8"]
+    student, teacher = pieces(digits), pieces([*digits, b"82"])
+    edges = [torch.tensor([edge]) for edge in (0, 2, 0, 1)]
+    part = Chunk(certain([1, 0], 2), certain([2], 3), torch.tensor([1, 0]), torch.tensor([2]), *edges)
+    both = torch.arange(2)
+    values = {
+        "shared_tokens": estimators.shared_tokens(part, both, both),
+        "bpm": estimators.bpm(part, torch.as_tensor(longest_prefixes(student, teacher)), torch.zeros(2).bool()),
+        "uld": estimators.uld(part),
+        "simct": estimators.simct(part, both, both),
+        "gold": estimators.gold(part, both, both),
+    }
+    assert least <= float(values[name]) <= most
+
+
 def test_tokens_are_shared_by_their_bytes() -> None:
     found = shared_tokens(pieces(STUDENT, (b"<end>", b"a")), pieces(TEACHER, (b"<end>",)))
     assert [(*STUDENT, b"<end>")[id] for id in found.student] == [*COMMON, b"<end>"]
