@@ -87,8 +87,8 @@ def _ratio(student: str, teacher: str) -> float:
 
 @cache
 def _measure(alignment: Alignment, student: str, teacher: str) -> SpanMeasure:
-    pieces = [named_pieces(_tokenizer(path), path) for path in (student, teacher)]
-    return measure_between(alignment, *pieces, teacher, torch.device("cpu"))
+    own, theirs = (named_pieces(_tokenizer(path), path) for path in (student, teacher))
+    return measure_between(alignment, own, theirs, teacher, torch.device("cpu"))
 
 
 def rendered(batch: TokenBatch, crossing: Crossing) -> TokenBatch:
