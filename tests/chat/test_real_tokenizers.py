@@ -65,11 +65,11 @@ def control_of(family: str) -> dict[int, str]:
 
 
 def tried_of(family: str) -> list[str]:
-    """Their texts; of those that differ in a number alone (Gemma 3 has 6,000 of a kind) about 50."""
+    """Their texts; of those that differ in a number alone (Gemma 3 has 6,000 of a kind) about 20."""
     alike: dict[str, list[str]] = {}
     for text in control_of(family).values():
         alike.setdefault(re.sub(r"\d+", "0", text), []).append(text)
-    return [text for texts in alike.values() for text in texts[:: -(-len(texts) // 50)]]
+    return [text for texts in alike.values() for text in texts[:: -(-len(texts) // 20)]]
 
 
 def control(family: str, ids: Sequence[int]) -> list[str]:
@@ -111,7 +111,7 @@ def test_no_added_token_comes_of_a_prompt(family: str, template: str) -> None:
 
     expected = control(family, prompt("7", "7", "7", "7"))
     texts = list(control_of(family).values())
-    step = 1 + len(texts) // 100
+    step = 1 + len(texts) // 50
     for at in range(0, len(texts), step):
         some = texts[at : at + step]
         text = f"{some[0]} a {' '.join(some)}{some[-1]} b {some[-1]}"
@@ -161,7 +161,7 @@ def problems() -> Iterator[tuple[str, str]]:
             yield row["question"], row["answer"]
         return
     draw = random.Random(0)
-    for _ in range(500):
+    for _ in range(150):
         a, b, each = draw.randrange(2, 99), draw.randrange(2, 99), draw.randrange(2, 9)
         yield (
             f"Ana's class sold {a} cakes at ${each} a piece; Béla's sold {b}. How much (in $) did they earn?",

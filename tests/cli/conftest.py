@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from sod.runlog import RunLog
 from sod.tasks.files import load_tasks, write_tasks
 from support import made_once
 from warm import WarmProcess, start_warm
+from warm_server import HEAVY
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -66,6 +69,10 @@ RECIPE: dict[str, Any] = {
         "teacher_sft": {"steps": 100, "batch_size": 8, "optim": {"lr": 1e-2, "warmup_steps": 5, "schedule": "cosine"}},
     },
 }
+
+
+multiprocessing.set_forkserver_preload(["sod", *HEAVY])
+WARM_WORKERS = SimpleNamespace(get_context=lambda _method: multiprocessing.get_context("forkserver"))
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class World:
 def run_sod(*arguments: str | Path) -> Outcome:
     """`sod ARGUMENTS` in this process, through its real entry point. What `main` does not catch is raised.
 
-    The picture of a run has few of its panels.
+    The picture of a run has few of its panels, and workers of a comparison begin with PyTorch imported.
     """
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -123,6 +130,7 @@ def run_sod(*arguments: str | Path) -> Outcome:
         patch.setenv("SOD_ALLOCATOR", "off")
         # A picture of all panels would take longer than most of these runs: tests/report draws those.
         patch.setattr("sod.report.curves.PANELS", PANELS[:2])
+        patch.setattr("sod.compare.workers.multiprocessing", WARM_WORKERS)
         try:
             cli.main()
         except SystemExit as end:

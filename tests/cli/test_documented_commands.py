@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from commands import ROOT, SOURCES, commands_in
+from warm import run_warm
 
 WORLD = (
     " world.sft=64 world.train=24 world.validation=4 world.test=4 world.longest=3 world.vocab_size=400"
@@ -319,12 +320,13 @@ def ended_well(command: str, sod: Callable[..., Any]) -> None:
         ended = sod(*words)
         assert ended.code == 0, f"{command}\n{ended.out}\n{ended.err}"
         return
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "SOD_ALLOCATOR": "off"}
-    if program == "make":  # with this environment, which `make` is not to install anew
-        words += [f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.installed"]
-    done = subprocess.run(
-        [sys.executable if program == "python" else program, *words], env=environment, capture_output=True, text=True
-    )
+    if program == "python":
+        done = run_warm(words)
+    else:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "SOD_ALLOCATOR": "off"}
+        if program == "make":  # with this environment, which `make` is not to install anew
+            words += [f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.installed"]
+        done = subprocess.run([program, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 

@@ -41,6 +41,7 @@ from sod.objective.batch import TokenBatch
 from sod.recipe import LoraSpec, OptimSpec
 from sod.records import SodError
 from sod.training.optim import Optimizer
+from warm import run_warm
 
 ALL = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 Bits = dict[str, torch.Tensor]
@@ -279,7 +280,8 @@ class TestOnDisk:
             "from sod.models.lora import save_adapter; "
             "save_adapter(load_model(sys.argv[1], 'float32'), Path(sys.argv[2]))"
         )
-        subprocess.run([sys.executable, "-c", program, directory, tmp_path / "again"], check=True)
+        done = run_warm(["-", directory, tmp_path / "again"], program=program)
+        assert done.returncode == 0, done.stderr
         for name in ("adapter_model.safetensors", "adapter_config.json", "base_model.sha256"):
             assert (tmp_path / "again" / name).read_bytes() == (directory / name).read_bytes()
 

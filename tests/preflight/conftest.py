@@ -59,7 +59,12 @@ def word_chat(conversations: Any) -> Callable[[int], Chat]:
 
 @pytest.fixture
 def make_model(wide_chat: Chat, word_chat: Callable[[int], Chat], tmp_path: Path) -> Callable[..., str]:
-    """`make_model(name, family, layers=..., hidden=..., ffn=..., tied=True)`: the directory of a random model.
+    """See `maker_of_models`."""
+    return maker_of_models(wide_chat, word_chat, tmp_path)
+
+
+def maker_of_models(wide_chat: Chat, word_chat: Callable[[int], Chat], directory: Path) -> Callable[..., str]:
+    """`make(name, family, layers=..., hidden=..., ffn=..., tied=True)`: the directory of a random model.
 
     With `words` its tokenizer is one of words with so many more; else that of the tests.
     """
@@ -82,27 +87,31 @@ def make_model(wide_chat: Chat, word_chat: Callable[[int], Chat], tmp_path: Path
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             model = AutoModelForCausalLM.from_config(config)
-        save_model(model, chat.tokenizer, chat.template, chat.end_id, tmp_path / name)
-        return str(tmp_path / name)
+        save_model(model, chat.tokenizer, chat.template, chat.end_id, directory / name)
+        return str(directory / name)
 
     return make
 
 
 @pytest.fixture
 def make_recipe(
-    wide_chat: Chat,
-    word_chat: Callable[[int], Chat],
-    make_model: Callable[..., str],
-    conversations: Any,
-    tmp_path: Path,
-) -> Any:
-    """`make_recipe(student, teacher, response, **sections)`: a recipe file; the models are shapes for `make_model`."""
+    wide_chat: Chat, word_chat: Callable[[int], Chat], conversations: Any, tmp_path: Path
+) -> Callable[..., Path]:
+    """See `maker_of_recipes`."""
+    return maker_of_recipes(wide_chat, word_chat, conversations, tmp_path)
+
+
+def maker_of_recipes(
+    wide_chat: Chat, word_chat: Callable[[int], Chat], conversations: Any, directory: Path
+) -> Callable[..., Path]:
+    """`make(student, teacher, response, **sections)`: a recipe file; the models are shapes for `maker_of_models`."""
+    make_model = maker_of_models(wide_chat, word_chat, directory)
 
     def make(student: Shape, teacher: Shape | None, response: int, **sections: Any) -> Path:
         chains = chain.splits({"train": 12}, 2, 3, seed=1)["train"]
         tasks = [chain.as_task(c, number) for number, c in enumerate(chains)]
-        write_tasks(tmp_path / "train.parquet", tasks)
-        write_conversations(tmp_path / "sft.parquet", conversations)
+        write_tasks(directory / "train.parquet", tasks)
+        write_conversations(directory / "sft.parquet", conversations)
         chat = word_chat(student["words"]) if "words" in student else wide_chat
         models = {"student": student} | ({} if teacher is None else {"teacher": teacher})
         dtypes = {role: shape.get("dtype", "float32") for role, shape in models.items()}
@@ -112,7 +121,7 @@ def make_recipe(
                 for role, shape in models.items()
             },
             "chat": {"template": "hermes"},
-            "data": {name: str(tmp_path / f"{name}.parquet") for name in ("train", "sft")},
+            "data": {name: str(directory / f"{name}.parquet") for name in ("train", "sft")},
             "tools": {"python": {"preload": []}},
             "rollout": {
                 "prompts": 2,
@@ -126,7 +135,7 @@ def make_recipe(
         }
         for name, section in sections.items():
             content[name] = section if not isinstance(section, dict) else content.get(name, {}) | section
-        file = tmp_path / "recipe.yaml"
+        file = directory / "recipe.yaml"
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
         return file
 
@@ -135,6 +144,19 @@ def make_recipe(
 
 def _without_dtype(shape: Shape) -> Shape:
     return {name: value for name, value in shape.items() if name != "dtype"}
+
+
+@pytest.fixture(scope="module")
+def deep_recipe(
+    wide_chat: Chat,
+    word_chat: Callable[[int], Chat],
+    conversations: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The recipe of several tests: what is rehearsed for one of them is known in the others."""
+    make = maker_of_recipes(wide_chat, word_chat, conversations, tmp_path_factory.mktemp("deep"))
+    deep = {"family": "qwen3", "layers": 4, "hidden": 64, "ffn": 128}
+    return make(deep, deep, 600, optim={"micro_batch_tokens": 8192})
 
 
 @pytest.fixture

@@ -29,17 +29,15 @@ from sod.recipe.keys.model import ModelSpec
 from sod.training.optim import Optimizer
 from sod.training.spans import span_terms
 
-DEEP = {"family": "qwen3", "layers": 4, "hidden": 64, "ffn": 128}
 MIB = 2**20
 
 
 @pytest.fixture
-def planned(make_recipe: Callable[..., Path]) -> Callable[..., Recipe]:
+def planned(deep_recipe: Path) -> Callable[..., Recipe]:
     """`planned(*overrides)`: a recipe ready to be estimated."""
-    file = make_recipe(DEEP, DEEP, 600, optim={"micro_batch_tokens": 8192})
 
     def read(*overrides: str) -> Recipe:
-        return readable(read_recipe(file, overrides, print), False, print)
+        return readable(read_recipe(deep_recipe, overrides, print), False, print)
 
     return read
 

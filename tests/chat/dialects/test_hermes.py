@@ -265,7 +265,7 @@ def rendered_calls_are_read_back(calls: list[ToolCall], thought: str, answer: st
     ]
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_rendered_calls_are_read_back(examples: int) -> None:
     """Any name and arguments, marks, quotes and backslashes in their strings included; and nothing else is a frame."""
     several = st.lists(CALLS, min_size=1, max_size=3)
