@@ -5,7 +5,7 @@
 STUDENT and TEACHER are folders of tokenizers with their configurations. The conversations are those of the files, as
 many of each, spread evenly; without files they are made up (thoughts, Python calls with escapes, accents, other
 scripts, numbers, answers). Each model renders them by its own chat template and dialect; one whose template shows no
-tools gets them told, as in a run. Only the matching is timed, by the time of the processor: `per_core` are the
+tools gets them told, or reads ours. Only the matching is timed, by the time of the processor: `per_core` are the
 student's action tokens matched in a second of one core, `two_processes` those of two processes at the same time.
 `coverage` and what is left out are as in `sod.alignment.turns.Coverage`; `strict` is the share of action tokens outside
 of control tokens and call syntax that are one of the teacher's, and the same one: all that `strict_topk` looks at.
@@ -24,8 +24,10 @@ from typing import Any
 
 from sod.alignment.turns import Coverage, Ledger, MatchedTurn, match_trajectories
 from sod.alignment.vocabularies import shared_tokens
-from sod.build.alignment import Pair, pair_of, spread
+from sod.build.alignment import Pair, Reader, spread
 from sod.build.alignment_rows import rows_of
+from sod.build.data import make_chat
+from sod.build.translation import fast_tokenizer, named_pieces
 from sod.recipe import Recipe, parse_recipe
 from sod.records import Message, SodError, ToolCall
 from sod.tasks.base import Conversation
@@ -71,6 +73,12 @@ def of_files(files: Sequence[Path], count: int, recipe: Recipe) -> list[Conversa
         read = rows_of(str(file), recipe, [SCHEMA]).numbered
         found += [row for _, row in spread(read, (count - len(found)) // (len(files) - number))]
     return found
+
+
+def reader(recipe: Recipe, folder: Path) -> Reader:
+    """A model as it reads conversations: in its own template, told the tools or in ours where that hides them."""
+    tokenizer = fast_tokenizer(str(folder))
+    return Reader(str(folder), make_chat(recipe, tokenizer, print), named_pieces(tokenizer, str(folder)))
 
 
 def both(pair: Pair, conversations: Sequence[Conversation]) -> Ledgers:
@@ -164,7 +172,7 @@ def main() -> None:
     rows = of_files(options.rows, options.conversations, recipe) if options.rows else made_up(options.conversations)
     found = {}
     for folder in options.teacher:
-        pair = pair_of(recipe, str(options.student), str(folder))
+        pair = Pair(reader(recipe, options.student), reader(recipe, folder))
         found[folder.name] = measured(both(pair, rows))
         print(folder.name, json.dumps(found[folder.name]), flush=True)
     if options.out is not None:

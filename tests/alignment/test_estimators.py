@@ -239,6 +239,21 @@ def test_the_authors_simct_takes_mean_raw_logits_of_a_unit() -> None:
     assert authors[0] == pytest.approx(kl(*sides), rel=1e-9)
 
 
+def test_one_token_each_that_is_no_shared_pair_is_nothing_to_strict_topk_and_a_unit_to_simct() -> None:
+    """Tokens of equal bytes may be no pair (a control token and text): a unit of one token is scored as a token is."""
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(1, len(names), generator=generator) for names in (STUDENT, TEACHER)]
+    ids = torch.tensor([STUDENT.index(b"a")]), torch.tensor([TEACHER.index(b"a")])
+    part = Chunk(*logits, *ids, *[torch.tensor([0]), torch.tensor([1])] * 2)
+    own_C, theirs_C = shared()
+    others = own_C != ids[0]
+    for estimator in (estimators.strict_topk, estimators.shared_tokens):
+        assert estimator(part, own_C, theirs_C).all()
+        assert not estimator(part, own_C[others], theirs_C[others]).any()
+    unit = estimators.simct(part, own_C[others], theirs_C[others])
+    torch.testing.assert_close(unit, estimators.simct(part, own_C, theirs_C))
+
+
 # One tokenizer on both sides
 
 

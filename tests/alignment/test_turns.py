@@ -145,6 +145,15 @@ def test_a_value_is_not_taken_for_a_key_of_its_spelling() -> None:
     assert [content.start for content in contents] == [22, 52, 78]
 
 
+@pytest.mark.parametrize("before", ["", "\n", "<think>\n\n</think>\n\n"])
+def test_an_answer_alone_stands_behind_what_is_no_content(before: str) -> None:
+    found = located(f"{before}It is 4.\n", lambda text: HERMES.read(text, False, True))
+    (answer,) = found.contents
+    assert (answer.key, answer.value) == (("answer", 0), "It is 4.")
+    assert (answer.start, answer.stop) == (len(before), len(before) + 8)
+    assert found.missing == ()
+
+
 def test_a_value_written_with_escapes_that_no_writer_needs_is_not_found() -> None:
     """The key is not taken for it, and what cannot be told counts as unmatched."""
     own = side("prose", '<tool_call>\n{"name": "f", "arguments": {"a": "\\u0061"}}\n</tool_call>')

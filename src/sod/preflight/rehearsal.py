@@ -141,11 +141,11 @@ def _fake(value: Tensor) -> Tensor:
 
 
 def _cut(config: Any, layers: int) -> Any:
-    """The configuration with fewer layers; what it lists layer by layer is cut too."""
+    """The configuration with so many layers, fewer as a rule; what it lists layer by layer is as long."""
     short, whole = copy.deepcopy(config), config.num_hidden_layers
     for name, value in vars(short).items():
         if isinstance(value, list) and len(value) == whole:
-            setattr(short, name, value[:layers])
+            setattr(short, name, [value[layer % whole] for layer in range(layers)])
     short.num_hidden_layers = layers
     return short
 
