@@ -300,8 +300,8 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
     recipe, chains = world_tasks(recipe, directory)
     specs = {"student": recipe.student, "teacher": recipe.local_teachers.get("teacher") or recipe.student}
     paths = {role: final_model(spec.path) for role, spec in specs.items()}
-    student, teacher = ((paths[role], load_tokenizer(paths[role])) for role in ("student", "teacher"))
-    chat = chat_over(recipe, student, teacher, notice)
+    own, theirs = ((paths[role], load_tokenizer(paths[role])) for role in ("student", "teacher"))
+    chat = chat_over(recipe, own, theirs, notice)
     tasks = fitting_tasks(loaded_tasks(recipe.data.validation, "validation", recipe, notice), chat, recipe, notice)
     asked = {f"chain-{number}": one for number, one in enumerate(chains)}
     if any(task.id not in asked or task.prompt[0].content != asked[task.id].expression for task in tasks):
