@@ -103,6 +103,12 @@ def test_each_span_has_its_estimators_value_and_gradient(
     expected_S = by_hand(own, reader, batch, student, teacher, measure)
     torch.testing.assert_close(value_BT[value_BT != 0], expected_S[expected_S != 0], atol=1e-5, rtol=1e-4)
     assert len(expected_S) > 40
+    assert batch.scores is not None
+    assert batch.scores.teacher is not None
+    assert batch.scores.teacher.aligned is not None
+    span_BT = batch.scores.teacher.aligned.span_BT
+    for row, at in value_BT.nonzero().tolist():  # a value stands at the first token of its span
+        assert not (span_BT[row, :at] == span_BT[row, at]).any()
     mine, whole = gradient(student, value_BT.sum()), gradient(student, expected_S.sum())
     torch.testing.assert_close(mine, whole, atol=1e-4, rtol=1e-3)
     assert whole.abs().max() > 1e-3
