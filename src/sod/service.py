@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar, final
 
@@ -77,7 +77,7 @@ class Service:
         self,
         path: str,
         body: bytes,
-        read: Callable[[bytes], Answer | Fault],
+        read: Callable[[bytes], Awaitable[Answer | Fault]],
         most_bytes: int,
         before: Callable[[], None] = lambda: None,
     ) -> Answer | Fault:
@@ -128,7 +128,7 @@ class Service:
         self,
         path: str,
         body: bytes,
-        read: Callable[[bytes], Answer | Fault],
+        read: Callable[[bytes], Awaitable[Answer | Fault]],
         most_bytes: int,
         before: Callable[[], None],
     ) -> tuple[Answer | Fault, float]:
@@ -136,7 +136,7 @@ class Service:
         try:
             before()
             reply, asked_to_wait = await self._send(path, body, most_bytes)
-            outcome = reply if isinstance(reply, Fault) else read(reply)
+            outcome = reply if isinstance(reply, Fault) else await read(reply)
         except BaseException:
             self._breaker.abandoned()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ from sod.objective.aggregation import loss_weights
 from sod.objective.batch import TokenBatch
 from sod.objective.methods import advantage, surrogate
 from sod.objective.presets import PRESETS
-from sod.objective.scores import ScoreNeed
+from sod.objective.scores import ScoreNeed, TeacherScores
 from sod.objective.spans import by_token
-from sod.records import Said, SodError, ToolCall
+from sod.records import Fault, FaultKind, Said, SodError, ToolCall
 from sod.teachers.coverage import coverage_figures
 from sod.teachers.local import LocalTeacher
 from sod.teachers.translated import Reader, TranslatedTeacher, Translation
@@ -134,6 +134,29 @@ def test_coverage_counts_every_action_token(batch: TokenBatch, own: Reader, othe
     assert figures["coverage"] > 0.9
     assert [key for key in figures if key.startswith("coverage/")] == [f"coverage/turn{k}" for k in (1, 2, 3)]
     assert figures["unread"] == 0.0
+
+
+@final
+class FailsTwice:
+    """A teacher that cannot score the first two rows that it is given."""
+
+    def __init__(self, inner: LocalTeacher) -> None:
+        self.inner, self.offers, self.state, self.load = inner, inner.offers, inner.state, inner.load
+
+    def score(self, batch: TokenBatch, episodes: Any, need: ScoreNeed) -> TeacherScores:
+        fault = Fault(FaultKind.TIMEOUT, "late")
+        return replace(self.inner.score(batch, episodes, need), faults={0: fault, 1: fault})
+
+
+def test_faults_are_of_the_episodes_that_were_shown(batch: TokenBatch, own: Reader, other: tuple[Reader, Any]) -> None:
+    """The first episode is too long for the teacher, so that its rows are the others."""
+    reader, model = other
+    lengths = sorted(len(reader.chat.encode_conversation(one.messages)[0]) for one in batch.episodes)
+    between = Translation(own, reader, "the-teacher", longest=lengths[-2])
+    scores = TranslatedTeacher(FailsTwice(LocalTeacher(model, 300)), between).score(batch, batch.episodes, ALL)
+    assert scores.aligned is not None
+    assert scores.aligned.unread_B.tolist() == [True, False, False, False]
+    assert sorted(scores.faults) == [1, 2]
 
 
 def test_scores_go_with_their_rows(batch: TokenBatch, own: Reader, other: tuple[Reader, Any]) -> None:

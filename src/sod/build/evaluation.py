@@ -67,7 +67,7 @@ def evaluate_model(
     """
     refuse_unmade({key: data or None, "student.path": recipe.student.path})
     refuse_absent_functions(recipe)
-    devices = find_devices(recipe.model_copy(update={"teacher": None}), notice)
+    devices = find_devices(recipe.without_teachers(), notice)
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data or None, key, recipe, notice)
     refuse_unfit_player(path, recipe)

@@ -121,7 +121,7 @@ class Judge:
                 )
         self.requests += 1
 
-    def _read(self, reply: bytes, asked_bytes: int) -> str | Fault:
+    async def _read(self, reply: bytes, asked_bytes: int) -> str | Fault:
         """The text of the answer; what it cost is added up. The reply is untrusted."""
         try:
             content = json.loads(reply)

@@ -62,16 +62,16 @@ def probed(server: Server, tokenizer: Any, wanted_k: int, notice: Notice) -> Off
     ids = tuple(tokenizer.encode(TEXT, add_special_tokens=False))
     key = row_key(server.model, ids, (), wanted_k)
     kept = _kept(server, key)
-    reason = loop_thread().run(_unreachable(server))
-    if reason is not None:
+    models = loop_thread().run(_models(server))
+    if isinstance(models, str):
         if kept is None:
-            raise SodError(f"{server.key}.url={server.spec.url}: {reason}; start the server, or correct the url")
+            raise SodError(f"{server.key}.url={server.spec.url}: {models}; start the server, or correct the url")
         notice(
-            f"{server.key}.url={server.spec.url}: {reason}; going on with the answers in {server.key}.cache, and what "
+            f"{server.key}.url={server.spec.url}: {models}; going on with the answers in {server.key}.cache, and what "
             "is not there is a fault of its trajectory"
         )
         return kept[0]
-    longest = loop_thread().run(_listed(server))
+    longest = _longest(server, models)
     offered, answer = loop_thread().run(_tried(server, ids, wanted_k, longest))
     texts = answer.text_T or loop_thread().run(_texts(server, ids, offered.form))
     _refuse_other_tokens(server, tokenizer, ids, texts)
@@ -91,8 +91,11 @@ def _kept(server: Server, key: bytes) -> tuple[Offered, list[float]] | None:
     return Offered(**offered), logps
 
 
-async def _unreachable(server: Server) -> str | None:
-    """Why nobody answers at the url; None where somebody does. Raises SodError where our key is not accepted."""
+async def _models(server: Server) -> httpx.Response | str:
+    """The server's list of models, whatever that is; or why nobody answers at the url.
+
+    Raises SodError where our key is not accepted.
+    """
     try:
         response = await server.service.get("models")
     except httpx.HTTPError as error:
@@ -102,18 +105,17 @@ async def _unreachable(server: Server) -> str | None:
             f"{server.key}.url={server.spec.url}: HTTP {response.status_code}; set the environment variable "
             f"{server.spec.api_key_env} to a key that it accepts"
         )
-    return None
+    return response
 
 
-async def _listed(server: Server) -> int | None:
+def _longest(server: Server, models: httpx.Response) -> int | None:
     """The longest row that the model takes, as far as the server's list of models says.
 
     Raises SodError where there is a list, and the model is not in it.
     """
-    response = await server.service.get("models")
     own = server.spec.max_request_tokens
     try:
-        rows = {str(row["id"]): row for row in response.json()["data"]}
+        rows = {str(row["id"]): row for row in models.json()["data"]}
     except (ValueError, LookupError, TypeError):  # it has no such list
         return own
     if rows and server.model not in rows:
@@ -137,9 +139,10 @@ async def _tried(server: Server, ids: Sequence[int], wanted: int, longest: int |
             if not any(f"HTTP {code}" in answer.detail for code in REFUSALS):
                 break  # it is no question of how many
         refusals.append(f"{form}: {_reason(answer, server)}")
+    prefix = "a url goes up to /v1; " if any("HTTP 404" in refusal for refusal in refusals) else ""
     raise SodError(
         f"{server.key}.url={server.spec.url}: gives no log-probabilities of given tokens ({'; '.join(refusals)}); "
-        "serve the teacher by vLLM or SGLang, whose /v1/completions does, or load it here with teacher.path"
+        f"{prefix}serve the teacher by vLLM or SGLang, whose /v1/completions does, or load it here with teacher.path"
     )
 
 

@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -93,7 +92,10 @@ class Server:
     async def asked(self, ids: Sequence[int], k: int, form: Form, as_ids: bool = True) -> Answer | Fault:
         """What the server answers about a row, as often tried as the recipe says."""
         body = json.dumps(request_body(form, self.model, ids, k, as_ids)).encode()
-        read = partial(self._read, form=form, ids=ids, k=k)
+
+        async def read(reply: bytes) -> Answer | Fault:
+            return await asyncio.to_thread(self._read, reply, form, ids, k)  # megabytes: the loop goes on meanwhile
+
         return await self.service.ask("completions", body, read, most_bytes(len(ids), k), self._count)
 
     async def close(self) -> None:
