@@ -167,6 +167,16 @@ def test_another_vllm_than_the_pinned_one_is_refused(read: Reader, tmp_path: Pat
         servers_of(recipe)
 
 
+def test_a_served_teacher_is_asked_as_long_as_its_server_may_take_to_come_back(read: Reader, student: Path) -> None:
+    launch = {"start_seconds": 300.0, "teacher": {"port": 20202}}
+    recipe = read(method="opd", teacher={"path": str(student)}, launch=launch, engine={"kind": "torch"})
+    spec = servers_of(recipe).recipe.teacher
+    assert spec is not None
+    assert (spec.path, spec.url, spec.model) == (None, "http://127.0.0.1:20202/v1", str(student))
+    assert spec.problem() is None
+    assert (spec.attempts - 8) * spec.backoff_max_seconds / 2 >= 300.0
+
+
 def test_a_method_that_plays_nothing_starts_nothing(read: Reader) -> None:
     assert servers_of(read(method="sft")).places == ()
 

@@ -5,10 +5,11 @@ From then on the run is one whose servers ran before it: its recipe names their 
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 
@@ -139,7 +140,10 @@ def _with_urls(recipe: Recipe, places: tuple[Placed, ...], teacher: ModelSpec | 
     if teacher is None or recipe.teacher is None:
         return recipe
     (url,) = [place.url for place in places if place.where == TEACHER]
-    at_url = {"path": None, "url": f"{url}/v1", "model": teacher.path, "tokenizer": teacher.path}
+    at_url: dict[str, Any] = {"path": None, "url": f"{url}/v1", "model": teacher.path, "tokenizer": teacher.path}
+    # Tries go on while it is started again; a pause is half of the longest one at least.
+    more = math.ceil(2 * recipe.launch.start_seconds / max(1.0, recipe.teacher.backoff_max_seconds))
+    at_url["attempts"] = recipe.teacher.attempts + more
     return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=at_url)})
 
 
