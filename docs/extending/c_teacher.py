@@ -1,16 +1,12 @@
-"""Proof of `c-teacher.diff`: a real model behind a real HTTP server scores as it would in the trainer's process.
-
-What is broken about the service ends in a fault, and what it does not offer is refused before any model is loaded.
-"""
+"""Proof of `c-teacher.diff`: several teachers as one, from the mean of their probabilities to a resumed run."""
 
 from __future__ import annotations
 
-import json
+import math
+import signal
 import tempfile
-import threading
+from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,119 +15,127 @@ from small import refused, small_world
 
 from sod.build.training import prepare_train
 from sod.models.load import load_model
-from sod.objective.batch import supervised_batch
-from sod.objective.scores import ScoreNeed
-from sod.recipe import Recipe, parse_recipe
-from sod.teachers.local import LocalTeacher
-from sod.teachers.served import ServedTeacher
+from sod.objective.batch import TokenBatch, supervised_batch
+from sod.objective.scores import ScoreNeed, TeacherScores
+from sod.recipe import parse_recipe
+from sod.records import Episode, Fault, FaultKind
+from sod.teachers.base import Offer
+from sod.teachers.ensemble import EnsembleTeacher
+from sod.training.loop import InterruptedRunError
 
 
-class Service(BaseHTTPRequestHandler):
-    """`POST /logprobs` as `sod.teachers.served` describes it, by one forward pass of `model`."""
+class Table:
+    """Gives the probabilities that it was made with, and the faults."""
 
-    def __init__(self, model: Any, *connection: Any) -> None:
-        self.model = model
-        super().__init__(*connection)
+    offers = Offer("topk", temperatures=frozenset({1.0}))
 
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        ids_T = torch.tensor(asked["token_ids"])
-        with torch.inference_mode():
-            logp_TV = self.model(input_ids=ids_T[None]).logits[0].float().log_softmax(-1)
-        self.reply(200, json.dumps({"logprobs": logp_TV[:-1].gather(1, ids_T[1:, None])[:, 0].tolist()}))
+    def __init__(self, probability_BT: list[list[float]], faults: dict[int, Fault]) -> None:
+        self.scores = TeacherScores(torch.tensor(probability_BT).log(), faults=faults)
 
-    def reply(self, status: int, body: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
+    def score(self, batch: TokenBatch, episodes: Sequence[Episode], need: ScoreNeed) -> TeacherScores:
+        return self.scores
 
-    def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
+    def state(self) -> None:
+        """Nothing."""
+
+    def load(self, state: None) -> None:
+        """Nothing."""
 
 
-class Broken(Service):
-    """Answers the k-th request with the k-th of `ANSWERS`, and every later one with the last."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply(*ANSWERS.pop(0) if len(ANSWERS) > 1 else ANSWERS[0])
+def prepared(content: dict[str, Any], directory: Path, resume: bool = False) -> Any:
+    """A run of the recipe, to be closed."""
+    return closing(prepare_train(parse_recipe(content, "r.yaml"), directory, resume, lambda _: None))
 
 
-ANSWERS: list[tuple[int, str]] = []
+def probabilities(model: Any, ids: list[int]) -> list[float]:
+    """The model's probability of each token given those before it; 1 for the first."""
+    with torch.inference_mode():
+        p_TV = model(input_ids=torch.tensor([ids])).logits[0].double().softmax(-1)
+    return [1.0, *(float(p_TV[place - 1, token]) for place, token in enumerate(ids) if place)]
 
 
-def serving(handler: Any) -> str:
-    """Start the service; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
-
-
-def prepared(content: dict[str, Any]) -> object:
-    """A run of the recipe, in a directory that is never made."""
-    return prepare_train(parse_recipe(content, "r.yaml"), Path("never-made"), False, print)
-
+# 1. By hand: 0.75 * 0.8 + 0.25 * 0.4 = 0.7 and so on; 0 at context, whatever stands there, and every fault is kept.
+batch = supervised_batch([([5, 17, 9, 30], [0, 1, 0, 2]), ([8, 8], [0, 1])])
+lost, late = Fault(FaultKind.SERVER, "lost"), Fault(FaultKind.TIMEOUT, "late")
+one = Table([[1.0, 0.8, 0.3, 0.1], [1.0, 1e-30, 1.0, 1.0]], {0: lost})
+other = Table([[1.0, 0.4, 1.0, 0.5], [1.0, 0.4, 1.0, 1.0]], {1: late})
+ensemble = EnsembleTeacher([(one, 0.75), (other, 0.25)])
+scores = ensemble.score(batch, (), ScoreNeed())
+expected = torch.tensor([[0.0, math.log(0.7), 0.0, math.log(0.2)], [0.0, math.log(0.1), 0.0, 0.0]])
+assert torch.allclose(scores.logp_BT, expected, atol=1e-6), scores.logp_BT
+assert scores.logp_BT[0, 2] == 0.0
+assert scores.faults == {0: lost, 1: late}
+assert ensemble.offers == Offer("sampled", temperatures=frozenset({1.0}), entropy=False)
+assert ensemble.state() is None
+for need in (ScoreNeed(top1=True), ScoreNeed(entropy=True), ScoreNeed(k=2)):
+    try:
+        ensemble.score(batch, (), need)
+    except ValueError:
+        continue
+    raise AssertionError(f"{need} was given")
 
 with tempfile.TemporaryDirectory() as name:
-    content = small_world(Path(name))
-    model = load_model(content["teacher"]["path"], "float32")
-    url = serving(partial(Service, model))
+    world = {**small_world(Path(name)), "method": "opd"}
+    student, teacher = world["student"]["path"], world.pop("teacher")["path"]
+    two = {"able": {"path": teacher, "share": 0.7}, "weak": {"path": student, "share": 0.3}}
 
-    # 1. Two trajectories of unequal length: the same scores as in this process.
-    batch = supervised_batch([([5, 17, 9, 30], [0, 1, 0, 2]), ([8, 8], [0, 1])])
-    local, served = (t.score(batch, (), ScoreNeed()) for t in (LocalTeacher(model, 64), ServedTeacher(url)))
-    assert served.faults == {}
-    assert torch.allclose(served.logp_BT, local.logp_BT, atol=1e-5)
-    assert served.logp_BT[0, 0] == served.logp_BT[0, 2] == 0.0
+    # 2. What a step learns from is the mixture, by each model's whole distribution, and so is its loss.
+    with prepared({**world, "teachers": two}, Path(name) / "one-step") as job:
+        report = job.take_step(1)
+        assert "(70% of the ensemble)" in dict(job.facts)["teacher"]
+    models = [load_model(path, "float32") for path in (teacher, student)]
+    gaps = []
+    for row in report.trajectories:
+        able, weak = (probabilities(model, row["token_ids"]) for model in models)
+        for place, turn in enumerate(row["turn_ids"]):
+            if turn == 0:
+                continue
+            mixed = math.log(0.7 * able[place] + 0.3 * weak[place])
+            assert abs(row["teacher_logps"][place] - mixed) < 1e-4, (row["teacher_logps"][place], mixed)
+            gaps.append(row["sampled_logps"][place] - mixed)
+    loss = report.metrics["loss"]
+    assert abs(loss - sum(gaps) / len(gaps)) < 1e-4, (loss, sum(gaps) / len(gaps))
+    # A model mixed with itself is that model.
+    twice = {"a": {"path": teacher, "share": 0.7}, "b": {"path": teacher, "share": 0.3}}
+    alike = []
+    for number, asked in enumerate(({"teacher": {"path": teacher}}, {"teachers": twice})):
+        with prepared({**world, **asked}, Path(name) / f"alike-{number}") as job:
+            alike.append(job.take_step(1).metrics["loss"])
+    assert abs(alike[0] - alike[1]) < 1e-5 < abs(alike[0] - loss), (alike, loss)
 
-    # 2. A step of a run with either teacher: the same loss.
-    losses = []
-    for number, teacher in enumerate(({}, {"service": {"url": url}})):
-        recipe = Recipe.model_validate({**content, "teacher": content["teacher"] | teacher})
-        with closing(prepare_train(recipe, Path(name) / f"run-{number}", False, print)) as job:
-            losses.append(job.take_step(1).metrics["loss"])
-    assert abs(losses[0] - losses[1]) < 1e-5, losses
-
-    # 3. Broken answers are faults of their trajectory, each of its kind; one that heals is no fault.
-    row = supervised_batch([([5, 17, 9], [0, 1, 1])])
-    good = json.dumps({"logprobs": [-1.0, -2.0]})
-    for status, body, kind in (
-        (200, "{", "bad_reply"),
-        (200, '{"logprobs": [-1.0]}', "bad_reply"),
-        (200, '{"logprobs": [-1.0, "x"]}', "bad_reply"),
-        (200, '{"logprobs": [-1.0, NaN]}', "bad_reply"),
-        (200, '{"logprobs": [-1.0, 2.0]}', "bad_reply"),
-        (200, '{"logprobs": null}', "bad_reply"),
-        (503, "", "server"),
-        (404, "", "server"),
-    ):
-        ANSWERS[:] = [(status, body)]
-        faults = ServedTeacher(serving(partial(Broken, None)), retries=1).score(row, (), ScoreNeed()).faults
-        assert [(at, fault.kind.value) for at, fault in faults.items()] == [(0, kind)], (body, faults)
-    ANSWERS[:] = [(503, ""), (200, "{"), (200, good)]
-    healed = ServedTeacher(serving(partial(Broken, None)), retries=2).score(row, (), ScoreNeed())
-    assert healed.faults == {}
-    assert healed.logp_BT.tolist() == [[0.0, -1.0, -2.0]]
-    gone = ServedTeacher("http://127.0.0.1:9", retries=0).score(row, (), ScoreNeed())
-    assert gone.faults[0].kind == "unreachable"
-
-    # 4. What it does not offer is told before any model is looked for: this student does not exist.
-    teacher = content["teacher"] | {"service": {"url": url}}
-    student = {"path": str(Path(name) / "nowhere")}
+    # 3. What it does not offer, and shares that do not go together, are told before any model is looked for.
+    nowhere = {key: spec | {"path": str(Path(name) / f"no-{key}")} for key, spec in two.items()}
+    wrong = {**world, "student": {"path": str(Path(name) / "nowhere")}, "teachers": nowhere}
+    able, weak = nowhere["able"], nowhere["weak"]
     for changed, told in (
         ({"method": "sage"}, "needs top1 log-probabilities"),
-        ({"method": {"name": "opd", "divergence": "jsd"}}, "needs full log-probabilities"),
-        ({"method": "tcod_b2f"}, "the teacher plays episodes"),
-        ({"rollout": content["rollout"] | {"temperature": 0.8}}, "scores at temperature 1 only"),
-        ({"student": student | {"service": {"url": url}}}, "the student is trained here"),
+        ({"method": {"name": "opd", "divergence": {"kind": "jsd"}}}, "needs full log-probabilities"),
+        ({"method": {"name": "opd", "divergence": {"kind": "jsd", "top_k": 4}}}, "needs topk log-probabilities"),
+        ({"method": "tcod_b2f"}, "its teacher plays episodes"),
+        ({"teachers": {"able": able, "weak": {"path": weak["path"]}}}, "teachers.weak: other teachers have a share"),
+        ({"teachers": {"able": able, "weak": weak | {"share": 0.4}}}, "add up to 1.1"),
+        ({"teachers": {"able": able, "weak": weak | {"weight": 2.0}}}, "teachers.weak: with shares"),
+        ({"teachers": {"able": able, "weak": weak | {"sources": ["gsm8k"]}}}, "teachers.weak: with shares"),
+        ({"teachers": {}, "teacher": able}, "teacher.share: "),
+        ({"teachers": {"able": able, "weak": weak | {"share": 0.0}}}, "teachers.weak.share"),
     ):
-        wrong = {**content, "teacher": teacher, "student": student, **changed}
-        message = refused(partial(prepared, wrong))
+        message = refused(lambda changed=changed: prepared({**wrong, **changed}, Path(name) / "never-made"))
         assert told in message, (told, message)
 
-    # 5. A service that is down stops the run with one line.
-    recipe = Recipe.model_validate({**content, "teacher": teacher | {"service": {"url": "http://127.0.0.1:9"}}})
-    with closing(prepare_train(recipe, Path(name) / "down", False, print)) as job:
-        assert "unreachable" in refused(lambda: job.take_step(1))
-print(f"served teacher: loss {losses[1]:+.6f}, in process {losses[0]:+.6f}")
+    # 4. A run that was stopped goes on as if it never had been, with its own shares only.
+    content = {**world, "teachers": two, "train": {"steps": 2}}
+    with prepared(content, Path(name) / "whole") as job:
+        job.start([])
+        whole = [row["loss"] for row in job.log.metrics()]
+    with prepared(content, Path(name) / "stopped") as job:
+        try:
+            job.start([lambda report: signal.raise_signal(signal.SIGINT)])
+        except InterruptedRunError:
+            assert [row["loss"] for row in job.log.metrics()] == whole[:1]
+    even = {key: spec | {"share": 0.5} for key, spec in two.items()}
+    assert "share" in refused(lambda: prepared({**content, "teachers": even}, Path(name) / "stopped", resume=True))
+    with prepared(content, Path(name) / "stopped", resume=True) as job:
+        assert job.done == 1
+        job.start([])
+        assert [row["loss"] for row in job.log.metrics()] == whole
+print(f"ensemble: loss {loss:+.6f}, its able teacher alone {alike[0]:+.6f}")
