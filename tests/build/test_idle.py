@@ -155,6 +155,16 @@ IN_VAIN: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"rollout": {"max_staleness": 1}, "train": {"checkpoint_every": 1}},
         "rollout.max_staleness=1 does nothing here: the step after a checkpoint is played when it is its turn",
     ),
+    "episodes ahead of those of a file": (
+        "opd",
+        {"teacher": {"scores": "s.parquet"}, "rollout": {"max_staleness": 1}},
+        "rollout.max_staleness=1 does nothing here: the episodes of teacher.scores are played already",
+    ),
+    "servers that are to play the episodes of a file": (
+        "opd",
+        {"teacher": {"scores": "s.parquet"}, "engine": {"kind": "vllm"}},
+        "engine={kind: vllm} does nothing here: the episodes of teacher.scores are played already",
+    ),
     "no weights by importance where there are none": (
         "sod",
         {"rollout": {"importance": "off"}},

@@ -71,7 +71,7 @@ def idle_anywhere(recipe: Recipe) -> list[Idle]:
         *_split(recipe),
     ]
     found += [*_silenced(recipe.method), *_curriculum(recipe), *_evaluations(recipe)]
-    found += [*_environment(recipe), *_launch(recipe), *_beside(recipe)]
+    found += [*_environment(recipe), *_launch(recipe), *_beside(recipe), *_stored(recipe)]
     if recipe.rollout.max_fault_rate >= 1:
         found += _set(recipe, "rollout.fault_window", "rollout.max_fault_rate=1 never stops a run")
     return found
@@ -174,6 +174,16 @@ def _beside(recipe: Recipe) -> Iterator[Idle]:
         yield from _set(recipe, "rollout.max_staleness", why, "raise train.checkpoint_every")
     if recipe.rollout.importance == "off" and not recipe.rollout.max_staleness:
         yield from _set(recipe, "rollout.importance", "nothing is weighted without rollout.max_staleness=1")
+
+
+def _stored(recipe: Recipe) -> Iterator[Idle]:
+    """What is about playing, where the episodes are those of a file."""
+    if recipe.teacher is None or recipe.teacher.scores is None:
+        return
+    why = "the episodes of teacher.scores are played already"
+    yield from _set(recipe, "rollout.max_staleness", why)
+    if recipe.engine.kind != "torch" and not recipe.train.evaluate_every:
+        yield Idle("engine", why, shown=f"{{kind: {recipe.engine.kind}}}")
 
 
 def _played(recipe: Recipe, method: Method) -> Iterator[Idle]:

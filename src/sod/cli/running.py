@@ -64,13 +64,13 @@ def train(
     What the run is made of is printed first, then a line per step. The run directory gets checkpoints, metrics,
     trajectories turn by turn, and curves; Ctrl-C or a kill loses nothing before the newest checkpoint.
     """
-    from sod.build.training import prepare_train
-    from sod.preflight.before import memory_facts
-
     spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code)
     if dry_run:
         show_processes(spec)
         return
+    from sod.build.training import prepare_train  # slow: what is wrong with the recipe is told before it
+    from sod.preflight.before import memory_facts
+
     with joined(spec, directory) as ranks:
         memory = memory_facts(spec, sft=False, notice=notice) if ranks.first else ()
         job = prepare_train(spec, directory, resume is not None, notice, ranks)
@@ -86,10 +86,10 @@ def sft(
     verbose: VerboseOption = False,
 ) -> None:
     """Fine-tune the recipe's student on the conversations of `data.sft`: the cold start of a distillation."""
-    from sod.build.supervised import prepare_sft
+    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code, stage="sft")
+    from sod.build.supervised import prepare_sft  # slow, as in `train`
     from sod.preflight.before import memory_facts
 
-    spec, directory = _recipe_and_directory(recipe, overrides, run, resume, allow_code, stage="sft")
     with joined(spec, directory) as ranks:
         memory = memory_facts(spec, sft=True, notice=notice) if ranks.first else ()
         job = prepare_sft(spec, directory, resume is not None, notice, ranks)
