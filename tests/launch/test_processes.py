@@ -119,6 +119,9 @@ def test_the_trainers_gpu_is_left_to_it(read: Reader, monkeypatch: pytest.Monkey
     assert place.gpus == (1,)
     with pytest.raises(SodError, match=r"launch\.student: its servers need 2 GPUs, and 1 of 2 here are nobody's"):
         server_places(read(engine={"servers": 2}), make_method(read().method), devices)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    (place,) = server_places(read(parallel={"shards": 3}), make_method(read().method), devices)
+    assert place.gpus == (3,)  # the ranks of the trainer have the others
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ From then on the run is one whose servers ran before it: its recipe names their 
 from __future__ import annotations
 
 import math
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,14 @@ def server_places(recipe: Recipe, method: Method, devices: Devices) -> tuple[Pla
         return ()
     here = (devices.student, *(devices.of(key) for key in recipe.local_teachers))
     trainer = {device.index for device in here if device.type == "cuda"}
+    if trainer:  # each rank on this machine has a device of its own, from the first on
+        trainer |= set(range(ranks_here(recipe)))
     return tuple(placed([*_students(recipe), *_teacher(recipe, method)], torch.cuda.device_count(), trainer))
+
+
+def ranks_here(recipe: Recipe) -> int:
+    """The trainer's processes on this machine: those that the recipe asks for, or that a launcher has started."""
+    return max(recipe.parallel.shards, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def teacher_to_serve(recipe: Recipe, method: Method, notice: Notice) -> ModelSpec | None:
