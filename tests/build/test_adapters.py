@@ -454,7 +454,7 @@ class TestRefused:
         assert not (tmp_path / "run" / "manifest.json").exists()
 
     def test_merging_a_whole_model(self, place: Path, tmp_path: Path) -> None:
-        with pytest.raises(SodError, match="runs/a: a whole model without an adapter, so there is nothing to merge"):
+        with pytest.raises(SodError, match="model: a whole model without an adapter, so there is nothing to merge"):
             write_merged(str(place / "model"), tmp_path / "merged", "runs/a")
         assert not (tmp_path / "merged").exists()
 

@@ -332,14 +332,14 @@ class TestModels:
     """Teachers that cannot score this student, and models that cannot be read."""
 
     def test_another_vocabulary(self, weightless: Any, sod: Any, tmp_path: Path) -> None:
-        """The teacher's tokens must be the student's; both paths and an example are named."""
+        """The teacher's tokens must be the student's for a method that cannot align them; both paths are named."""
         path = weightless()
         file = tmp_path / "teacher" / "tokenizer.json"
         content = json.loads(file.read_text())
         vocabulary = content["model"]["vocab"]
         vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
         file.write_text(json.dumps(content))
-        ended = sod("train", path, "--run", tmp_path / "run")
+        ended = sod("train", path, "--run", tmp_path / "run", "method={name: opd, divergence: jsd}")
         assert_one_error(ended, str(tmp_path / "teacher"), str(tmp_path / "student"), "vocabulary", "2 tokens", "'A'")
 
     def test_a_token_without_a_row(self, weightless: Any, sod: Any, tmp_path: Path) -> None:

@@ -239,6 +239,7 @@ NOT_RUN = {
     "pip install 'sod-distill[hub]'": "takes datasets from an index; what needs it runs in tests/tasks/test_sources.py",
     "pip install 'sod-distill[mcp]'": "takes mcp from an index; needed by tests/tools/test_mcp.py",
     "pip install 'sod-distill[envs]'": "takes bm25s from an index; needed by tests/environments",
+    "pip install --no-deps vllm==0.32.*": "takes vLLM's build for CUDA from an index, beside the trainer on a card",
     "pip install 'sod-distill[lora]'": "takes peft from an index; what needs it runs in tests/models/test_lora.py",
     "sod train recipes/smollm2-gsm8k.yaml student.device=cuda:0 teacher.device=cuda:1": "needs two cards",
     "python -m pytest -m gpu": "needs a card",
@@ -249,7 +250,7 @@ NOT_RUN = {
     "make test": "is what runs the tests, `make test ARGS=tests/objective` its small form",
     "make test-slow": "is what runs this",
     "make hooks": "writes into the checkout's own git directory",
-    "python benchmarks/alignment.py STUDENT TEACHER... [--conversations 1000] [--out FILE]": (
+    "python benchmarks/alignment.py STUDENT TEACHER... [--rows FILE...] [--conversations 1000] [--out FILE]": (
         "takes real tokenizers; what it measures runs in tests/alignment/test_real_pairs.py"
     ),
     "python benchmarks/engine.py": PEERS,

@@ -33,6 +33,8 @@ COMMANDS = [
     ("env", "play"),
     ("env", "traces"),
     ("env", "speed"),
+    ("models", "merge"),
+    ("teacher", "score"),
     ("sandbox", "run"),
     ("sandbox", "probe"),
     ("sandbox", "serve"),

@@ -23,6 +23,11 @@ from sod.report.metrics import metric_of
 from sod.runlog import RunLog
 from sod.training import checkpoint
 
+OF_A_SERVER = (
+    *("device", "url", "api_key_env", "concurrency", "tokens_in_flight", "seconds", "attempts", "cache", "cache_gb"),
+    *("backoff_seconds", "backoff_max_seconds", "breaker_failures", "breaker_seconds"),
+)
+"""Keys of a teacher that say where it is and how it is asked."""
 STEP_METRICS = {
     "reward",
     "accuracy",
@@ -173,13 +178,15 @@ class TestWritten:
         assert spec.student.path == world.student
         manifest = json.loads((original / "manifest.json").read_text())
         assert manifest["format"] == 2
-        for neutral in ("name", "threads", "deterministic", "trackers", "world", "compare"):
+        for neutral in ("name", "threads", "deterministic", "trackers", "world", "compare", "parallel", "launch"):
             del written[neutral]
         for section, keys in (
             ("train", ("checkpoint_every", "keep_checkpoints", "evaluate_every", "trajectories_every", "profile")),
             ("optim", ("recompute", "compile")),
             ("student", ("device",)),
-            ("teacher", ("device",)),
+            ("teacher", OF_A_SERVER),
+            ("engine", ("urls", "servers", "environment", "push", "push_dir", "tolerance")),
+            ("engine", ("turn_seconds", "restart_seconds")),
             ("sft", ("checkpoint_every",)),
             ("rollout", ("fault_retries", "max_fault_rate", "fault_window", "cache_share")),
             ("reward", ("workers", "call_workers", "call_seconds")),

@@ -29,6 +29,7 @@ def test_every_key_of_a_resolved_recipe_is_there_and_no_other() -> None:
         "world": {},
         "method": {"divergence": "jsd", "alignment": "chunk"},
         "environment": {"call": "m:f"},
+        "launch": {"teacher": {}},
         "reward": {"judge": {"url": "http://u", "model": "m"}},
     }
     recipe = parse_recipe({**full, "tools": {"python": {"fusion": {"url": "u"}}, "NAME": {"call": "m:f"}}}, "here")

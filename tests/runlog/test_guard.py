@@ -21,6 +21,7 @@ EVERYTHING: dict[str, Any] = {
     "reward": {"judge": {"url": "http://localhost:1", "model": "m"}},
     "world": {},
     "environment": {"call": "module:name"},
+    "launch": {"teacher": {}},
 }
 
 
