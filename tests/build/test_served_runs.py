@@ -169,7 +169,8 @@ def test_a_served_teacher_is_proven_before_weights_are_read(
 def test_a_teacher_of_another_tokenizer_is_served(make_recipe: Any, place: Path, chat: Chat, tmp_path: Path) -> None:
     """By `chunk`, which reads log-probabilities of its own tokens: the weights of the same one in the process."""
     with ScoringServer(load_model(str(place / "other"), "float32"), other_tokenizer()) as server:
-        local = trained(make_recipe({"path": str(place / "other")}), tmp_path / "local")
+        method = {"name": "sod", "alignment": "chunk"}  # of a local one simct would be the default
+        local = trained(make_recipe({"path": str(place / "other")}, method), tmp_path / "local")
         teacher = {"url": server.url, "tokenizer": str(place / "other")}
         served = trained(make_recipe(teacher), tmp_path / "served")
     start = load_file(place / "student" / "model.safetensors")

@@ -135,7 +135,7 @@ def test_a_run_distils_from_the_file_alone(place: Path, tmp_path: Path) -> None:
 
 
 def chat_at(place: Path) -> Chat:
-    return chat_of(recipe_at(place), str(place / "student"), None, print)
+    return chat_of(recipe_at(place), str(place / "student"), print)
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ class TestWritten:
         assert spec.student.path == world.student
         manifest = json.loads((original / "manifest.json").read_text())
         assert manifest["format"] == 2
-        for neutral in ("name", "threads", "deterministic", "trackers", "world", "compare", "parallel", "launch"):
+        for neutral in ("name", "threads", "deterministic", "trackers", "world", "compare", "parallel"):
             del written[neutral]
         for section, keys in (
             ("train", ("checkpoint_every", "keep_checkpoints", "evaluate_every", "trajectories_every", "profile")),
@@ -186,6 +186,7 @@ class TestWritten:
             ("student", ("device",)),
             ("teacher", OF_A_SERVER),
             ("engine", ("urls", "servers", "environment", "push", "push_dir", "tolerance")),
+            ("launch", ("start_seconds", "restarts", "student")),
             ("engine", ("turn_seconds", "restart_seconds")),
             ("sft", ("checkpoint_every",)),
             ("rollout", ("fault_retries", "max_fault_rate", "fault_window", "cache_share")),
