@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sod.build.job import Place
+from sod.build.job import Place, long_lived_set_apart
 from sod.build.job import find_place as find_place_under_lock
 from sod.recipe import Recipe, parse_recipe, resolved
 from sod.records import SodError
@@ -104,3 +105,16 @@ def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
     begun(tmp_path / "run", resolved(recipe()), kind="sft")
     with pytest.raises(SodError, match="a run of `sod sft`; it cannot be resumed as `sod train`"):
         find_place(recipe(), tmp_path / "run", True, "train")
+
+
+def test_what_lives_as_long_as_a_run_is_not_collected_over_and_over() -> None:
+    """Frozen while the steps run, also where they fail, and never left so."""
+
+    def step() -> None:
+        with long_lived_set_apart():
+            raise SodError(str(gc.get_freeze_count()))
+
+    with pytest.raises(SodError) as failed:
+        step()
+    assert int(str(failed.value)) > 10_000
+    assert gc.get_freeze_count() == 0

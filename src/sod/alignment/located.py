@@ -24,6 +24,8 @@ _TRIES = 16  # places looked at for one content, before it counts as not found
 _MOST_VALUES = 64  # values of one call's arguments that are looked for; any beyond count as not found
 _ESCAPE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.")
 
+_WITHOUT_ESCAPES = re.compile(r"[ !#-\[\]-~]*")  # what JSON writes as it is
+
 
 @final
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def _plain(key: Key, value: str) -> _Wanted:
 
 def _quoted(key: Key, value: str) -> _Wanted:
     """A string, as it is or as one of JSON; the escaped forms are looked for where they differ."""
+    if _WITHOUT_ESCAPES.fullmatch(value):
+        return _plain(key, value)
     forms = {value: False}
     for ascii_only in (False,) if value.isascii() else (False, True):
         forms.setdefault(json.dumps(value, ensure_ascii=ascii_only)[1:-1], True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -121,7 +122,8 @@ class Job:
         """
         self.make()
         try:
-            run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
+            with long_lived_set_apart():
+                run_steps(self.plan, self.log, self.done, self.take_step, self.trainee, listeners, self.evaluate)
         except Exception:
             if self.first:
                 self.log.forget_unbegun()
@@ -133,6 +135,21 @@ class Job:
     def close(self) -> None:
         """Close what was opened for it. Safe to call twice."""
         self.resources.close()
+
+
+@contextmanager
+def long_lived_set_apart() -> Iterator[None]:
+    """What is there now is not looked at by Python's garbage collector inside.
+
+    A run's tokenizers and tasks are millions of objects, which live as long as it does: going over them again and again
+    took a third of the time of matching turns.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def final_model(path: str, notice: Notice = warnings.warn) -> str:

@@ -97,15 +97,13 @@ def in_json(value: Any) -> str:
 
 def deeper_than(value: Any, limit: int) -> bool:
     """Whether a JSON value nests deeper than `limit`; level by level, as recursion is what must not run out."""
-    level = [value]
-    for _ in range(limit):
-        level = [child for parent in level for child in _children(parent)]
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(limit - 1):
+        level = [child for parent in level for child in _children(parent) if isinstance(child, dict | list)]
         if not level:
             return False
-    return True
+    return any(level)  # those have children
 
 
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
