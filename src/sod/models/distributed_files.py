@@ -120,7 +120,11 @@ def _load(directory: Path, metadata: Metadata, into: dict[str, Any]) -> None:
         ) from error
 
 
-def _read_metadata(path: Path) -> Metadata:
+def read_description(path: Path) -> Metadata:
+    """What is in the pieces beside the `.metadata` at `path`, which runs nothing here.
+
+    Raises ValueError where it is damaged, no such description, or names files that lie elsewhere.
+    """
     try:
         with open(path, "rb") as file:
             metadata = _Unpickler(file).load()
@@ -128,10 +132,17 @@ def _read_metadata(path: Path) -> Metadata:
             raise ValueError(f"it holds a {type(metadata).__name__}")
         _check_names(metadata)
     except Exception as error:  # whatever a damaged pickle makes of the records
-        raise SodError(
-            f"{path}: not what torch.distributed.checkpoint writes, or damaged ({first_line(error):.160}); copy it anew"
+        raise ValueError(
+            f"{path.name}: not what torch.distributed.checkpoint writes, or damaged ({first_line(error):.160})"
         ) from error
     return metadata
+
+
+def _read_metadata(path: Path) -> Metadata:
+    try:
+        return read_description(path)
+    except ValueError as error:
+        raise SodError(f"{path.parent}/{error}; copy it anew") from error
 
 
 def _check_names(metadata: Metadata) -> None:

@@ -7,36 +7,16 @@ reads it, and nothing but tensors is accepted in it.
 
 from __future__ import annotations
 
-import io
-import pickle
 import warnings
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from sod.models.ranks import ALONE, Ranks
+from sod.models.source import first_line
 from sod.training.optim import Optimizer
 
 SHARDS = "shards"
 METADATA = ".metadata"
-_KNOWN = frozenset(
-    ("torch.distributed.checkpoint.metadata", name)
-    for name in (
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    )
-) | {
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.serialization", "_get_layout"),
-    ("torch", "Size"),
-    ("pathlib", "PosixPath"),
-}
-"""What torch's own descriptions name, beside values of the module `torch` such as `float32`."""
 
 
 def has_shards(directory: Path) -> bool:
@@ -79,39 +59,15 @@ def read_shards(directory: Path, optimizer: Optimizer, ranks: Ranks = ALONE) -> 
 
 
 def _check(path: Path) -> None:
-    try:
-        described = _Reader(io.BytesIO(path.read_bytes())).load()
-        kinds = {type(entry).__name__ for entry in described.state_dict_metadata.values()}
-        names = [info.relative_path for info in (described.storage_data or {}).values()]
-    except Exception as error:  # whatever a pickle makes of bytes
-        raise ValueError(f"{path.name} is damaged, or not a description of shards ({_first_line(error)})") from error
-    if kinds - {"TensorStorageMetadata"}:
+    """Raises ValueError for a description of anything but tensors, and of files elsewhere."""
+    from sod.models.distributed_files import read_description
+
+    entries = read_description(path).state_dict_metadata.values()
+    if {type(entry).__name__ for entry in entries} - {"TensorStorageMetadata"}:
         raise ValueError(f"{path.name} describes more than tensors")
-    if any("/" in name or name.startswith(".") for name in names):
-        raise ValueError(f"{path.name} names files elsewhere")
-
-
-@final
-class _Reader(pickle.Unpickler):
-    """Reads descriptions of shards: no other name of Python's is looked up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _KNOWN:
-            return super().find_class(module, name)
-        if module == "torch":
-            import torch
-
-            value = getattr(torch, name, None)
-            if isinstance(value, torch.dtype | torch.layout):
-                return value
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
 def _said(error: Any) -> str:
     """What failed on the first of the ranks where something did; torch puts a trace before it."""
     failures = [failure[0] for failure in error.failures.values()]
-    return _first_line(failures[0] if failures else error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(failures[0] if failures else error)[:200]
