@@ -149,7 +149,7 @@ def test_a_strangers_description_of_shards_runs_nothing(two: dict[str, Any], pla
     copy = tmp_path / "copy"
     shutil.copytree(saved, copy)
     (copy / SHARDS / METADATA).write_bytes(pickle.dumps(Trap(tmp_path / "harm")))
-    with pytest.raises(ValueError, match="not what torch.distributed.checkpoint writes, or damaged"):
+    with pytest.raises(ValueError, match=r"not what torch\.distributed\.checkpoint writes, or damaged"):
         read_shards(copy, None)  # type: ignore[arg-type]
     assert not (tmp_path / "harm").exists()
 
