@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sod.build import evaluation as build_evaluation
-from sod.build import training as build_training
+from sod.build import stage as build_stage
 from sod.build.evaluation import evaluate_model
 from sod.build.job import Job
 from sod.build.supervised import prepare_sft
@@ -292,7 +292,7 @@ def watched_tools(faults: int, batches: list[int]) -> Any:
         return {name: WatchedTool(tool, faults, batches) for name, tool in make_tools(*made_with).items()}
 
     patch = pytest.MonkeyPatch()
-    for module in (build_training, build_evaluation):
+    for module in (build_stage, build_evaluation):
         patch.setattr(module, "make_tools", watched)
     stack = ExitStack()
     stack.callback(patch.undo)
