@@ -29,12 +29,12 @@ quickstart: $(STAMP)
 WORKERS ?= $(if $(ARGS),0,$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
-# Every room's essence. The budget is 6 minutes on two idle cores; 4:23 on 2026-11-27.
+# Every room's essence. The budget is 6 minutes on two idle cores; 5:35 on 2026-11-27.
 test: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow" $(ARGS)
 
 # Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores, which it exceeds:
-# 18:03 on 2026-11-27.
+# 28:28 on 2026-11-27, with other jobs beside it.
 test-slow: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "slow and not vllm" $(ARGS)
 
