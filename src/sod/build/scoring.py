@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 
@@ -111,8 +111,10 @@ def episodes_of(source: str, recipe: Recipe, chat: Chat) -> tuple[list[Episode],
     Trajectories keep the tokens that were sampled; conversations are written in the chat's template. Raises SodError
     where there is nothing, and for trajectories in other tokens than the chat's.
     """
-    files = [Path(name) for name in names_of(with_episode_files(source))]
-    rows = [row for file in files if file.suffix == ".jsonl" and file.is_file() for row in read_trajectory_rows(file)]
+    rows: list[dict[str, Any]] = []
+    for file in map(Path, names_of(with_episode_files(source))):
+        if file.suffix == ".jsonl" and file.is_file():
+            rows += read_trajectory_rows(file)
     own = [row for row in rows if row.get("token_ids") is not None and row.get("turn_ids") is not None]
     if not own:
         found = conversations_in(source, recipe)

@@ -185,13 +185,14 @@ class Server:
         try:
             with open(self.log, "rb") as file:
                 file.seek(max(self._log_began, file.seek(0, os.SEEK_END) - READ_BYTES))
-                lines = [line.rstrip() for line in file.read().decode("utf-8", "replace").split("\n") if line.strip()]
+                text = file.read().decode("utf-8", "replace")
         except OSError:
             return ""
+        lines = [line.rstrip() for line in text.split("\n") if line.strip()]
         last = "\n".join(lines[-SHOWN_LINES:])[-SHOWN_CHARS:]
-        causes = [found[0] for line in lines if (found := _ERROR.search(line))]
-        if causes and causes[0] not in last:
-            return f"; {causes[0][:SHOWN_CHARS]}; it said at last:\n{last}"
+        cause = next(filter(None, map(_ERROR.search, lines)), None)
+        if cause is not None and cause[0] not in last:
+            return f"; {cause[0][:SHOWN_CHARS]}; it said at last:\n{last}"
         return f"; it said at last:\n{last}" if last else ""
 
     def _spawn(self) -> None:

@@ -97,13 +97,16 @@ def in_json(value: Any) -> str:
 
 def deeper_than(value: Any, limit: int) -> bool:
     """Whether a JSON value nests deeper than `limit`; level by level, as recursion is what must not run out."""
-    level = [value] if isinstance(value, dict | list) else []
+    level = _containers([value])
     for _ in range(limit - 1):
-        level = [child for parent in level for child in _children(parent) if isinstance(child, dict | list)]
-        if not level:
+        inner: list[Any] = []
+        for parent in level:
+            inner += _containers(parent.values() if isinstance(parent, dict) else parent)
+        if not inner:
             return False
+        level = inner
     return any(level)  # those have children
 
 
-def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
+def _containers(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if isinstance(value, dict | list)]
