@@ -122,7 +122,7 @@ def break_off() -> None:
     if not distributed.is_initialized():
         return
     if torch.cuda.is_available():
-        distributed.group.WORLD._get_backend(torch.device("cuda")).abort()
+        distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cuda")).abort()
     else:
         distributed.destroy_process_group()
 
