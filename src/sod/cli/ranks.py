@@ -72,7 +72,7 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
 
         yield ALONE
         return
-    from sod.models.parallel import join, leave
+    from sod.models.parallel import break_off, join, leave, prove_cards
     from sod.runlog import guard_hash
 
     if STARTED in os.environ:
@@ -85,9 +85,13 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
                 "`sod` start them"
             )
         ranks.refuse_difference(guard_hash(resolved(recipe)), "recipe")
+        if recipe.student.device != "cpu":
+            prove_cards(ranks)
         yield ranks
-    finally:
-        leave()
+    except BaseException:
+        break_off()
+        raise
+    leave()
 
 
 def _run_ranks(count: int, directory: Path) -> int:
