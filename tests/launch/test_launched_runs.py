@@ -129,6 +129,22 @@ def test_a_killed_run_leaves_no_server_in_the_way_of_its_resumption(
 
 
 @pytest.mark.slow
+def test_ranks_that_are_killed_with_their_command_leave_no_server(
+    recipe: Writer, start: Starter, tmp_path: Path, place: Path
+) -> None:
+    """Servers are children of rank 0, which is one of the launcher's."""
+    sections = {"teacher": {"path": str(place / "teacher")}, "method": "opd", "launch": {"teacher": {}}}
+    run = start(recipe(500, parallel={"shards": 2}, **sections), "--run", tmp_path / "run")
+    until(lambda: len(steps(tmp_path / "run")) > 1, run)
+    children = descendants(run.pid)
+    named = ("vllm_stand_in", "scoring_server", "sod train")
+    assert [sum(name in command_of(pid) for pid in children) for name in named] == [1, 1, 2]
+    run.kill()
+    run.wait()
+    until(lambda: not any(map(runs, children)))
+
+
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_ends_its_servers_and_keeps_its_step(
     recipe: Writer, start: Starter, tmp_path: Path
 ) -> None:
