@@ -84,7 +84,8 @@ def passing(row_N: Tensor, column_N: Tensor, columns: int, size: int, place: int
 
 def in_heads(x_BHsD: Tensor, size: int) -> Tensor:
     """Heads in as many parts as a team has ranks, to be exchanged for columns. Shape size x B x H/size x s x D."""
-    return x_BHsD.unflatten(1, (size, -1)).transpose(0, 1)
+    parts_BRhsD: Tensor = x_BHsD.unflatten(1, (size, -1))
+    return parts_BRhsD.transpose(0, 1)
 
 
 def whole_rows(x_RBhsD: Tensor, tokens: int) -> Tensor:
