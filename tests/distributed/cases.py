@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +46,7 @@ TOP_K = {"name": "opd", "divergence": {"kind": "jsd", "top_k": 8}}
 """`opd` with a dense loss over the 8 most probable tokens."""
 
 
-def tiny(seed: int, tied: bool = True, dtype: torch.dtype = torch.float32) -> Any:
+def tiny(seed: int, tied: bool = True, dtype: torch.dtype = torch.float32, key_heads: int = 2) -> Any:
     """A model of two layers with weights of its own."""
     config = Qwen3Config(
         vocab_size=TOKENS,
@@ -54,7 +54,7 @@ def tiny(seed: int, tied: bool = True, dtype: torch.dtype = torch.float32) -> An
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=key_heads,
         head_dim=8,
         max_position_embeddings=256,
         tie_word_embeddings=tied,
@@ -99,6 +99,7 @@ def make_run(
     lora: bool = False,
     dtype: torch.dtype = torch.float32,
     start: Path | None = None,
+    key_heads: int = 2,
     **optim: Any,
 ) -> Run:
     """A run whose engine does nothing: what is learned from is given. `start`: the weights to begin with."""
@@ -106,7 +107,7 @@ def make_run(
     recipe = Recipe.model_validate(
         {"student": {"path": "tiny"}, "method": method, "optim": settings, "rollout": {"prompts": 4, "samples": 2}}
     )
-    student = tiny(1, tied, dtype)
+    student = tiny(1, tied, dtype, key_heads)
     if start is not None:
         student.load_state_dict(torch.load(start))
     if lora:
@@ -121,7 +122,7 @@ def make_run(
         recipe=recipe,
         tasks=[],
         student=student,
-        teacher=(teacher := LocalTeacher(tiny(2, tied, dtype), 70, ranks=ranks)),
+        teacher=(teacher := LocalTeacher(tiny(2, tied, dtype), settings["micro_batch_tokens"], ranks=ranks)),
         rollout=SimpleNamespace(engine=SimpleNamespace(exact=False, sync=lambda model: None)),  # type: ignore[arg-type]
         method=(chosen := make_method(recipe.method)),
         optimizer=Optimizer(student, recipe.optim, STEPS),
@@ -353,15 +354,15 @@ def together(ranks: Ranks, directory: Path) -> dict[str, Any]:
 CASES: dict[str, Callable[..., dict[str, Any]]] = {"together": together, "resumed": resumed, "halves": halves}
 
 
-def main(case: str, directory: str, *arguments: str) -> None:
-    """Run a case and write down what it gives; rank 0 does."""
+def main(cases: Mapping[str, Callable[..., dict[str, Any]]], case: str, directory: str, *arguments: str) -> None:
+    """Run one of the cases and write down what it gives; rank 0 does."""
     torch.set_num_threads(1)
     ranks = ALONE
     if launched():
         from sod.models.parallel import join, leave
 
         ranks = join()
-    found = CASES[case](ranks, Path(directory), *arguments)
+    found = cases[case](ranks, Path(directory), *arguments)
     if ranks.first:
         torch.save(found, Path(directory) / f"{case}-{ranks.count}.pt")
     if ranks.count > 1:
@@ -369,4 +370,4 @@ def main(case: str, directory: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(CASES, *sys.argv[1:])

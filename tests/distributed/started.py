@@ -52,9 +52,9 @@ def finished(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
-def on_ranks(count: int, case: str, directory: Path, *arguments: str) -> dict[str, Any]:
-    """What a case of `cases.py` gives on so many ranks."""
-    ended = finished(start([[str(CASES), case, str(directory), *arguments]] * count))
+def on_ranks(count: int, case: str, directory: Path, *arguments: str, cases: Path = CASES) -> dict[str, Any]:
+    """What a case of `cases.py`, or of another such file, gives on so many ranks."""
+    ended = finished(start([[str(cases), case, str(directory), *arguments]] * count))
     assert [code for code, _ in ended] == [0] * count, "\n".join(text for _, text in ended)
     found: dict[str, Any] = torch.load(directory / f"{case}-{count}.pt", weights_only=False)
     return found

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, resumed, steps, together
-from started import on_ranks
+from cases import KINDS, resumed, steps
 
 from sod.models.memory import OutOfMemoryError
 from sod.models.parallel import refuse_one_card
@@ -25,24 +24,6 @@ from sod.training.optim import NonFiniteError
 from sod.training.shards import METADATA, SHARDS, read_shards
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the cases write."""
-    return tmp_path_factory.mktemp("ranks")
-
-
-@pytest.fixture(scope="module")
-def one(place: Path) -> dict[str, Any]:
-    """Everything in one process."""
-    return together(ALONE, place)
-
-
-@pytest.fixture(scope="module")
-def two(one: dict[str, Any], place: Path) -> dict[str, Any]:
-    """Everything on two ranks; they go on with a run of one process, too."""
-    return on_ranks(2, "together", place)
 
 
 def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
@@ -113,13 +94,12 @@ def test_one_rank_that_is_asked_to_stop_stops_all_after_the_same_step(two: dict[
 
 
 @slow
-@pytest.mark.parametrize("count", [1, 4])
 def test_what_two_ranks_saved_is_gone_on_with_by_another_number(
-    count: int, one: dict[str, Any], two: dict[str, Any], place: Path
+    one: dict[str, Any], four: dict[str, Any], place: Path
 ) -> None:
-    found = resumed(ALONE, place) if count == 1 else on_ranks(count, "resumed", place)
-    assert found["done"] == 3
-    assert apart(found["weights"], one["steps"]["weights"]) < 1e-5
+    for found in (resumed(ALONE, place), four["resumed"]):
+        assert found["done"] == 3
+        assert apart(found["weights"], one["steps"]["weights"]) < 1e-5
 
 
 @slow

@@ -9,6 +9,7 @@ from sod.models.adapters import base_source, is_adapter, refuse_missing_peft
 from sod.models.architecture import read_config, refuse_unscored
 from sod.models.length import Asked, context_bounds, refuse_longer, rope_bounds
 from sod.models.lora import chosen_targets, refuse_other_adapter, skeleton
+from sod.models.sequence import refuse_uncut
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Recipe
@@ -19,9 +20,12 @@ from sod.tasks.privileged import privileged_prompt
 def refuse_unfit(recipe: Recipe, method: Method) -> None:
     """Raises SodError where student or teacher cannot do their part in episodes of the recipe's lengths."""
     refuse_unfit_player(recipe.student.path, recipe)
+    _refuse_uncut(recipe.student.path, recipe, _episodes(recipe))
     if method.needs & SELF_TEACHER:
         return
     for spec in recipe.local_teachers.values():
+        if Need.TEACHER in method.needs:
+            _refuse_uncut(spec.path, recipe, _episodes(recipe))
         if Need.TEACHER_EPISODES in method.needs:
             refuse_unfit_player(spec.path, recipe)
         elif Need.TEACHER in method.needs:
@@ -52,11 +56,17 @@ def refuse_unfit_self_teacher(recipe: Recipe, method: Method, tasks: Iterable[Ta
     response = recipe.rollout.max_response_tokens
     asked = Asked(longest + response, f"the self-teacher's longest prompt ({longest}) + rollout.max_response_tokens")
     _refuse_unfit_scorer(recipe.student.path, asked)
+    _refuse_uncut(recipe.student.path, recipe, asked)
 
 
 def refuse_unfit_learner(path: str, longest: int) -> None:
     """Raises SodError where the model at `path` cannot be trained on conversations of up to `longest` tokens."""
     _refuse_unfit_scorer(path, Asked(longest, "sft.max_tokens"))
+
+
+def refuse_uncut_learner(recipe: Recipe, longest: int) -> None:
+    """Raises SodError where ranks are to share conversations of up to `longest` tokens, and the student cannot."""
+    _refuse_uncut(recipe.student.path, recipe, Asked(longest, "sft.max_tokens"))
 
 
 def refuse_missing_adapters(recipe: Recipe) -> None:
@@ -80,6 +90,12 @@ def _refuse_unfit_scorer(path: str, asked: Asked) -> None:
     config = read_config(base_source(path))
     refuse_unscored(config, path)
     refuse_longer(asked, [*context_bounds(config), *rope_bounds(config)], path)
+
+
+def _refuse_uncut(path: str, recipe: Recipe, asked: Asked) -> None:
+    """Raises SodError where the recipe has ranks share rows, and those of the model at `path` cannot be cut."""
+    spec = recipe.parallel
+    refuse_uncut(path, spec.sequence, max(spec.shards, spec.sequence), asked)
 
 
 def _episodes(recipe: Recipe) -> Asked:

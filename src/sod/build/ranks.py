@@ -19,6 +19,7 @@ from sod.engines.gathered import GatheredEngine
 from sod.models.lora import has_adapter, shared_copy
 from sod.models.ranks import Ranks
 from sod.recipe import Notice, Recipe, TeacherSpec, TeachersSpec
+from sod.recipe.keys.parallel import refuse_uneven_teams
 from sod.records import Episode, SodError, Trajectory
 from sod.rollout.collect import Collector
 from sod.rollout.episode import EpisodeLimits
@@ -46,13 +47,14 @@ class Brief:
 
 
 def refuse_one_process(recipe: Recipe, ranks: Ranks) -> None:
-    """Raises SodError where a recipe asks for several processes and nobody has started them."""
+    """Raises SodError where a recipe asks for several processes and nobody has started them, or not as it says."""
     wanted = recipe.parallel.shards
     if wanted > 1 and ranks.count == 1:
         raise SodError(
             f"parallel.shards={wanted}: only the commands `sod train` and `sod sft` start several processes; use them, "
             "or set parallel.shards=1"
         )
+    refuse_uneven_teams(recipe.parallel, ranks.count)
 
 
 def unheard(text: str) -> None:

@@ -10,7 +10,12 @@ import torch
 
 from sod.build.conversations import training_examples
 from sod.build.devices import find_devices
-from sod.build.fitness import refuse_missing_adapters, refuse_unfit_adapter, refuse_unfit_learner
+from sod.build.fitness import (
+    refuse_missing_adapters,
+    refuse_uncut_learner,
+    refuse_unfit_adapter,
+    refuse_unfit_learner,
+)
 from sod.build.idle import idle_in_sft, idle_keys, refuse_idle, refuse_unread
 from sod.build.job import Job, common_place, find_place, located, make_learner, prepare_torch, tell_other_device, told
 from sod.build.ranks import heard, own_card, refuse_one_process
@@ -68,7 +73,9 @@ def prepare_supervised(
         chat = chat_of(models, models.student.path, notice)
         refuse_unread(recipe, chat, resume, notice)
         examples = training_examples(conversations, source, chat, recipe, notice)
-        refuse_unfit_learner(models.student.path, max(len(example.token_ids) for example in examples))
+        longest = max(len(example.token_ids) for example in examples)
+        refuse_unfit_learner(models.student.path, longest)
+        refuse_uncut_learner(models, longest)
         refuse_unfit_adapter(models)
         tell_other_device(place.resume, devices.student, notice)
         prepare_torch(recipe, devices, resumed=place.resume is not None)

@@ -22,6 +22,7 @@ import typer
 
 from sod.build.allocation import tunables_for_workers
 from sod.recipe import Recipe, resolved
+from sod.recipe.keys.parallel import refuse_uneven_teams
 from sod.records import SodError
 from sod.report.console import err, out
 
@@ -66,13 +67,14 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
     """
     wanted = recipe.parallel.shards
     if NUMBER not in os.environ:
+        refuse_uneven_teams(recipe.parallel, wanted)
         if wanted > 1:
             raise typer.Exit(_run_ranks(wanted, directory))
         from sod.models.ranks import ALONE
 
         yield ALONE
         return
-    from sod.models.parallel import break_off, join, leave, prove_cards
+    from sod.models.parallel import break_off, join, leave, prove_cards, teamed
     from sod.runlog import guard_hash
 
     if STARTED in os.environ:
@@ -85,9 +87,11 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
                 "`sod` start them"
             )
         ranks.refuse_difference(guard_hash(resolved(recipe)), "recipe")
+        ranks.refuse_difference(str(recipe.parallel.sequence), "parallel.sequence")
+        refuse_uneven_teams(recipe.parallel, ranks.count)
         if recipe.student.device != "cpu":
             prove_cards(ranks)
-        yield ranks
+        yield teamed(ranks, recipe.parallel.sequence)
     except BaseException:
         break_off()
         raise

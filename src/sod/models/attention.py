@@ -3,7 +3,7 @@ an engine decodes, and within rows where they are packed behind one another.
 
 Transformers passes unknown keyword arguments of a decoder call down to its attention function. That is how an
 engine's cache gets there, and where packed rows begin: `decoder(..., window=...)`, no cache object of transformers in
-between; `decoder(..., cu_seq=..., longest=...)`.
+between; `decoder(..., cu_seq=..., longest=...)`. So do the ranks that rows are cut over (`sod.models.spread`).
 
 Legend: B rows, H query heads, G key heads, N new tokens, D head size.
 """
@@ -46,6 +46,14 @@ class Shared(Protocol):
         ...
 
 
+class Cut(Protocol):
+    """One forward of rows whose tokens are spread over ranks: see `sod.models.spread`."""
+
+    def attend(self, query_BHND: Tensor, key_BGND: Tensor, value_BGND: Tensor, scale: float) -> Tensor:
+        """Attend within the whole rows. Shape B x N x H x D, of this rank's tokens."""
+        ...
+
+
 def attend(
     module: Any,
     query_BHND: Tensor,
@@ -57,10 +65,11 @@ def attend(
     cu_seq: Tensor | None = None,
     longest: int = 0,
     shared: Shared | None = None,
+    spread: Cut | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers wants it: the engine's with a `window`, that of `shared` tokens, else
-    PyTorch's. Shape B x N x H x D.
+    """An attention function as transformers wants it: the engine's with a `window`, that of `shared` tokens or of
+    rows `spread` over ranks, else PyTorch's. Shape B x N x H x D.
 
     With `cu_seq` the one row holds several behind one another, the longest of `longest` tokens (`sod.models.packed`).
     Raises SodError for what none of these knows: soft caps, sinks, and with a `window` a sliding window that hides
@@ -78,6 +87,8 @@ def attend(
         return attend_packed(query_BHND, key_BGND, value_BGND, scaling, cu_seq, longest), None
     if shared is not None:
         return shared.attend(query_BHND, key_BGND, value_BGND, scaling), None
+    if spread is not None:
+        return spread.attend(query_BHND, key_BGND, value_BGND, scaling), None
     return sdpa_attention_forward(module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs)
 
 

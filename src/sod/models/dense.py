@@ -20,6 +20,7 @@ from sod.models.forward import hidden_before_actions
 from sod.models.logits import LogitShape, shape_of
 from sod.models.score import logits, over_actions, picked
 from sod.models.support import columns_of
+from sod.models.team import own_share
 from sod.objective.batch import TokenBatch
 
 # Logits of one model per chunk. In the backward pass 11 floats of each are alive at once for a jsd, 7 for a KL, 5 for
@@ -77,7 +78,8 @@ def choice_terms(
         raise ValueError("the scores lack the teacher's most probable tokens")
     rows = max(CUDA_ROWS if student.device.type == "cuda" else LEAST_ROWS, CHUNK_LOGITS // columns_of(student))
     values = partial(_choice_values, shape_of(student.config), measure, temperature)
-    logp_BT, value_BT = over_actions(student, batch, rows, values, teacher.ids_NK, teacher.logps_NK)
+    chosen = (own_share(student, teacher.ids_NK), own_share(student, teacher.logps_NK))
+    logp_BT, value_BT = over_actions(student, batch, rows, values, *chosen)
     return logp_BT, value_BT
 
 

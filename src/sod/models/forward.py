@@ -20,6 +20,8 @@ from sod.models.packed import PACKED, PackedRows, packed_rows, worth_packing
 from sod.models.projection import apart, rounding
 from sod.models.sharded import computing_dtype
 from sod.models.shared import shared_hidden, shared_rows, shared_rows_of
+from sod.models.spread import as_packed, as_padded, hidden_of_share
+from sod.models.team import team_of
 from sod.objective.batch import TokenBatch
 from sod.records import SodError
 
@@ -29,11 +31,16 @@ PROBED = (7, 12, 3)  # tokens of the rows on which packing is proven
 def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
     """What the decoder says before each action token, in row-major order. Shape N x D, on the model's device.
 
+    Of a model whose rows are cut over a team of ranks that is for this rank's share of the action tokens alone
+    (`sod.models.team`). Raises SodError for rows that cannot be cut.
+
     Differentiable where gradients are enabled. Where it saves time and is proven for the model (`packs`), tokens that
     rows begin with alike are run once (`sod.models.shared`, on a CPU), or rows are packed behind one another
     (`sod.models.packed`); in float32 these differ from padded rows by rounding.
     """
     action_BT = batch.turn_BT > 0
+    if team_of(model).size > 1:
+        return _hidden_of_team(model, batch)
     ours = _within_windows(model, batch) and packs(model)
     shared = shared_rows_of(model, batch) if ours else None
     if shared is not None:
@@ -48,6 +55,21 @@ def hidden_before_actions(model: Any, batch: TokenBatch) -> Tensor:
         first_B = torch.arange(len(batch)) * batch.token_BT.shape[1]
     row_N, at_N = torch.nonzero(action_BT, as_tuple=True)
     return hidden_SD[moved(first_B[row_N] + at_N - 1, model.device)]
+
+
+def _hidden_of_team(model: Any, batch: TokenBatch) -> Tensor:
+    """`hidden_before_actions` of this rank's share, rows cut over its team."""
+    if not _within_windows(model, batch):
+        raise SodError(
+            f"parallel.sequence: a row of {int(batch.length_B.max()):,} tokens is longer than the model attends to as "
+            "a whole; set parallel.sequence=1"
+        )
+    row_N, at_N = torch.nonzero(batch.turn_BT > 0, as_tuple=True)
+    if packs(model) and worth_packing(batch.length_B, model.device, computing_dtype(model)):
+        first_B = batch.length_B.cumsum(0) - batch.length_B
+        packed = as_packed(packed_rows(batch.token_BT, batch.length_B), model.device)
+        return hidden_of_share(model, packed, torch.zeros_like(row_N), first_B[row_N] + at_N - 1)
+    return hidden_of_share(model, as_padded(batch.token_BT), row_N, at_N - 1)
 
 
 def padded_hidden(model: Any, token_BT: Tensor) -> Tensor:

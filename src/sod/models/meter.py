@@ -18,6 +18,7 @@ from typing import Any, final
 from sod.clock import nothing_to_wait_for
 from sod.models.architecture import head_sizes
 from sod.models.peaks import Peaks
+from sod.models.team import team_of
 from sod.objective.batch import TokenBatch
 
 
@@ -28,7 +29,7 @@ class Cost:
 
     `layer_weights` and `head_weights` count matrix entries; `pair` is the FLOP of one (query, key) pair in all layers;
     `token_bytes` are the keys and values of a token, `weight_bytes` one entry. `frozen_layers` and `frozen_head` are
-    those entries that get no gradient, under an adapter.
+    those entries that get no gradient, under an adapter. `ranks` share the arithmetic of a row.
     """
 
     layer_weights: int
@@ -38,6 +39,7 @@ class Cost:
     weight_bytes: int
     frozen_layers: int = 0
     frozen_head: int = 0
+    ranks: int = 1
 
     @classmethod
     def of(cls, model: Any) -> Cost:
@@ -56,6 +58,7 @@ class Cost:
             weight_bytes=size,
             frozen_layers=sum(p.numel() for p in layers if not p.requires_grad),
             frozen_head=0 if head.requires_grad else head.numel(),
+            ranks=team_of(model).size,
         )
 
     def layers(self, tokens: int, pairs: int) -> float:
@@ -67,9 +70,9 @@ class Cost:
         return 2.0 * self.head_weights * tokens
 
     def scoring(self, batch: TokenBatch) -> float:
-        """FLOP of the log-probabilities of a batch's action tokens."""
+        """FLOP of the log-probabilities of a batch's action tokens, on each of the ranks that share its rows."""
         tokens, pairs = int(batch.length_B.sum()), int((batch.length_B * (batch.length_B + 1) // 2).sum())
-        return self.layers(tokens, pairs) + self.head(batch.action_tokens())
+        return (self.layers(tokens, pairs) + self.head(batch.action_tokens())) / self.ranks
 
     def backward(self, batch: TokenBatch, recompute: bool = False) -> float:
         """FLOP of the gradient: twice the forward, and the projection again, because it is recomputed.
@@ -77,8 +80,8 @@ class Cost:
         With `recompute` the layers run once more as well. Frozen weights pass a gradient on and get none.
         """
         forward, actions = self.scoring(batch), batch.action_tokens()
-        spared = 2.0 * (self.frozen_layers * int(batch.length_B.sum()) + self.frozen_head * actions)
-        return (3.0 * forward if recompute else 2.0 * forward + self.head(actions)) - spared
+        spared = 2.0 * (self.frozen_layers * int(batch.length_B.sum()) + self.frozen_head * actions) / self.ranks
+        return (3.0 * forward if recompute else 2.0 * forward + self.head(actions) / self.ranks) - spared
 
     @property
     def weights(self) -> int:

@@ -9,6 +9,9 @@ The plan, for all of the trainer:
   does the same with the whole batch, small as it is beside weights: baselines, weights of turns, advantages and the
   denominator are computed on each, over all rows, so that nothing has to be agreed on. What costs time, forwards and
   backwards, each rank does for its own rows, dealt by tokens (`ranks.dealt`), and the values are summed up.
+- **Long rows.** With `parallel.sequence` neighbouring ranks are a team that shares its rows: each has some of the
+  tokens of every row, and exchanges them for heads in attention (`sod.models.spread`). The weights' pieces are those of
+  all ranks as before, teams are dealt rows as ranks are, and of what a team computes alike the first's part counts.
 - **In step.** Every forward of a sharded model is common to all ranks. A rank with fewer micro-batches than another
   runs one more row, whose loss counts nothing (`ranks.Ranks.evened`).
 - **One gradient.** Torch averages over ranks, and our losses are parts of a sum: each is multiplied by the number of
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from types import MethodType
 from typing import Any
@@ -40,7 +44,9 @@ from torch.distributed.tensor import DTensor
 from sod.models.forward import packs
 from sod.models.ranks import LAUNCHED, Ranks
 from sod.models.recompute import decoder_layers
+from sod.models.sequence import cut_rows
 from sod.models.sharded import Sharding, mark_sharded, whole_tensor
+from sod.models.team import Team
 from sod.records import SodError
 
 PATIENCE = timedelta(hours=12)
@@ -108,6 +114,14 @@ def refuse_one_card(cards: list[str]) -> None:
             )
 
 
+def teamed(ranks: Ranks, sequence: int) -> Ranks:
+    """The ranks in teams of `sequence` neighbours, which share rows; all ranks call it, and it must divide them."""
+    if sequence == 1:
+        return ranks
+    link, _ = distributed.new_subgroups(group_size=sequence, timeout=PATIENCE)
+    return replace(ranks, team=Team(sequence, ranks.number % sequence, link))
+
+
 def leave() -> None:
     """Part from the other processes, where there are any, which do so too."""
     if distributed.is_initialized():
@@ -135,6 +149,7 @@ def shard(model: Any, ranks: Ranks) -> None:
     """
     computing = model.dtype
     packs(model)  # proven while the weights are whole
+    cut_rows(model, ranks, "student")
     mesh = init_device_mesh(model.device.type, (ranks.count,))
     policy = MixedPrecisionPolicy(param_dtype=computing, reduce_dtype=torch.float32)
     for part in (*decoder_layers(model, "parallel.shards"), model):

@@ -17,9 +17,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
+import torch
 from torch import Tensor
 
 from sod.models.memory import OutOfMemoryError
+from sod.models.team import SOLO, Team
 from sod.records import SodError
 from sod.seeds import derive
 
@@ -49,11 +51,15 @@ class RankZeroError(SodError):
 @final
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run: the `number` of this one, from 0, how many they are, and its number on its machine."""
+    """The processes of a run: the `number` of this one, from 0, how many they are, and its number on its machine.
+
+    `team` are those that share rows with this one: as many neighbours as `parallel.sequence` says.
+    """
 
     number: int = 0
     count: int = 1
     local: int = 0
+    team: Team = SOLO
 
     @property
     def first(self) -> bool:
@@ -61,8 +67,9 @@ class Ranks:
         return self.number == 0
 
     def rows(self, lengths: Sequence[int]) -> list[int]:
-        """The rows of a batch that are this process's; every row is that of exactly one. See `dealt`."""
-        return list(range(len(lengths))) if self.count == 1 else dealt(lengths, self.count)[self.number]
+        """The rows of a batch that are this process's; every row is that of exactly one, or one team. See `dealt`."""
+        hands = self.count // self.team.size
+        return list(range(len(lengths))) if hands == 1 else dealt(lengths, hands)[self.number // self.team.size]
 
     def evened(self, own: Sequence[T]) -> Iterator[T | None]:
         """What this process has to do, then None as often as another has more: forwards of a sharded model are common.
@@ -78,12 +85,15 @@ class Ranks:
         return value if self.count == 1 else max(self.everybodys(value))
 
     def summed(self, value: Tensor) -> Tensor:
-        """The sum of the processes' tensors, which are on the CPU and of one shape; where there is one, it itself."""
+        """The sum of the processes' tensors, which are on the CPU and of one shape; where there is one, it itself.
+
+        A team has one tensor of its rows, so that of its first counts.
+        """
         if self.count == 1:
             return value
         from torch import distributed
 
-        total = value.clone()
+        total = value.clone() if self.team.place == 0 else torch.zeros_like(value)
         with naming_lost_ranks():
             distributed.all_reduce(total)
         return total

@@ -27,6 +27,7 @@ from sod.models.projection import apart, change_of_logits, rounding
 from sod.models.ranks import ALONE, Ranks
 from sod.models.sharded import is_sharded, within
 from sod.models.support import columns_of, tokens_of
+from sod.models.team import known_to_all, own_share, team_of
 from sod.objective.batch import TokenBatch
 from sod.objective.columns import action_numbers
 from sod.objective.scores import SAMPLED_ONLY, ScoreNeed, TeacherScores
@@ -64,6 +65,9 @@ def at_actions(model: Any, batch: TokenBatch, rows: int, values: partial[Tensor]
     decoder says before the token, the token, further columns) and returns C x N, all on the model's device but for the
     further columns, which are where the caller left them. With gradients, what it makes of several chunks is not kept
     but made again in the backward pass. The values returned are on the batch's device.
+
+    Where rows are cut over a team of ranks each works on its share of the action tokens, all get the values of all, and
+    `more_N` are those of the share (`team.own_share`).
     """
     return within(model, lambda: _at_hidden(model, batch, hidden_before_actions(model, batch), rows, values, *more_N))
 
@@ -80,7 +84,8 @@ def _at_hidden(
     model: Any, batch: TokenBatch, hidden_ND: Tensor, rows: int, values: partial[Tensor], *more_N: Tensor
 ) -> Tensor:
     """`at_actions` from hidden states."""
-    target_N = moved(batch.token_BT[batch.turn_BT > 0], hidden_ND.device)
+    id_N = batch.token_BT[batch.turn_BT > 0]
+    target_N = moved(own_share(model, id_N), hidden_ND.device)
     head = model.get_output_embeddings()
     projected = fused(values, head)
     parts: list[Tensor] = []
@@ -91,7 +96,7 @@ def _at_hidden(
             parts.append(checkpoint(projected, head, *chunk, use_reentrant=False))
         else:
             parts.append(projected(head, *chunk))
-    return moved(torch.cat(parts, dim=1), batch.token_BT.device)
+    return known_to_all(moved(torch.cat(parts, dim=1), batch.token_BT.device), len(id_N), team_of(model))
 
 
 def score(
@@ -111,7 +116,8 @@ def teacher_scores(
 ) -> TeacherScores:
     """What `need` asks for beside the log-probabilities, from one forward per micro-batch and without gradients.
 
-    All of it at `temperature`. Each of the ranks scores rows of its own, and gets the values of all. Raises ValueError
+    All of it at `temperature`. Each of the ranks, or each team of them, scores rows of its own, and all get the values
+    of all. Raises ValueError
     where more tokens are wanted than the vocabulary has.
     """
     if need.k > tokens_of(model):

@@ -198,6 +198,7 @@ METRICS = (
     Metric("faults/", "episodes", "", "{:.0f}", None, "of those, the ones with a fault of that kind"),
     Metric("fault_rate", "share", "", "{:.3f}", None, "share of the step's episodes that were set apart"),
     Metric("retries", "calls", "", "{:.0f}", None, "turns and tool calls tried again after a fault"),
+    Metric("engine_deaths", "", "", "{:.0f}", None, "how often a server that samples failed (`engine.kind=vllm`)"),
     Metric(
         "distilled_before_fault",
         "episodes",

@@ -13,6 +13,7 @@ from sod.models.lora import own_weights
 from sod.models.meter import Cost, Meter
 from sod.models.ranks import ALONE, Ranks
 from sod.models.score import teacher_scores
+from sod.models.sequence import cut_rows
 from sod.models.sharded import whole_tensor
 from sod.objective.batch import TokenBatch
 from sod.objective.scores import ScoreNeed, TeacherScores
@@ -41,9 +42,11 @@ class LocalTeacher:
     ) -> None:
         """`temperature` must be the student's, or the gap compares two different things.
 
-        With several `ranks` each has the whole model, scores rows of its own, and gets the scores of all.
+        With several `ranks` each has the whole model, scores rows of its own, and gets the scores of all. A team of
+        them shares its rows. Raises SodError where those of this model cannot be cut.
         """
         self.model = model.requires_grad_(False).eval()
+        cut_rows(self.model, ranks, "teacher")
         self.micro_batch_tokens = micro_batch_tokens
         self.temperature = temperature
         self._meter = meter or Meter()

@@ -25,6 +25,7 @@ from sod.models.logits import LogitShape, shape_of
 from sod.models.score import logits, logps_after
 from sod.models.sharded import within
 from sod.models.support import columns_of
+from sod.models.team import known_to_all, team_of, to_all
 from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.scores import Aligned, Rendering
 
@@ -80,11 +81,13 @@ def _terms(
     action_BT = batch.turn_BT > 0
     hidden_ND = hidden_before_actions(student, batch)
     logp_BT = logps_after(student, batch, hidden_ND, temperature)
-    value_N = torch.zeros(len(hidden_ND))
+    id_N = batch.token_BT[action_BT]
+    value_N = torch.zeros(len(id_N))
     if bool((aligned.span_BT > 0).any()):
-        own = _side(hidden_ND, batch.token_BT[action_BT], aligned.span_BT[action_BT])
+        whole_ND = to_all(hidden_ND, len(id_N), team_of(student))
+        own = _side(whole_ND, id_N, aligned.span_BT[action_BT])
         theirs = _teachers_side(teacher, aligned, rendering)
-        value_N = value_N.index_add(0, own.start_S, _values(student, teacher, own, theirs, measure, temperature))
+        value_N = value_N.index_add(0, own.start_S, _shared_out(student, teacher, own, theirs, measure, temperature))
     return logp_BT, torch.zeros(action_BT.shape).masked_scatter(action_BT, value_N)
 
 
@@ -104,7 +107,21 @@ def _teachers_side(teacher: Any, aligned: Aligned, rendering: Rendering) -> _Sid
     view = supervised_batch([(ids[:length], turns[:length]) for ids, turns, length in rows])
     with torch.no_grad():
         hidden_MD = hidden_before_actions(teacher, view)
-    return _side(hidden_MD, view.token_BT[view.turn_BT > 0], rendering.span_BL[read_B][turn_BL > 0])
+    id_M = view.token_BT[view.turn_BT > 0]
+    return _side(to_all(hidden_MD, len(id_M), team_of(teacher)), id_M, rendering.span_BL[read_B][turn_BL > 0])
+
+
+def _shared_out(
+    student: Any, teacher: Any, own: _Side, theirs: _Side, measure: SpanMeasure, temperature: float
+) -> Tensor:
+    """`_values`, of which each rank of the student's team makes its share."""
+    team, count = team_of(student), len(own.start_S)
+    first, last = team.share(count)
+    if first == last:  # fewer spans than ranks: the others wait for this one's part of the backward pass
+        return known_to_all(moved(own.hidden_ND[:0, 0].float(), torch.device("cpu"))[None], count, team)[0]
+    if team.size > 1:
+        own, theirs = own.part(first, last), theirs.part(first, last)
+    return known_to_all(_values(student, teacher, own, theirs, measure, temperature)[None], count, team)[0]
 
 
 def _values(student: Any, teacher: Any, own: _Side, theirs: _Side, measure: SpanMeasure, temperature: float) -> Tensor:
