@@ -179,9 +179,7 @@ def _fitted(one: Asked, chat: Chat, path: str) -> Recipe:
     return fitted
 
 
-def _tools(
-    all_asked: Sequence[Asked], chats: dict[str, Chat], resources: ExitStack, notice: Notice
-) -> dict[str, Tool]:
+def _tools(all_asked: Sequence[Asked], chats: dict[str, Chat], resources: ExitStack, notice: Notice) -> dict[str, Tool]:
     """The tools of the first benchmark that shows some: all of them have the same."""
     showing = [one for one in all_asked if one.style.uses_tools]
     if not showing:

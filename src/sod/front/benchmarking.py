@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from sod.front.evaluating import asked_changes, recipe_of, write
 from sod.front.recipes import Given
@@ -87,7 +87,7 @@ def _place(about: Evaluated, wanted: Wanted, name: str, recipe: Recipe) -> Path:
 
 
 def _refuse_taken(places: Iterable[Path], wanted: Wanted) -> None:
-    """Raises SodError where --out has something in it: the last benchmark must not find that out when others are done."""
+    """Raises SodError where --out has something in it, which the last benchmark must not find out when others ran."""
     for place in places:
         if wanted.to is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise SodError(f"{place}: not empty, and nothing is overwritten; choose another --out")
@@ -103,7 +103,7 @@ def _answered(one: Asked, play: Play, about: Evaluated, model: str, place: Path,
 
 
 def _played(one: Asked, play: Play, about: Evaluated, target: Path) -> Evaluation:
-    """Play a benchmark, with a progress bar, and pass the figures on to the recipe's trackers as `eval/BENCHMARK/...`."""
+    """Play a benchmark, with a progress bar, and give the recipe's trackers the figures as `eval/BENCHMARK/...`."""
     shared = target.parent if about.run is None else about.run.absolute().parent
     run_name = target.name if about.run is None else f"{about.name}-{target.name}"
     with (
