@@ -16,8 +16,9 @@ from sod.evaluation.benchmarks.catalogue import BENCHMARKS, benchmarks_named
 from sod.evaluation.benchmarks.loading import ProblemSet, load_problems
 from sod.evaluation.benchmarks.problem import Problem
 from sod.recipe import PythonSpec
-from sod.records import SodError, Verdict
+from sod.records import SodError, Task, Verdict
 from sod.rewards.code import CodeVerifier
+from sod.rewards.code_suites import read_suite
 from sod.tools.sandbox.base import ProgramLimits
 
 SHARED = Path("/work/shared/data")
@@ -105,7 +106,8 @@ def test_tests_of_programs_are_those_of_the_rows(tmp_path: Path) -> None:
     verifier = CodeVerifier(sandbox.execute)
     try:
         for program, passes in ((right, True), (wrong, False)):
-            suites = [verifier._suite(problem.task) for problem in problems if problem.task is not None]
+            tasks = [verifier.unpacking.plain(problem.task) for problem in problems if problem.task is not None]
+            suites = [read_suite(task) for task in tasks if isinstance(task, Task)]
             candidates = [(suite, program + end) for suite, end in zip(suites, ends, strict=True)]
             verdicts = verifier.judged(candidates)
             assert [isinstance(one, Verdict) and one.correct for one in verdicts] == [passes] * 4, verdicts

@@ -55,10 +55,9 @@ class Answered:
 
 def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> list[Answered]:
     """Evaluate a model on benchmarks, and write a directory for each as it is done. Raises SodError."""
-    from sod.build.benchmarks import asked, loaded_player, read_sets, refuse_unasked
+    from sod.build.benchmarks import asked, loaded_player, read_sets, refuse_unasked, style_named
     from sod.build.evaluated import find_evaluated
     from sod.evaluation.benchmarks.catalogue import benchmarks_named
-    from sod.evaluation.styles.catalogue import style_named
 
     benchmarks, style = benchmarks_named(wanted.benchmarks), style_named(wanted.style)
     refuse_unasked(style, benchmarks)
