@@ -118,14 +118,14 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
 
 
 def load(job: dict[str, Any]) -> types.ModuleType:
-    """Run the sources in one namespace, that of a module."""
+    """Run the sources in one namespace, that of a module; annotations are evaluated, unlike this file's own."""
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     *helpers, code = job["sources"]
     for source in helpers:
         with suppress(SyntaxError):  # a prompt that is no program by itself
-            exec(compile(source, "<prompt>", "exec"), module.__dict__)
-    exec(compile(code, "<answer>", "exec"), module.__dict__)
+            exec(compile(source, "<prompt>", "exec", dont_inherit=True), module.__dict__)
+    exec(compile(code, "<answer>", "exec", dont_inherit=True), module.__dict__)
     return module
 
 
