@@ -156,15 +156,15 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
 
 
 def load(job: dict[str, Any]) -> ModuleType:
-    """Run the sources in one namespace, that of a module."""
+    """Run the sources in one namespace, that of a module; annotations are evaluated, unlike this file's own."""
     module = new_module("solution")
     *helpers, code = job["sources"]
     for source in helpers:
         try:  # noqa: SIM105  `suppress` would have to be imported
-            exec(compile(source, "<prompt>", "exec"), module.__dict__)
+            exec(compile(source, "<prompt>", "exec", dont_inherit=True), module.__dict__)
         except SyntaxError:  # a prompt that is no program by itself
             pass
-    exec(compile(code, "<answer>", "exec"), module.__dict__)
+    exec(compile(code, "<answer>", "exec", dont_inherit=True), module.__dict__)
     return module
 
 
