@@ -9,9 +9,9 @@ import typer
 
 from sod.cli.options import AllowCodeOption, Overrides
 from sod.cli.unread import refuse_unread
-from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
-from sod.records import SodError
-from sod.report.console import evaluation_table, notice, out
+from sod.front.evaluating import Request, asked_changes, evaluated, recipe_of
+from sod.report.console import notice, out
+from sod.report.evaluations import show_evaluation
 
 EXAMPLES = """Examples:
 
@@ -19,6 +19,7 @@ EXAMPLES = """Examples:
 - `sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100`"""
 
 PANEL = "What is written where"
+HARNESS = "How it is played and told"
 
 
 def evaluate(
@@ -55,30 +56,41 @@ def evaluate(
         typer.Option(
             "--out",
             rich_help_panel=PANEL,
-            help="An empty directory for the JSON and the generations; default RUN/evaluations/DATA-TASKS-K-STEP, "
-            "for other models runs/evaluations/MODEL-DATA-TASKS-K, with -2, -3, ... where it is taken.",
+            help="A directory for the JSON and the generations, empty or of this evaluation; default "
+            "RUN/evaluations/DATA-TASKS-K-STEP, for other models runs/evaluations/MODEL-DATA-TASKS-K, with -2, -3, ... "
+            "where another one stands there.",
         ),
     ] = None,
     allow_code: AllowCodeOption = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            rich_help_panel=HARNESS,
+            help="A key of the tasks' extra fields that figures are broken down by, also several times; default "
+            "difficulty, level and data_source.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, rich_help_panel=HARNESS, help="Processes that play, with a model each."),
+    ] = 1,
 ) -> None:
     """Evaluate a model on held-out tasks: avg@k, pass@k and maj@k with 95% intervals.
 
     A run's model is evaluated as the run's own recipe says (tools, chat template, samples, trackers); a run means its
     newest checkpoint. The recipe's trackers get the figures too, at the checkpoint's step.
+
+    The same command goes on with an evaluation that was interrupted, and shows the figures of one that is finished.
     """
-    from sod.build.evaluated import claimed, find_evaluated
+    from sod.build.evaluated import find_evaluated
 
     refuse_unread("eval", overrides or [])
     about = find_evaluated(model, notice)
     spec = recipe_of(about, recipe, asked_changes(k, tasks, device, overrides or []), allow_code, notice)
-    if not data and spec.environment is None:
-        raise SodError("--data is missing: name a file of RL tasks")
     if spec.evaluation.tasks and tasks is None:
         notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
-    named = data or ENVIRONMENT
-    with claimed(to or about.place(named, spec.evaluation), exact=to is not None) as target:
-        result = evaluated(spec, about, data, target, notice)
-        write(target, spec, model, data, result)
-    title = f"{Path(named).name}, {result.tasks} tasks" + (f", step {about.step}" if about.step is not None else "")
-    out.print(evaluation_table({about.name: result.as_dict()}, title))
-    out.print(f"written to {target}", markup=False)
+    request = Request(model, data, to, workers, by or ())
+    answer = evaluated(spec, about, request, notice)
+    show_evaluation(answer.about.name, answer.result.as_dict(), request.named, answer.about.step)
+    out.print(f"written to {answer.directory}", markup=False)

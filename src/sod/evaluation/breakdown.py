@@ -75,7 +75,7 @@ def breakdown_rows(by: Breakdown) -> dict[str, dict[str, dict[str, Any]]]:
 
 def breakdown_figures(by: Breakdown) -> dict[str, float]:
     """The estimates as `by/KEY/VALUE/NAME`, for trackers."""
-    figures = {}
+    figures: dict[str, float] = {}
     for key, parts in by.items():
         for value, part in parts.items():
             figures |= {f"by/{key}/{value}/{name}": estimate.value for name, estimate in part.estimates.items()}

@@ -15,6 +15,11 @@ from sod.evaluation.metrics import Estimate, pass_curve, summarise
 from sod.records import Episode, Group, SodError, StopReason, Task, Trajectory
 from sod.rollout.collect import Collector
 
+Votes = Callable[[Sequence[Sequence[Episode]]], Sequence[Sequence[str | None]]]
+"""The answers of the episodes of each task for majorities: equal ones in one spelling."""
+ROUND = 0
+"""What stands for the step in the keys of noise: an episode's is the same whatever is played with it."""
+
 
 @final
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def evaluate(
     per_call = max(1, chunk // k)
     for first in range(0, len(tasks), per_call):
         part = tasks[first : first + per_call]
-        groups += collector.collect(part, k, sampling, purpose, first).groups
+        groups += collector.collect(part, k, sampling, purpose, ROUND).groups
         if on_progress:
             on_progress(first + len(part), len(tasks))
     if hints is not None:
@@ -97,10 +102,10 @@ def summed(
     tasks: Sequence[Task],
     groups: Sequence[Group],
     k: int,
-    votes_of: Callable[[Sequence[Sequence[Episode]]], Sequence[Sequence[str | None]]],
+    votes_of: Votes,
     by: Sequence[str] = (),
 ) -> Evaluation:
-    """The figures of `groups`, which are those of `tasks` in order; `votes_of` spells equal answers of a task alike.
+    """The figures of `groups`, which are those of `tasks` in order.
 
     Raises SodError where every episode faulted, and where no task kept k of them.
     """

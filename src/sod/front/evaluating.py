@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from sod.front.passed import NOTHING, Passed
 from sod.front.recipes import Given, given_recipe, runs_own
 from sod.front.tracking import trackers
 from sod.recipe import Notice, Recipe, code_in, read_yaml, resolved
+from sod.records import SodError
 from sod.report.console import progress
 from sod.runlog import RunLog
 
 if TYPE_CHECKING:
     from sod.build.evaluated import Evaluated
+    from sod.build.kept import Kept
     from sod.evaluation.runner import Evaluation
 
 TEACHERS = ("teacher", "teachers")
@@ -62,23 +65,106 @@ def recipe_of(
     return given_recipe(plain, changes, passed, notice)
 
 
-def evaluated(spec: Recipe, about: Evaluated, data: str, target: Path, notice: Notice) -> Evaluation:
-    """Evaluate, with a progress bar, and pass the figures on to the recipe's trackers."""
-    from sod.build.evaluation import evaluate_model
+@final
+@dataclass(frozen=True)
+class Request:
+    """What is evaluated, and how: `model` as it was named, `data` or else the environment's own tasks.
 
+    `to` is the directory, None for one of its own. `workers` processes play; `by` are keys that figures are broken
+    down by.
+    """
+
+    model: str
+    data: str
+    to: Path | None = None
+    workers: int = 1
+    by: Sequence[str] = ()
+
+    @property
+    def named(self) -> str:
+        """What the tasks are called."""
+        return self.data or ENVIRONMENT
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """The figures of an evaluation, which checkpoint they are of, and where they were written."""
+
+    about: Evaluated
+    result: Evaluation
+    directory: Path
+
+
+def evaluated(spec: Recipe, about: Evaluated, request: Request, notice: Notice) -> Answer:
+    """Evaluate, or go on with it, or give the figures of one that is finished.
+
+    There is a progress bar, and the recipe's trackers get the figures. Raises SodError.
+    """
+    from sod.build.evaluated import pinned
+    from sod.build.evaluation import prepare_evaluation
+    from sod.build.fingerprints import settings_of
+    from sod.build.kept import Place, directories_with_fewer, kept_evaluation, plan_of
+    from sod.build.playing import refuse_unfit_workers
+    from sod.evaluation.stored import FIGURES
+    from sod.runlog import differences, write_json_atomic
+
+    refuse_unfit_workers(spec, request.workers)
+    _refuse_nothing(spec, request)
+    named, settings = request.named, spec.evaluation
+    if request.to is None:
+        of_this = settings_of(spec)
+        about = pinned(
+            about, request.model, named, settings, lambda plan: not differences(plan.settings, of_this), notice
+        )
+        spec = spec.model_copy(update={"student": spec.student.model_copy(update={"path": about.path})})
+    prepared = prepare_evaluation(spec, request.data, notice, by=request.by)
+    place = request.to or about.place(named, settings)
+    fewer = directories_with_fewer(
+        place, lambda k: about.place(named, settings.model_copy(update={"k": k})), settings.k
+    )
+    plan = plan_of(prepared, about.name, named, about.step)
+    with kept_evaluation(
+        Place(place, request.to is not None, () if request.to else fewer), prepared, plan, notice
+    ) as kept:
+        if kept.finished:
+            notice(f"{kept.directory}: was evaluated before; nothing is played, and another --out plays it anew")
+            result = kept.stored_result(notice)
+            write_json_atomic(kept.directory / FIGURES, _figures(spec, about, request, result))
+        else:
+            result = _played(spec, about, kept, request.workers, notice)
+            kept.finish(result, _figures(spec, about, request, result))
+        return Answer(about, result, kept.directory)
+
+
+def _played(spec: Recipe, about: Evaluated, kept: Kept, workers: int, notice: Notice) -> Evaluation:
+    from sod.build.playing import played
+
+    target, total = kept.directory, len(kept.prepared.tasks)
     run_name = target.name if about.run is None else f"{about.name}-{target.name}"
     shared = target.parent if about.run is None else about.run.absolute().parent
     with (
         trackers(spec, run_name, target, shared) as opened,
-        progress(f"evaluating {about.name}", total=0, unit="tasks") as bar,
+        progress(f"evaluating {about.name}", total=total, unit="tasks") as bar,
     ):
         task = bar.task_ids[0]
-        result = evaluate_model(
-            spec, data, notice, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        bar.update(task, completed=kept.done())
+        with played(kept, workers, notice, lambda done: bar.update(task, completed=done)) as votes_of:
+            result = kept.result(votes_of, notice)
         for tracker in opened:
             tracker.log(result.metrics(), about.step or 0)
     return result
+
+
+def _figures(spec: Recipe, about: Evaluated, request: Request, result: Evaluation) -> dict[str, Any]:
+    """What is written of the figures, and where they come from."""
+    origin = {"model": request.model, "data": request.named, "step": about.step, "recipe": resolved(spec)}
+    return {**result.as_dict(), **origin}
+
+
+def _refuse_nothing(spec: Recipe, request: Request) -> None:
+    if not request.data and spec.environment is None:
+        raise SodError("--data is missing: name a file of RL tasks")
 
 
 def write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation) -> None:
