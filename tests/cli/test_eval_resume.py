@@ -77,7 +77,7 @@ def test_killed_it_goes_on_where_it_was(
 def test_several_processes_play_the_same(
     whole: Path, world: Any, sod: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where one of them is killed over its block; of one that is lost with it again, the line says how to go on."""
+    """Also where one of them is killed over its block; where another one is too, a line says how to go on."""
     out = tmp_path / "out"
     with LosingWorkers(times=1, patch=monkeypatch) as losing:
         ended = sod(*asked(world, out, "--workers", "2"))

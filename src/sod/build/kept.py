@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -246,16 +246,19 @@ def _refuse_unlike(directory: Path, plan: Plan) -> None:
         raise SodError(f"{directory}: holds {found.k} samples of each task; give -k {found.k}, or another --out")
 
 
-def directories_with_fewer(place: Path, name: Callable[[int], Path], k: int) -> list[Path]:
-    """The directories that evaluations of fewer samples than `k` have beside `place`, the most samples first.
+def directories_with_fewer(places: Mapping[int, Path]) -> list[Path]:
+    """The directories that evaluations of fewer samples stand in, the most samples first.
 
-    `name` gives that of an evaluation with so many.
+    `places` are where they go by their number of samples; numbered ones beside those count.
     """
-    beside = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+    if not places:
+        return []
+    parent = next(iter(places.values())).parent
+    beside = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
     found = []
-    for samples in range(k - 1, 0, -1):
-        pattern = re.compile(re.escape(name(samples).name) + r"(-\d+)?")
-        found += [place.with_name(one) for one in sorted(beside) if pattern.fullmatch(one)]
+    for k in sorted(places, reverse=True):
+        pattern = re.compile(re.escape(places[k].name) + r"(-\d+)?")
+        found += [parent / name for name in beside if pattern.fullmatch(name)]
     return found
 
 

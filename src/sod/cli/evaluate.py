@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sod.cli.options import AllowCodeOption, Overrides
 from sod.cli.unread import refuse_unread
+from sod.front.comparing import show_comparison
 from sod.front.evaluating import Request, asked_changes, evaluated, recipe_of
+from sod.front.every import evaluated_every
+from sod.recipe import Recipe
+from sod.records import SodError
 from sod.report.console import notice, out
-from sod.report.evaluations import show_evaluation
+from sod.report.evaluations import show_curve, show_evaluation
+
+if TYPE_CHECKING:
+    from sod.build.evaluated import Evaluated
 
 EXAMPLES = """Examples:
 
 - `sod eval runs/quickstart/sod --data runs/quickstart/data/test.parquet`
-- `sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100`"""
+- `sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100`
+- `sod eval runs/quickstart/sod --data tasks.jsonl --every`
+- `sod eval --compare runs/a/evaluations/test-all-k8-step40 runs/b/evaluations/test-all-k8-step40`"""
 
 PANEL = "What is written where"
 HARNESS = "How it is played and told"
@@ -24,9 +33,9 @@ HARNESS = "How it is played and told"
 
 def evaluate(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, a checkpoint of one, model directory or hub id."),
-    ],
+    ] = None,
     overrides: Overrides = None,
     data: Annotated[
         str,
@@ -75,6 +84,28 @@ def evaluate(
         int,
         typer.Option("--workers", min=1, rich_help_panel=HARNESS, help="Processes that play, with a model each."),
     ] = 1,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--every",
+            rich_help_panel=HARNESS,
+            help="All checkpoints that a run has, one after the other: a table and a curve. What is done is not "
+            "played again.",
+        ),
+    ] = False,
+    steps: Annotated[
+        int,
+        typer.Option("--steps", min=1, rich_help_panel=HARNESS, help="With --every: those at multiples of so many."),
+    ] = 1,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            rich_help_panel=HARNESS,
+            help="Instead of a model two directories of evaluations: their difference, paired by problem, and a test.",
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a model on held-out tasks: avg@k, pass@k and maj@k with 95% intervals.
 
@@ -83,6 +114,11 @@ def evaluate(
 
     The same command goes on with an evaluation that was interrupted, and shows the figures of one that is finished.
     """
+    if compare is not None:
+        _compare(compare, model, to)
+        return
+    if model is None:
+        raise SodError("RUN_OR_MODEL is missing: name a run, a checkpoint, a model directory or a hub id")
     from sod.build.evaluated import find_evaluated
 
     refuse_unread("eval", overrides or [])
@@ -91,6 +127,25 @@ def evaluate(
     if spec.evaluation.tasks and tasks is None:
         notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
     request = Request(model, data, to, workers, by or ())
+    if every:
+        _evaluate_every(spec, about, request, steps)
+        return
     answer = evaluated(spec, about, request, notice)
     show_evaluation(answer.about.name, answer.result.as_dict(), request.named, answer.about.step)
     out.print(f"written to {answer.directory}", markup=False)
+
+
+def _evaluate_every(spec: Recipe, about: Evaluated, request: Request, steps: int) -> None:
+    from sod.report.evaluation_curve import draw_evaluations
+
+    curve = evaluated_every(spec, about, request, steps, notice)
+    show_curve(about.name, curve.rows(), request.named)
+    picture = curve.file.with_suffix(".png")
+    draw_evaluations(curve.rows(), f"{about.name} on {Path(request.named).name}", picture)
+    out.print(f"written to {curve.file} and {picture}", markup=False)
+
+
+def _compare(pair: tuple[Path, Path], model: str | None, to: Path | None) -> None:
+    if model is not None:
+        raise SodError(f"{model}: --compare takes two directories of evaluations and no model; leave it out")
+    show_comparison(*pair, to)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -18,8 +19,11 @@ from sod.runlog import RunLog
 
 if TYPE_CHECKING:
     from sod.build.evaluated import Evaluated
+    from sod.build.evaluation import Prepared
     from sod.build.kept import Kept
     from sod.evaluation.runner import Evaluation
+    from sod.evaluation.stored import Plan
+    from sod.report.trackers import Tracker
 
 TEACHERS = ("teacher", "teachers")
 """Sections that an evaluation does not read."""
@@ -104,67 +108,84 @@ def evaluated(spec: Recipe, about: Evaluated, request: Request, notice: Notice) 
     from sod.build.evaluated import pinned
     from sod.build.evaluation import prepare_evaluation
     from sod.build.fingerprints import settings_of
-    from sod.build.kept import Place, directories_with_fewer, kept_evaluation, plan_of
     from sod.build.playing import refuse_unfit_workers
-    from sod.evaluation.stored import FIGURES
-    from sod.runlog import differences, write_json_atomic
+    from sod.runlog import differences
 
     refuse_unfit_workers(spec, request.workers)
-    _refuse_nothing(spec, request)
-    named, settings = request.named, spec.evaluation
+    refuse_no_tasks(spec, request.data)
     if request.to is None:
-        of_this = settings_of(spec)
-        about = pinned(
-            about, request.model, named, settings, lambda plan: not differences(plan.settings, of_this), notice
-        )
-        spec = spec.model_copy(update={"student": spec.student.model_copy(update={"path": about.path})})
-    prepared = prepare_evaluation(spec, request.data, notice, by=request.by)
-    place = request.to or about.place(named, settings)
-    fewer = directories_with_fewer(
-        place, lambda k: about.place(named, settings.model_copy(update={"k": k})), settings.k
-    )
+        mine = settings_of(spec)
+
+        def like(plan: Plan) -> bool:
+            return not differences(plan.settings, mine)
+
+        about = pinned(about, request.model, request.named, spec.evaluation, like, notice)
+        spec = of_model(spec, about.path)
+    return answered(prepare_evaluation(spec, request.data, notice, by=request.by), about, request, notice)
+
+
+def answered(prepared: Prepared, about: Evaluated, request: Request, notice: Notice, tracked: bool = True) -> Answer:
+    """As `evaluated`, what is `prepared`; the recipe's trackers hear of it where it is `tracked` by itself."""
+    from sod.build.kept import Place, directories_with_fewer, kept_evaluation, plan_of
+    from sod.evaluation.stored import FIGURES
+    from sod.runlog import write_json_atomic
+
+    named, recipe = request.named, prepared.recipe
+    settings = recipe.evaluation
+    place = Place(request.to, exact=True) if request.to else Place(about.place(named, settings), exact=False)
+    if not place.exact:
+        with_k = {k: about.place(named, settings.model_copy(update={"k": k})) for k in range(1, settings.k)}
+        place = replace(place, fewer=directories_with_fewer(with_k))
     plan = plan_of(prepared, about.name, named, about.step)
-    with kept_evaluation(
-        Place(place, request.to is not None, () if request.to else fewer), prepared, plan, notice
-    ) as kept:
+    with kept_evaluation(place, prepared, plan, notice) as kept:
         if kept.finished:
             notice(f"{kept.directory}: was evaluated before; nothing is played, and another --out plays it anew")
             result = kept.stored_result(notice)
-            write_json_atomic(kept.directory / FIGURES, _figures(spec, about, request, result))
-        else:
-            result = _played(spec, about, kept, request.workers, notice)
-            kept.finish(result, _figures(spec, about, request, result))
+            write_json_atomic(kept.directory / FIGURES, _figures(recipe, about, request, result))
+            return Answer(about, result, kept.directory)
+        hearing = recipe if tracked else recipe.model_copy(update={"trackers": []})
+        with _trackers(hearing, about, kept.directory) as opened:
+            result = _played(about, kept, request.workers, notice)
+            for tracker in opened:
+                tracker.log(result.metrics(), about.step or 0)
+        kept.finish(result, _figures(recipe, about, request, result))
         return Answer(about, result, kept.directory)
 
 
-def _played(spec: Recipe, about: Evaluated, kept: Kept, workers: int, notice: Notice) -> Evaluation:
-    from sod.build.playing import played
+def of_model(spec: Recipe, path: str) -> Recipe:
+    """The recipe with the model at `path` as its student."""
+    return spec.model_copy(update={"student": spec.student.model_copy(update={"path": path})})
 
-    target, total = kept.directory, len(kept.prepared.tasks)
+
+def refuse_no_tasks(spec: Recipe, data: str) -> None:
+    """Raises SodError where nothing says what to evaluate on."""
+    if not data and spec.environment is None:
+        raise SodError("--data is missing: name a file of RL tasks")
+
+
+@contextmanager
+def _trackers(spec: Recipe, about: Evaluated, target: Path) -> Iterator[Sequence[Tracker]]:
+    """The recipe's trackers for an evaluation in `target`."""
     run_name = target.name if about.run is None else f"{about.name}-{target.name}"
     shared = target.parent if about.run is None else about.run.absolute().parent
-    with (
-        trackers(spec, run_name, target, shared) as opened,
-        progress(f"evaluating {about.name}", total=total, unit="tasks") as bar,
-    ):
+    with trackers(spec, run_name, target, shared) as opened:
+        yield opened
+
+
+def _played(about: Evaluated, kept: Kept, workers: int, notice: Notice) -> Evaluation:
+    from sod.build.playing import played
+
+    with progress(f"evaluating {about.name}", total=len(kept.prepared.tasks), unit="tasks") as bar:
         task = bar.task_ids[0]
         bar.update(task, completed=kept.done())
         with played(kept, workers, notice, lambda done: bar.update(task, completed=done)) as votes_of:
-            result = kept.result(votes_of, notice)
-        for tracker in opened:
-            tracker.log(result.metrics(), about.step or 0)
-    return result
+            return kept.result(votes_of, notice)
 
 
 def _figures(spec: Recipe, about: Evaluated, request: Request, result: Evaluation) -> dict[str, Any]:
     """What is written of the figures, and where they come from."""
     origin = {"model": request.model, "data": request.named, "step": about.step, "recipe": resolved(spec)}
     return {**result.as_dict(), **origin}
-
-
-def _refuse_nothing(spec: Recipe, request: Request) -> None:
-    if not request.data and spec.environment is None:
-        raise SodError("--data is missing: name a file of RL tasks")
 
 
 def write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation) -> None:

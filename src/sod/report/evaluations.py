@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +53,29 @@ def remarks(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"episodes: {', '.join(shares)}"
     if figures.get("faults"):
         yield f"{figures['faults']:.0f} episodes were set apart because something of ours failed"
+
+
+def show_curve(name: str, rows: Mapping[int, Mapping[str, Any]], data: str) -> None:
+    """Print the figures of a run's checkpoints on `data`, a row for each step."""
+    first = next(iter(rows.values()))
+    by_step = {f"step {step}": figures for step, figures in rows.items()}
+    out.print(evaluation_table(by_step, f"{name} on {Path(data).name}, {first['tasks']} tasks"))
+
+
+def comparison_table(figures: Mapping[str, Mapping[str, Any]], k: int, title: str) -> Table:
+    """A row for each figure: the first, the second, their difference with its interval, and p."""
+    table = Table(title=title)
+    table.add_column("figure")
+    for heading in ("first", "second", "second - first", "p"):
+        table.add_column(heading, justify="right")
+    for name, row in figures.items():
+        interval = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        p = f"{row['p']:.3g}" if row["exact"] else f"{row['p']:.2g} (drawn)"
+        table.add_row(name.replace("_at_k", f"@{k}"), f"{row['first']:.3f}", f"{row['second']:.3f}", interval, p)
+    return table
+
+
+def named_problems(ids: Sequence[str], shown: int = 10) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return f"{', '.join(ids[:shown])}{more}" if ids else "none"
