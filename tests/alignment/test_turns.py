@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tokenizers import family
 
-from sod.alignment.located import located
+from sod.alignment.located import Located, Proofs, located
 from sod.alignment.pieces import Pieces, pieces_of
-from sod.alignment.sides import Side
+from sod.alignment.sides import Side, laid_out
 from sod.alignment.turns import KINDS, Ledger, MatchedTurn, match_trajectory, match_turn, token_kinds
 from sod.chat.dialects.base import Dialect
 from sod.chat.dialects.gemma3 import GEMMA3
 from sod.chat.dialects.hermes import HERMES
 from sod.chat.dialects.qwen_xml import QWEN_XML
 from sod.chat.render import Chat
-from sod.records import Message, ToolCall
+from sod.records import Message, Said, ToolCall
 from sod.tools.python import SCHEMA
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -37,6 +37,10 @@ def side(name: str, text: str, dialect: Dialect = HERMES, ended: bool = True) ->
     ids = family(name).encode(text, add_special_tokens=False)
     end = [family(name).convert_tokens_to_ids("<end>")] if ended else []
     return Side(pieces(name).known([*ids, *end]), pieces(name), lambda text: dialect.read(text, False, ended), ended)
+
+
+def found(own: Side) -> Located:
+    return laid_out([own]).turns[0].found
 
 
 def written(message: Message, dialect: Dialect) -> str:
@@ -157,18 +161,60 @@ def test_an_answer_alone_stands_behind_what_is_no_content(before: str) -> None:
 def test_a_value_written_with_escapes_that_no_writer_needs_is_not_found() -> None:
     """The key is not taken for it, and what cannot be told counts as unmatched."""
     own = side("prose", '<tool_call>\n{"name": "f", "arguments": {"a": "\\u0061"}}\n</tool_call>')
-    assert own.found.missing == (("argument", 0, "a"),)
+    assert found(own).missing == (("argument", 0, "a"),)
     theirs = side("prose", '<tool_call>\n{"name": "f", "arguments": {"a": "a"}}\n</tool_call>')
     coverage = match_turn(own, theirs).coverage
     assert coverage.unmatched > 0
     assert coverage.share < 1
 
 
+def test_one_proof_does_for_all_turns_whose_contents_alone_differ() -> None:
+    """Nor does it for a turn in which a key has the spelling of its value."""
+    read: list[str] = []
+
+    def reader(text: str) -> Said:
+        read.append(text)
+        return HERMES.read(text, False, True)
+
+    def turn(said: str, code: str) -> str:
+        return written(Message("assistant", said, (ToolCall("python", {"code": code}),)), HERMES)
+
+    proofs: Proofs = {}
+    first, second, third = turn("I add.", "2 + 3"), turn("So it is.", 'print("4")\n'), turn("I add.", "code")
+    located(first, reader, proofs)
+    assert (len(read), len(proofs)) == (2, 1)
+    contents = located(second, reader, proofs).contents
+    assert (len(read), len(proofs)) == (3, 1)
+    assert [content.value for content in contents] == ["So it is.", "python", 'print("4")\n']
+    assert contents == located(second, reader).contents
+    assert located(third, reader, proofs) == located(third, reader)
+    assert len(proofs) > 1  # the key of that spelling was tried in vain
+
+
+def test_turns_matched_together_are_what_each_is_alone() -> None:
+    """Turns of several kinds, ended and cut off, in two dialects."""
+    calls = [ToolCall("python", {"code": CODE}), ToolCall("name", {"name": "name", "n": 5})]
+    said = [
+        SAID,
+        Message("assistant", "It is 4."),
+        Message("assistant", "caf\u00e9", (calls[1],)),
+        Message("assistant", "", (*calls,)),
+    ]
+    sides = [
+        (side("prose", written(one, HERMES), ended=ended), side("digits", written(one, GEMMA3), GEMMA3))
+        for one in said
+        for ended in (True, False)
+    ]
+    alone = [laid_out([own]).turns[0].found for own, _ in sides]
+    assert [turn.found for turn in laid_out([own for own, _ in sides]).turns] == alone
+    assert len({len(found.contents) for found in alone}) > 2
+
+
 def test_values_beyond_the_most_that_are_looked_for_count_as_not_found() -> None:
     call = ToolCall("f", {f"k{number}": f"v{number}x" for number in range(70)})
     own = side("prose", written(Message("assistant", "", (call,)), HERMES))
-    assert len(own.found.contents) == 65
-    assert own.found.missing == tuple(("argument", 0, f"k{number}") for number in range(64, 70))
+    assert len(found(own).contents) == 65
+    assert found(own).missing == tuple(("argument", 0, f"k{number}") for number in range(64, 70))
 
 
 def test_calls_match_with_calls_of_their_number_and_order() -> None:

@@ -13,17 +13,17 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, final
+from itertools import compress, islice
+from typing import Any, NamedTuple, final
 
 from sod.records import Said, ToolCall
 
 Key = tuple[str | int, ...]
 """Which content: ("thinking",), ("answer", n), ("name", call) or ("argument", call, its path)."""
 Read = Callable[[str], Said]
-"""What reads a turn: always alike for one text, and hashable; equal ones read alike."""
-Proofs = dict[tuple[Read, str, tuple[Key, ...], tuple[str, ...]], tuple[bool, ...]]
-"""Which contents are proven, by what reads, the text with words in their places, their keys and these words."""
+"""What reads a turn, one text always alike. Hashable; equal ones read alike."""
+Proofs = dict[tuple[str, tuple[Key, ...], tuple[str, ...]], tuple[bool, ...]]
+"""What one reader proved: which contents, by the text with words in their places, their keys and these words."""
 
 _TRIES = 16  # places looked at for one content, before it counts as not found
 _MOST_VALUES = 64  # values of one call's arguments that are looked for; any beyond count as not found
@@ -34,8 +34,7 @@ _IN_JSON, _IN_ASCII_JSON = json.JSONEncoder(ensure_ascii=False).encode, json.JSO
 
 
 @final
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):  # made by the thousand: a dataclass costs three times as much
     """One content of a turn: the text it stands for, and its place `[start, stop)` in the turn's text (characters).
 
     `escaped` where it stands there as JSON writes a string, `number` where it is no string at all.
@@ -64,8 +63,7 @@ class Content:
 
 
 @final
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     key: Key
     value: str
     forms: tuple[tuple[str, bool], ...]  # the text to look for, and whether that is escaped
@@ -92,14 +90,14 @@ def located(text: str, read: Read, proofs: Proofs | None = None) -> Located:
     if answer == text.strip() and not said.calls and not said.thinking.strip():  # nothing else is there
         start = len(text) - len(text.lstrip())
         return Located((Content(("answer", 0), answer, start, start + len(answer)),) if answer else (), ())
-    wanted = list(_wanted(text, said))
-    prover = _Prover(text, read, {} if proofs is None else proofs)
-    proven = prover.proven(_in_order(text, [want for want in wanted if not want.number], []))
+    wanted, proofs = _wanted(text, said), {} if proofs is None else proofs
+    proven = _proven(text, _in_order(text, [want for want in wanted if not want.number], []), read, proofs)
     if len(proven) == len(wanted):
         return Located(tuple(proven), ())
-    proven += prover.proven(_in_order(text, wanted, proven))  # numbers are short: they stand between what was found
+    # Numbers are short: they are looked for between what has been found.
+    proven += _proven(text, _in_order(text, wanted, proven), read, proofs)
     for want in _missing(wanted, proven):
-        proven += _searched(want, proven, prover)
+        proven += _searched(text, want, proven, read, proofs)
     missing = tuple(want.key for want in _missing(wanted, proven))
     return Located(tuple(sorted(proven, key=lambda content: content.start)), missing)
 
@@ -109,26 +107,26 @@ def _missing(wanted: Sequence[_Wanted], proven: Sequence[Content]) -> list[_Want
     return [want for want in wanted if want.key not in found]
 
 
-def _wanted(text: str, said: Said) -> Iterator[_Wanted]:
+def _wanted(text: str, said: Said) -> list[_Wanted]:
     """The contents of a turn in the order in which most dialects write them, white space around them left out.
 
     Values that are true, false, null or an empty string are call syntax.
     """
-    if said.thinking.strip():
-        yield _plain(("thinking",), said.thinking.strip())
-    for number, part in enumerate(_parts(said.answer.strip(), text)):
-        yield _plain(("answer", number), part)
+    thinking = said.thinking.strip()
+    wanted = [_plain(("thinking",), thinking)] if thinking else []
+    wanted += [_plain(("answer", number), part) for number, part in enumerate(_parts(said.answer.strip(), text))]
     calls = [call for call in said.calls if isinstance(call, ToolCall)]
     for number, call in enumerate(calls):
-        yield _quoted(("name", number), call.name)
+        wanted.append(_quoted(("name", number), call.name))
         for count, (path, value) in enumerate(_leaves(call.arguments, ())):
             key = ("argument", number, *path)
             if count >= _MOST_VALUES:
-                yield _Wanted(key, "", ())
+                wanted.append(_Wanted(key, "", ()))
             elif isinstance(value, str) and value:
-                yield _quoted(key, value)
+                wanted.append(_quoted(key, value))
             elif isinstance(value, int | float) and not isinstance(value, bool):
-                yield _Wanted(key, json.dumps(value), ((json.dumps(value), False),), number=True)
+                wanted.append(_Wanted(key, json.dumps(value), ((json.dumps(value), False),), number=True))
+    return wanted
 
 
 def _parts(answer: str, text: str) -> list[str]:
@@ -152,18 +150,18 @@ def _quoted(key: Key, value: str) -> _Wanted:
     return _Wanted(key, value, tuple(forms.items()))
 
 
-def _leaves(value: Any, path: Key) -> Iterator[tuple[Key, Any]]:
+def _leaves(value: Any, path: Key) -> list[tuple[Key, Any]]:
     """The values in an object that hold no others, each with the keys that lead to it."""
-    if isinstance(value, str):  # most are
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, str(key)))
+    if isinstance(value, Mapping):
+        within = [((*path, str(key)), inner) for key, inner in value.items()]
     elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, (*path, number))
+        within = [((*path, number), inner) for number, inner in enumerate(value)]
     else:
-        yield path, value
+        return [(path, value)]
+    leaves: list[tuple[Key, Any]] = []
+    for way, inner in within:
+        leaves += [(way, inner)] if isinstance(inner, str) else _leaves(inner, way)  # most are strings
+    return leaves
 
 
 def _in_order(text: str, wanted: Sequence[_Wanted], proven: Sequence[Content]) -> list[Content]:
@@ -171,7 +169,7 @@ def _in_order(text: str, wanted: Sequence[_Wanted], proven: Sequence[Content]) -
     known = {content.key: content for content in proven}
     guessed, cursor = [], 0
     for want in wanted:
-        content = known.get(want.key) or next(_places(text, want, cursor), None)
+        content = known.get(want.key) or _place(text, want, cursor)
         if content is None:
             continue
         cursor = max(cursor, content.stop)
@@ -184,6 +182,15 @@ def _is_free(content: Content, others: Sequence[Content]) -> bool:
     return all(content.stop <= other.start or other.stop <= content.start for other in others)
 
 
+def _place(text: str, want: _Wanted, start: int) -> Content | None:
+    """The first of `_places`."""
+    for form, escaped in want.forms:
+        at = text.find(form, start)
+        if at >= 0:
+            return Content(want.key, want.value, at, at + len(form), escaped, want.number)
+    return None
+
+
 def _places(text: str, want: _Wanted, start: int) -> Iterator[Content]:
     """Where the text of a content stands, in any of its forms, from `start` on; those of the first form first."""
     for form, escaped in want.forms:
@@ -193,42 +200,33 @@ def _places(text: str, want: _Wanted, start: int) -> Iterator[Content]:
             at = text.find(form, at + 1)
 
 
-def _searched(want: _Wanted, proven: Sequence[Content], prover: _Prover) -> list[Content]:
+def _searched(text: str, want: _Wanted, proven: Sequence[Content], read: Read, proofs: Proofs) -> list[Content]:
     """A content whose guess was wrong: the first place that proves to be its own, as a list of at most one."""
-    for content in islice(_places(prover.text, want, 0), _TRIES):
-        if _is_free(content, proven) and prover.proven([content]):
+    for content in islice(_places(text, want, 0), _TRIES):
+        if _is_free(content, proven) and _proven(text, [content], read, proofs):
             return [content]
     return []
 
 
-@final
-@dataclass(frozen=True)
-class _Prover:
-    """Proves places in one text."""
-
-    text: str
-    read: Read
-    proofs: Proofs
-
-    def proven(self, contents: Sequence[Content]) -> list[Content]:
-        """Those contents, in the order of the text, in whose place another word is read as that content."""
-        if not contents:
-            return []
-        words = tuple([_word(content, number) for number, content in enumerate(contents)])
-        keys = tuple([content.key for content in contents])
-        text = self._with(words, contents)
-        proof = (self.read, text, keys, words)
-        if proof not in self.proofs:
-            self.proofs[proof] = _read_as(self.read(text), keys, words)
-        return [content for content, right in zip(contents, self.proofs[proof], strict=True) if right]
-
-    def _with(self, words: Sequence[str], contents: Sequence[Content]) -> str:
-        """The text with words in place of contents."""
-        parts, at = [], 0
-        for word, content in zip(words, contents, strict=True):
-            parts += [self.text[at : content.start], word]
-            at = content.stop
-        return "".join([*parts, self.text[at:]])
+def _proven(text: str, contents: Sequence[Content], read: Read, proofs: Proofs) -> list[Content]:
+    """Those contents, in the order of the text, in whose place another word is read as that content."""
+    if not contents:
+        return []
+    parts: list[str] = []
+    words, keys, at = [], [], 0
+    for number, content in enumerate(contents):
+        word = _word(content, number)
+        parts += (text[at : content.start], word)
+        words.append(word)
+        keys.append(content.key)
+        at = content.stop
+    parts.append(text[at:])
+    other = "".join(parts)
+    proof = (other, tuple(keys), tuple(words))
+    right = proofs.get(proof)
+    if right is None:
+        right = proofs[proof] = _read_as(read(other), keys, words)
+    return list(compress(contents, right))
 
 
 def _read_as(said: Said, keys: Sequence[Key], words: Sequence[str]) -> tuple[bool, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import final
 
 import numpy as np
@@ -17,12 +17,12 @@ from sod.alignment.pieces import Ids, Mask, Pieces
 @final
 @dataclass(frozen=True)
 class Side:
-    """One model's tokens of a turn (`ids` as `pieces` knows them), and what reads the turn's text.
+    """One model's tokens of a turn, and what reads the turn's text.
 
     `ended` where the last token ends the turn, which is no part of its text.
     """
 
-    ids: Ids
+    ids: Sequence[int] | Ids
     pieces: Pieces
     read: Read
     ended: bool
@@ -31,21 +31,23 @@ class Side:
 @final
 @dataclass(frozen=True)
 class Written:
-    """A side in bytes, its end token's name included, and in text, without it; a byte that is no text is one surrogate.
+    """A turn in bytes, its end token's name included, and in text, without it; a byte that is no text is one surrogate.
 
-    `control` says for each byte whether it is of the name of an added token that no text becomes.
+    `control` says for each byte whether it is of the name of an added token that no text becomes, `proofs` are those
+    that `read` gave for other turns, to which this one's are added.
     """
 
     data: bytes
     control: bytes
     text: str
-    side: Side
+    pieces: Pieces
+    read: Read
     proofs: Proofs
 
     @cached_property
     def found(self) -> Located:
         """Where the contents stand in the text."""
-        return located(self.text, self.side.read, self.proofs)
+        return located(self.text, self.read, self.proofs)
 
     def byte_at(self, character: int) -> int:
         """The byte at which a character of the text begins, or its end."""
@@ -74,18 +76,22 @@ class Laid:
     turns: Sequence[Written]
 
 
-def laid_out(sides: Sequence[Side], proofs: Proofs) -> Laid:
-    """The turns of one model, one or more; `proofs` are those that were done before, to which new ones are added."""
-    pieces, ids = sides[0].pieces, np.concatenate([side.ids for side in sides])
+def laid_out(sides: Sequence[Side]) -> Laid:
+    """The turns of one model, one or more."""
+    pieces, token_at = sides[0].pieces, np.cumsum([0, *(len(side.ids) for side in sides)])
+    every = chain.from_iterable(side.ids for side in sides)
+    ids = pieces.known(np.fromiter(every, np.int64, int(token_at[-1])))
     lengths, control = pieces.length[ids], pieces.control[ids]
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    token_at = np.cumsum([0, *(len(side.ids) for side in sides)])
     byte_at = ends[token_at]
     data = b"".join(map(pieces.table.__getitem__, ids.tolist()))
     control_bytes = np.repeat(control, lengths).tobytes()
     text_ends = ends[token_at[1:] - [side.ended and len(side.ids) > 0 for side in sides]].tolist()
-    turns = []
+    known: dict[Read, Proofs] = {}
+    turns: list[Written] = []
     for side, (start, stop), text_end in zip(sides, pairwise(byte_at.tolist()), text_ends, strict=True):
+        if not turns or side.read is not turns[-1].read:
+            proofs = known.setdefault(side.read, {})
         text = data[start:text_end].decode("utf-8", "surrogateescape")
-        turns.append(Written(data[start:stop], control_bytes[start:stop], text, side, proofs))
+        turns.append(Written(data[start:stop], control_bytes[start:stop], text, pieces, side.read, proofs))
     return Laid(lengths, control, token_at, byte_at, turns)

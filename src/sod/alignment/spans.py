@@ -36,8 +36,8 @@ class Spans:
         one_S: NDArray[np.bool_] = size_S == 1
         return one_S
 
-    def moved(self, student: int, teacher: int) -> Spans:
-        """The spans with token numbers that count from elsewhere."""
+    def moved(self, student: int | Ints, teacher: int | Ints) -> Spans:
+        """The spans with token numbers that count from elsewhere, all or each by its own distance."""
         return Spans(
             self.student_start + student,
             self.student_stop + student,

@@ -30,7 +30,7 @@ def stretches_of(student: Written, teacher: Written) -> list[Stretch]:
 
 def _contents(student: Written, teacher: Written) -> list[Stretch]:
     """Equal bytes of contents of the same kind and place, in order on both sides."""
-    if _same(student, teacher, (0, len(student.data)), (0, len(teacher.data))):
+    if student.data == teacher.data and student.control == teacher.control:
         return [(0, 0, len(student.data))]
     theirs = {content.key: content for content in teacher.found.contents}
     stretches = []
@@ -50,7 +50,7 @@ def _equal(own: Content, other: Content, student: Written, teacher: Written) -> 
     ours, theirs = own.runs(student.text), other.runs(teacher.text)
     in_teacher = [
         (value_at, value_at + stop - start, text_at)
-        for start, stop, value_at, text_at in _common(_inverted(_characters(own, other, teacher.side.pieces)), theirs)
+        for start, stop, value_at, text_at in _common(_inverted(_characters(own, other, teacher.pieces)), theirs)
     ]
     for start, stop, at, teacher_at in _common(ours, in_teacher):
         length = stop - start
@@ -112,10 +112,10 @@ def _with_gaps(stretches: Sequence[Stretch], student: Written, teacher: Written)
     student_at = teacher_at = 0
     ends = (len(student.data), len(teacher.data), 0)
     for number, (start, teacher_start, length) in enumerate([*stretches, ends]):
-        if _same(student, teacher, (student_at, start), (teacher_at, teacher_start)):
+        own, other = student.data[student_at:start], teacher.data[teacher_at:teacher_start]
+        if own == other and _one_control(student, teacher, (student_at, start), (teacher_at, teacher_start)):
             widened.append((student_at, teacher_at, start - student_at))
         else:
-            own, other = student.data[student_at:start], teacher.data[teacher_at:teacher_start]
             after = _blanks(own, other) if number else 0
             widened.append((student_at, teacher_at, after))
             before = _blanks(own[after:][::-1], other[after:][::-1]) if number < len(stretches) else 0
@@ -125,12 +125,9 @@ def _with_gaps(stretches: Sequence[Stretch], student: Written, teacher: Written)
     return [stretch for stretch in widened if stretch[2]]
 
 
-def _same(student: Written, teacher: Written, own: tuple[int, int], theirs: tuple[int, int]) -> bool:
-    """Whether the two have the same bytes there, of control tokens or not."""
-    left, right = slice(*own), slice(*theirs)
-    if student.data[left] != teacher.data[right]:
-        return False
-    return own[0] == own[1] or student.control[left] == teacher.control[right]
+def _one_control(student: Written, teacher: Written, own: tuple[int, int], theirs: tuple[int, int]) -> bool:
+    """Whether equal bytes there are of control tokens, or of none, on both sides alike."""
+    return own[0] == own[1] or student.control[slice(*own)] == teacher.control[slice(*theirs)]
 
 
 def _blanks(own: bytes, other: bytes) -> int:

@@ -11,22 +11,20 @@ A text that the teacher's normalizer changes (NFC) is compared character by char
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sod.alignment.located import Proofs
 from sod.alignment.pieces import Ids, Mask, Pieces
 from sod.alignment.sides import Laid, Side, Written, laid_out
 from sod.alignment.spans import Ranges, Spans, spans_within
 from sod.alignment.stretches import Stretch, stretches_of
 from sod.chat.bound import TurnReader
-from sod.chat.dialects.base import Dialect
 from sod.chat.render import Chat
 
 KINDS = ("matched", "control", "syntax", "straddling", "unmatched")
@@ -103,15 +101,16 @@ class Ledger:
         return self.pieces.known(self.token_ids)
 
     @cached_property
-    def dialect(self) -> Dialect:
-        """What the chat reads turns in where these tools are shown."""
-        return self.chat.dialect_for(self.tools).dialect
+    def _readers(self) -> Mapping[tuple[bool, bool], TurnReader]:
+        """What reads a turn, by whether it begins inside a thought and whether it ended."""
+        dialect, answers = self.chat.dialect_for(self.tools).dialect, (False, True)
+        return {(opened, ended): TurnReader(dialect, opened, ended) for opened in answers for ended in answers}
 
     def side(self, start: int, stop: int) -> Side:
         """The turn at these tokens."""
         ended = start < stop and int(self.token_ids[stop - 1]) in self.chat.stop_ids
         opened = self.chat.begins_in_thought(self.token_ids[max(0, start - _TAIL) : start])
-        return Side(self.ids[start:stop], self.pieces, TurnReader(self.dialect, opened, ended), ended)
+        return Side(self.token_ids[start:stop], self.pieces, self._readers[opened, ended], ended)
 
 
 def match_trajectory(student: Ledger, teacher: Ledger) -> list[MatchedTurn]:
@@ -128,9 +127,12 @@ def match_trajectories(ledgers: Sequence[tuple[Ledger, Ledger]]) -> list[list[Ma
     sides: list[tuple[Side, Side]] = []
     moves: list[tuple[int, int]] = []
     ends = [0]
-    for student, teacher in ledgers:
+    bounds = (_turns([one[which].turn_ids for one in ledgers]) for which in (0, 1))
+    for (student, teacher), own_turns, their_turns in zip(ledgers, *bounds, strict=True):
         at = 0
-        for own, theirs in _turns_of_both(student, teacher):
+        if len(own_turns) != len(their_turns):
+            raise ValueError(f"{len(own_turns)} turns were sampled and {len(their_turns)} are in the teacher's text")
+        for own, theirs in zip(own_turns, their_turns, strict=True):
             sides.append((student.side(*own), teacher.side(*theirs)))
             moves.append((at, theirs[0]))
             at += own[1] - own[0]
@@ -139,19 +141,19 @@ def match_trajectories(ledgers: Sequence[tuple[Ledger, Ledger]]) -> list[list[Ma
     return [turns[first:last] for first, last in pairwise(ends)]
 
 
-def _turns_of_both(student: Ledger, teacher: Ledger) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    own, theirs = _turns(student.turn_ids), _turns(teacher.turn_ids)
-    if len(own) != len(theirs):
-        raise ValueError(f"{len(own)} turns were sampled and {len(theirs)} are in the teacher's text")
-    return zip(own, theirs, strict=True)
-
-
-def _turns(turn_ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Where each turn's tokens begin and end, in order."""
-    turn = np.asarray(turn_ids)
-    edges = np.concatenate([np.zeros(1, np.int64), np.flatnonzero(np.diff(turn)) + 1, np.full(1, len(turn))])
-    pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    return [(start, stop) for start, stop in pairs if start < stop and turn[start]]
+def _turns(turn_ids: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
+    """Where each turn's tokens begin and end, in order, for each of several ledgers."""
+    begins = np.cumsum([0, *map(len, turn_ids)])
+    turn_N = np.fromiter(chain.from_iterable(turn_ids), np.int64, int(begins[-1]))
+    edges = np.union1d(np.flatnonzero(np.diff(turn_N)) + 1, begins)
+    start, stop = edges[:-1], edges[1:]
+    said = turn_N[start] != 0
+    ledger = np.searchsorted(begins, start[said], side="right") - 1
+    found: list[list[tuple[int, int]]] = [[] for _ in turn_ids]
+    columns = (ledger, start[said] - begins[ledger], stop[said] - begins[ledger])
+    for number, first, last in zip(*(column.tolist() for column in columns), strict=True):
+        found[number].append((first, last))
+    return found
 
 
 def match_turn(student: Side, teacher: Side) -> MatchedTurn:
@@ -178,8 +180,7 @@ class _Matched:
 
 def _matched(turns: Sequence[tuple[Side, Side]]) -> _Matched:
     """All turns together: most are short, and arrays cost by their number."""
-    proofs: Proofs = {}
-    student, teacher = (laid_out([sides[which] for sides in turns], proofs) for which in (0, 1))
+    student, teacher = (laid_out([sides[which] for sides in turns]) for which in (0, 1))
     equal: list[Stretch] = []
     contents: list[tuple[int, int]] = []
     starts = zip(student.byte_at.tolist(), teacher.byte_at.tolist(), strict=True)
@@ -203,14 +204,15 @@ def _by_turn(matched: _Matched, starts: Sequence[tuple[int, int]]) -> list[Match
     counts = np.bincount(key_N, minlength=turns * len(KINDS)).reshape(turns, len(KINDS)).tolist()
     said_N = matched.content & (matched.kinds == KINDS.index("matched"))
     said = np.bincount(turn_N[said_N], minlength=turns).tolist()
-    edges = np.searchsorted(matched.spans.student_start, token_at).tolist()
+    edges = np.searchsorted(matched.spans.student_start, token_at)
     laid = np.stack([token_at[:-1], matched.teacher.token_at[:-1]], axis=1)
-    moves = (np.array(starts, dtype=np.int64).reshape(-1, 2) - laid).tolist()
+    moves = np.array(starts, dtype=np.int64).reshape(-1, 2) - laid
+    student_S, teacher_S = np.repeat(moves, np.diff(edges), axis=0).T
+    spans = matched.spans.moved(student_S, teacher_S)
     found = []
-    for turn in range(turns):
-        spans = matched.spans.kept(slice(edges[turn], edges[turn + 1])).moved(*moves[turn])
+    for turn, (first, last) in enumerate(pairwise(edges.tolist())):
         coverage = Coverage(content=said[turn], **dict(zip(KINDS, counts[turn], strict=True)))
-        found.append(MatchedTurn(spans, coverage))
+        found.append(MatchedTurn(spans.kept(slice(first, last)), coverage))
     return found
 
 

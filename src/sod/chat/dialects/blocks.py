@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, final
 
 from sod.chat.dialects.base import Piece
@@ -59,17 +60,6 @@ class Grammar:
     lead: str = ""
     shields: bool = True
 
-    @property
-    def marks(self) -> re.Pattern[str]:
-        """Every mark, in a group by its kind (`re` keeps what it has compiled)."""
-        kinds = {
-            "think": re.escape(self.think),
-            "thought": re.escape(self.thought),
-            "silent": self.silent,
-            "block": self.block,
-        }
-        return re.compile("|".join(f"(?P<{kind}>{mark})" for kind, mark in kinds.items() if mark), re.DOTALL)
-
     def opens_thought(self, prompt: str) -> bool:
         """Whether a rendered generation prompt ends inside a thought."""
         return bool(self.think) and prompt.rstrip().endswith(self.think.rstrip())
@@ -91,7 +81,7 @@ class Grammar:
 
     def scan(self, text: str, thought_open: bool) -> list[Span]:
         """The spans of a turn, end to end. None is empty."""
-        marks = self.marks
+        marks = _marks(self.think, self.thought, self.silent, self.block)
         spans: list[Span] = []
         inside = thought_open and not text.startswith(self.think)
         unopened = 0  # the spans before the last end of a thought that nothing opened
@@ -112,6 +102,13 @@ class Grammar:
             mark = marks.search(text, text_to)
         spans += text_span("thought" if inside else "said", span_from, len(text))
         return as_thoughts(spans[:unopened]) + spans[unopened:]
+
+
+@cache
+def _marks(think: str, thought: str, silent: str, block: str) -> re.Pattern[str]:
+    """Every mark of a grammar, in a group by its kind."""
+    kinds = {"think": re.escape(think), "thought": re.escape(thought), "silent": silent, "block": block}
+    return re.compile("|".join(f"(?P<{kind}>{mark})" for kind, mark in kinds.items() if mark), re.DOTALL)
 
 
 @final

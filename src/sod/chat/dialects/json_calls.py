@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,6 +17,7 @@ from sod.records import MalformedCall, ToolCall
 MAX_DEPTH = 64  # of a call's JSON: what is recorded must be writable by anyone's JSON writer
 _SPACE = re.compile(r"[ \t\n\r]*")  # JSON's
 _DECODER = json.JSONDecoder()
+_HOLDS = (dict, list)  # JSON values that hold others
 
 
 @final
@@ -97,16 +98,13 @@ def in_json(value: Any) -> str:
 
 def deeper_than(value: Any, limit: int) -> bool:
     """Whether a JSON value nests deeper than `limit`; level by level, as recursion is what must not run out."""
-    level = _containers([value])
+    level = [value] if isinstance(value, _HOLDS) else []
     for _ in range(limit - 1):
         inner: list[Any] = []
         for parent in level:
-            inner += _containers(parent.values() if isinstance(parent, dict) else parent)
+            children = parent.values() if isinstance(parent, dict) else parent
+            inner += [child for child in children if isinstance(child, _HOLDS)]
         if not inner:
             return False
         level = inner
     return any(level)  # those have children
-
-
-def _containers(values: Iterable[Any]) -> list[Any]:
-    return [value for value in values if isinstance(value, dict | list)]
