@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What one CUDA card makes of this source: ceilings, the tests that need a card, decoding, the update.
+# What one CUDA card makes of this source: ceilings, the tests that need a card, decoding, the update, sharded models.
 #
-#   scripts/gpu_check.sh [--tiny] [PART...]        parts: ceilings tests decode update (default: all, in this order)
+#   scripts/gpu_check.sh [--tiny] [PART...]        parts: ceilings tests decode update ranks (default: all, so)
 #
 # Each part ends at its own time limit (below), one part's failure does not stop the next, and what each said is a
 # file in $OUT (default: ./gpu-check). `--tiny` runs the same code at toy size, on a CPU too: CI does.
@@ -20,11 +20,11 @@ TINY=() PARTS=()
 for word in "$@"; do
     case "$word" in
     --tiny) TINY=(--tiny) ;;
-    ceilings | tests | decode | update) PARTS+=("$word") ;;
-    *) echo "unknown: $word (parts: ceilings tests decode update; before them --tiny)" >&2 && exit 2 ;;
+    ceilings | tests | decode | update | ranks) PARTS+=("$word") ;;
+    *) echo "unknown: $word (parts: ceilings tests decode update ranks; before them --tiny)" >&2 && exit 2 ;;
     esac
 done
-[ ${#PARTS[@]} -gt 0 ] || PARTS=(ceilings tests decode update)
+[ ${#PARTS[@]} -gt 0 ] || PARTS=(ceilings tests decode update ranks)
 mkdir -p "$OUT"
 export PYTHONPATH="$PWD/src:$PWD/scripts/gpu_check:$SITE${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
@@ -64,6 +64,7 @@ for name in "${PARTS[@]}"; do
         tests/engines tests/preflight tests/build/test_on_cuda.py ;;
     decode) part decode 150 "$PYTHON" scripts/gpu_check/decode.py "${TINY[@]}" ;;
     update) part update 150 "$PYTHON" scripts/gpu_check/update.py "${TINY[@]}" ;;
+    ranks) part ranks 120 "$PYTHON" scripts/gpu_check/ranks.py "${TINY[@]}" --json "$OUT/ranks.json" ;;
     esac
 done
 echo

@@ -25,18 +25,21 @@ def main() -> None:
     """Read MODEL and TOKENIZER, write OUT."""
     from pathlib import Path
 
+    from sod.build.job import final_model
     from sod.chat.render import Chat
     from sod.models.load import load_model, load_tokenizer, save_model
+    from sod.report.console import notice
     from sod.tools.python import SCHEMA
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a model directory or hub id")
+    parser.add_argument("model", help="a run, a checkpoint of one, a model directory or a hub id")
     parser.add_argument("tokenizer", help="a directory or hub id with the other tokenizer")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     tokenizer = load_tokenizer(options.tokenizer)
-    model = load_model(options.model, "bfloat16")
-    give(model, load_tokenizer(options.model), tokenizer)
+    path = final_model(options.model, notice)
+    model = load_model(path, "bfloat16")
+    give(model, load_tokenizer(path), tokenizer)
     chat = Chat(tokenizer, [SCHEMA])
     save_model(model, tokenizer, str(tokenizer.chat_template or chat.template), chat.end_id, options.out)
     print(f"{options.out}: {options.model} with the {len(tokenizer):,} tokens of {options.tokenizer}")

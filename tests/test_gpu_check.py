@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["ceilings", "decode", "update"]
+PARTS = ["ceilings", "decode", "update", "ranks"]
 
 
 def gpu_check(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +33,7 @@ def test_every_part_leaves_its_figures(tmp_path: Path) -> None:
     """All but the tests that need a card. A figure that could not be had would be a text that says why."""
     done = gpu_check(tmp_path, "--tiny", *PARTS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("all parts done: ceilings decode update\n")
+    assert done.stdout.endswith("all parts done: ceilings decode update ranks\n")
     ceilings = (tmp_path / "ceilings.log").read_text()
     for name in ("copy, GB/s", "bfloat16 product, TFLOP/s", "float32 product, TFLOP/s"):
         assert re.search(rf"^{name} +[0-9.]+$", ceilings, re.MULTILINE), ceilings
@@ -53,11 +53,17 @@ def test_every_part_leaves_its_figures(tmp_path: Path) -> None:
     both = [f"{rows}, {way}, plain" for rows in ("full", "ragged") for way in ("padded", "packed")]
     assert list(told) == [*both, "long, chosen, recompute", "ragged, packed, recompute"]
     assert min(figure["ms"] for figure in told.values()) > 0
+    told = json.loads((tmp_path / "ranks.json").read_text())
+    assert told["two ranks on one card"] == "met"  # there is none
+    for kind in ("float32", "float32, dense", "bfloat16", "bfloat16, dense, recompute", "bfloat16, adapter"):
+        assert told[kind]["weights"] < 1e-3, kind
+    for kind in ("float32", "bfloat16"):
+        assert max(told[f"{kind}, gone on with"][other] for other in ("sharded", "plain")) < 1e-3, kind
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     """Before anything runs, with the parts that there are."""
     done = gpu_check(tmp_path, "--tiny", "decoding")
     assert done.returncode == 2
-    assert done.stderr == "unknown: decoding (parts: ceilings tests decode update; before them --tiny)\n"
+    assert done.stderr == "unknown: decoding (parts: ceilings tests decode update ranks; before them --tiny)\n"
     assert list(tmp_path.iterdir()) == []

@@ -93,6 +93,16 @@ def _tokenizer(model: Any, decoder: Any, pre_tokenizer: Any = None, normalizer: 
 LETTERS = {letter: number for number, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
 
 
+def test_a_byte_level_decoder_may_have_steps_of_sentence_piece() -> None:
+    """As transformers up to 5.17 reads the tokenizer of SmolLM2's GGUF."""
+    steps = [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\u2581", " "), decoders.ByteLevel()]
+    plain = _tokenizer(models.BPE(LETTERS, []), decoders.ByteLevel(), pre_tokenizers.ByteLevel(False))
+    mixed = _tokenizer(models.BPE(LETTERS, []), decoders.Sequence(steps), pre_tokenizers.ByteLevel(False))
+    assert pieces_of(mixed).table == pieces_of(plain).table
+    text = "caf\u00e9 \u2581x <0x0A>"
+    assert pieces_of(mixed).join(mixed.encode(text)) == text.encode() == mixed.decode(mixed.encode(text)).encode()
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "reason"),
     [

@@ -123,6 +123,7 @@ def test_a_server_that_is_killed_in_a_step_changes_nothing(
     kill_in_the_second_step(server, run, monkeypatch)
     after, again, told = trained(recipe(place, server), run)
     assert [row["retries"] > 0 for row in after] == [False, True]
+    assert [row["engine_deaths"] for row in after] == [0.0, 1.0]
     assert [row["faults"] for row in after] == [0.0] * 2
     assert [line.split(": ")[0] for line in told] == [server.url] * 2  # that it died, and that it is back
     assert equal(weights, again)

@@ -339,7 +339,7 @@ def asked(ranks: Ranks, directory: Path) -> dict[str, Any]:
 
 def everybodys(ranks: Ranks, value: str) -> list[str]:
     """The values of all ranks."""
-    return [value] if ranks.count == 1 else ranks._gathered(value)
+    return ranks.everybodys(value)
 
 
 def together(ranks: Ranks, directory: Path) -> dict[str, Any]:

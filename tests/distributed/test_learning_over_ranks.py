@@ -15,7 +15,8 @@ import torch
 from cases import KINDS, resumed, steps
 
 from sod.models.memory import OutOfMemoryError
-from sod.models.ranks import ALONE, Ranks, RankZeroError, dealt
+from sod.models.parallel import refuse_one_card
+from sod.models.ranks import ALONE, LostRankError, Ranks, RankZeroError, dealt, naming_lost_ranks
 from sod.records import SodError
 from sod.runlog import RunLog
 from sod.training.checkpoint import verify
@@ -157,3 +158,26 @@ def test_what_all_ranks_find_wrong_rank_0_says() -> None:
             raise NonFiniteError("not finite")
     with pytest.raises(OutOfMemoryError), second.in_common():
         raise OutOfMemoryError("of this rank alone")
+
+
+def test_ranks_that_share_a_card_are_refused() -> None:
+    refuse_one_card(["a", "b", "c"])
+    with pytest.raises(SodError, match=r"ranks 1 and 3 are on one CUDA card.* parallel.shards=3, ") as refused:
+        refuse_one_card(["a", "b", "c", "b"])
+    assert refused.value.on_all_ranks  # type: ignore[attr-defined]  # so that rank 0 alone says it
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4519", True),
+        ("NCCL error, remote process exited or there was a network error\nncclRemoteError: A call failed", True),
+        ("NCCL communicator was aborted on rank 1.", True),
+        ("NCCL error\nncclInvalidUsage: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000", False),
+        ("NCCL error\nncclUnhandledCudaError: Call to CUDA function failed.", False),
+    ],
+)
+def test_only_what_is_said_of_a_rank_that_is_gone_is_taken_for_it(said: str, lost: bool) -> None:
+    with pytest.raises(LostRankError if lost else RuntimeError) as raised, naming_lost_ranks():
+        raise RuntimeError(said)
+    assert isinstance(raised.value, LostRankError) is lost

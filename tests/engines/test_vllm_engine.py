@@ -214,6 +214,31 @@ def test_a_server_that_dies_gives_its_episodes_to_another(
     assert engine.deaths == 1
 
 
+@pytest.mark.parametrize("after", ["a turn", "a push"])
+def test_a_server_that_nobody_starts_again_is_not_waited_for(model: Any, bench: Bench, after: str) -> None:
+    server = bench.server(model)
+    engine = bench.engine(model, [server], restart_seconds=600.0)
+    server.close()
+    bench.given_up.add(server.url)
+    if after == "a turn":
+        assert isinstance(played(engine, asked(1))["e0"], Fault)
+    began = time.monotonic()
+    with pytest.raises(SodError, match=rf"no server is left of {server.url}, and none is started again \(launch.rest"):
+        played(engine, asked(1)) if after == "a turn" else engine.sync(model)
+    assert time.monotonic() - began < 60.0
+
+
+def test_others_go_on_where_one_server_is_given_up(model: Any, bench: Bench) -> None:
+    servers = [bench.server(model), bench.server(model)]
+    engine = bench.engine(model, servers, restart_seconds=600.0)
+    servers[0].close()
+    bench.given_up.add(servers[0].url)
+    played(engine, asked(4))
+    engine.sync(model)
+    assert all(isinstance(turn, Sampled) for turn in played(engine, asked(4)).values())
+    assert engine.deaths == 1
+
+
 @pytest.mark.slow
 def test_a_server_that_is_started_again_gets_the_current_weights(
     model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]

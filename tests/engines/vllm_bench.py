@@ -21,10 +21,11 @@ PROMPT = (20, 30, 40, 50, 60, 70)
 
 
 class Bench:
-    """Servers and engines of a test, closed after it."""
+    """Servers and engines of a test, closed after it. The servers at `given_up` are not started again."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack, self.said = folder, stack, list[str]()
+        self.given_up: set[str] = set()
 
     def server(self, model: Any, port: int = 0, **behaviour: Any) -> StandIn:
         server = StandIn(copy.deepcopy(model), port, **behaviour)
@@ -37,7 +38,8 @@ class Bench:
         urls = [server if isinstance(server, str) else server.url for server in servers]
         spec = EngineSpec(kind="vllm", urls=urls, **keys)
         pusher = FilePusher(str(self.folder / "pushed"))
-        engine = VllmEngine(model, STOPS, urls, spec, pusher, longest, rows, self.said.append)
+        is_given_up = self.given_up.__contains__
+        engine = VllmEngine(model, STOPS, urls, spec, pusher, longest, rows, self.said.append, is_given_up)
         self._stack.callback(engine.close)
         return engine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,6 +127,34 @@ def test_a_killed_run_leaves_no_server_in_the_way_of_its_resumption(
     resumed = start("--resume", tmp_path / "run", "--allow-code")
     assert resumed.wait(SECONDS) == 0, told(tmp_path)
     assert steps(tmp_path / "run") == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_given_up_ends_the_run_at_once(recipe: Writer, start: Starter, tmp_path: Path) -> None:
+    """Not when its time to come back is over, which is that of a first start."""
+    run = start(recipe(500, launch={"restarts": 0, "start_seconds": 3600.0}), "--run", tmp_path / "run")
+    until(lambda: len(steps(tmp_path / "run")) > 1, run)
+    (server,) = [pid for pid in descendants(run.pid) if "vllm_stand_in" in command_of(pid)]
+    os.kill(server, signal.SIGKILL)
+    assert run.wait(SECONDS) == 1, told(tmp_path)
+    assert "student: ended for the 1st time in a row" in told(tmp_path)
+    assert re.search(r"error: no server is left of \S+, and none is started again", told(tmp_path))
+
+
+@pytest.mark.slow
+def test_ranks_that_are_killed_with_their_command_leave_no_server(
+    recipe: Writer, start: Starter, tmp_path: Path, place: Path
+) -> None:
+    """Servers are children of rank 0, which is one of the launcher's."""
+    sections = {"teacher": {"path": str(place / "teacher")}, "method": "opd", "launch": {"teacher": {}}}
+    run = start(recipe(500, parallel={"shards": 2}, **sections), "--run", tmp_path / "run")
+    until(lambda: len(steps(tmp_path / "run")) > 1, run)
+    children = descendants(run.pid)
+    named = ("vllm_stand_in", "scoring_server", "sod train")
+    assert [sum(name in command_of(pid) for pid in children) for name in named] == [1, 1, 2]
+    run.kill()
+    run.wait()
+    until(lambda: not any(map(runs, children)))
 
 
 @pytest.mark.slow

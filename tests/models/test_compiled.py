@@ -70,6 +70,24 @@ def assert_same_gradients(plain: Any, fast: Any, batch: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_layer_is_compiled_for_every_way_it_is_called() -> None:
+    """On a card the layers of a run over SmolLM2 were called in more than the eight ways that dynamo stops at."""
+    graphs = []
+
+    def keep(graph: Any, inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def layer(hidden: Tensor, **more: int) -> Tensor:
+        return hidden * (1 + len(more))
+
+    call = compiled._Compiled(layer, keep)
+    for ways in range(12):
+        assert call(torch.ones(2), **{f"key{i}": i for i in range(ways)}).tolist() == [1 + ways] * 2
+    assert len(graphs) == 12
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_are_the_same(recompute: bool, plain: Any, fast: Any, random_batch: Make) -> None:
     """With two compilations of the layers: the forward of scores and of the update; and recomputed around them."""

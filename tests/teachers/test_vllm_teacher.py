@@ -37,7 +37,11 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not VLLM.exists(), reason="there is no vLLM: make vllm-env")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.vllm,
+    pytest.mark.skipif(not VLLM.exists(), reason="there is no vLLM: make vllm-env"),
+]
 
 
 @pytest.fixture(scope="module")

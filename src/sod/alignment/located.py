@@ -3,6 +3,8 @@
 A dialect tells what a turn says, not where. A place is first guessed (the content's text, raw or as JSON writes it, in
 the order of the contents), then proven: with another word in that place the dialect must read that very word as that
 very content. So a value is never taken for a key of the same spelling, and no dialect has to know of any of this.
+
+Turns whose contents alone differ are one text with words in their places, so one proof does for all of them (`Proofs`).
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from sod.records import Said, ToolCall
 Key = tuple[str | int, ...]
 """Which content: ("thinking",), ("answer", n), ("name", call) or ("argument", call, its path)."""
 Read = Callable[[str], Said]
+"""What reads a turn: always alike for one text, and hashable; equal ones read alike."""
+Proofs = dict[tuple[Read, str, tuple[Key, ...], tuple[str, ...]], tuple[bool, ...]]
+"""Which contents are proven, by what reads, the text with words in their places, their keys and these words."""
 
 _TRIES = 16  # places looked at for one content, before it counts as not found
 _MOST_VALUES = 64  # values of one call's arguments that are looked for; any beyond count as not found
 _ESCAPE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.")
 
 _WITHOUT_ESCAPES = re.compile(r"[ !#-\[\]-~]*")  # what JSON writes as it is
+_IN_JSON, _IN_ASCII_JSON = json.JSONEncoder(ensure_ascii=False).encode, json.JSONEncoder().encode
 
 
 @final
@@ -75,10 +81,11 @@ class Located:
     missing: tuple[Key, ...]
 
 
-def located(text: str, read: Read) -> Located:
+def located(text: str, read: Read, proofs: Proofs | None = None) -> Located:
     """Where each content of a finished turn stands in its text, proven by `read`.
 
-    Content that the dialect makes of several places, or does not keep as it stands, is not found.
+    Content that the dialect makes of several places, or does not keep as it stands, is not found. `proofs` are those
+    that were done before, to which this one's are added.
     """
     said = read(text)
     answer = said.answer.strip()
@@ -86,11 +93,13 @@ def located(text: str, read: Read) -> Located:
         start = len(text) - len(text.lstrip())
         return Located((Content(("answer", 0), answer, start, start + len(answer)),) if answer else (), ())
     wanted = list(_wanted(text, said))
-    proven = _proven(text, _in_order(text, [want for want in wanted if not want.number], []), read)
-    if len(proven) < len(wanted):  # numbers are short: they are looked for between what has been found
-        proven += _proven(text, _in_order(text, wanted, proven), read)
+    prover = _Prover(text, read, {} if proofs is None else proofs)
+    proven = prover.proven(_in_order(text, [want for want in wanted if not want.number], []))
+    if len(proven) == len(wanted):
+        return Located(tuple(proven), ())
+    proven += prover.proven(_in_order(text, wanted, proven))  # numbers are short: they stand between what was found
     for want in _missing(wanted, proven):
-        proven += _searched(text, want, proven, read)
+        proven += _searched(want, proven, prover)
     missing = tuple(want.key for want in _missing(wanted, proven))
     return Located(tuple(sorted(proven, key=lambda content: content.start)), missing)
 
@@ -138,14 +147,16 @@ def _quoted(key: Key, value: str) -> _Wanted:
     if _WITHOUT_ESCAPES.fullmatch(value):
         return _plain(key, value)
     forms = {value: False}
-    for ascii_only in (False,) if value.isascii() else (False, True):
-        forms.setdefault(json.dumps(value, ensure_ascii=ascii_only)[1:-1], True)
+    for written in (_IN_JSON,) if value.isascii() else (_IN_JSON, _IN_ASCII_JSON):
+        forms.setdefault(written(value)[1:-1], True)
     return _Wanted(key, value, tuple(forms.items()))
 
 
 def _leaves(value: Any, path: Key) -> Iterator[tuple[Key, Any]]:
     """The values in an object that hold no others, each with the keys that lead to it."""
-    if isinstance(value, Mapping):
+    if isinstance(value, str):  # most are
+        yield path, value
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, (*path, str(key)))
     elif isinstance(value, list | tuple):
@@ -164,7 +175,7 @@ def _in_order(text: str, wanted: Sequence[_Wanted], proven: Sequence[Content]) -
         if content is None:
             continue
         cursor = max(cursor, content.stop)
-        if want.key not in known and _is_free(content, proven):
+        if not known or (want.key not in known and _is_free(content, proven)):
             guessed.append(content)
     return guessed
 
@@ -182,37 +193,56 @@ def _places(text: str, want: _Wanted, start: int) -> Iterator[Content]:
             at = text.find(form, at + 1)
 
 
-def _searched(text: str, want: _Wanted, proven: Sequence[Content], read: Read) -> list[Content]:
+def _searched(want: _Wanted, proven: Sequence[Content], prover: _Prover) -> list[Content]:
     """A content whose guess was wrong: the first place that proves to be its own, as a list of at most one."""
-    for content in islice(_places(text, want, 0), _TRIES):
-        if _is_free(content, proven) and _proven(text, [content], read):
+    for content in islice(_places(prover.text, want, 0), _TRIES):
+        if _is_free(content, proven) and prover.proven([content]):
             return [content]
     return []
 
 
-def _proven(text: str, contents: Sequence[Content], read: Read) -> list[Content]:
-    """Those contents, in the order of the text, in whose place another word is read as that content."""
-    if not contents:
-        return []
-    parts, at = [], 0
-    for number, content in enumerate(contents):
-        parts += [text[at : content.start], _word(content, number)]
-        at = content.stop
-    said = read("".join([*parts, text[at:]]))
-    answer = said.answer
+@final
+@dataclass(frozen=True)
+class _Prover:
+    """Proves places in one text."""
+
+    text: str
+    read: Read
+    proofs: Proofs
+
+    def proven(self, contents: Sequence[Content]) -> list[Content]:
+        """Those contents, in the order of the text, in whose place another word is read as that content."""
+        if not contents:
+            return []
+        words = tuple([_word(content, number) for number, content in enumerate(contents)])
+        keys = tuple([content.key for content in contents])
+        text = self._with(words, contents)
+        proof = (self.read, text, keys, words)
+        if proof not in self.proofs:
+            self.proofs[proof] = _read_as(self.read(text), keys, words)
+        return [content for content, right in zip(contents, self.proofs[proof], strict=True) if right]
+
+    def _with(self, words: Sequence[str], contents: Sequence[Content]) -> str:
+        """The text with words in place of contents."""
+        parts, at = [], 0
+        for word, content in zip(words, contents, strict=True):
+            parts += [self.text[at : content.start], word]
+            at = content.stop
+        return "".join([*parts, self.text[at:]])
+
+
+def _read_as(said: Said, keys: Sequence[Key], words: Sequence[str]) -> tuple[bool, ...]:
+    """Which of the words were read as the contents of these keys."""
     calls = [call for call in said.calls if isinstance(call, ToolCall)]
-    proven = []
-    for number, content in enumerate(contents):
-        word, kind = _word(content, number), content.key[0]
-        if kind == "thinking":
-            right = said.thinking.strip() == word
-        elif kind == "answer":
-            right = word in answer
+    right = []
+    for key, word in zip(keys, words, strict=True):
+        if key[0] == "thinking":
+            right.append(said.thinking.strip() == word)
+        elif key[0] == "answer":
+            right.append(word in said.answer)
         else:
-            right = _at(calls, content.key) == word
-        if right:
-            proven.append(content)
-    return proven
+            right.append(_at(calls, key) == word)
+    return tuple(right)
 
 
 def _word(content: Content, number: int) -> str:

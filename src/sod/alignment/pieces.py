@@ -23,6 +23,8 @@ from sod.records import SodError
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+SENTENCE_PIECE = {"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
+"""Steps of a decoder that undo what SentencePiece does. A GGUF's byte-level tokenizer may have them as well."""
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _PROBES = (
     'A call of f(x=3): 12345 + 678.90\n\n\tit\'s  done -- "quoted" {}\\n',
@@ -132,10 +134,10 @@ def _steps(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _speller(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], bytes]:
     """From a token's name to its bytes, by the steps of a decoder. Raises SodError for steps of another make."""
     kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"]:
-        return _byte_level
+    if kinds[-1:] == ["ByteLevel"] and set(kinds[:-1]) <= SENTENCE_PIECE:
+        return _byte_level  # the steps before it find nothing to do: GPT-2's alphabet has no `\u2581`
     spaces = [_space_mark(step) for step in steps if step["type"] in ("Metaspace", "Replace")]
-    rest = set(kinds) - {"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
+    rest = set(kinds) - SENTENCE_PIECE
     if rest or not kinds or not all(spaces) or len(spaces) != 1:
         name = " + ".join(kinds) or "none"
         raise SodError(

@@ -12,7 +12,7 @@ import regex
 
 from sod.alignment.located import Content
 from sod.alignment.pieces import Pieces
-from sod.alignment.sides import Side
+from sod.alignment.sides import Written
 
 Stretch = tuple[int, int, int]
 """`(student byte, teacher byte, length)` of equal bytes."""
@@ -23,12 +23,12 @@ _CLUSTERS = regex.compile("[\udc80-\udcff]+|\\X")
 _BLANK = b" \t\r\n"
 
 
-def stretches_of(student: Side, teacher: Side) -> list[Stretch]:
+def stretches_of(student: Written, teacher: Written) -> list[Stretch]:
     """All stretches of equal bytes, in order and without overlap on both sides; those that touch are one."""
     return _joined(_with_gaps(_contents(student, teacher), student, teacher))
 
 
-def _contents(student: Side, teacher: Side) -> list[Stretch]:
+def _contents(student: Written, teacher: Written) -> list[Stretch]:
     """Equal bytes of contents of the same kind and place, in order on both sides."""
     if _same(student, teacher, (0, len(student.data)), (0, len(teacher.data))):
         return [(0, 0, len(student.data))]
@@ -41,7 +41,7 @@ def _contents(student: Side, teacher: Side) -> list[Stretch]:
     return _monotone(stretches)
 
 
-def _equal(own: Content, other: Content, student: Side, teacher: Side) -> Iterator[Stretch]:
+def _equal(own: Content, other: Content, student: Written, teacher: Written) -> Iterator[Stretch]:
     """Where the two write the same characters of one content in the same bytes."""
     if own.value == other.value and not own.escaped and not other.escaped:
         first, last = student.byte_at(own.start), student.byte_at(own.stop)
@@ -50,7 +50,7 @@ def _equal(own: Content, other: Content, student: Side, teacher: Side) -> Iterat
     ours, theirs = own.runs(student.text), other.runs(teacher.text)
     in_teacher = [
         (value_at, value_at + stop - start, text_at)
-        for start, stop, value_at, text_at in _common(_inverted(_characters(own, other, teacher.pieces)), theirs)
+        for start, stop, value_at, text_at in _common(_inverted(_characters(own, other, teacher.side.pieces)), theirs)
     ]
     for start, stop, at, teacher_at in _common(ours, in_teacher):
         length = stop - start
@@ -104,7 +104,7 @@ def _monotone(stretches: Sequence[Stretch]) -> list[Stretch]:
     return kept
 
 
-def _with_gaps(stretches: Sequence[Stretch], student: Side, teacher: Side) -> list[Stretch]:
+def _with_gaps(stretches: Sequence[Stretch], student: Written, teacher: Written) -> list[Stretch]:
     """The stretches and what is equal between them: a whole gap, or the white space that touches a stretch."""
     if not stretches:
         return []
@@ -125,12 +125,12 @@ def _with_gaps(stretches: Sequence[Stretch], student: Side, teacher: Side) -> li
     return [stretch for stretch in widened if stretch[2]]
 
 
-def _same(student: Side, teacher: Side, own: tuple[int, int], theirs: tuple[int, int]) -> bool:
+def _same(student: Written, teacher: Written, own: tuple[int, int], theirs: tuple[int, int]) -> bool:
     """Whether the two have the same bytes there, of control tokens or not."""
     left, right = slice(*own), slice(*theirs)
     if student.data[left] != teacher.data[right]:
         return False
-    return own[0] == own[1] or student.control_bytes[left] == teacher.control_bytes[right]
+    return own[0] == own[1] or student.control[left] == teacher.control[right]
 
 
 def _blanks(own: bytes, other: bytes) -> int:

@@ -20,10 +20,13 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from sod.alignment.located import Proofs
 from sod.alignment.pieces import Ids, Mask, Pieces
-from sod.alignment.sides import Side
+from sod.alignment.sides import Laid, Side, Written, laid_out
 from sod.alignment.spans import Ranges, Spans, spans_within
 from sod.alignment.stretches import Stretch, stretches_of
+from sod.chat.bound import TurnReader
+from sod.chat.dialects.base import Dialect
 from sod.chat.render import Chat
 
 KINDS = ("matched", "control", "syntax", "straddling", "unmatched")
@@ -99,11 +102,16 @@ class Ledger:
         """The token ids as the pieces know them."""
         return self.pieces.known(self.token_ids)
 
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the chat reads turns in where these tools are shown."""
+        return self.chat.dialect_for(self.tools).dialect
+
     def side(self, start: int, stop: int) -> Side:
         """The turn at these tokens."""
         ended = start < stop and int(self.token_ids[stop - 1]) in self.chat.stop_ids
-        read = self.chat.reader(self.token_ids[max(0, start - _TAIL) : start], self.tools, ended)
-        return Side(self.ids[start:stop], self.pieces, read, ended)
+        opened = self.chat.begins_in_thought(self.token_ids[max(0, start - _TAIL) : start])
+        return Side(self.ids[start:stop], self.pieces, TurnReader(self.dialect, opened, ended), ended)
 
 
 def match_trajectory(student: Ledger, teacher: Ledger) -> list[MatchedTurn]:
@@ -158,45 +166,24 @@ def token_kinds(student: Side, teacher: Side) -> NDArray[np.int8]:
 
 @final
 @dataclass(frozen=True)
-class _Laid:
-    """One model's tokens of several turns, laid end to end: their bytes, and which of them are control.
-
-    `token_at` and `byte_at` are where each turn begins, and the end of all.
-    """
-
-    lengths: Ids
-    control: Mask
-    token_at: Ids
-    byte_at: Ids
-
-
-@final
-@dataclass(frozen=True)
 class _Matched:
     """Turns matched, laid end to end: spans in numbers of these tokens, kind of each of the student's, if content."""
 
-    student: _Laid
-    teacher: _Laid
+    student: Laid
+    teacher: Laid
     spans: Spans
     kinds: NDArray[np.int8]
     content: Mask
 
 
-def _laid(sides: Sequence[Side]) -> _Laid:
-    ids = np.concatenate([side.ids for side in sides])
-    token_at = np.cumsum([0, *(len(side.ids) for side in sides)])
-    byte_at = np.cumsum([0, *(len(side.data) for side in sides)])
-    pieces = sides[0].pieces
-    return _Laid(pieces.length[ids], pieces.control[ids], token_at, byte_at)
-
-
 def _matched(turns: Sequence[tuple[Side, Side]]) -> _Matched:
     """All turns together: most are short, and arrays cost by their number."""
-    student, teacher = (_laid([sides[which] for sides in turns]) for which in (0, 1))
+    proofs: Proofs = {}
+    student, teacher = (laid_out([sides[which] for sides in turns], proofs) for which in (0, 1))
     equal: list[Stretch] = []
     contents: list[tuple[int, int]] = []
     starts = zip(student.byte_at.tolist(), teacher.byte_at.tolist(), strict=True)
-    for (own, theirs), (own_at, teacher_at) in zip(turns, starts, strict=False):
+    for own, theirs, (own_at, teacher_at) in zip(student.turns, teacher.turns, starts, strict=False):
         stretches = stretches_of(own, theirs)
         equal += [(start + own_at, other + teacher_at, length) for start, other, length in stretches]
         contents += [(first + own_at, last + own_at) for first, last in _content_bytes(own, stretches)]
@@ -239,7 +226,7 @@ def _any_within(mask: Mask, start: Ids, stop: Ids) -> Mask:
     return total[stop] > total[start]
 
 
-def _kinds(student: _Laid, equal: Ranges, contents: Ids, spans: Spans) -> tuple[NDArray[np.int8], Mask]:
+def _kinds(student: Laid, equal: Ranges, contents: Ids, spans: Spans) -> tuple[NDArray[np.int8], Mask]:
     """The kind of each of the student's tokens, and which are of contents."""
     ends = np.cumsum(student.lengths)
     starts, size = ends - student.lengths, int(student.byte_at[-1])
@@ -251,7 +238,7 @@ def _kinds(student: _Laid, equal: Ranges, contents: Ids, spans: Spans) -> tuple[
     return np.select(list(in_order.values()), places, np.int8(KINDS.index("syntax"))), content
 
 
-def _content_bytes(student: Side, stretches: Sequence[Stretch]) -> list[tuple[int, int]]:
+def _content_bytes(student: Written, stretches: Sequence[Stretch]) -> list[tuple[int, int]]:
     """Where the student's contents are: all of it where all is equal, or where a content stands nobody can tell."""
     size = len(student.data)
     if (len(stretches) == 1 and stretches[0][2] == size) or student.found.missing:

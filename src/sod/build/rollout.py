@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sod.chat.render import Chat
@@ -21,11 +21,17 @@ from sod.tools.base import Tool
 
 
 def student_engine(
-    recipe: Recipe, chat: Chat, model: Any, meter: Meter | None = None, notice: Notice = warnings.warn
+    recipe: Recipe,
+    chat: Chat,
+    model: Any,
+    meter: Meter | None = None,
+    notice: Notice = warnings.warn,
+    is_given_up: Callable[[str], bool] = lambda url: False,
 ) -> Engine:
     """What samples the turns of the student that is being trained, as `engine` in the recipe says.
 
-    Raises SodError for a model that no engine samples with, and for servers that cannot.
+    `is_given_up` says of the url of a server that is gone whether nobody starts it again. Raises SodError for a model
+    that no engine samples with, and for servers that cannot.
     """
     if recipe.engine.kind == "torch":
         return local_engine(recipe, chat, model, meter, notice)
@@ -33,7 +39,9 @@ def student_engine(
         raise SodError("engine.kind=vllm: no server is named; set engine.urls")
     pusher = pusher_of(recipe.engine)
     rows, longest = recipe.rollout.max_rows, longest_text(recipe)
-    return VllmEngine(model, chat.stop_ids, recipe.engine.urls, recipe.engine, pusher, longest, rows, notice)
+    return VllmEngine(
+        model, chat.stop_ids, recipe.engine.urls, recipe.engine, pusher, longest, rows, notice, is_given_up
+    )
 
 
 def local_engine(recipe: Recipe, chat: Chat, model: Any, meter: Meter | None, notice: Notice) -> Engine:

@@ -5,7 +5,7 @@ Of several ranks rank 0 alone has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from sod.build.tools import make_reward_function, make_tools
 from sod.chat.render import Chat
 from sod.engines.base import Engine
 from sod.engines.beside import BesideEngine
+from sod.engines.vllm import VllmEngine
 from sod.launch.fleet import Fleet
 from sod.models.meter import Meter
 from sod.recipe import Notice, Recipe
@@ -61,6 +62,18 @@ def make_stage(
     return Stage(tools, world, reward_function, fleet)
 
 
+@final
+@dataclass(frozen=True)
+class Playing:
+    """The rollout of a process; its engine again where that plays while the student learns, and how often servers that
+    it samples with have failed, where it has any.
+    """
+
+    collector: Collector
+    beside: BesideEngine | None = None
+    deaths: Callable[[], int] | None = None
+
+
 def make_rollout(
     recipe: Recipe,
     chat: Chat,
@@ -69,29 +82,22 @@ def make_rollout(
     meter: Meter,
     resources: ExitStack,
     notice: Notice,
-) -> tuple[Collector, BesideEngine | None]:
-    """The rollout of this process, and its engine where that plays while the student learns.
+) -> Playing:
+    """The rollout of this process.
 
     With several ranks all push weights to it, and rank 0, which alone has a stage, plays. Raises SodError for a model
     that no engine samples with, and for servers that cannot.
     """
-    own, beside = None, None
-    if stage is not None:
-        engine = _engine(recipe, chat, learner, meter, notice)
-        resources.callback(engine.close)
-        beside = engine if isinstance(engine, BesideEngine) else None
-        tools, judge, world = stage.tools, stage.reward_function, stage.world
-        own = make_collector(recipe, chat, tools, judge, learner.sampled, meter, notice, world, engine)
-        if learner.ranks.count == 1:
-            return own, beside
-    return over_ranks(own, chat, recipe, learner.whole, learner.ranks), beside
-
-
-def _engine(recipe: Recipe, chat: Chat, learner: Learner, meter: Meter, notice: Notice) -> Engine:
-    """What samples the student's turns: with the weights that learn, or with earlier ones while they do.
-
-    What is sampled beside the learning is not metered: a meter counts one phase at a time.
-    """
-    if not recipe.rollout.max_staleness:
-        return student_engine(recipe, chat, learner.sampled, meter, notice)
-    return BesideEngine(student_engine(recipe, chat, learner.sampled, None, notice), learner.playing)
+    ranks = learner.ranks
+    if stage is None:
+        return Playing(over_ranks(None, chat, recipe, learner.whole, ranks))
+    # What is sampled beside the learning is not metered: a meter counts one phase at a time.
+    metered = None if recipe.rollout.max_staleness else meter
+    inner = student_engine(recipe, chat, learner.sampled, metered, notice, stage.fleet.is_given_up)
+    beside = BesideEngine(inner, learner.playing) if recipe.rollout.max_staleness else None
+    engine: Engine = inner if beside is None else beside
+    resources.callback(engine.close)
+    tools, judge, world = stage.tools, stage.reward_function, stage.world
+    own = make_collector(recipe, chat, tools, judge, learner.sampled, meter, notice, world, engine)
+    collector = own if ranks.count == 1 else over_ranks(own, chat, recipe, learner.whole, ranks)
+    return Playing(collector, beside, (lambda: inner.deaths) if isinstance(inner, VllmEngine) else None)

@@ -276,13 +276,13 @@ def opened(
     teaching = make_teaching(recipe, method, learner, devices, chat, translation, elsewhere, meter, notice)
     if teaching.scorer is not None and place.resume is not None:
         restore(place.resume, "teacher", teaching.scorer.load)
-    rollout, beside = make_rollout(recipe, chat, stage, learner, meter, resources, notice)
+    playing = make_rollout(recipe, chat, stage, learner, meter, resources, notice)
     run = Run(
         recipe=recipe,
         tasks=inputs.tasks,
         student=learner.model,
         teacher=teaching.scorer,
-        rollout=rollout,
+        rollout=playing.collector,
         method=method,
         optimizer=learner.optimizer,
         dumps=place.directory / "dumps",
@@ -293,12 +293,13 @@ def opened(
         meter=meter,
         tools=chat.tools,
         began=place.done,
+        deaths=playing.deaths,
         ranks=ranks,
     )
     if translation is not None and method.alignment is not None and method.over_spans:
         run.span_measure = span_measure(method.alignment, translation, devices.student)
     meter.settle = run.settle = settle_of(_models(run).values())
-    play_ahead(run, beside, resources)
+    play_ahead(run, playing.beside, resources)
     if teaching.model is not None and stage is not None and Need.TEACHER_EPISODES in method.needs:
         run.expert = make_collector(
             recipe, chat, stage.tools, stage.reward_function, teaching.model.model, None, notice, stage.world

@@ -12,6 +12,20 @@ from sod.records import Message, Said
 
 @final
 @dataclass(frozen=True)
+class TurnReader:
+    """What reads the text of a turn, its end token left out, behind a prompt that leaves a thought open or does not."""
+
+    dialect: Dialect
+    thought_open: bool
+    finished: bool
+
+    def __call__(self, text: str) -> Said:
+        """What the turn says."""
+        return self.dialect.read(text, self.thought_open, self.finished)
+
+
+@final
+@dataclass(frozen=True)
 class BoundDialect:
     """A dialect over a tokenizer and a template: `decode` gives the text of a turn without its end, `stop_ids` end it.
 

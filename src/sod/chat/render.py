@@ -9,7 +9,7 @@ What a template or a dialect writes may become control tokens, what it writes *a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, final
 
@@ -123,19 +123,20 @@ class Chat:
         `before` are the ids in front of it: some templates open a thought before the first turn and not after a tool's
         result (DeepSeek R1). By default they end in the prompt of a first turn.
         """
-        dialect = self.dialect if tools is None or list(tools) == self.tools else self._bound(tools)
-        return dialect.parse(token_ids, None if before is None else self._opened(before))
+        opened = None if before is None else self.begins_in_thought(before)
+        return self.dialect_for(tools).parse(token_ids, opened)
 
-    def reader(
-        self,
-        before: Sequence[int] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        finished: bool = True,
-    ) -> Callable[[str], Said]:
-        """What reads the text of a turn, its end token left out; `before` and `tools` as `parse` has them."""
-        bound = self.dialect if tools is None or list(tools) == self.tools else self._bound(tools)
-        thought_open = bound.thought_open if before is None else self._opened(before)
-        return lambda text: bound.dialect.read(text, thought_open, finished)
+    def dialect_for(self, tools: Sequence[Mapping[str, Any]] | None) -> BoundDialect:
+        """The dialect where `tools` are shown; None: the chat's own."""
+        return self.dialect if tools is None or list(tools) == self.tools else self._bound(tools)
+
+    def begins_in_thought(self, before: Sequence[int]) -> bool:
+        """Whether a turn behind these ids begins inside a thought; the last 64 of them tell."""
+        after_tool = self._layout.after_tool
+        if after_tool is None or after_tool.thought_open == self._layout.thought_open:
+            return self._layout.thought_open
+        tail = self.tokenizer.decode(list(before[-_TAIL:]), skip_special_tokens=False)
+        return self._choice.way.dialect.opens_thought(str(tail))
 
     def assistant_text(self, message: Message) -> str:
         """What the assistant would have sampled to say `message`, end token not included."""
@@ -242,13 +243,6 @@ class Chat:
                 self._suffixes.clear()
             self._suffixes[key] = tuple(self._encoder.encode(pieces))
         return self._suffixes[key]
-
-    def _opened(self, before: Sequence[int]) -> bool:
-        after_tool = self._layout.after_tool
-        if after_tool is None or after_tool.thought_open == self._layout.thought_open:
-            return self._layout.thought_open
-        tail = self.tokenizer.decode(list(before[-_TAIL:]), skip_special_tokens=False)
-        return self._choice.way.dialect.opens_thought(str(tail))
 
     @cached_property
     def _end_of_call(self) -> int:

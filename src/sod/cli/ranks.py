@@ -74,7 +74,7 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
 
         yield ALONE
         return
-    from sod.models.parallel import join, leave, teamed
+    from sod.models.parallel import break_off, join, leave, prove_cards, teamed
     from sod.runlog import guard_hash
 
     if STARTED in os.environ:
@@ -89,9 +89,13 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
         ranks.refuse_difference(guard_hash(resolved(recipe)), "recipe")
         ranks.refuse_difference(str(recipe.parallel.sequence), "parallel.sequence")
         refuse_uneven_teams(recipe.parallel, ranks.count)
+        if recipe.student.device != "cpu":
+            prove_cards(ranks)
         yield teamed(ranks, recipe.parallel.sequence)
-    finally:
-        leave()
+    except BaseException:
+        break_off()
+        raise
+    leave()
 
 
 def _run_ranks(count: int, directory: Path) -> int:

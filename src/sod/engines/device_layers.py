@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sod.engines.device_window import StaticWindow
+from sod.models.compiled import VARIANTS
 
 Run = Callable[..., Any]
 """Runs a layer: the layer, then what its forward takes."""
 
 OVERRIDES = ("forward", "_compiled_call_impl")  # what may sit on a layer's object in place of its class's own
-VARIANTS = 64  # of a layer's code: with and without fixed sizes, for every kind of layer; dynamo stops at 8 by itself
 
 
 @final

@@ -33,9 +33,10 @@ SLICE_SECONDS = 0.2
 class VllmEngine:
     """Samples with the servers at `urls`, which get the weights of `model` now and at every `sync`.
 
-    `max_rows` turns are under way at a time at each server. `prompt_tokens` and `cached_tokens` add up what servers
-    tell of their prefix caches. Raises SodError, in one line, for a server that is not there, is of another version,
-    lacks a route, serves another model, or is off the trainer's log-probabilities.
+    `max_rows` turns are under way at a time at each server. `is_given_up` says of a url whether its server, once gone,
+    is not to come back. `prompt_tokens` and `cached_tokens` add up what servers tell of their prefix caches. Raises
+    SodError, in one line, for a server that is not there, is of another version, lacks a route, serves another model,
+    or is off the trainer's log-probabilities.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class VllmEngine:
         longest: int,
         max_rows: int,
         notice: Callable[[str], None],
+        is_given_up: Callable[[str], bool] = lambda url: False,
     ) -> None:
         self._spec = spec
         self._pusher = pusher
@@ -59,7 +61,7 @@ class VllmEngine:
         self._closed = False
         self.prompt_tokens = self.cached_tokens = 0
         self._loop = LoopThread()
-        self._fleet = self._loop.run(self._made(model, urls, longest, max_rows, notice))
+        self._fleet = self._loop.run(self._made(model, urls, longest, max_rows, notice, is_given_up))
         try:
             self._loop.run(self._fleet.open(self._weights(model)))
             for server in self._fleet.servers:
@@ -101,7 +103,7 @@ class VllmEngine:
         """The turns that ended; waits a moment for one where none has, see `Engine.advance`.
 
         Servers decode by themselves, so that `tokens` says nothing. Raises SodError where a server that came back has
-        other weights than it was sent, and where its log-probabilities are no numbers.
+        other weights than it was sent, where its log-probabilities are no numbers, and where all are given up.
         """
         wait(self._turns.values(), SLICE_SECONDS, FIRST_COMPLETED)
         ended = [(session, turn) for session, turn in self._turns.items() if turn.done()]
@@ -142,13 +144,20 @@ class VllmEngine:
         return f"{self._nonce}-{self._version}"
 
     async def _made(
-        self, model: Any, urls: Sequence[str], longest: int, max_rows: int, notice: Callable[[str], None]
+        self,
+        model: Any,
+        urls: Sequence[str],
+        longest: int,
+        max_rows: int,
+        notice: Callable[[str], None],
+        is_given_up: Callable[[str], bool],
     ) -> Fleet:
         """The servers, in the event loop that their connections will live in."""
         spec = self._spec
         tolerance = default_tolerance(model) if spec.tolerance is None else spec.tolerance
         servers = [Server(url, max_rows) for url in urls]
-        return Fleet(servers, self._pusher, self._vocabulary, longest, tolerance, spec.restart_seconds, notice)
+        patience = spec.restart_seconds
+        return Fleet(servers, self._pusher, self._vocabulary, longest, tolerance, patience, notice, is_given_up)
 
     def _weights(self, model: Any) -> Weights:
         """Make the weights of `model` ready to be pushed, and what they are checked by."""

@@ -37,7 +37,8 @@ class Weights:
 class Fleet:
     """The servers of a run; `longest` is the longest text (tokens), `tolerance` that of the check (nats/token).
 
-    `deaths` counts how often a server that worked failed.
+    `is_given_up` says of a url whether nobody starts its server again: it is not waited for. `deaths` counts how often
+    a server that worked failed.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Fleet:
         tolerance: float,
         restart_seconds: float,
         notice: Callable[[str], None],
+        is_given_up: Callable[[str], bool],
     ) -> None:
         self.servers = servers
         self._pusher = pusher
@@ -57,6 +59,7 @@ class Fleet:
         self._tolerance = tolerance
         self._restart_seconds = restart_seconds
         self._notice = notice
+        self._is_given_up = is_given_up
         self._live: set[Server] = set()
         self._reviving: dict[Server, asyncio.Task[None]] = {}
         self._homes: dict[str, Server] = {}
@@ -96,7 +99,7 @@ class Fleet:
     async def home(self, session: str) -> Server | None:
         """The server that an episode is at, or else goes to; None where none came back in time.
 
-        Raises SodError where one, whichever, came back and failed the check of its weights.
+        Raises SodError where one, whichever, came back and failed the check of its weights, and where all are given up.
         """
         self._refuse_unfit()
         home = self._homes.get(session)
@@ -131,10 +134,14 @@ class Fleet:
             await server.close()
 
     async def _some_server(self) -> Server | None:
-        """The server with the fewest episodes, as soon as there is one; None where none came back in time."""
+        """The server with the fewest episodes, as soon as there is one; None where none came back in time.
+
+        Raises SodError where none is to come back.
+        """
         try:
             async with asyncio.timeout(self._restart_seconds):
                 while not self._live:
+                    self._refuse_all_given_up()
                     self._changed.clear()
                     await self._changed.wait()
                     self._refuse_unfit()
@@ -142,6 +149,13 @@ class Fleet:
             return None
         episodes = Counter(self._homes.values())
         return min((server for server in self.servers if server in self._live), key=lambda one: episodes[one])
+
+    def _refuse_all_given_up(self) -> None:
+        if all(self._is_given_up(server.url) for server in self.servers):
+            raise SodError(
+                f"no server is left of {self._named()}, and none is started again (launch.restarts; its log is in the "
+                "run's logs); mend what ends it, and go on with --resume"
+            )
 
     def _refuse_unfit(self) -> None:
         """Raises SodError where a server that came back was found unfit: the run is to stop, not to do without it."""
@@ -152,19 +166,22 @@ class Fleet:
         self._reviving[server] = asyncio.create_task(self._revived(server))
 
     async def _revived(self, server: Server) -> None:
-        """Wait for a server that failed, and give it the weights."""
+        """Wait for a server that failed, until it is given up, and give it the weights."""
         try:
             while not await self._back(server):
+                if self._is_given_up(server.url):
+                    break
                 await asyncio.sleep(0.5)
-            self._live.add(server)
-            self._notice(f"{server.url}: back, with the current weights")
+            else:
+                self._live.add(server)
+                self._notice(f"{server.url}: back, with the current weights")
         except SodError as error:
             self._fatal = error
         self._changed.set()
 
     async def _back(self, server: Server) -> bool:
         """Whether a server answers again and has taken the weights."""
-        if not await server.healthy(self._restart_seconds):
+        if not await server.healthy(0.0):
             return False
         try:
             await refuse_unable(server, self._longest)

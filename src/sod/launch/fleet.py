@@ -31,6 +31,10 @@ class Fleet:
         for server in self.servers:
             server.wait_ready()
 
+    def is_given_up(self, url: str) -> bool:
+        """Whether one of them was at `url`, and has ended for good."""
+        return any(server.url == url and server.is_given_up for server in self.servers)
+
     def close(self) -> None:
         """End all at the same time. Safe to call twice."""
         if not self.servers:

@@ -156,6 +156,11 @@ class Server:
                 )
             time.sleep(PROBE_SECONDS)
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it ended and is not started again."""
+        return self._given_up is not None
+
     def refuse_given_up(self) -> None:
         """Raises SodError where it ended and is not started again."""
         if self._given_up is not None:

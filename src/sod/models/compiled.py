@@ -23,6 +23,9 @@ from torch import Tensor
 from sod.models.recompute import CACHES, decoder_layers
 
 WORTH_IT = 50_000_000  # weights; below it a start of 3 to 13 s buys little
+VARIANTS = 64
+"""Compilations of one layer's code: padded or packed, with or without gradients, student or teacher, in a decoding step
+with and without fixed sizes. dynamo runs the ninth and all later ones uncompiled by itself."""
 _FUSED_HEADS: WeakSet[Any] = WeakSet()
 """Output embeddings of the models whose projection is compiled."""
 
@@ -77,7 +80,7 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
         # A temperature is a constant: as a symbol it is computed with on the CPU, and a C++ compiler called for that.
-        with torch._dynamo.config.patch(specialize_float=True):
+        with torch._dynamo.config.patch(specialize_float=True, recompile_limit=VARIANTS):
             return compiled(*args, **kwargs)
 
     return run
@@ -98,7 +101,8 @@ class _Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if any(kwargs.get(name) is not None for name in CACHES):
             return self._plain(*args, **kwargs)
-        return self._fast(*args, **kwargs)
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            return self._fast(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Compiled:
         # The compiled function is bound to its layer: the layer's copy needs one of its own.

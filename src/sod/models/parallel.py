@@ -54,6 +54,12 @@ PATIENCE = timedelta(hours=12)
 _RUN = "sod_within"
 
 
+class CardError(SodError):
+    """Ranks that have no card each."""
+
+    on_all_ranks = True
+
+
 def join() -> Ranks:
     """Meet the other processes that the launcher has started; CUDA's current device becomes this one's.
 
@@ -74,6 +80,40 @@ def join() -> Ranks:
     return ranks
 
 
+def prove_cards(ranks: Ranks) -> None:
+    """Have the CUDA devices that `join` has chosen pass a number around, before anything is loaded on them.
+
+    All ranks call it; without CUDA it does nothing. Raises SodError where two ranks are on one card, which NCCL
+    refuses, and where NCCL cannot connect them.
+    """
+    if not torch.cuda.is_available():
+        return
+    device = torch.device("cuda", torch.cuda.current_device())
+    refuse_one_card(ranks.everybodys(str(torch.cuda.get_device_properties(device).uuid)))
+    try:
+        total = torch.ones(1, device=device)
+        distributed.all_reduce(total)
+        if int(total) != ranks.count:
+            raise RuntimeError(f"{ranks.count} ones add up to {int(total)}")
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()
+        raise SodError(
+            f"the ranks' cards cannot pass tensors to one another over NCCL ({said[-1]:.200}); NCCL_DEBUG=INFO says "
+            "more; student.device=cpu does without"
+        ) from error
+
+
+def refuse_one_card(cards: list[str]) -> None:
+    """`cards` are those of all ranks, by number. Raises CardError where one is there twice."""
+    for number, card in enumerate(cards):
+        other = cards.index(card)
+        if other != number:
+            raise CardError(
+                f"ranks {other} and {number} are on one CUDA card, and each needs its own; set "
+                f"parallel.shards={len(set(cards))}, as many as there are cards, or student.device=cpu"
+            )
+
+
 def teamed(ranks: Ranks, sequence: int) -> Ranks:
     """The ranks in teams of `sequence` neighbours, which share rows; all ranks call it, and it must divide them."""
     if sequence == 1:
@@ -83,8 +123,21 @@ def teamed(ranks: Ranks, sequence: int) -> Ranks:
 
 
 def leave() -> None:
-    """Part from the other processes, where there are any."""
+    """Part from the other processes, where there are any, which do so too."""
     if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def break_off() -> None:
+    """Part from the other processes after a failure here: they may wait for what this one will never send.
+
+    NCCL's own end would wait for them in turn, gloo's does not.
+    """
+    if not distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cuda")).abort()
+    else:
         distributed.destroy_process_group()
 
 

@@ -82,7 +82,7 @@ class Ranks:
 
     def most(self, value: int) -> int:
         """The largest of the processes' values."""
-        return value if self.count == 1 else max(self._gathered(value))
+        return value if self.count == 1 else max(self.everybodys(value))
 
     def summed(self, value: Tensor) -> Tensor:
         """The sum of the processes' tensors, which are on the CPU and of one shape; where there is one, it itself.
@@ -134,7 +134,7 @@ class Ranks:
         """What is wrong: on this rank, or on the first of those where something is; None where all is well."""
         if self.count == 1:
             return own
-        every = self._gathered(own)
+        every = self.everybodys(own)
         return own or next((f"rank {number}: {said}" for number, said in enumerate(every) if said is not None), None)
 
     @contextmanager
@@ -157,7 +157,7 @@ class Ranks:
         """Raises SodError on every rank where `value`, the `what` of this one, is not the same on all."""
         if self.count == 1:
             return
-        values = self._gathered(value)
+        values = self.everybodys(value)
         other = next((number for number, theirs in enumerate(values) if theirs != values[0]), None)
         if other is not None:
             raise DifferenceError(
@@ -169,7 +169,10 @@ class Ranks:
         """A seed of this process's own: noise that is drawn for its rows must not repeat another's."""
         return seed if self.first else derive(seed, "rank", self.number)
 
-    def _gathered(self, value: T) -> list[T]:
+    def everybodys(self, value: T) -> list[T]:
+        """The values of all processes, by number, on each of them. They must pickle."""
+        if self.count == 1:
+            return [value]
         from torch import distributed
 
         found: list[Any] = [None] * self.count
@@ -214,5 +217,8 @@ def naming_lost_ranks() -> Iterator[None]:
         ) from error
 
 
-_SAID_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Timed out waiting")
+_SAID_OF_LOSS = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting"),
+    *("ncclRemoteError", "NCCL communicator was aborted", "collective operation timeout"),
+)
 """What gloo and NCCL put into the RuntimeError of a collective whose other end is gone."""

@@ -62,6 +62,7 @@ class Run:
     `ahead` plays the next step's episodes while this one learns; without it a step plays its own. `began` are the
     steps that the weights had behind them as the engine began with them. With several `ranks` each has a run: rank 0's
     gathers and reports, and all learn. Of the others no `rollout` is ever asked to play.
+    `deaths` says how often servers that the student is sampled with have failed, `deaths_told` how many steps tell of.
     `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
     score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
     """
@@ -88,6 +89,8 @@ class Run:
     began: int = 0
     settle: Callable[[], None] = nothing_to_wait_for
     ranks: Ranks = ALONE
+    deaths: Callable[[], int] | None = None
+    deaths_told: int = 0
     teacher_health: FaultWindow = field(init=False)
 
     def __post_init__(self) -> None:
@@ -151,7 +154,7 @@ def train_step(run: Run, step: int) -> StepReport:
         collected=gathered.collected,
         batch=learned.batch,
         signal=learned.signal,
-        updates=stale | learned.updates,
+        updates=stale | learned.updates | died(run),
         teacher_episodes=gathered.teacher_episodes,
         teacher_faults=learned.faults,
         clock=run.clock.seconds,
@@ -159,6 +162,14 @@ def train_step(run: Run, step: int) -> StepReport:
         tools=run.tools,
         began=run.began,
     )
+
+
+def died(run: Run) -> dict[str, float]:
+    """How often servers that sample have failed since the step before; nothing where there are none."""
+    if run.deaths is None:
+        return {}
+    before, run.deaths_told = run.deaths_told, run.deaths()
+    return {"engine_deaths": float(run.deaths_told - before)}
 
 
 def handed_out(run: Run, step: int) -> tuple[Gathered | None, TokenBatch]:
