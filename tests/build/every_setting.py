@@ -390,5 +390,6 @@ ELSEWHERE: Mapping[str, str] = {
     "chat.dialect": "test_a_key_of_the_dialect",
     "method.alignment": "test_a_key_of_the_alignment",
     "parallel.shards": "test_a_key_of_the_ranks",
+    "parallel.sequence": "test_a_key_of_the_ranks",
 }
 """Keys of other commands and services, each with all below it: the function of `test_settings_elsewhere.py`."""

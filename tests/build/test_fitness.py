@@ -10,10 +10,17 @@ import pytest
 from transformers import AutoConfig
 
 from architectures import LATENT, LINEAR, LONGROPE, rope, tiny_config
-from sod.build.fitness import refuse_unfit, refuse_unfit_learner, refuse_unfit_player, refuse_unfit_self_teacher
+from sod.build.fitness import (
+    refuse_uncut_learner,
+    refuse_unfit,
+    refuse_unfit_learner,
+    refuse_unfit_player,
+    refuse_unfit_self_teacher,
+)
 from sod.build.method import make_method
 from sod.chat.render import Chat
 from sod.recipe import MethodSpec, Recipe, load_recipe
+from sod.recipe.keys.parallel import ParallelSpec
 from sod.records import Message, SodError, Task
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -137,6 +144,27 @@ def test_conversations_of_sft(config_at: Callable[..., str]) -> None:
     refuse_unfit_learner(student, 256)
     with pytest.raises(SodError, match=rf"^{student}: past 256 tokens .* sft.max_tokens let a text reach 257"):
         refuse_unfit_learner(student, 257)
+
+
+def test_ranks_that_are_to_share_rows(config_at: Callable[..., str]) -> None:
+    """Student and teacher must both be such that their rows can be cut, with the run's lengths; a teacher by itself."""
+    student = config_at("student", "mistral", sliding_window=200)
+    teacher = config_at("teacher", "qwen3", num_attention_heads=6, num_key_value_heads=2, head_dim=8)
+    teams = {"parallel": ParallelSpec(shards=4, sequence=4)}
+    without_teacher = make_method(MethodSpec(name="grpo"))
+    fits = recipe_of(student, prompt=100, response=100).model_copy(update=teams)
+    refuse_unfit(fits, without_teacher)
+    refuse_uncut_learner(fits, 200)
+    too_long = f"{student}: past 200 tokens its sliding window hides the first tokens"
+    assert refused(recipe_of(student).model_copy(update=teams), "grpo").startswith(too_long)
+    with pytest.raises(SodError, match=rf"^{too_long}.* sft\.max_tokens let a text reach 201"):
+        refuse_uncut_learner(fits, 201)
+    taught = recipe_of(student, teacher, prompt=100, response=100).model_copy(update=teams)
+    assert refused(taught) == (
+        f"parallel.sequence=4 does not divide the 6 attention heads of {teacher}; set parallel.sequence to one of 1, "
+        "2, which divide them and the 4 ranks"
+    )
+    refuse_unfit(taught, without_teacher)
 
 
 def test_a_self_teachers_longer_prompt_counts(config_at: Callable[..., str], chat: Chat) -> None:

@@ -725,8 +725,20 @@ def test_a_key_of_compare(key: str, tmp_path: Path) -> None:
         assert planned() != planned(**change)
 
 
-@pytest.mark.parametrize("key", ["shards"])
-def test_a_key_of_the_ranks(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("key", "among_others", "in_one_process"),
+    [
+        (
+            "shards",
+            r"=2, and a launcher has started 1 processes",
+            "=2: only the commands `sod train` and `sod sft` start",
+        ),
+        ("sequence", *[r"=2 does not divide the number of processes, 1; set parallel\.shards=2, or"] * 2),
+    ],
+)
+def test_a_key_of_the_ranks(
+    key: str, among_others: str, in_one_process: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So many processes there have to be. That they train as one does: tests/distributed and tests/cli."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -738,10 +750,10 @@ def test_a_key_of_the_ranks(key: str, tmp_path: Path, monkeypatch: pytest.Monkey
     with joined(recipe, tmp_path) as ranks:
         assert (ranks.number, ranks.count) == (0, 1)
     other = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={key: 2})})
-    with pytest.raises(SodError, match=r"parallel\.shards=2, and a launcher has started 1 processes"):
+    with pytest.raises(SodError, match=rf"^parallel\.{key}{among_others}"):
         joined(other, tmp_path).__enter__()
     for prepare in (prepare_train, prepare_sft):
-        with pytest.raises(SodError, match=r"parallel\.shards=2: only the commands `sod train` and `sod sft` start"):
+        with pytest.raises(SodError, match=rf"^parallel\.{key}{in_one_process}"):
             prepare(other, tmp_path / "run", False, str)
 
 

@@ -131,6 +131,22 @@ def test_two_ranks_fine_tune_as_one_process_does(recipe: Path, sod: Any, start: 
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
+def test_ranks_that_share_rows_train_and_fine_tune_as_one_process_does(
+    recipe: Path, sod: Any, start: Any, tmp_path: Path
+) -> None:
+    """Two ranks, one team: everything they learn from is of rows that are cut."""
+    team = (TWO, "parallel.sequence=2", "threads=1")
+    for command, settings in (("train", ("train.steps=2",)), ("sft", ("sft.steps=2",))):
+        alone, both = tmp_path / f"{command}-alone", tmp_path / f"{command}-both"
+        process = start(command, recipe, *settings, *team, "--run", both)
+        assert sod(command, recipe, *settings, "threads=1", "--run", alone).code == 0
+        _, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
+        assert apart(alone, both) < 1e-4
+        losses = [[row["loss"] for row in RunLog.open(run).metrics()] for run in (alone, both)]
+        assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
 def test_ranks_that_disagree_say_so_once(recipe: Path, tmp_path: Path) -> None:
     """As torchrun would start them, on two machines with other keys."""
     commands: Sequence[Sequence[str]] = [

@@ -31,6 +31,7 @@ from cases import (
 from cases import _gradient as gradient_of
 from torch import Tensor
 
+from architectures import LINEAR, MOE, tiny_config, tiny_model
 from sod.alignment.estimators import Chunk
 from sod.models import forward
 from sod.models.lora import new_adapter
@@ -42,6 +43,7 @@ from sod.objective.batch import TokenBatch, with_prompts
 from sod.objective.scores import ScoreNeed
 from sod.preflight.crossing import Crossing, rendered
 from sod.recipe import LoraSpec, OptimSpec
+from sod.records import SodError
 from sod.training.optim import Optimizer
 from sod.training.sft import Example, sft_step
 from sod.training.spans import span_terms
@@ -59,6 +61,18 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """Settings of runs by name."""
 OF_TEAMS = ("sod-recompute", "all-padded")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "mistral": {"sliding_window": 60},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 64},
+    "qwen3_moe": MOE | {"head_dim": 8},
+    "gpt2": {},
+    "granite": {"attention_multiplier": 0.3},
+    "qwen3_next": LINEAR | MOE,
+    "gpt_oss": {"head_dim": 8},
+}
+"""Settings of tiny models by their family; the last two have attention that cannot be cut."""
 LONG = "long"
 """Where below the directory of all cases those of teams write."""
 
@@ -178,6 +192,21 @@ def kept(ranks: Ranks, directory: Path) -> dict[str, Any]:
     return {"bytes": sum(sizes.values()), "logp": logp_BT.detach()}
 
 
+def families(ranks: Ranks, directory: Path) -> dict[str, Any]:
+    """Log-probabilities by models of other families, by name; or why their rows are not cut."""
+    batch, found = uneven_batch(3, 7), {}
+    for kind, changes in FAMILIES.items():
+        model = tiny_model(tiny_config(kind, **changes))
+        try:
+            cut_rows(model, ranks, kind)
+        except SodError as error:
+            found[kind] = str(error)
+            continue
+        with torch.no_grad():
+            found[kind] = action_logps(model, batch)
+    return found
+
+
 def in_halves(ranks: Ranks, directory: Path) -> dict[str, Any]:
     """Log-probabilities by a model in bfloat16."""
     run = make_run(directory, ranks, dtype=torch.bfloat16)
@@ -191,7 +220,7 @@ def not_finite(ranks: Ranks, directory: Path) -> dict[str, Any]:
 
 def long_rows(ranks: Ranks, directory: Path) -> dict[str, Any]:
     """All of the cases."""
-    cases = (gradients, of_teachers, over_spans, tuned, kept, in_halves, not_finite, interrupted)
+    cases = (gradients, of_teachers, over_spans, tuned, kept, families, in_halves, not_finite, interrupted)
     return {case.__name__: case(ranks, directory) for case in cases}
 
 

@@ -5,13 +5,14 @@ Real processes on gloo; what is expected is the same code in this process.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import resumed
-from long_cases import KINDS, LONG, OF_TEAMS
+from long_cases import FAMILIES, KINDS, LONG, OF_TEAMS
 from test_learning_over_ranks import apart
 
 from sod.models.ranks import ALONE, Ranks
@@ -96,6 +97,18 @@ def test_of_a_long_row_each_rank_keeps_its_part(alone: dict[str, Any], team: dic
     assert torch.allclose(alone["kept"]["logp"], team["kept"]["logp"], atol=5e-6)
     assert alone["kept"]["bytes"] > 100_000
     assert team["kept"]["bytes"] < 0.6 * alone["kept"]["bytes"]
+
+
+@slow
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_families(kind: str, alone: dict[str, Any], team: dict[str, Any]) -> None:
+    """Within their sliding windows, with experts, with learned positions; attention that is not plain is refused."""
+    ours, theirs = alone["families"][kind], team["families"][kind]
+    if kind in ("qwen3_next", "gpt_oss"):
+        assert re.fullmatch(rf"{kind}: architecture '{kind}' has .*, whose rows .* set parallel\.sequence=1", theirs)
+    else:
+        assert torch.allclose(ours, theirs, atol=2e-5)
+        assert float(ours.abs().max()) > 1.0
 
 
 @slow
