@@ -208,7 +208,7 @@ from sod.cli.allocator import reexecute_with_tunables
 if __name__ == "__main__":
     reexecute_with_tunables()
     from contextlib import closing
-    from sod.compare.workers import WorkerPool
+    from sod.build.workers import WorkerPool
     from worker_part import environments
     with closing(WorkerPool(1)) as workers:
         workers.submit("a", environments)

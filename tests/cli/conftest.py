@@ -130,7 +130,7 @@ def run_sod(*arguments: str | Path) -> Outcome:
         patch.setenv("SOD_ALLOCATOR", "off")
         # A picture of all panels would take longer than most of these runs: tests/report draws those.
         patch.setattr("sod.report.curves.PANELS", PANELS[:2])
-        patch.setattr("sod.compare.workers.multiprocessing", WARM_WORKERS)
+        patch.setattr("sod.build.workers.multiprocessing", WARM_WORKERS)
         try:
             cli.main()
         except SystemExit as end:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from sod.build import evaluation
 from sod.report import console
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
 import benchmark_rows as rows
 from benchmark_rows import Row, write_rows
 
-SHORT = ("rollout.max_response_tokens=24", "rollout.max_turn_tokens=24")
+SHORT = ("--max-tokens", "24")
 
 
 @pytest.fixture
@@ -41,11 +42,9 @@ def test_several_benchmarks_by_one_load(
     world: Any, sod: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has its directory with all its episodes, and says what was read, in which style, and its known flaws."""
-    from sod.build import benchmarks
-
     loads: list[str] = []
-    load = benchmarks.load_model
-    monkeypatch.setattr(benchmarks, "load_model", lambda path, *more: loads.append(path) or load(path, *more))
+    load = evaluation.load_model
+    monkeypatch.setattr(evaluation, "load_model", lambda path, *more: loads.append(path) or load(path, *more))
     monkeypatch.setattr(console.out, "_width", 160)
     ended = sod(
         *("eval", world.student, "--benchmark", "math500,gpqa_diamond,humaneval", "--style", "official"),
@@ -71,6 +70,33 @@ def test_several_benchmarks_by_one_load(
 
 
 @pytest.mark.slow
+def test_what_was_played_is_not_played_again(
+    world: Any, sod: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command plays nothing; more samples are added to those that are there; other words are another one."""
+
+    def asked(style: str, *more: str) -> Any:
+        options = ("--benchmark", "math500", "--style", style, "--data-dir", folder, *SHORT)
+        return sod("eval", world.student, *options, "--out", tmp_path / "out", *more)
+
+    hot = ("evaluation.temperature=1.0",)
+    assert asked("lm-eval", "-k", "1", *hot).code == 0
+    first = generations(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("sod.build.evaluation.load_model", lambda *_: pytest.fail("loaded"))
+        again = asked("lm-eval", "-k", "1", *hot)
+        assert again.code == 0
+        assert "was evaluated before" in again.err
+        other = asked("lm-eval-strict", "-k", "1", *hot)
+        assert other.code == 1
+        assert "out: holds an evaluation with another tasks" in other.err
+    assert asked("lm-eval", "-k", "2", *hot).code == 0
+    more = generations(tmp_path / "out")
+    assert [row for row in more if row["sample"] == 0] == first
+    assert len(more) == 6
+
+
+@pytest.mark.slow
 def test_the_style_says_what_is_asked_and_how(world: Any, sod: Any, folder: Path, tmp_path: Path) -> None:
     """The run's recipe has tools and a temperature of its own; lm-eval shows none and is greedy, one sample."""
     run = world.path / "sod"
@@ -87,7 +113,7 @@ def test_the_style_says_what_is_asked_and_how(world: Any, sod: Any, folder: Path
     played = generations(tmp_path / "out")
     assert [row["tools"] for row in played] == [[]] * 3
     assert {len(row["turns"]) for row in played} == {1}
-    assert {row["truth"] for row in played} == {rows.MATH_500["answer"]}
+    assert [row["truths"] for row in played] == [[rows.MATH_500["answer"]]] * 3
 
 
 def test_refused_before_a_model_is_looked_at(sod: Any, folder: Path, tmp_path: Path) -> None:
@@ -122,7 +148,7 @@ def test_unfit_data_is_refused_before_a_model_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sod.build.benchmarks.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("sod.build.evaluation.load_model", lambda *_: pytest.fail("loaded"))
     for name, some in change.items():
         write_rows(folder / name, some)
     out = tmp_path / "out"
@@ -135,7 +161,7 @@ def test_unfit_data_is_refused_before_a_model_is_loaded(
 def test_a_taken_out_is_refused_for_each_benchmark(
     world: Any, sod: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sod.build.benchmarks.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("sod.build.evaluation.load_model", lambda *_: pytest.fail("loaded"))
     write_rows(tmp_path / "out" / "humaneval" / "kept.jsonl", [{}])
     ended = sod(
         *("eval", world.student, "--benchmark", "math500,humaneval", "--style", "official", "--data-dir", folder),
@@ -150,5 +176,5 @@ def test_a_model_without_room_is_told_with_the_key(world: Any, sod: Any, folder:
     """The style's answers are longer than this model's context."""
     ended = sod("eval", world.student, "--benchmark", "math500", "--style", "official", "--data-dir", folder)
     assert ended.code == 1
-    assert "math500, whose longest prompt has" in ended.err
-    assert "rollout.max_response_tokens" in ended.err
+    assert "math500 in style official, whose longest prompt has" in ended.err
+    assert "--max-tokens asks for shorter answers" in ended.err

@@ -93,19 +93,33 @@ def test_inside_the_checkpoint(run: Path, world: Any, sod: Any, monkeypatch: pyt
     assert written(Path("../../evaluations/test-tasks2-k1-step2"))
 
 
-def test_nothing_is_overwritten(run: Path, world: Any, sod: Any) -> None:
-    """The same evaluation again stands beside the first, with a number; what --out names must be empty."""
-    for _ in range(3):
-        assert evaluate(sod, run, world).code == 0
-    names = sorted(path.name for path in (run / "evaluations").iterdir())
-    assert names == [f"test-tasks2-k1-step3{number}" for number in ("", "-2", "-3")]
-    before = (run / "evaluations" / names[0] / "evaluation.json").read_bytes()
-    ended = evaluate(sod, run, world, "--out", run / "evaluations" / names[0])
-    assert ended.code == 1
-    assert ended.err.startswith(f"error: {run}/evaluations/{names[0]}: not empty")
-    assert (run / "evaluations" / names[0] / "evaluation.json").read_bytes() == before
+def test_nothing_is_played_twice_nor_overwritten(run: Path, world: Any, sod: Any) -> None:
+    """The same evaluation again shows its figures; another one stands beside it, with a number, and never in it."""
+    assert evaluate(sod, run, world).code == 0
+    first = run / "evaluations" / "test-tasks2-k1-step3"
+    before = {path.name: path.read_bytes() for path in first.iterdir()}
+    for more in ((), ("--out", first)):
+        ended = evaluate(sod, run, world, *more)
+        assert ended.code == 0, ended.err
+        assert f"{first}: was evaluated before; nothing is played" in ended.err
+        assert "avg@1" in ended.out
+    cooler = ("evaluation.temperature=0.5",)
+    for _ in range(2):
+        assert evaluate(sod, run, world, *cooler).code == 0
+    assert sorted(path.name for path in (run / "evaluations").iterdir()) == [first.name, f"{first.name}-2"]
+    ended = evaluate(sod, run, world, "--out", first, *cooler)
+    assert (ended.code, len(ended.err.splitlines())) == (1, 1)
+    assert f"{first}: holds an evaluation with another evaluation.temperature: 1.0 there and 0.5 here" in ended.err
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == before
+
+
+def test_what_out_names_is_empty_or_an_evaluation(run: Path, world: Any, sod: Any) -> None:
     Path("file").touch()
-    assert evaluate(sod, run, world, "--out", "file").code == 1
+    ended = evaluate(sod, run, world, "--out", "file")
+    assert (ended.code, ended.err.strip()) == (1, "error: file: is a file; name a directory with --out")
+    ended = evaluate(sod, run, world, "--out", run)
+    assert ended.code == 1
+    assert ended.err.startswith(f"error: {run}: not empty, and nothing is overwritten")
 
 
 def test_overrides_are_in_the_name(run: Path, world: Any, sod: Any) -> None:
@@ -119,8 +133,8 @@ def test_a_model_of_no_run(run: Path, world: Any, sod: Any) -> None:
     """It has no run to lie in; the trackers' files lie with the results."""
     shutil.copytree(final_model(str(run)), "plain")
     recipe = world.recipe(Path.cwd())
-    for _ in range(2):
-        ended = evaluate(sod, "plain/", world, "--recipe", recipe, "trackers=[tensorboard]")
+    for more in ((), ("seed=9",)):
+        ended = evaluate(sod, "plain/", world, "--recipe", recipe, "trackers=[tensorboard]", *more)
         assert ended.code == 0, ended.err
     for name in ("plain-test-tasks2-k1", "plain-test-tasks2-k1-2"):
         assert written(Path("runs/evaluations") / name)["tasks"] == 2
@@ -138,7 +152,7 @@ def test_a_checkpoint_that_is_not_there(name: str, run: Path, world: Any, sod: A
 def test_a_failed_evaluation_leaves_no_directory(run: Path, sod: Any) -> None:
     ended = sod("eval", run, "--data", "gone.parquet", "trackers=[tensorboard]")
     assert (ended.code, ended.err.strip()) == (1, "error: gone.parquet: no such data file")
-    assert list((run / "evaluations").iterdir()) == []
+    assert not (run / "evaluations").exists()
 
 
 @needs("tensorboard")

@@ -1,79 +1,64 @@
-"""Benchmarks in a style: what is asked, how it is sampled, and one loaded model that answers all of them."""
+"""Benchmarks in a style: what is asked, how it is sampled and judged, and one loaded model that plays all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
 
-from sod.build.devices import find_devices
-from sod.build.evaluation import chosen_tasks, run_evaluation
+from sod.build.devices import Devices, find_devices
+from sod.build.evaluation import Prepared, chosen_tasks, load_student
 from sod.build.fitness import refuse_unfit_player
-from sod.build.job import final_model, prepare_torch
+from sod.build.job import final_model
 from sod.build.lengths import prompt_lengths
-from sod.build.rollout import make_collector
-from sod.build.tools import make_code_verifier, make_tools
+from sod.build.tools import make_code_verifier
 from sod.build.vocabulary import chat_of
 from sod.chat.render import Chat
 from sod.evaluation.benchmarks.base import Benchmark
 from sod.evaluation.benchmarks.loading import ProblemSet, load_problems
 from sod.evaluation.benchmarks.problem import Problem
 from sod.evaluation.benchmarks.reward import StyleReward
-from sod.evaluation.hints import Hints
-from sod.evaluation.runner import Evaluation
+from sod.evaluation.breakdown import keys_to_break_down_by
 from sod.evaluation.styles.base import Means, Style
 from sod.evaluation.styles.catalogue import STYLES
-from sod.models.load import load_model
-from sod.models.memory import naming_phase
-from sod.models.support import Support
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
-from sod.rollout.health import refuse_unhealthy
-from sod.tools.base import Tool
-
-OnProgress = Callable[[int, int], None]
 
 
 @final
 @dataclass(frozen=True)
-class Asked:
-    """A benchmark as it is asked: `problems` and `tasks` in one order, as the style arranged them.
+class StyleJudge:
+    """Makes what judges a benchmark's episodes, in whatever process they are played."""
 
-    `recipe` samples as the style does, unless the user said otherwise.
-    """
-
-    recipe: Recipe
-    style: Style
-    read: ProblemSet
+    style: str
     problems: tuple[Problem, ...]
-    tasks: tuple[Task, ...]
 
-    @property
-    def name(self) -> str:
-        """The benchmark's."""
-        return self.read.benchmark.name
-
-    def about(self) -> dict[str, Any]:
-        """What a result says: what was read, in which style it was asked and sampled, and what is known against it."""
-        spec, limits = self.recipe.evaluation, self.recipe.rollout
-        sampling = {
-            "temperature": spec.temperature,
-            "top_p": spec.top_p,
-            "top_k": spec.top_k,
-            "max_tokens": limits.max_response_tokens,
-            "max_turns": limits.max_turns,
-        }
-        style = {"name": self.style.name, "tools": self.style.uses_tools, "sampling": sampling}
-        flaws = list(self.style.flaws(self.name))
-        return {"benchmark": self.read.about(), "style": {**style, "known_flaws": flaws}}
+    def __call__(self, recipe: Recipe, opened: ExitStack, tasks: Sequence[Task], notice: Notice) -> StyleReward:
+        """See `sod.build.tools.make_reward_function`."""
+        spec = recipe.reward
+        means = Means(lambda: make_code_verifier(recipe, opened), spec.workers, spec.math_seconds)
+        verifier = STYLES[self.style].verifier(self.problems, means)
+        opened.callback(verifier.close)
+        return StyleReward(verifier, recipe.rollout.fault_retries)
 
 
-Play = Callable[[Asked, OnProgress], Evaluation]
-"""Plays a benchmark."""
+@final
+class SharedStudent:
+    """Loads a student when it is first asked for, and gives the same one to the benchmarks after that."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+
+    def __call__(self, prepared: Prepared, devices: Devices) -> Any:
+        """See `sod.build.evaluation.load_student`."""
+        if self._model is None:
+            self._model = load_student(prepared, devices)
+        return self._model
 
 
 def style_named(name: str) -> Style:
@@ -117,106 +102,91 @@ def style_changes(style: Style, benchmark: str) -> list[str]:
     return [f"{key}={value}" for key, value in changes.items()]
 
 
-def asked(recipe: Recipe, style: Style, read: ProblemSet, notice: Notice) -> Asked:
-    """The benchmark in the style, of which `evaluation.tasks` in the recipe takes a part.
+def benchmark_recipe(recipe: Recipe, style: Style, notice: Notice) -> Recipe:
+    """The recipe without what is not a benchmark's: environment and rewards, and tools where the style has none.
 
-    A recipe's environment, prompts and rewards are not the benchmark's: they are left aside.
+    `notice` hears where the style would show tools and there are none, and where samples of a problem are all the same.
     """
-    changes: dict[str, Any] = {"environment": None}
+    reward = recipe.reward.model_copy(update={"verifier": None, "by_source": {}, "call": [], "judge": None})
+    changes: dict[str, Any] = {"environment": None, "reward": reward}
     if not style.uses_tools:
         changes["tools"] = type(recipe.tools).model_validate({"python": None})
     elif recipe.tools.python is None and not recipe.tools.own:
-        notice(f"--style {style.name} shows tools, and the recipe has none; set tools.python={{}} for the python tool")
-    recipe = recipe.model_copy(update=changes)
+        notice(f"--style {style.name} shows tools, and the recipe has none; tools.python={{}} gives it the python tool")
+    if recipe.evaluation.temperature == 0 and recipe.evaluation.k > 1:
+        notice(
+            f"evaluation.temperature=0: the {recipe.evaluation.k} samples of a problem are all the same; -k 1, or "
+            "evaluation.temperature=0.6 for other ones"
+        )
+    return recipe.model_copy(update=changes)
+
+
+def prepare_benchmark(
+    recipe: Recipe, style: Style, read: ProblemSet, load: SharedStudent, notice: Notice, by: Sequence[str] = ()
+) -> Prepared:
+    """The benchmark in the style as an evaluation, `evaluation.tasks` of its problems; `by` are keys of tasks.
+
+    `recipe` is a `benchmark_recipe`. Raises SodError where a prompt or an answer does not fit the model.
+    """
+    refuse_unmade({"student.path": recipe.student.path})
+    find_devices(recipe.without_teachers(), notice)
+    path = final_model(recipe.student.path, notice)
     problems = tuple(style.arranged(read.problems, recipe.seed))
     by_id = {problem.id: problem for problem in problems}
-    tasks = tuple(chosen_tasks(recipe, [_task(problem, style) for problem in problems]))
-    return Asked(recipe, style, read, tuple(by_id[task.id] for task in tasks), tasks)
+    tasks = chosen_tasks(recipe, [_task(problem, style) for problem in problems])
+    chat = chat_of(recipe, path, notice)
+    name = read.benchmark.name
+    fitted = _fitted(recipe, tasks, chat, path, f"{name} in style {style.name}")
+    return Prepared(
+        fitted,
+        path,
+        tasks,
+        chat,
+        by=keys_to_break_down_by(tasks, by),
+        make_reward=StyleJudge(style.name, tuple(by_id[task.id] for task in tasks)),
+        load=load,
+        said={"benchmark": read.about(), "style": _about(style, name, fitted)},
+    )
+
+
+def _about(style: Style, benchmark: str, recipe: Recipe) -> dict[str, Any]:
+    """What a result says of how its problems were asked: sampling is as it was, whatever the style's own is."""
+    spec, limits = recipe.evaluation, recipe.rollout
+    sampling = {
+        "temperature": spec.temperature,
+        "top_p": spec.top_p,
+        "top_k": spec.top_k,
+        "max_tokens": limits.max_response_tokens,
+        "max_turns": limits.max_turns,
+    }
+    flaws = list(style.flaws(benchmark))
+    return {"name": style.name, "tools": style.uses_tools, "sampling": sampling, "known_flaws": flaws}
 
 
 def _task(problem: Problem, style: Style) -> Task:
-    """The task that is played: the style's prompt, and what records say beside it. Tests stay with the problem."""
-    truth = "" if problem.kind == "code" else style.truth(problem)
-    extra = {} if problem.difficulty is None else {"difficulty": problem.difficulty}
-    return Task(problem.id, style.prompt(problem), truth, problem.benchmark, extra)
+    """The task that is played: the style's prompt, and what tells it from others. Tests stay with the problem."""
+    extra: dict[str, Any] = {"style": style.name}
+    if problem.difficulty is not None:
+        extra["difficulty"] = problem.difficulty
+    prompt, source = style.prompt(problem), problem.benchmark
+    if problem.task is None:
+        return Task(problem.id, prompt, style.truth(problem), source, extra)
+    extra["tests_sha256"] = hashlib.sha256(problem.task.ground_truth.encode("utf-8", "backslashreplace")).hexdigest()
+    return Task(problem.id, prompt, "", source, extra, verifier="code")
 
 
-@contextmanager
-def loaded_player(all_asked: Sequence[Asked], notice: Notice) -> Iterator[Play]:
-    """What plays these benchmarks with the student, which is loaded once.
-
-    Raises SodError, before it is loaded, where a prompt or answer does not fit the model, and where tools do not run.
-    """
-    first = all_asked[0].recipe
-    refuse_unmade({"student.path": first.student.path})
-    devices = find_devices(first.without_teachers(), notice)
-    path = final_model(first.student.path, notice)
-    chats = {one.name: _chat(one, path, notice) for one in all_asked}
-    fitted = {one.name: _fitted(one, chats[one.name], path) for one in all_asked}
-    with ExitStack() as resources:
-        tools = _tools(all_asked, chats, resources, notice)
-        prepare_torch(first, devices)
-        with naming_phase("loading the student"):
-            support = Support.of(chats[all_asked[0].name].tokenizer)
-            model = load_model(path, first.student.dtype, support, devices.student)
-
-        def play(one: Asked, on_progress: OnProgress) -> Evaluation:
-            mine = tools if one.style.uses_tools else {}
-            return _played(one, fitted[one.name], chats[one.name], mine, model, on_progress, notice)
-
-        yield play
-
-
-def _chat(one: Asked, path: str, notice: Notice) -> Chat:
-    return chat_of(one.recipe, path, notice)
-
-
-def _fitted(one: Asked, chat: Chat, path: str) -> Recipe:
+def _fitted(recipe: Recipe, tasks: Sequence[Task], chat: Chat, path: str, asked: str) -> Recipe:
     """The recipe with room for the longest prompt: a benchmark of which problems are left out is another one.
 
     Raises SodError where the model has no room for prompt and answer.
     """
-    recipe = one.recipe
-    longest = max(prompt_lengths(one.tasks, chat, recipe.chat.template_kwargs))
+    longest = max(prompt_lengths(tasks, chat, recipe.chat.template_kwargs))
     rollout = recipe.rollout.model_copy(update={"max_prompt_tokens": longest})
     fitted = recipe.model_copy(update={"rollout": rollout})
     try:
         refuse_unfit_player(path, fitted)
     except SodError as error:
         raise SodError(
-            f"{one.name}, whose longest prompt has {longest:,} tokens: {error}; rollout.max_response_tokens=... asks "
-            f"for shorter answers than --style {one.style.name} does, and the result says so"
+            f"{asked}, whose longest prompt has {longest:,} tokens: {error}; --max-tokens asks for shorter answers"
         ) from error
     return fitted
-
-
-def _tools(all_asked: Sequence[Asked], chats: dict[str, Chat], resources: ExitStack, notice: Notice) -> dict[str, Tool]:
-    """The tools of the first benchmark that shows some: all of them have the same."""
-    showing = [one for one in all_asked if one.style.uses_tools]
-    if not showing:
-        return {}
-    tools = make_tools(showing[0].recipe, resources, chats[showing[0].name].tokenizer, notice)
-    refuse_unhealthy(tools)
-    return tools
-
-
-def _played(
-    one: Asked,
-    recipe: Recipe,
-    chat: Chat,
-    tools: dict[str, Tool],
-    model: Any,
-    on_progress: OnProgress,
-    notice: Notice,
-) -> Evaluation:
-    with ExitStack() as resources:
-        means = Means(lambda: make_code_verifier(recipe, resources), recipe.reward.workers, recipe.reward.math_seconds)
-        verifier = one.style.verifier(one.problems, means)
-        resources.callback(verifier.close)
-        reward = StyleReward(verifier, recipe.rollout.fault_retries)
-        collector = make_collector(recipe, chat, tools, reward, model, notice=notice)
-        resources.callback(collector.engine.close)
-        unjudged = recipe.reward.model_copy(update={"verifier": None, "by_source": {}})  # its hints are about its keys
-        hints = Hints(unjudged, notice, compares=False)
-        with naming_phase("sampling"):
-            return replace(run_evaluation(recipe, collector, one.tasks, on_progress, hints), tools=chat.tools)

@@ -6,19 +6,22 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 from sod.build.job import final_model
+from sod.build.kept import unfinished
+from sod.evaluation.stored import Plan
 from sod.recipe import EvaluationSpec, Notice
 from sod.records import SodError
 from sod.runlog import RunLog
 from sod.training.checkpoint import MODEL
 
 CHECKPOINTS = "checkpoints"
+Likeness = Callable[[Plan], bool]
 
 
 @final
@@ -40,7 +43,7 @@ class Evaluated:
     def place(self, data: str, spec: EvaluationSpec) -> Path:
         """The directory of an evaluation on `data`: inside the run, or below `runs/evaluations`.
 
-        Another evaluation may stand there already, see `claimed`.
+        Another evaluation may stand there already, see `sod.build.kept`.
         """
         tasks = f"tasks{spec.tasks}" if spec.tasks else "all"
         named = re.sub(r"[^\w.]+", "-", Path(data).stem).strip("-")  # of a hub dataset or a glob, too
@@ -76,6 +79,28 @@ def _of_checkpoint(checkpoint: Path) -> Evaluated:
         known = f"it has {', '.join(held)}" if held else "it has none yet"
         raise SodError(f"{_shown(checkpoint)}: {_shown(run)} has no such checkpoint; {known}")
     return Evaluated(str(_shown(checkpoint)), _shown(run), held[checkpoint.name])
+
+
+def pinned(about: Evaluated, model: str, data: str, spec: EvaluationSpec, like: Likeness, notice: Notice) -> Evaluated:
+    """The checkpoint at which an evaluation of a run was begun and not finished, where `model` names the run alone.
+
+    A run in progress has newer ones by then. `like` says whether a plan is of this evaluation but for its checkpoint.
+    """
+    if about.run is None or about.step is None or not RunLog.is_at(Path(model)):
+        return about
+    held = dict(RunLog.open(about.run).checkpoints())
+    for step in sorted(held, reverse=True):
+        older = replace(about, path=str(held[step]), step=step)
+        plan = unfinished(older.place(data, spec))
+        if plan is None or not like(plan):
+            continue
+        if step != about.step:
+            notice(
+                f"{older.place(data, spec)}: was begun with step {step} and is not finished; it goes on with that, "
+                f"though the run is at step {about.step}; {about.path} names the newest"
+            )
+        return older
+    return about
 
 
 @contextmanager

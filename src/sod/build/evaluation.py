@@ -1,22 +1,25 @@
-"""Evaluations as a recipe asks for them."""
+"""Evaluations as a recipe asks for them: what is played, found and checked; and the model that plays it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 from sod.build.data import fitting_tasks, loaded_tasks
-from sod.build.devices import find_devices
+from sod.build.devices import Devices, find_devices
 from sod.build.environment import first_look, make_world, refuse_unfit_world
 from sod.build.fitness import refuse_unfit_player
 from sod.build.job import final_model, prepare_torch
 from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import proven_tasks
-from sod.build.rollout import make_collector
+from sod.build.rollout import make_collector, student_engine
 from sod.build.tools import make_reward_function, make_tools
 from sod.build.vocabulary import chat_of
+from sod.chat.render import Chat
 from sod.engines.base import Sampling
+from sod.evaluation.breakdown import keys_to_break_down_by
 from sod.evaluation.hints import Hints
 from sod.evaluation.runner import Evaluation, evaluate
 from sod.models.load import load_model
@@ -25,13 +28,61 @@ from sod.models.support import Support
 from sod.recipe import Notice, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import Task
-from sod.rollout.collect import Collector
+from sod.rollout.collect import Collector, RewardFunction
 from sod.rollout.health import refuse_unhealthy
 from sod.seeds import derive
 from sod.tasks.base import draw
 from sod.tasks.sources import Source, shown
 
 ENVIRONMENT_TASKS = "the environment's tasks"
+MakeReward = Callable[[Recipe, ExitStack, Sequence[Task], Notice], RewardFunction]
+
+
+@final
+@dataclass(frozen=True)
+class Prepared:
+    """What an evaluation plays, read and checked: no weights yet.
+
+    `path` is the model's own directory or hub id, `chat` renders for it with the tools of the world (`theirs`) among
+    them. `by` are the keys that figures are broken down by. `make_reward` makes what judges the episodes, `load` gives
+    the student, and `said` is what the result says beside its figures.
+    """
+
+    recipe: Recipe
+    path: str
+    tasks: Sequence[Task]
+    chat: Chat
+    theirs: Sequence[Mapping[str, Any]] = ()
+    by: Sequence[str] = ()
+    make_reward: MakeReward = make_reward_function
+    load: LoadStudent = field(default_factory=lambda: load_student)
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        """Samples of a task."""
+        return self.recipe.evaluation.k
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its turns are sampled."""
+        return sampling_of(self.recipe)
+
+
+LoadStudent = Callable[[Prepared, Devices], Any]
+
+
+def load_student(prepared: Prepared, devices: Devices) -> Any:
+    """The weights of what plays. Raises SodError where they cannot be loaded."""
+    with naming_phase("loading the student"):
+        support = Support.of(prepared.chat.tokenizer)
+        return load_model(prepared.path, prepared.recipe.student.dtype, support, devices.student)
+
+
+def sampling_of(recipe: Recipe) -> Sampling:
+    """How the recipe's evaluations sample."""
+    spec = recipe.evaluation
+    return Sampling(spec.temperature, spec.top_p, spec.top_k)
 
 
 def chosen_tasks(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
@@ -47,11 +98,11 @@ def run_evaluation(
     tasks: Sequence[Task],
     on_progress: Callable[[int, int], None] | None = None,
     hints: Hints | None = None,
+    by: Sequence[str] = (),
 ) -> Evaluation:
     """Sample as `evaluation` in the recipe says, on all of these tasks: `chosen_tasks` are those that it asks for."""
-    spec = recipe.evaluation
-    sampling = Sampling(spec.temperature, spec.top_p, spec.top_k)
-    return evaluate(collector, tasks, spec.k, sampling, on_progress=on_progress, hints=hints)
+    sampling = sampling_of(recipe)
+    return evaluate(collector, tasks, recipe.evaluation.k, sampling, on_progress=on_progress, hints=hints, by=by)
 
 
 def evaluate_model(
@@ -65,29 +116,71 @@ def evaluate_model(
 
     `key` is what messages call the data.
     """
+    prepared = prepare_evaluation(recipe, data, notice, key)
+    hints = Hints(recipe.reward, notice, compares=False)
+    with player(prepared, notice) as collector, naming_phase("sampling"):
+        result = run_evaluation(recipe, collector, prepared.tasks, on_progress, hints, prepared.by)
+    return replace(result, tools=prepared.chat.tools)
+
+
+def prepare_evaluation(
+    recipe: Recipe, data: Source | None, notice: Notice, key: str = "--data", by: Sequence[str] = ()
+) -> Prepared:
+    """Everything that an evaluation on `data` reads before weights, cheapest first; `by` are keys of tasks.
+
+    Raises SodError for what is wrong with it.
+    """
     refuse_unmade({key: data or None, "student.path": recipe.student.path})
     refuse_absent_functions(recipe)
-    devices = find_devices(recipe.without_teachers(), notice)
+    find_devices(recipe.without_teachers(), notice)
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data or None, key, recipe, notice)
+    keys_to_break_down_by(tasks, by)
     refuse_unfit_player(path, recipe)
     began = first_look(recipe, tasks)
-    chat = chat_of(recipe, path, notice, () if began is None else began.tools)
+    theirs = () if began is None else began.tools
+    chat = chat_of(recipe, path, notice, theirs)
     refuse_unfit_world(recipe, tasks, began, chat)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     source = shown(data) if data else ENVIRONMENT_TASKS
     tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), source, recipe, notice)
+    return Prepared(recipe, path, tasks, chat, theirs, keys_to_break_down_by(tasks, by))
+
+
+@contextmanager
+def player(prepared: Prepared, notice: Notice) -> Iterator[Collector]:
+    """The model, its tools and what judges it, open while the context lasts.
+
+    Turns are sampled in this process, or by the servers that `engine.urls` names. Raises SodError for tools that do not
+    work, for weights that cannot be loaded and for servers that cannot sample.
+    """
+    recipe, chat = prepared.recipe, prepared.chat
+    devices = find_devices(recipe.without_teachers(), unheard)
     with ExitStack() as resources:
         tools = make_tools(recipe, resources, chat.tokenizer, notice)
-        reward_function = make_reward_function(recipe, resources, tasks, notice)
+        reward_function = prepared.make_reward(recipe, resources, prepared.tasks, notice)
         refuse_unhealthy(tools)
         prepare_torch(recipe, devices)
-        with naming_phase("loading the student"):
-            model = load_model(path, recipe.student.dtype, Support.of(chat.tokenizer), devices.student)
+        model = prepared.load(prepared, devices)
+        engine = student_engine(recipe, chat, model, None, notice) if is_served(recipe) else None
         collector = make_collector(
-            recipe, chat, tools, reward_function, model, notice=notice, world=make_world(recipe, resources)
+            recipe,
+            chat,
+            tools,
+            reward_function,
+            model,
+            notice=notice,
+            world=make_world(recipe, resources),
+            engine=engine,
         )
         resources.callback(collector.engine.close)
-        hints = Hints(recipe.reward, notice, compares=False)
-        with naming_phase("sampling"):
-            return replace(run_evaluation(recipe, collector, tasks, on_progress, hints), tools=chat.tools)
+        yield collector
+
+
+def is_served(recipe: Recipe) -> bool:
+    """Whether servers that run already sample in an evaluation; one starts none by itself."""
+    return recipe.engine.kind == "vllm" and recipe.engine.urls is not None
+
+
+def unheard(text: str) -> None:
+    """A notice that was given before."""

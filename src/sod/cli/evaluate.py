@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sod.cli.options import AllowCodeOption, Overrides
 from sod.cli.unread import refuse_unread
 from sod.front.benchmarking import DEFAULT_STYLE, Wanted, evaluate_benchmarks
-from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
+from sod.front.comparing import show_comparison
+from sod.front.evaluating import Request, asked_changes, evaluated, recipe_of
+from sod.front.every import evaluated_every
+from sod.recipe import Recipe
 from sod.records import SodError
-from sod.report.console import benchmark_table, evaluation_table, notice, out
+from sod.report.console import benchmark_table, notice, out
+from sod.report.evaluations import remarks, show_curve, show_evaluation
+
+if TYPE_CHECKING:
+    from sod.build.evaluated import Evaluated
 
 EXAMPLES = """Examples:
 
 - `sod eval runs/quickstart/sod --data runs/quickstart/data/test.parquet`
 - `sod eval runs/quickstart/sod/checkpoints/step-000040 --data tasks.jsonl -k 8 --tasks 100`
+- `sod eval runs/quickstart/sod --data tasks.jsonl --every`
 - `sod eval Qwen/Qwen3-1.7B --benchmark aime24,aime25,math500 -k 32 --style sod`
-- `sod eval MODEL --benchmark gpqa_diamond,humaneval --style lm-eval --data-dir downloads`"""
+- `sod eval MODEL --benchmark gpqa_diamond,humaneval --style lm-eval --data-dir downloads`
+- `sod eval --compare runs/a/evaluations/test-all-k8-step40 runs/b/evaluations/test-all-k8-step40`"""
 
 PANEL = "What is written where"
+HARNESS = "How it is played and told"
 BENCHMARKS = "Benchmarks"
 
 
 def evaluate(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, a checkpoint of one, model directory or hub id."),
-    ],
+    ] = None,
     overrides: Overrides = None,
     data: Annotated[
         str,
@@ -54,8 +65,8 @@ def evaluate(
         typer.Option(
             "--style",
             rich_help_panel=BENCHMARKS,
-            help="Whose prompts, sampling, reading and comparison of answers: sod (default), lm-eval, "
-            "lm-eval-strict, official.",
+            help="Whose prompts, sampling, reading and comparison of answers: sod (default), lm-eval, lm-eval-strict, "
+            "official.",
         ),
     ] = None,
     data_dir: Annotated[
@@ -64,6 +75,15 @@ def evaluate(
             "--data-dir",
             rich_help_panel=BENCHMARKS,
             help="A folder with their files, found by name or by their rows; default: from the Hugging Face hub.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            min=1,
+            rich_help_panel=BENCHMARKS,
+            help="Longest response (tokens), tool results included; default: the style's.",
         ),
     ] = None,
     k: Annotated[
@@ -86,57 +106,130 @@ def evaluate(
         typer.Option(
             "--out",
             rich_help_panel=PANEL,
-            help="An empty directory for the JSON and the generations; default RUN/evaluations/DATA-TASKS-K-STEP, "
-            "for other models runs/evaluations/MODEL-DATA-TASKS-K, with -2, -3, ... where it is taken.",
+            help="A directory for the JSON and the generations, empty or of this evaluation; default "
+            "RUN/evaluations/DATA-TASKS-K-STEP, for other models runs/evaluations/MODEL-DATA-TASKS-K, with -2, -3, ... "
+            "where another one stands there.",
         ),
     ] = None,
     allow_code: AllowCodeOption = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            rich_help_panel=HARNESS,
+            help="A key of the tasks' extra fields that figures are broken down by, also several times; default "
+            "difficulty, level and data_source.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, rich_help_panel=HARNESS, help="Processes that play, with a model each."),
+    ] = 1,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--every",
+            rich_help_panel=HARNESS,
+            help="All checkpoints that a run has, one after the other: a table and a curve. What is done is not "
+            "played again.",
+        ),
+    ] = False,
+    steps: Annotated[
+        int,
+        typer.Option("--steps", min=1, rich_help_panel=HARNESS, help="With --every: those at multiples of so many."),
+    ] = 1,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            rich_help_panel=HARNESS,
+            help="Instead of a model two directories of evaluations: their difference, paired by problem, and a test.",
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a model on held-out tasks: avg@k, pass@k and maj@k with 95% intervals.
 
     A run's model is evaluated as the run's own recipe says (tools, chat template, samples, trackers); a run means its
     newest checkpoint. The recipe's trackers get the figures too, at the checkpoint's step.
 
-    On benchmarks the style says how they are asked, sampled and judged, and the result names it, its known flaws and
-    the fingerprint of the problems that were read.
-    """
-    from sod.build.evaluated import claimed, find_evaluated
+    On benchmarks the style says how they are asked, sampled and judged; the result names it, its known flaws and the
+    fingerprint of the problems that were read.
 
+    The same command goes on with an evaluation that was interrupted, and shows the figures of one that is finished.
+    """
+    if compare is not None:
+        _compare(compare, model, to)
+        return
+    if model is None:
+        raise SodError("RUN_OR_MODEL is missing: name a run, a checkpoint, a model directory or a hub id")
     refuse_unread("eval", overrides or [])
-    _refuse_mixed(data, benchmark, style, data_dir)
+    _refuse_mixed(data, benchmark, every, {"--style": style, "--data-dir": data_dir, "--max-tokens": max_tokens})
     if benchmark:
         wanted = Wanted(
-            benchmark, style or DEFAULT_STYLE, data_dir, k, tasks, device, recipe, overrides or [], to, allow_code
+            benchmark,
+            style or DEFAULT_STYLE,
+            data_dir,
+            max_tokens,
+            k,
+            tasks,
+            device,
+            recipe,
+            overrides or [],
+            to,
+            allow_code,
+            workers,
+            by or (),
         )
         _evaluate_benchmarks(model, wanted)
         return
+    from sod.build.evaluated import find_evaluated
+
     about = find_evaluated(model, notice)
     spec = recipe_of(about, recipe, asked_changes(k, tasks, device, overrides or []), allow_code, notice)
-    if not data and spec.environment is None:
-        raise SodError("--data is missing: name a file of RL tasks")
     if spec.evaluation.tasks and tasks is None:
         notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
-    named = data or ENVIRONMENT
-    with claimed(to or about.place(named, spec.evaluation), exact=to is not None) as target:
-        result = evaluated(spec, about, data, target, notice)
-        write(target, spec, model, data, result)
-    title = f"{Path(named).name}, {result.tasks} tasks" + (f", step {about.step}" if about.step is not None else "")
-    out.print(evaluation_table({about.name: result.as_dict()}, title))
-    out.print(f"written to {target}", markup=False)
+    request = Request(model, data, to, workers, by or ())
+    if every:
+        _evaluate_every(spec, about, request, steps)
+        return
+    answer = evaluated(spec, about, request, notice)
+    show_evaluation(answer.about.name, answer.result.as_dict(), request.named, answer.about.step)
+    out.print(f"written to {answer.directory}", markup=False)
 
 
-def _refuse_mixed(data: str, benchmark: str, style: str | None, data_dir: Path | None) -> None:
-    """Raises SodError for options of benchmarks without one, and for tasks beside one."""
+def _evaluate_every(spec: Recipe, about: Evaluated, request: Request, steps: int) -> None:
+    from sod.report.evaluation_curve import draw_evaluations
+
+    curve = evaluated_every(spec, about, request, steps, notice)
+    show_curve(about.name, curve.rows(), request.named)
+    picture = curve.file.with_suffix(".png")
+    draw_evaluations(curve.rows(), f"{about.name} on {Path(request.named).name}", picture)
+    out.print(f"written to {curve.file} and {picture}", markup=False)
+
+
+def _compare(pair: tuple[Path, Path], model: str | None, to: Path | None) -> None:
+    if model is not None:
+        raise SodError(f"{model}: --compare takes two directories of evaluations and no model; leave it out")
+    show_comparison(*pair, to)
+
+
+def _refuse_mixed(data: str, benchmark: str, every: bool, of_benchmarks: Mapping[str, object]) -> None:
+    """Raises SodError for options of benchmarks without one, and for what does not go with one."""
     if benchmark and data:
         raise SodError("--benchmark and --data: give one of them; --data-dir says where benchmarks' files are")
-    given = [name for name, value in (("--style", style), ("--data-dir", data_dir)) if value is not None]
+    if benchmark and every:
+        raise SodError("--every and --benchmark: --every takes --data; name a checkpoint, RUN/checkpoints/step-N")
+    given = [name for name, value in of_benchmarks.items() if value is not None]
     if given and not benchmark:
         raise SodError(f"{given[0]} is about benchmarks; name some with --benchmark, such as --benchmark math500")
 
 
 def _evaluate_benchmarks(model: str, wanted: Wanted) -> None:
-    done = evaluate_benchmarks(model, wanted, notice)
-    figures = {one.name: one.result.as_dict() for one in done}
+    answers = evaluate_benchmarks(model, wanted, notice)
+    figures = {name: answer.result.as_dict() for name, answer in answers.items()}
     out.print(benchmark_table(figures, f"{model}, style {wanted.style}"))
-    for one in done:
-        out.print(f"{one.name} written to {one.directory}", markup=False)
+    for name, answer in answers.items():
+        for line in remarks(figures[name]):
+            out.print(f"{name}: {line}", markup=False)
+        out.print(f"{name}: written to {answer.directory}", markup=False)

@@ -19,7 +19,7 @@ UNREAD: Mapping[Command, Sequence[str]] = {
         *("data.train", "data.validation"),
     ),
     "eval": (
-        *("student.lora", "teacher", "engine", "launch", "method", "optim", "train", "sft", "world", "compare"),
+        *("student.lora", "teacher", "launch", "method", "optim", "train", "sft", "world", "compare"),
         *("data.train", "data.validation", "data.sft"),
         *("rollout.prompts", "rollout.samples", "rollout.temperature", "rollout.top_p", "rollout.top_k"),
         *("rollout.distill_before_fault", "rollout.max_staleness", "rollout.importance"),

@@ -18,6 +18,7 @@ from typing import Any, final
 
 from sod.build.idle import idle_in_all, refuse_idle
 from sod.build.method import check_knobs, refuse_unknown
+from sod.build.workers import Ended, WorkerPool
 from sod.compare.cells import method_spec, read_result, run_unit
 from sod.compare.eta import about, seconds_left, work_line
 from sod.compare.order import learning_rate, needs, order_of_work
@@ -25,7 +26,6 @@ from sod.compare.own import also_tuned_on, refuse_unfit_request, refuse_unready,
 from sod.compare.sources import changed_sources, sources_of
 from sod.compare.table import write_comparison
 from sod.compare.units import UNTRAINED, Comparison, Unit
-from sod.compare.workers import Ended, WorkerPool
 from sod.recipe import MethodSpec, Recipe
 from sod.records import SodError
 from sod.report import console

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
-from sod.front.evaluating import asked_changes, recipe_of, write
+from sod.front.evaluating import Answer, Request, answered, asked_changes, recipe_of
 from sod.front.recipes import Given
 from sod.front.tracking import trackers
 from sod.recipe import Notice, Recipe
-from sod.records import SodError
-from sod.report.console import progress
 
 if TYPE_CHECKING:
-    from sod.build.benchmarks import Asked, Play
     from sod.build.evaluated import Evaluated
-    from sod.evaluation.runner import Evaluation
+    from sod.build.evaluation import Prepared
     from sod.evaluation.styles.base import Style
+    from sod.report.trackers import Tracker
 
 DEFAULT_STYLE = "sod"
 
@@ -28,12 +27,14 @@ DEFAULT_STYLE = "sod"
 class Wanted:
     """What the user asked for: names with commas between them, a style, a folder, and what is not as the style has it.
 
-    `to` is the directory of one benchmark's results, or the one with a directory for each of several.
+    `to` is the directory of one benchmark's results, or that with a directory for each of several; `workers` and `by`
+    are as of `Request`.
     """
 
     benchmarks: str
     style: str = DEFAULT_STYLE
     data_dir: Path | None = None
+    max_tokens: int | None = None
     k: int | None = None
     tasks: int | None = None
     device: str | None = None
@@ -41,77 +42,102 @@ class Wanted:
     overrides: Sequence[str] = ()
     to: Path | None = None
     allow_code: bool = False
+    workers: int = 1
+    by: Sequence[str] = ()
+
+    def changes(self) -> list[str]:
+        """The overrides that the user's own words stand for."""
+        limits = ("rollout.max_response_tokens", "rollout.max_turn_tokens")
+        longest = [] if self.max_tokens is None else [f"{key}={self.max_tokens}" for key in limits]
+        return [*longest, *asked_changes(self.k, self.tasks, self.device, self.overrides)]
 
 
-@final
-@dataclass(frozen=True)
-class Answered:
-    """The figures of one benchmark, and where they were written."""
-
-    name: str
-    result: Evaluation
-    directory: Path
-
-
-def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> list[Answered]:
-    """Evaluate a model on benchmarks, and write a directory for each as it is done. Raises SodError."""
-    from sod.build.benchmarks import asked, loaded_player, read_sets, refuse_unasked, style_named
+def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> dict[str, Answer]:
+    """Evaluate a model on benchmarks, each in its directory: new, gone on with, or finished before. Raises SodError."""
+    from sod.build.benchmarks import SharedStudent, prepare_benchmark, read_sets, refuse_unasked, style_named
     from sod.build.evaluated import find_evaluated
+    from sod.build.playing import refuse_unfit_workers
     from sod.evaluation.benchmarks.catalogue import benchmarks_named
 
     benchmarks, style = benchmarks_named(wanted.benchmarks), style_named(wanted.style)
     refuse_unasked(style, benchmarks)
     about = find_evaluated(model, notice)
     recipes = {benchmark.name: _recipe(about, wanted, style, benchmark.name, notice) for benchmark in benchmarks}
-    places = {name: _place(about, wanted, name, recipe) for name, recipe in recipes.items()}
-    if len(places) > 1 and wanted.to is not None:
-        places = {name: wanted.to / name for name in places}
-    _refuse_taken(places.values(), wanted)
+    first = next(iter(recipes.values()))
+    refuse_unfit_workers(first, wanted.workers)
+    about, recipes = _at_begun_checkpoint(about, model, wanted, recipes, notice)
     sets = read_sets(benchmarks, wanted.data_dir, notice)
-    all_asked = [asked(recipes[read.benchmark.name], style, read, notice) for read in sets]
-    with loaded_player(all_asked, notice) as play:
-        return [_answered(one, play, about, model, places[one.name], wanted) for one in all_asked]
+    student = SharedStudent()
+    prepared = {
+        read.benchmark.name: prepare_benchmark(recipes[read.benchmark.name], style, read, student, notice, by=wanted.by)
+        for read in sets
+    }
+    requests = {name: _request(model, wanted, name, several=len(recipes) > 1) for name in recipes}
+    _refuse_taken(prepared, requests, about)
+    with _trackers(first, about, wanted) as opened:
+        answers = {}
+        for name, one in prepared.items():
+            answers[name] = answered(one, about, requests[name], notice, tracked=False)
+            for tracker in opened:
+                tracker.log(_figures_of(name, answers[name]), about.step or 0)
+    return answers
 
 
 def _recipe(about: Evaluated, wanted: Wanted, style: Style, name: str, notice: Notice) -> Recipe:
     """The recipe that a benchmark is played by: the model's, sampling as the style does, but for the user's word."""
-    from sod.build.benchmarks import style_changes
+    from sod.build.benchmarks import benchmark_recipe, style_changes
 
-    said = asked_changes(wanted.k, wanted.tasks, wanted.device, wanted.overrides)
-    return recipe_of(about, wanted.recipe, [*style_changes(style, name), *said], wanted.allow_code, notice)
-
-
-def _place(about: Evaluated, wanted: Wanted, name: str, recipe: Recipe) -> Path:
-    return wanted.to or about.place(f"{name}-{wanted.style}", recipe.evaluation)
+    changes = [*style_changes(style, name), *wanted.changes()]
+    return benchmark_recipe(recipe_of(about, wanted.recipe, changes, wanted.allow_code, notice), style, notice)
 
 
-def _refuse_taken(places: Iterable[Path], wanted: Wanted) -> None:
-    """Raises SodError where --out has something in it, which the last benchmark must not find out when others ran."""
-    for place in places:
-        if wanted.to is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise SodError(f"{place}: not empty, and nothing is overwritten; choose another --out")
+def _request(model: str, wanted: Wanted, name: str, several: bool) -> Request:
+    to = wanted.to if wanted.to is None or not several else wanted.to / name
+    return Request(model, _named(name, wanted), to, wanted.workers, wanted.by)
 
 
-def _answered(one: Asked, play: Play, about: Evaluated, model: str, place: Path, wanted: Wanted) -> Answered:
-    from sod.build.evaluated import claimed
-
-    with claimed(place, exact=wanted.to is not None) as target:
-        result = _played(one, play, about, target)
-        write(target, one.recipe, model, one.name, result, one.about())
-    return Answered(one.name, result, target)
+def _named(name: str, wanted: Wanted) -> str:
+    return f"{name}-{wanted.style}"
 
 
-def _played(one: Asked, play: Play, about: Evaluated, target: Path) -> Evaluation:
-    """Play a benchmark, with a progress bar, and give the recipe's trackers the figures as `eval/BENCHMARK/...`."""
-    shared = target.parent if about.run is None else about.run.absolute().parent
-    run_name = target.name if about.run is None else f"{about.name}-{target.name}"
-    with (
-        trackers(one.recipe, run_name, target, shared) as opened,
-        progress(f"evaluating {about.name} on {one.name}", total=0, unit="tasks") as bar,
-    ):
-        task = bar.task_ids[0]
-        result = play(one, lambda done, total: bar.update(task, completed=done, total=total))
-        figures = {name.replace("eval/", f"eval/{one.name}/", 1): value for name, value in result.metrics().items()}
-        for tracker in opened:
-            tracker.log(figures, about.step or 0)
-    return result
+def _at_begun_checkpoint(
+    about: Evaluated, model: str, wanted: Wanted, recipes: Mapping[str, Recipe], notice: Notice
+) -> tuple[Evaluated, dict[str, Recipe]]:
+    """The checkpoint at which these benchmarks were begun and not finished, and the recipes with it as the student.
+
+    A run in progress has newer ones by then.
+    """
+    from sod.build.evaluated import pinned
+    from sod.front.evaluating import of_model
+
+    if wanted.to is None:
+        for name, recipe in recipes.items():
+            found = pinned(about, model, _named(name, wanted), recipe.evaluation, lambda _: True, notice)
+            if found != about:
+                return found, {name: of_model(recipe, found.path) for name, recipe in recipes.items()}
+    return about, dict(recipes)
+
+
+def _refuse_taken(prepared: Mapping[str, Prepared], requests: Mapping[str, Request], about: Evaluated) -> None:
+    """Raises SodError where --out holds something else, which the last benchmark is not to find when others ran."""
+    from sod.build.kept import plan_of, refuse_unlike
+
+    for name, one in prepared.items():
+        to = requests[name].to
+        if to is not None:
+            refuse_unlike(to, plan_of(one, about.name, requests[name].named, about.step))
+
+
+@contextmanager
+def _trackers(recipe: Recipe, about: Evaluated, wanted: Wanted) -> Iterator[Sequence[Tracker]]:
+    """The recipe's trackers, as one run for all benchmarks of the call."""
+    place = about.place(f"benchmarks-{wanted.style}", recipe.evaluation) if wanted.to is None else wanted.to
+    run_name = place.name if about.run is None else f"{about.name}-{place.name}"
+    shared = place.parent if about.run is None else about.run.absolute().parent
+    with trackers(recipe, run_name, place, shared) as opened:
+        yield opened
+
+
+def _figures_of(name: str, answer: Answer) -> dict[str, float]:
+    figures: dict[str, Any] = answer.result.metrics()
+    return {key.replace("eval/", f"eval/{name}/", 1): value for key, value in figures.items()}

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from sod.front.passed import NOTHING, Passed
 from sod.front.recipes import Given, given_recipe, runs_own
 from sod.front.tracking import trackers
 from sod.recipe import Notice, Recipe, code_in, read_yaml, resolved
+from sod.records import SodError
 from sod.report.console import progress
 from sod.runlog import RunLog
 
 if TYPE_CHECKING:
     from sod.build.evaluated import Evaluated
+    from sod.build.evaluation import Prepared
+    from sod.build.kept import Kept
     from sod.evaluation.runner import Evaluation
+    from sod.evaluation.stored import Plan
+    from sod.report.trackers import Tracker
 
-NOTHING_MORE: Mapping[str, Any] = {}
 TEACHERS = ("teacher", "teachers")
 """Sections that an evaluation does not read."""
 ENVIRONMENT = "environment"
@@ -63,32 +69,131 @@ def recipe_of(
     return given_recipe(plain, changes, passed, notice)
 
 
-def evaluated(spec: Recipe, about: Evaluated, data: str, target: Path, notice: Notice) -> Evaluation:
-    """Evaluate, with a progress bar, and pass the figures on to the recipe's trackers."""
-    from sod.build.evaluation import evaluate_model
+@final
+@dataclass(frozen=True)
+class Request:
+    """What is evaluated, and how: `model` as it was named, `data` or else the environment's own tasks.
 
+    `to` is the directory, None for one of its own. `workers` processes play; `by` are keys that figures are broken
+    down by.
+    """
+
+    model: str
+    data: str
+    to: Path | None = None
+    workers: int = 1
+    by: Sequence[str] = ()
+
+    @property
+    def named(self) -> str:
+        """What the tasks are called."""
+        return self.data or ENVIRONMENT
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """The figures of an evaluation, which checkpoint they are of, and where they were written."""
+
+    about: Evaluated
+    result: Evaluation
+    directory: Path
+
+
+def evaluated(spec: Recipe, about: Evaluated, request: Request, notice: Notice) -> Answer:
+    """Evaluate, or go on with it, or give the figures of one that is finished.
+
+    There is a progress bar, and the recipe's trackers get the figures. Raises SodError.
+    """
+    from sod.build.evaluated import pinned
+    from sod.build.evaluation import prepare_evaluation
+    from sod.build.fingerprints import settings_of
+    from sod.build.playing import refuse_unfit_workers
+    from sod.runlog import differences
+
+    refuse_unfit_workers(spec, request.workers)
+    refuse_no_tasks(spec, request.data)
+    if request.to is None:
+        mine = settings_of(spec)
+
+        def like(plan: Plan) -> bool:
+            return not differences(plan.settings, mine)
+
+        about = pinned(about, request.model, request.named, spec.evaluation, like, notice)
+        spec = of_model(spec, about.path)
+    return answered(prepare_evaluation(spec, request.data, notice, by=request.by), about, request, notice)
+
+
+def answered(prepared: Prepared, about: Evaluated, request: Request, notice: Notice, tracked: bool = True) -> Answer:
+    """As `evaluated`, what is `prepared`; the recipe's trackers hear of it where it is `tracked` by itself."""
+    from sod.build.kept import Place, directories_with_fewer, kept_evaluation, plan_of
+    from sod.evaluation.stored import FIGURES
+    from sod.runlog import write_json_atomic
+
+    named, recipe = request.named, prepared.recipe
+    settings = recipe.evaluation
+    place = Place(request.to, exact=True) if request.to else Place(about.place(named, settings), exact=False)
+    if not place.exact:
+        with_k = {k: about.place(named, settings.model_copy(update={"k": k})) for k in range(1, settings.k)}
+        place = replace(place, fewer=directories_with_fewer(with_k))
+    plan = plan_of(prepared, about.name, named, about.step)
+    with kept_evaluation(place, prepared, plan, notice) as kept:
+        if kept.finished:
+            notice(f"{kept.directory}: was evaluated before; nothing is played, and another --out plays it anew")
+            result = kept.stored_result(notice)
+            write_json_atomic(kept.directory / FIGURES, _figures(prepared, about, request, result))
+            return Answer(about, result, kept.directory)
+        hearing = recipe if tracked else recipe.model_copy(update={"trackers": []})
+        with _trackers(hearing, about, kept.directory) as opened:
+            result = _played(about, kept, request.workers, notice)
+            for tracker in opened:
+                tracker.log(result.metrics(), about.step or 0)
+        kept.finish(result, _figures(prepared, about, request, result))
+        return Answer(about, result, kept.directory)
+
+
+def of_model(spec: Recipe, path: str) -> Recipe:
+    """The recipe with the model at `path` as its student."""
+    return spec.model_copy(update={"student": spec.student.model_copy(update={"path": path})})
+
+
+def refuse_no_tasks(spec: Recipe, data: str) -> None:
+    """Raises SodError where nothing says what to evaluate on."""
+    if not data and spec.environment is None:
+        raise SodError("--data is missing: name a file of RL tasks")
+
+
+@contextmanager
+def _trackers(spec: Recipe, about: Evaluated, target: Path) -> Iterator[Sequence[Tracker]]:
+    """The recipe's trackers for an evaluation in `target`."""
     run_name = target.name if about.run is None else f"{about.name}-{target.name}"
     shared = target.parent if about.run is None else about.run.absolute().parent
-    with (
-        trackers(spec, run_name, target, shared) as opened,
-        progress(f"evaluating {about.name}", total=0, unit="tasks") as bar,
-    ):
+    with trackers(spec, run_name, target, shared) as opened:
+        yield opened
+
+
+def _played(about: Evaluated, kept: Kept, workers: int, notice: Notice) -> Evaluation:
+    from sod.build.playing import played
+
+    with progress(f"evaluating {about.name}", total=len(kept.prepared.tasks), unit="tasks") as bar:
         task = bar.task_ids[0]
-        result = evaluate_model(
-            spec, data, notice, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
-        for tracker in opened:
-            tracker.log(result.metrics(), about.step or 0)
-    return result
+        bar.update(task, completed=kept.done())
+        with played(kept, workers, notice, lambda done: bar.update(task, completed=done)) as votes_of:
+            return kept.result(votes_of, notice)
 
 
-def write(
-    target: Path, spec: Recipe, model: str, data: str, result: Evaluation, more: Mapping[str, Any] = NOTHING_MORE
-) -> None:
-    """Write the figures, where they come from, `more` that is to be known of them, and every episode."""
+def _figures(prepared: Prepared, about: Evaluated, request: Request, result: Evaluation) -> dict[str, Any]:
+    """What is written of the figures, and where they come from."""
+    recipe = resolved(prepared.recipe)
+    origin = {"model": request.model, "data": request.named, "step": about.step, "recipe": recipe}
+    return {**result.as_dict(), **origin, **prepared.said}
+
+
+def write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation) -> None:
+    """Write the figures, where they come from, and every episode."""
     from sod.runlog import trajectory_row, write_evaluation
 
     named = data or ENVIRONMENT
-    figures: dict[str, Any] = {**result.as_dict(), "model": model, "data": named, "recipe": resolved(spec), **more}
+    figures: dict[str, Any] = {**result.as_dict(), "model": model, "data": named, "recipe": resolved(spec)}
     by_id = {task.id: task for task in result.played}
     write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sod.front.evaluating import ENVIRONMENT, asked_changes, evaluated, recipe_of, write
+from sod.front.evaluating import Request, asked_changes, evaluated, recipe_of
 from sod.front.passed import Passed, Tools
 from sod.front.recipes import Given, refuse_text
 from sod.front.runs import Run
 from sod.records import SodError
-from sod.report.console import evaluation_table, notice, out
+from sod.report.console import notice, out
+from sod.report.evaluations import show_evaluation
 
 if TYPE_CHECKING:
     from sod.evaluation.runner import Evaluation
@@ -32,6 +33,8 @@ def evaluate(
     to: str | Path | None = None,
     allow_code: bool = False,
     progress: bool = True,
+    workers: int = 1,
+    by: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate a model as `sod eval` does: avg@k, pass@k and maj@k with 95% intervals.
 
@@ -39,10 +42,12 @@ def evaluate(
     `model` is a run (its newest checkpoint), a checkpoint, a model directory or a hub id. A run's model is evaluated as
     the run's own recipe says, any other as `recipe` says; `tools`, `reward` and `environment` are as of `train`, and
     have to be given again where the run was given them. `k` samples of each of `tasks` tasks, a seeded subset, 0 for
-    all; both are the recipe's by default. Figures and episodes are written to `to`, by default below the run. Raises
-    SodError, also where code that a run's recipe names is not allowed by `allow_code`.
+    all; both are the recipe's by default. `workers` processes play, with a model each; figures are also broken down
+    `by` keys of the tasks. Figures and episodes are written to `to`, by default below the run; what was begun there
+    goes on, and of what is finished the figures are given. Raises SodError, also where code that a run's recipe names
+    is not allowed by `allow_code`.
     """
-    from sod.build.evaluated import claimed, find_evaluated
+    from sod.build.evaluated import find_evaluated
 
     refuse_text(overrides)
     named = str(model.path if isinstance(model, Run) else model)
@@ -51,13 +56,9 @@ def evaluate(
     spec = recipe_of(about, recipe, changes, allow_code, notice, Passed(tools, reward, environment))
     if not data and spec.environment is None:
         raise SodError("data is missing: name a file of RL tasks")
-    held_out = str(data or ENVIRONMENT)
-    place = about.place(held_out, spec.evaluation) if to is None else Path(to)
-    with claimed(place, exact=to is not None) as target:
-        result = evaluated(spec, about, str(data), target, notice)
-        write(target, spec, named, str(data), result)
+    request = Request(named, str(data), None if to is None else Path(to), workers, by)
+    answer = evaluated(spec, about, request, notice)
     if progress:
-        title = f"{Path(held_out).name}, {result.tasks} tasks"
-        out.print(evaluation_table({about.name: result.as_dict()}, title))
-        out.print(f"written to {target}", markup=False)
-    return result
+        show_evaluation(answer.about.name, answer.result.as_dict(), request.named, answer.about.step)
+        out.print(f"written to {answer.directory}", markup=False)
+    return answer.result

@@ -175,8 +175,9 @@ class Collector:
         *,
         max_turns: int | None = None,
         prefixes: Sequence[Prefix] | None = None,
+        first_sample: int = 0,
     ) -> Collected:
-        """`samples` episodes of every task.
+        """`samples` episodes of every task, numbered from `first_sample`.
 
         Sampling noise is a function of (seed, purpose, step, task, sample, position); a task that is drawn
         twice in a step counts as two tasks.
@@ -185,7 +186,8 @@ class Collector:
         Raises SodError when too many of the latest episodes faulted. Raises ValueError, before anything is sampled,
         for a cap below 1 and for prefixes that do not fit the tasks, the limits or a tool that keeps state.
         """
-        live = self._start(tasks, samples, purpose, step, self._beginnings(tasks, max_turns, prefixes))
+        numbers = range(first_sample, first_sample + samples)
+        live = self._start(tasks, numbers, purpose, step, self._beginnings(tasks, max_turns, prefixes))
         for tool in self.tools.values():
             tool.start([(episode, tasks[one.group]) for episode, one in live.items()])
         done: list[list[Trajectory]] = [[] for _ in tasks]
@@ -236,13 +238,13 @@ class Collector:
         return _Beginning(replace(left, max_turns=min(left.max_turns, limits.max_turns)), prefix.token_ids)
 
     def _start(
-        self, tasks: Sequence[Task], samples: int, purpose: str, step: int, beginnings: Sequence[_Beginning]
+        self, tasks: Sequence[Task], samples: Sequence[int], purpose: str, step: int, beginnings: Sequence[_Beginning]
     ) -> dict[str, _Live]:
         """Every episode by its name, not yet begun."""
         seen: Counter[str] = Counter()
         live: dict[str, _Live] = {}
         for number, (task, begins) in enumerate(zip(tasks, beginnings, strict=True)):
-            for sample in range(samples):
+            for sample in samples:
                 which = (purpose, step, task.id, seen[task.id], sample)
                 key = derive(self._seed, "noise", *which)
                 world = self._world_start(derive(self._seed, "environment", *which), begins.prefix)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sod.compare.workers import WorkerPool
+from sod.build.workers import WorkerPool
 from sod.records import SodError
 
 

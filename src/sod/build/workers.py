@@ -1,4 +1,5 @@
-"""Worker processes for `sod compare`: one call at a time each, and nothing of ours is imported before the first.
+"""Worker processes for `sod compare` and `sod eval`: one call at a time each, and nothing of ours is imported before
+the first.
 
 A worker is no daemon, because tools and verifiers start processes of their own. It leads a session of its own, so
 that Ctrl-C at the terminal reaches the parent alone, which then asks the workers to stop, once. It ends when its
@@ -25,16 +26,19 @@ from sod.build.allocation import forget_tunables, tunables_for_workers
 from sod.records import SodError
 
 GRACE_SECONDS = 15.0  # for a training step under way and its checkpoint
+NUMBER = "SOD_WORKER"
+"""Of which worker a process is, from 0, in its environment; one that died is followed by one of its number."""
 
 
 @final
 @dataclass(frozen=True)
 class Ended:
-    """How a call ended: with a `value`, or with an `error` for the user."""
+    """How a call ended: with a `value`, or with an `error` for the user; `lost` where its process ended under it."""
 
     key: Any
     value: Any = None
     error: str | None = None
+    lost: bool = False
 
 
 @final
@@ -42,6 +46,7 @@ class Ended:
 class _WorkerProcess:
     process: Any  # a spawn context's process has no public type
     connection: Connection
+    number: int
     key: Any = None
     busy: bool = False
 
@@ -82,7 +87,9 @@ class WorkerPool:
             worker.connection.close()
             worker.process.join()
             return Ended(
-                worker.key, error=f"its process ended with code {worker.process.exitcode} (-9: out of memory?)"
+                worker.key,
+                error=f"its process ended with code {worker.process.exitcode} (-9: out of memory?)",
+                lost=True,
             )
         return Ended(worker.key, value, error)
 
@@ -105,17 +112,20 @@ class WorkerPool:
     def _start(self) -> _WorkerProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs,))
+        taken = {worker.number for worker in self._workers}
+        number = next(free for free in range(self._count) if free not in taken)
+        process = context.Process(target=_serve, args=(theirs, number))
         with tunables_for_workers():
             process.start()
         theirs.close()  # else the end of the worker would not be the end of the pipe
-        self._workers.append(_WorkerProcess(process, ours))
+        self._workers.append(_WorkerProcess(process, ours, number))
         return self._workers[-1]
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, number: int) -> None:
     """Run calls until the parent closes the pipe or the process is asked to stop."""
     forget_tunables()
+    os.environ[NUMBER] = str(number)
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):  # the parent's way to say that there is nothing more to do
