@@ -174,6 +174,10 @@ BY_A_TEST = {
         ),
         "tests/cli/test_benchmark_command.py::test_several_benchmarks_by_one_load",
     ),
+    "sod eval --compare A B": "tests/cli/test_eval_compare.py::test_evaluations_that_sod_wrote_are_paired",
+    "sod eval RUN --every": "tests/cli/test_eval_every.py::test_each_checkpoint_is_evaluated_once",
+    "sod eval RUN --data TASKS --every": "tests/cli/test_eval_every.py::test_each_checkpoint_is_evaluated_once",
+    "sod eval RUN_OR_MODEL --data TASKS -k 8": "tests/cli/test_eval_resume.py::test_several_processes_play_the_same",
     "sod sandbox probe": "tests/cli/test_sandbox_commands.py::test_probe_shows_what_is_kept_and_how_fast_it_is",
     "sod sandbox serve --workers 8": (
         "tests/cli/test_sandbox_commands.py::test_serve_finishes_what_is_under_way_then_ends"
