@@ -75,7 +75,7 @@ def asked_of(harnesses: Path, given: Sequence[Mapping[str, Any]], *options: str)
     """What `references.py` says of rows."""
     lines = "".join(json.dumps(row) + "\n" for row in given)
     command = [str(harnesses / "bin/python"), str(HERE / "references.py"), *options]
-    done = subprocess.run(command, input=lines, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(command, input=lines, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"references.py failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     return json.loads(done.stdout)

@@ -47,7 +47,9 @@ COUNTS: Mapping[str, Mapping[str, int]] = {
 """How many outputs each style is tried on, by benchmark."""
 
 INTEGERS = (
-    Quantity("204", ("204", " 204 ", "0204", "204.0", "204^\\circ", "204\\text{ cm}", "$204$", "\\text{204}"), ("205",)),
+    Quantity(
+        "204", ("204", " 204 ", "0204", "204.0", "204^\\circ", "204\\text{ cm}", "$204$", "\\text{204}"), ("205",)
+    ),
     Quantity("73", ("73", "073", "73.", "+73", "73\\%", "73 cm", "\\mathbf{73}", "\uff17\uff13"), ("37", "730")),
     Quantity("0", ("0", "000", "-0", "0.0", "\\{0\\}", "zero"), ("1", "")),
     Quantity("970", ("970", "970\\!", "\\left970\\right", "9 7 0", "{970}", "x=970", "xyz=970"), ("907",)),
@@ -113,7 +115,8 @@ WRAPPERS: Sequence[str] = (
     "\\boxed{{'{right}'}}",
     "\\boxed{{ {right} }}",
     "\\boxed{{\\text{{{right}}}}}",
-    "\\[\\boxed{{{right}}}\\]\n" + "I hope that this helps you; feel free to ask whatever else you want to know about it.",
+    "\\[\\boxed{{{right}}}\\]\n"
+    + "I hope that this helps you; feel free to ask whatever else you want to know about it.",
     "",
     "\n",
     "I do not know.",
@@ -126,7 +129,10 @@ USUAL: Mapping[tuple[str, str], Sequence[str]] = {
     ("lm-eval", "choice"): ("The answer is ({R}).", "So ({R})"),
     ("lm-eval-strict", "math"): ("${right}$", "The answer is {right}. That is all.", "\\boxed{{{right}}}"),
     ("lm-eval-strict", "choice"): ("The answer is ({R}).", "The answer is ({R})"),
-    ("official", "math"): ("So it is $\\boxed{{{right}}}$.\n#### {right}", "#### {right}\nIn a box: \\boxed{{{right}}}"),
+    ("official", "math"): (
+        "So it is $\\boxed{{{right}}}$.\n#### {right}",
+        "#### {right}\nIn a box: \\boxed{{{right}}}",
+    ),
     ("official", "choice"): ("Answer: {R}", "All others fail.\n\nAnswer: {R}"),
 }
 """How a model that knows what a style asks for would put it, by style and kind."""

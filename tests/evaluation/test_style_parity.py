@@ -20,8 +20,9 @@ from sod.rewards.code import CodeVerifier
 from sod.tools.sandbox.local import LocalSandbox
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks/parity"))
-import compare  # noqa: E402
-import invented  # noqa: E402
+import invented
+
+import compare
 
 SLOW = {*compare.TESTS, ("lm-eval", "math500")}
 """Benchmarks whose outputs are run, or put to math-verify."""

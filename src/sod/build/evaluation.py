@@ -133,6 +133,8 @@ def prepare_evaluation(
     refuse_unmade({key: data or None, "student.path": recipe.student.path})
     refuse_absent_functions(recipe)
     find_devices(recipe.without_teachers(), notice)
+    if recipe.engine.kind == "vllm" and not is_served(recipe):
+        notice("engine.kind=vllm: this process samples, as engine.urls names no servers and an evaluation starts none")
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data or None, key, recipe, notice)
     keys_to_break_down_by(tasks, by)

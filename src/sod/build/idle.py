@@ -376,7 +376,7 @@ def _engine(recipe: Recipe) -> Iterator[Idle]:
 
 def _split(recipe: Recipe) -> Iterator[Idle]:
     sources: list[str] = []
-    for named in (recipe.data.train, recipe.data.validation, recipe.data.sft):
+    for named in (recipe.data.train, recipe.data.validation_tasks, recipe.data.sft):
         sources += [] if named is None else names_of(named)
     if sources and all(map(ignores_split, sources)):
         yield from _set(recipe, "data.split", "all data are files, and files have no splits")

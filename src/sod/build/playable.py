@@ -76,7 +76,7 @@ def _of_recipe(path: str, overrides: Sequence[str], split: Split, notice: Notice
     spec = recipe.environment
     if spec is None:
         raise SodError(f"{path}: this recipe has no environment; name one that has, or a world (`sod env list`)")
-    named = recipe.data.train if split == "train" else recipe.data.validation
+    named = recipe.data.train if split == "train" else recipe.data.validation_tasks
     return Playable(spec, world_tasks(named, f"data.{split}", recipe, spec, notice))
 
 

@@ -48,12 +48,13 @@ def server_facts(places: Sequence[Placed], logs: Path) -> Facts:
     return [("servers", f"{'; '.join(shown_places)}; logs in {logs}")] if places else []
 
 
-def data_facts(tasks: int, held_out: int, recipe: Recipe) -> Facts:
-    """The data of a run of `sod train`."""
+def data_facts(tasks: int, held_out: Mapping[str, int], recipe: Recipe) -> Facts:
+    """The data of a run of `sod train`; `held_out` are the tasks of each set of validation tasks by name."""
     facts = [("data", f"{_source(recipe.data.train)}: {tasks:,} tasks")]
-    if held_out:
-        every = recipe.train.evaluate_every
-        facts.append(("held out", f"{_source(recipe.data.validation)}: {held_out:,} tasks, every {every} steps"))
+    for name, count in held_out.items():
+        named = f"{name}, " if name else ""
+        source = _source(recipe.data.validation_sets.get(name))
+        facts.append(("held out", f"{named}{source}: {count:,} tasks, every {recipe.train.evaluate_every} steps"))
     return facts
 
 

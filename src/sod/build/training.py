@@ -5,7 +5,7 @@ recipe, data, tokenizers, chat template, and only then weights.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,8 +18,8 @@ from sod.build.beside import play_ahead, refuse_unfit_staleness
 from sod.build.data import fitting_tasks, loaded_tasks, tell_unmet_sources
 from sod.build.devices import Devices, find_devices
 from sod.build.environment import first_look, refuse_unfit_world
-from sod.build.evaluation import chosen_tasks, run_evaluation
 from sod.build.fitness import refuse_missing_adapters, refuse_unfit, refuse_unfit_adapter, refuse_unfit_self_teacher
+from sod.build.held_out import all_of, held_out_figures, loaded_sets, proven_set
 from sod.build.idle import idle_keys, refuse_idle, refuse_unread
 from sod.build.job import (
     Job,
@@ -56,7 +56,6 @@ from sod.build.tools import stateful_tools
 from sod.build.translation import chats_of, span_measure
 from sod.chat.render import Chat
 from sod.evaluation.hints import Hints
-from sod.models.memory import naming_phase
 from sod.models.meter import Meter
 from sod.models.ranks import ALONE, Ranks
 from sod.models.settle import settle_of
@@ -64,6 +63,7 @@ from sod.models.support import Support
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
 from sod.recipe import Notice, Recipe
+from sod.recipe.keys.data import validation_key
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError, Task
 from sod.runlog import RunLog
@@ -82,14 +82,15 @@ from sod.training.step import PrivilegedPrompt, Run, train_step
 class Inputs:
     """What a run is made of, read and checked: no weights yet. The recipe's models are `located`.
 
-    `translation` is there where the teacher has another tokenizer; `served` are the teachers behind urls, by key, but
-    for those of `servers`, which the run is to start; `stored` the episodes of a run that plays none.
+    `held_out` are the sets of validation tasks by name. `translation` is there where the teacher has another
+    tokenizer; `served` are the teachers behind urls, by key, but for those of `servers`, which the run is to start;
+    `stored` the episodes of a run that plays none.
     """
 
     recipe: Recipe
     method: Method
     tasks: list[Task]
-    held_out: list[Task]
+    held_out: Mapping[str, Sequence[Task]]
     chat: Chat
     place: Place
     proof: Proof
@@ -146,7 +147,7 @@ def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:
     return [
         *train_facts(recipe, inputs.method, inputs.chat, run.student, models.get("teacher"), run.rollout.tools),
         *server_facts(inputs.servers.places, inputs.place.directory / LOGS),
-        *data_facts(len(inputs.tasks), len(inputs.held_out), recipe),
+        *data_facts(len(inputs.tasks), {name: len(own) for name, own in inputs.held_out.items()}, recipe),
         *place_facts(plan, inputs.place.done, inputs.place.directory),
     ]
 
@@ -177,7 +178,7 @@ def common_inputs(ranks: Ranks, recipe: Recipe, method: Method, check: Callable[
         method = replace(method, alignment=alignment_of(recipe.method, offer))
     proof = Proof(told.directory, resumed=told.resumed is not None)
     devices = find_devices(own_card(recipe, ranks), unheard)
-    return Inputs(recipe, method, [], [], chat, Place.of(told), proof, devices, Servers(recipe), translation)
+    return Inputs(recipe, method, [], {}, chat, Place.of(told), proof, devices, Servers(recipe), translation)
 
 
 def checked(
@@ -206,13 +207,11 @@ def checked(
     servers = find_servers(recipe, method, devices, notice)
     stored = stored_episodes(recipe, method, notice)
     tasks = loaded_tasks(recipe.data.train, "data.train", recipe, notice) if stored is None else stored.episodes.tasks
-    held_out: list[Task] = []
-    if recipe.train.evaluate_every:
-        held_out = loaded_tasks(recipe.data.validation, "data.validation", recipe, notice)
+    held_out = loaded_sets(recipe, notice) if recipe.train.evaluate_every else {}
     if method.context is not None:
         for task in tasks:
             privileged_prompt(task, method.context)
-    tell_unmet_sources(recipe, [*tasks, *held_out], notice)
+    tell_unmet_sources(recipe, [*tasks, *all_of(held_out)], notice)
     refuse_unmet_teachers(servers.recipe, method, tasks)
     place = find_place(recipe, directory, resume, "train", resources, notice)
     recipe = located(servers.recipe, notice)
@@ -235,13 +234,11 @@ def checked(
     if translation is not None and recipe.environment is None:  # a world's prompts are known as its episodes begin
         check_coverage(recipe, translation, list(enumerate(stand_ins(tasks, chat.tools, recipe))))
     refuse_unfit_self_teacher(recipe, method, tasks, chat)
-    held_out = fitting_tasks(held_out, chat, recipe, notice) if held_out else held_out
+    held_out = {name: fitting_tasks(own, chat, recipe, notice) for name, own in held_out.items()}
     proof = Proof(place.directory, resumed=place.log is not None)
     if stored is None:
         tasks = proof.tasks(tasks, "data.train", shown(recipe.data.train or ()), recipe, notice)
-    if held_out:
-        chosen = chosen_tasks(recipe, held_out)
-        held_out = proof.tasks(chosen, "data.validation", shown(recipe.data.validation or ()), recipe, notice)
+    held_out = {name: proven_set(name, own, proof, recipe, notice) for name, own in held_out.items()}
     asked = recipe.without_teachers() if servers.teacher else recipe
     served = served_teachers(asked, method, chat, translation, notice, resources)
     return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served, stored)
@@ -255,7 +252,7 @@ def opened(
     Raises SodError for tools that do not work, and for weights that cannot be loaded.
     """
     recipe, method, chat, place = inputs.recipe, inputs.method, inputs.chat, inputs.place
-    judged = [*(inputs.tasks if inputs.stored is None else ()), *inputs.held_out]
+    judged = [*(inputs.tasks if inputs.stored is None else ()), *all_of(inputs.held_out)]
     stage = ranks.on_first(
         partial(make_stage, recipe, chat, judged, inputs.servers, place.directory, resources, notice)
     )
@@ -325,13 +322,6 @@ def run_state(run: Run) -> State:
     return state
 
 
-def held_out_figures(run: Run, held_out: list[Task], step: int) -> dict[str, float]:
-    """The figures of an evaluation after step `step`, as metrics."""
-    with naming_phase("an evaluation"):
-        result = run_evaluation(run.recipe, run.rollout, held_out)
-    return {f"eval/{name}": estimate.value for name, estimate in result.estimates.items()}
-
-
 def _refuse_unmade(recipe: Recipe, method: Method) -> None:
     """Raises SodError where what a shipped recipe reads has not been made yet, naming the commands that make it."""
     paths: dict[str, str | list[str] | None] = {"data.train": recipe.data.train, "student.path": recipe.student.path}
@@ -340,7 +330,7 @@ def _refuse_unmade(recipe: Recipe, method: Method) -> None:
     if not method.needs & SELF_TEACHER:
         paths |= {f"{key}.path": spec.path for key, spec in recipe.local_teachers.items()}
     if recipe.train.evaluate_every:
-        paths["data.validation"] = recipe.data.validation
+        paths |= {validation_key(name): named for name, named in recipe.data.validation_sets.items()}
     refuse_unmade(paths)
 
 

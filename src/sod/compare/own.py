@@ -43,7 +43,7 @@ class Judged:
 
 def tuning_tasks(recipe: Recipe) -> Judged:
     """The tasks that learning rates are chosen on."""
-    return Judged("data.validation", recipe.data.validation)
+    return Judged("data.validation", recipe.data.validation_tasks)
 
 
 def judged_tasks(recipe: Recipe) -> Judged:
@@ -163,7 +163,7 @@ def _read_by(
         **teachers,
         "data.train": recipe.data.train,
         "data.sft": recipe.data.sft if Need.DEMONSTRATIONS in needs else None,
-        "data.validation": recipe.data.validation,
+        "data.validation": recipe.data.validation_tasks,
         "compare.test": recipe.compare.test,
     }
 

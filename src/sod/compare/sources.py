@@ -52,7 +52,7 @@ def _files(recipe: Recipe) -> dict[str, str]:
 
 def _data(recipe: Recipe) -> dict[str, Source]:
     data = recipe.data
-    named = {"data.train": data.train, "data.validation": data.validation, "data.sft": data.sft}
+    named = {"data.train": data.train, "data.validation": data.validation_tasks, "data.sft": data.sft}
     return {
         key: source for key, source in (named | {"compare.test": recipe.compare.test}).items() if source is not None
     }

@@ -99,7 +99,7 @@ METRICS = (
         "eval",
         "{:.3f}",
         REWARD,
-        "mean accuracy on held-out tasks, k samples each (`train.evaluate_every`)",
+        "mean accuracy on held-out tasks, k samples each (`train.evaluate_every`); of several named sets their mean",
         "eval avg@k",
         sparse=True,
     ),
@@ -109,7 +109,8 @@ METRICS = (
         "",
         "{:.3f}",
         None,
-        "other figures of that evaluation: pass_at_k, maj_at_k; of `sod eval` also pass_at_1, pass_at_2, ..., "
+        "other figures of that evaluation: pass_at_k, maj_at_k, of named sets NAME/avg_at_k and so on; "
+        "of `sod eval` also pass_at_1, pass_at_2, ..., "
         "by/KEY/VALUE/avg_at_k and those of its episodes",
         sparse=True,
     ),

@@ -68,7 +68,9 @@ class OwnPrompts:
     def _of_run(self, run: Path) -> Iterator[tuple[str, Any]]:
         try:
             data = read_yaml_file(run / RECIPE)["data"]
-            named = [data[key] for key in ("validation", "train") if data.get(key) is not None]
+            held_out = data.get("validation")
+            sets = list(held_out.values()) if isinstance(held_out, dict) else [held_out]
+            named = [source for source in (*sets, data.get("train")) if source is not None]
             split = str(data.get("split", "train"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return  # no recipe of ours; the rows say that their prompts were not found

@@ -198,7 +198,7 @@ OFFICIAL = RuledStyle(
             by_reading(letter),
             StyleSampling(temperature=0.5, top_p=1.0, top_k=0, max_tokens=2048, k=4),
             (
-                "the first 'Answer: X' counts, not the last: of 'Answer: Both' it is B, and **Answer:** B, Answer: (B) and "
+                "the first 'Answer: X' counts, not the last: of 'Answer: Both' B, and **Answer:** B, Answer: (B), "
                 "\\boxed{B} are no answer",
                 "the options are in the order of its first repetition in all samples; simple-evals draws anew for each",
             ),

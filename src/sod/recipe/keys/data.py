@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -30,13 +32,40 @@ def refuse_unnamed(key: str, value: Any) -> None:
         )
 
 
+SET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+FIGURES = ("avg_at_k", "pass_at_k", "maj_at_k")
+"""What figures are called, and so no set of tasks."""
+
+
+def validation_key(name: str) -> str:
+    """What messages and files call a set of validation tasks."""
+    return f"data.validation.{name}" if name else "data.validation"
+
+
+def _refuse_unfit_names(names: list[Any]) -> None:
+    """Raises ValueError for names of sets by which figures could not be told apart, or that are none."""
+    if not names:
+        raise ValueError("data.validation={}: names no set; write {NAME: source, ...}, a source, or null")
+    seen: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not SET_NAME.fullmatch(name) or name in FIGURES:
+            raise ValueError(
+                f"data.validation: {name!r} is no name of a set; use letters, digits, '_', '-' and '.', as in aime24"
+            )
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise ValueError(f"data.validation: the sets {other} and {name} differ in case alone; rename one")
+
+
 class DataSpec(Section):
     """Where tasks and conversations come from: files, folders, globs or Hugging Face hub ids, or lists of these."""
 
     train: Source | None = Field(
         None, description="tasks to train on: files, globs, owner/name:config@split, or a list"
     )
-    validation: Source | None = Field(None, description="tasks for evaluations during training, as data.train")
+    validation: Source | dict[str, Source] | None = Field(
+        None, description="tasks for evaluations during training, as data.train, or several sets {NAME: source, ...}"
+    )
     sft: Source | None = Field(None, description="conversations for supervised fine-tuning, named as data.train")
     split: str = Field("train", description="split of hub datasets that name none, of folders and of split JSON files")
     columns: dict[str, str] = Field(
@@ -53,7 +82,39 @@ class DataSpec(Section):
         "skip", description="what to do with prompts over rollout.max_prompt_tokens: skip and count them, or stop"
     )
 
-    @field_validator("train", "validation", "sft", mode="before")
+    @property
+    def validation_sets(self) -> dict[str, Source]:
+        """The sets of validation tasks by name; one that has none is under the empty name."""
+        named = self.validation
+        if named is None:
+            return {}
+        return dict(named) if isinstance(named, dict) else {"": named}
+
+    @property
+    def validation_tasks(self) -> Source | None:
+        """All validation tasks as one source; None where there are none."""
+        sets = list(self.validation_sets.values())
+        if len(sets) <= 1:
+            return sets[0] if sets else None
+        together: list[str] = []
+        for source in sets:
+            together += [source] if isinstance(source, str) else source
+        return list(dict.fromkeys(together))
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _sets(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            refuse_unnamed("data.validation", value)
+            return value
+        _refuse_unfit_names(list(value))
+        for name, source in value.items():
+            if source is None:
+                raise ValueError(f"data.validation.{name}: names no source; leave the set out, or name its tasks")
+            refuse_unnamed(f"data.validation.{name}", source)
+        return dict(value)
+
+    @field_validator("train", "sft", mode="before")
     @classmethod
     def _names(cls, value: Any, info: ValidationInfo) -> Any:
         refuse_unnamed(f"data.{info.field_name}", value)
