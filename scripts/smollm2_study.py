@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from stages import Stages, assigned
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "smollm2-gsm8k.yaml"
 GATE = 0.15
@@ -49,44 +48,16 @@ SIZES = {
 }
 
 
-class Study:
-    """The stages done so far, and what they gave."""
-
-    def __init__(self, out: Path, seconds: float) -> None:
-        self._out, self._ends = out, time.monotonic() + seconds
-        self._path = out / "study.json"
-        out.mkdir(parents=True, exist_ok=True)
-        self.figures: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
-
-    def stage(self, name: str, *words: str | Path) -> None:
-        """Run a `sod` command once; its seconds are kept. Ends the study where the time is over or it fails."""
-        if f"{name}, seconds" in self.figures:
-            return
-        if time.monotonic() > self._ends:
-            sys.exit(f"the time is over before: {name}; the same command goes on from here")
-        print(f"== {name}: sod {' '.join(map(str, words))}", flush=True)
-        began = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "sod", *map(str, words)])
-        if done.returncode:
-            sys.exit(f"{name} failed")
-        self.tell(f"{name}, seconds", round(time.monotonic() - began, 1))
-
-    def tell(self, name: str, value: Any) -> None:
-        """Keep a figure."""
-        self.figures[name] = value
-        self._path.write_text(json.dumps(self.figures, indent=1) + "\n")
-        print(f"{name}: {value}", flush=True)
-
-    def evaluate(self, name: str, run: Path, size: Size, more: Sequence[str]) -> float:
-        """avg@1 of a run's newest checkpoint on the held-out problems."""
-        target = self._out / "evaluations" / name
-        data = self._out / "data" / "validation.parquet"
-        words = ("eval", run, "--data", data, "--tasks", str(size.held_out), "-k", "1", "--out", target, *more)
-        self.stage(f"{name}, evaluation", *words)
-        if f"{name}, avg@1" not in self.figures:
-            result = json.loads((target / "evaluation.json").read_text())
-            self.tell(f"{name}, avg@1", [result["avg_at_k"], *result["ci95"]])
-        return float(self.figures[f"{name}, avg@1"][0])
+def evaluated(stages: Stages, name: str, run: Path, size: Size, out: Path) -> float:
+    """avg@1 of a run's newest checkpoint on the held-out problems."""
+    target = out / "evaluations" / name
+    data = out / "data" / "validation.parquet"
+    words = ("eval", run, "--data", data, "--tasks", str(size.held_out), "-k", "1", "--out", target)
+    stages.command(f"{name}, evaluation", *words)
+    if f"{name}, avg@1" not in stages.figures:
+        result = json.loads((target / "evaluation.json").read_text())
+        stages.tell(f"{name}, avg@1", [result["avg_at_k"], *result["ci95"]])
+    return float(stages.figures[f"{name}, avg@1"][0])
 
 
 def main() -> None:
@@ -102,22 +73,22 @@ def main() -> None:
     size: Size = SIZES[options.size]
     if options.teacher_steps is not None:
         size = replace(size, teacher_sft=options.teacher_steps)
-    study, out = Study(options.out, options.seconds), options.out
-    study.tell("size", options.size)
-    study.stage("data", "data", "gsm8k", "--input", options.gsm8k, "--out", out / "data")
-    study.stage("model", "models", "smollm2", "--out", out / "smollm2")
+    stages, out = Stages(options.out / "study.json", options.seconds), options.out
+    stages.tell("size", options.size)
+    stages.command("data", "data", "gsm8k", "--input", options.gsm8k, "--out", out / "data")
+    stages.command("model", "models", "smollm2", "--out", out / "smollm2")
     teacher, student = out / "teacher", out / "student"
-    study.stage("teacher", *sft(out / "smollm2", teacher, size.teacher_sft, size, out))
-    reached = study.evaluate("teacher", teacher, size, ())
+    stages.command("teacher", *sft(out / "smollm2", teacher, size.teacher_sft, size, out))
+    reached = evaluated(stages, "teacher", teacher, size, out)
     if reached < GATE and not options.no_gate:
         sys.exit(f"the teacher's avg@1 is {reached:.3f}, below {GATE}: it has nothing to teach; the study stops here")
-    study.stage("pruning", "models", "prune", teacher, "--layers", str(size.layers), "--out", out / "pruned")
-    study.stage("student", *sft(out / "pruned", student, size.student_sft, size, out))
-    study.evaluate("student", student, size, ())
+    stages.command("pruning", "models", "prune", teacher, "--layers", str(size.layers), "--out", out / "pruned")
+    stages.command("student", *sft(out / "pruned", student, size.student_sft, size, out))
+    evaluated(stages, "student", student, size, out)
     for method in METHODS:
-        study.stage(method, *trained(method, student, teacher, size, out))
-        study.evaluate(method, out / method, size, ())
-    print(json.dumps(study.figures))
+        stages.command(method, *trained(method, student, teacher, size, out))
+        evaluated(stages, method, out / method, size, out)
+    print(json.dumps(stages.figures))
 
 
 def sft(model: Path, run: Path, steps: int, size: Size, out: Path) -> list[str | Path]:
@@ -152,11 +123,6 @@ def trained(method: str, student: Path, teacher: Path, size: Size, out: Path) ->
         "optim.warmup_steps": min(2, size.steps),
     }
     return ["train", RECIPE, *assigned(keys), "--run", out / method]
-
-
-def assigned(keys: dict[str, Any]) -> list[str]:
-    """KEY=VALUE for each."""
-    return [f"{key}={value}" for key, value in keys.items()]
 
 
 if __name__ == "__main__":

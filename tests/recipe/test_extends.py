@@ -86,5 +86,9 @@ def test_nothing_of_the_files_is_changed_in_place() -> None:
     assert below == {"a": {"b": 1}}
 
 
+def test_an_empty_section_empties_the_one_below() -> None:
+    assert laid_over({"a": {"b": 1, "c": {"d": 1}}}, {"a": {"c": {}}}) == {"a": {"b": 1, "c": {}}}
+
+
 def test_a_file_that_extends_none_is_read_as_it_stands(under: Path) -> None:
     assert read_whole(under)["rollout"] == {"group_size": 4, "prompts": 8}

@@ -16,12 +16,15 @@ _WHOLE = ("method",)
 
 
 def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`under` with the keys of `over` in their places: sections key by key, `method` and everything else as a whole."""
+    """`under` with the keys of `over` in their places: sections key by key, `method` and everything else as a whole.
+
+    An empty section empties the one below.
+    """
     laid = dict(under)
     for key, value in over.items():
         below = laid.get(key)
-        mixed = isinstance(value, Mapping) and isinstance(below, Mapping) and key not in _WHOLE
-        laid[key] = laid_over(below, value) if mixed else value
+        sections = isinstance(value, Mapping) and isinstance(below, Mapping)
+        laid[key] = laid_over(below, value) if sections and value and key not in _WHOLE else value
     return laid
 
 
