@@ -55,6 +55,8 @@ def test_files_that_come_with_sod_are_found_by_name_and_files_beside_come_first(
     path = over(tmp_path, "extends: [quickstart, machines/one-gpu-80gb]\n")
     assert load_recipe(path).student == load_recipe(shipped_file("quickstart")).student
     assert load_recipe(path).rollout.prompts == 16
+    named_alike = over(tmp_path, "extends: quickstart\nseed: 5\n", "quickstart.yaml")
+    assert load_recipe(named_alike).student == load_recipe(shipped_file("quickstart")).student
     over(tmp_path, "student: {path: beside}\n", "quickstart.yaml")
     assert load_recipe(path).student.path == "beside"
 
@@ -62,10 +64,10 @@ def test_files_that_come_with_sod_are_found_by_name_and_files_beside_come_first(
 @pytest.mark.parametrize(
     ("named", "told"),
     [
-        ("nowhere", "over.yaml: extends 'nowhere', and there is no such recipe file"),
+        ("nowhere", "over.yaml: extends 'nowhere', and there is no other recipe file"),
         ("[base/under, 7]", "names no recipe file"),
         ("[]", "names no recipe file"),
-        ("over.yaml", "extends this file in turn"),
+        ("over.yaml", "there is no other recipe file of that name"),
         ("again", "again.yaml: extends .*over.yaml, which extends this file in turn"),
     ],
 )

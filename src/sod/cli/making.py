@@ -149,10 +149,12 @@ def models_list() -> None:
 
     The figures are what their authors report.
     """
-    from sod.models.zoo import FIGURES, MODELS
+    from sod.models.zoo import MODELS
 
-    columns = ("name", "hub id", "for", "made from", *FIGURES)
-    out.print(rows_table("released models (accuracy over 32 samples, %)", columns, [model.row for model in MODELS]))
+    out.print("released models; figures are mean accuracy over 32 samples in percent, as reported", markup=False)
+    for model in MODELS:
+        for line in model.lines:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @models_app.command(name="card", epilog="Example: `sod models card runs/a --out models/merged/README.md`")

@@ -27,10 +27,11 @@ class Released:
     figures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
-    def row(self) -> tuple[str, ...]:
-        """Its line in a table: name, id, use, what it was made from, and its figures."""
-        figures = (f"{self.figures[name]:.2f}" if name in self.figures else "-" for name in FIGURES)
-        return (self.name, self.hub, self.use, self.made_from or "-", *figures)
+    def lines(self) -> list[str]:
+        """What is told of it: name, id and use, and its figures, if any."""
+        made = f", made from {self.made_from}" if self.made_from else ""
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in self.figures.items())
+        return [f"  {self.name:21}{self.hub:32}{self.use}{made}", *([f"  {'':21}{figures}"] if figures else [])]
 
 
 def _reported(*values: float) -> Mapping[str, float]:

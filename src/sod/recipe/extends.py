@@ -44,11 +44,12 @@ def files_under(named: Any, file: Path, above: tuple[Path, ...]) -> list[Path]:
 
 
 def _found(text: str, file: Path) -> Path:
+    """The file that a text means, which is never `file` itself: one may be called as the one that it extends."""
     tried = [folder / name for folder in (file.parent, FOLDER) for name in (text, f"{text}.yaml")]
     for each in tried:
-        if each.is_file():
+        if each.is_file() and each.resolve() != file.resolve():
             return each
     raise SodError(
-        f"{file}: extends {text!r}, and there is no such recipe file, neither in {file.parent} nor among those that "
+        f"{file}: extends {text!r}, and there is no other recipe file of that name, neither in {file.parent} nor among those that "
         "come with sod (`sod init` lists them)"
     )
