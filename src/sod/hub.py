@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from sod.records import SodError
 
@@ -37,6 +39,47 @@ def is_cached_dataset(source: str) -> bool:
     return (Path(constants.HF_HUB_CACHE) / f"datasets--{source.replace('/', '--')}").is_dir()
 
 
+def dataset_snapshot(source: str, patterns: Sequence[str]) -> Path:
+    """The folder with these files (globs) of a hub data set, named by its revision; fetched where they are not here.
+
+    Where the hub cannot be reached, what was fetched before is taken. Raises SodError, for a gated set with what has to
+    be accepted and which variable to set.
+    """
+    reason = why_unreachable()
+    try:
+        found = snapshot_download(
+            source,
+            repo_type="dataset",
+            allow_patterns=list(patterns),
+            local_files_only=reason is not None,
+            endpoint=constants.ENDPOINT,
+        )
+    except GatedRepoError as error:
+        raise gated(source) from error
+    except LocalEntryNotFoundError as error:
+        raise unreachable(source, "data set", reason or "it did not answer") from error
+    except RepositoryNotFoundError as error:
+        raise SodError(f"{source}: the hub has no such data set, or it is private; set HF_TOKEN for one") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        raise SodError(f"{source}: cannot be fetched from the hub ({_one_line(error)}); try again") from error
+    return Path(str(found))
+
+
+def refuse_without_token(source: str) -> None:
+    """Raises SodError where a gated data set is not here, and no token is set to fetch it with."""
+    if get_token() is None and not is_cached_dataset(source):
+        raise gated(source)
+
+
+def gated(source: str) -> SodError:
+    """The line for a data set that the hub gives to those who accepted its conditions."""
+    token = "HF_TOKEN is not of an account that did" if get_token() else "no token is set"
+    return SodError(
+        f"{source}: is gated, and {token}; accept its conditions at {constants.ENDPOINT}/datasets/{source}, then set "
+        "HF_TOKEN to a token of that account (or run `hf auth login`)"
+    )
+
+
 def why_unreachable() -> str | None:
     """Why the hub cannot be asked, after a few seconds at most; None where it answers."""
     if constants.HF_HUB_OFFLINE:
@@ -60,6 +103,10 @@ def _ask(outcome: list[str]) -> None:
     try:
         answer = httpx.head(constants.ENDPOINT, timeout=SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        outcome.append(f"{constants.ENDPOINT}: {' '.join(str(error).split()) or type(error).__name__}")
+        outcome.append(f"{constants.ENDPOINT}: {_one_line(error)}")
     else:
         outcome.append(f"{constants.ENDPOINT}: status {answer.status_code}" if answer.status_code >= 500 else "")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

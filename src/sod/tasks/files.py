@@ -156,7 +156,7 @@ def _load(
                 refuse_media(fields.row)
                 # A row that no shape knows is read as the first of its file: what it lacks is the reason to skip it.
                 shape = next((shape for shape in shapes if shape.matches(fields.row)), first)
-                name = gathered.free_name(_row_id(fields) or f"{part.stem}-{number_in_file(number)}", number)
+                name = gathered.free_name(row_id(fields) or f"{part.stem}-{number_in_file(number)}", number)
                 gathered.add(number, name, read(shape, fields, name), shape.name, fields)
             except BadRowError as error:
                 gathered.skipped.append(SkippedRow(number, str(error)))
@@ -204,7 +204,7 @@ _OPENED = (
 """Columns that hold a mapping, which some writers store as JSON text."""
 
 
-def _row_id(fields: Fields) -> str | None:
+def row_id(fields: Fields) -> str | None:
     """The row's own id, all of which count as used."""
     columns = [column_of(fields.row, [name]) for name in _IDS]
     names = [fields.use(column) for column in columns if column is not None]

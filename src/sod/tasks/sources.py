@@ -197,8 +197,8 @@ def _files(source: str, split: str) -> list[Path]:
 def _in_folder(folder: Path, split: str) -> list[Path]:
     """The data files of a folder or of `data` in it, in order; of files named by split those of `split`."""
     for place in (folder, folder / "data"):
-        found = sorted(path for path in place.glob("*") if _is_data(path))
-        named = {path: _split_of(path) for path in found}
+        found = sorted(path for path in place.glob("*") if is_data_file(path))
+        named = {path: split_of(path) for path in found}
         if any(named.values()):
             chosen = [path for path in found if named[path] == split]
             if not chosen:
@@ -210,12 +210,13 @@ def _in_folder(folder: Path, split: str) -> list[Path]:
     raise SodError(f"{folder}: no such data file, and as a folder it has none that ends in {', '.join(READABLE)}")
 
 
-def _is_data(path: Path) -> bool:
+def is_data_file(path: Path) -> bool:
+    """Whether a file is of a kind that is read, by its name."""
     inner = Path(path.stem) if path.suffix in COMPRESSED else path
     return path.is_file() and inner.suffix in READABLE and path.name not in _OTHER_JSON
 
 
-def _split_of(path: Path) -> str | None:
+def split_of(path: Path) -> str | None:
     """The split that a file's name begins with, as the Hub's files are named (`train-00000-of-00002.parquet`)."""
     return next((name for name in SPLITS if re.match(rf"{name}(?![a-zA-Z])", path.name)), None)
 
