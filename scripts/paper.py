@@ -5,8 +5,8 @@
 
 In stages, each a `sod` command with the recipes `qwen3-*.yaml`: cold start, its merge, hints, a run for each row of the
 table (by the authors' released teacher, or with `--own-teacher` by one that is trained first), an evaluation of each on
-the paper's benchmarks, and OUT/table.md, ours beside the paper's. What is there is not made again, a run that was
-stopped goes on from its newest checkpoint, so the same command goes on where it was stopped; `--seconds` ends it between
+the paper's benchmarks, and OUT/table.md, ours beside the paper's. What is there is not made again, and a run that was
+stopped goes on from its newest checkpoint: the same command goes on where it was stopped. `--seconds` ends it between
 stages. Data and models come from the Hugging Face hub; `--data-dir` names a folder with the benchmarks.
 
 `--toy` takes the same way in minutes on two CPU cores: models from scratch, invented problems, the same recipes under
@@ -66,8 +66,8 @@ REPORTED: Mapping[str, Mapping[str, Sequence[float]]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run where: `over` are recipes that lie over those of the table, `k` samples a problem (None: the
-    recipe's), `hinted_by` the model that writes hints (None: the rule).
+    """What is run where: `teacher` is None for one that is trained here, `over` are recipes that lie over those of the
+    table, `k` samples a problem (None: the style's 32), `asked` more words of every evaluation.
     """
 
     size: str
@@ -77,11 +77,11 @@ class Setting:
     teacher_base: str
     teacher: str | None
     train: str
-    hinted_by: str | None
     over: Sequence[str] = ()
     benchmarks: Sequence[str] = tuple(BENCHMARKS)
     data_dir: Path | None = None
     k: int | None = None
+    asked: Sequence[str] = ()
 
     def recipe(self, name: str, **keys: Any) -> Path:
         """A recipe of the table with this machine's keys and others over it, written down."""
@@ -99,8 +99,8 @@ def main() -> None:
     merged = cold_start(stages, setting, f"qwen3-{setting.size}-sft", setting.base, setting.size)
     teacher = setting.teacher or trained_teacher(stages, setting)
     if "OPSD_hint" in setting.rows:
-        asked = ["--model", setting.hinted_by or teacher] if not options.toy else []
-        stages.command("hints", "data", "hints", "--input", setting.train, *asked, "--out", hinted(setting))
+        writer = [] if options.toy else ["--model", teacher]  # invented problems have a rule
+        stages.command("hints", "data", "hints", "--input", setting.train, *writer, "--out", hinted(setting))
     models = {TEACHER: teacher, VANILLA: setting.base, "SFT": str(merged)}
     for row in setting.rows:
         if row not in models:
@@ -121,7 +121,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--own-teacher", action="store_true", help="train the teacher, too")
     parser.add_argument("--benchmarks", default=",".join(BENCHMARKS))
     parser.add_argument("--data-dir", type=Path, help="folder with the benchmarks (default: the hub)")
-    parser.add_argument("-k", type=int, help="samples a problem (default: 32, the recipes')")
+    parser.add_argument("-k", type=int, help="samples a problem (default: 32)")
     parser.add_argument("--seconds", type=float, default=1e9, help="no stage begins after so many (default: no end)")
     parser.add_argument("--toy", action="store_true", help="all stages small, from nothing, on a CPU")
     options = parser.parse_args()
@@ -145,7 +145,6 @@ def real_setting(options: argparse.Namespace) -> Setting:
         teacher_base="Qwen/Qwen3-4B",
         teacher=None if options.own_teacher else RELEASED_TEACHER,
         train=TRAIN_DATA,
-        hinted_by=None,
         over=[] if options.machine == "8x80gb" else [f"machines/{options.machine}"],
         benchmarks=options.benchmarks,
         data_dir=options.data_dir,
@@ -167,11 +166,11 @@ def toy_setting(options: argparse.Namespace, stages: Stages) -> Setting:
         teacher_base=str(out / "teacher-init"),
         teacher=None,
         train=str(out / "data" / "train.parquet"),
-        hinted_by=None,
         over=["machines/one-gpu-80gb", str(paper_toy.write_recipe(out))],
         benchmarks=options.benchmarks,
         data_dir=out / "benchmarks",
-        k=options.k,
+        k=options.k or 2,
+        asked=paper_toy.LIMITS,
     )
 
 
@@ -220,16 +219,17 @@ def goes_on(command: str, recipe: Path, run: Path) -> list[str | Path]:
 
 def evaluated(stages: Stages, setting: Setting, row: str, model: str) -> None:
     """The figures of a row on every benchmark: its mean accuracy over samples with the interval."""
+    target = setting.out / "evaluations" / ROWS.get(row, row.partition(" ")[0].lower())
+    asked = ["--benchmark", ",".join(setting.benchmarks), "--style", "sod"]
+    asked += ["--data-dir", str(setting.data_dir)] if setting.data_dir else []
+    asked += ["-k", str(setting.k)] if setting.k else []
     recipe = setting.recipe("qwen3-vanilla")
+    words = ("eval", model, "--recipe", recipe, *asked, "--out", target, *setting.asked)
+    stages.command(f"{row}, evaluation", *words)
     for benchmark in setting.benchmarks:
-        name, target = f"{row} on {benchmark}", setting.out / "evaluations" / f"{ROWS.get(row, row)}-{benchmark}"
-        asked = ["--data", str(setting.data_dir / f"{benchmark}.jsonl")]
-        # data-dir
-        asked += ["-k", str(setting.k)] if setting.k else []
-        stages.command(name, "eval", model, "--recipe", recipe, *asked, "--out", target)
-        if name not in stages.figures:
-            result = json.loads((target / "evaluation.json").read_text())
-            stages.tell(name, {key: result[key] for key in ("avg_at_k", "ci95", "k", "tasks")})
+        place = target / benchmark if len(setting.benchmarks) > 1 else target
+        result = json.loads((place / "evaluation.json").read_text())
+        stages.figures[f"{row} on {benchmark}"] = {key: result[key] for key in ("avg_at_k", "ci95", "k", "tasks")}
 
 
 def table(setting: Setting, figures: Mapping[str, Any], toy: bool) -> str:
@@ -245,15 +245,18 @@ def table(setting: Setting, figures: Mapping[str, Any], toy: bool) -> str:
         average = f"{mean:.2f} ({sum(papers) / len(papers):.2f})"
         params = "4B" if row == TEACHER else setting.size.upper()
         lines.append(f"| {params} | {row} | {' | '.join(cells)} | {average} |")
-    about = ", ".join(f"{BENCHMARKS[name]} {figures[f'{setting.rows[0]} on {name}']['tasks']}" for name in setting.benchmarks)
-    k = figures[f"{setting.rows[0]} on {setting.benchmarks[0]}"]["k"]
+    first = {BENCHMARKS[benchmark]: figures[f"{setting.rows[0]} on {benchmark}"] for benchmark in setting.benchmarks}
+    about = ", ".join(f"{name} {figure['tasks']}" for name, figure in first.items())
+    k = next(iter(first.values()))["k"]
     notes = [
-        f"Accuracy in percent, mean of {k} samples a problem, with 95% intervals over problems; in brackets the paper's "
-        "(32 samples, mean of five runs).",
+        f"Accuracy in percent, mean of {k} samples a problem, with 95% intervals over problems; in brackets the "
+        "paper's (32 samples, mean of five runs).",
         f"Problems: {about}.",
     ]
     if toy:
-        notes.append("**A toy**: models from scratch, invented problems. Nothing here compares with the paper's figures.")
+        notes.append(
+            "**A toy**: models from scratch, invented problems. Nothing here compares with the paper's figures."
+        )
     return "\n\n".join(["# The SOD paper's table, again", "\n".join(lines), *notes]) + "\n"
 
 

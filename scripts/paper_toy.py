@@ -27,6 +27,8 @@ WORLD = {
     "teacher": {"layers": 2, "hidden": 128, "heads": 4, "ffn": 256},
     "student": {"layers": 2, "hidden": 96, "heads": 4, "ffn": 192},
 }
+LIMITS = ["rollout.max_turn_tokens=48", "rollout.max_response_tokens=256", "rollout.max_turns=6"]
+"""What the style would ask of a model with room for 20,480 tokens."""
 OVER: dict[str, Any] = {
     "student": {"dtype": "float32"},
     "chat": {"template": "hermes", "template_kwargs": {}},

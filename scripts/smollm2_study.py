@@ -15,7 +15,6 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from stages import Stages, assigned
 

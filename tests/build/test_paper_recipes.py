@@ -1,10 +1,13 @@
-"""The recipes of the SOD paper's table: planned without a network, and two steps of each with Qwen3's own tokenizer."""
+"""The recipes of the SOD paper's table: settings, and two steps of each with Qwen3's own tokenizer or its template."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,14 +17,13 @@ from transformers import AutoTokenizer
 import sod
 from npm_tokenizers import fetched
 from sod.build.method import make_method
+from sod.models import load
 from sod.models.scratch import new_qwen3
-from sod.recipe import Recipe, load_recipe, parse_recipe, resolved, shipped_file, shipped_names
+from sod.recipe import Recipe, load_recipe, resolved, shipped_file, shipped_names
 
 NAMES = [name for name in shipped_names() if name.startswith("qwen3-")]
 MACHINES = ["", "machines/one-gpu-80gb", "machines/one-gpu-24gb"]
 PROMPTS = {"12": "7 pears and 5 pears?", "20": "4 boxes of 5 pears?", "3": "9 pears less 6?", "1": "3 pears less 2?"}
-SIZES = {"0.6b": (1024, 28, 3072), "1.7b": (2048, 28, 6144), "4b": (2560, 36, 9728)}
-"""Hidden size, layers and inner size of Qwen3's models, whose heads have 128 dimensions and share 8 for keys."""
 
 
 def read(name: str, machine: str, folder: Path) -> Recipe:
@@ -72,14 +74,39 @@ def test_a_machine_changes_how_much_and_where_and_never_what_is_learned(
 
 @pytest.fixture(scope="module")
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny models over Qwen3's own tokenizer and template: `student` and `teacher`."""
+    """Tiny models over Qwen3's own tokenizer and template."""
     place = tmp_path_factory.mktemp("qwen3")
-    tokenizer = AutoTokenizer.from_pretrained(fetched("qwen3"), local_files_only=True)
+    write_models(AutoTokenizer.from_pretrained(fetched("qwen3"), local_files_only=True), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def alike(qwen3: Path, chat: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same over a tokenizer of a few hundred tokens under Qwen3's template: what loads in no time."""
+    place = tmp_path_factory.mktemp("alike")
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.chat_template = AutoTokenizer.from_pretrained(qwen3 / "student").chat_template
+    write_models(tokenizer, place)
+    return place
+
+
+def write_models(tokenizer: Any, place: Path) -> None:
+    """`student` and `teacher`, with random weights."""
     for seed, name in enumerate(("student", "teacher")):
         model = new_qwen3(tokenizer, layers=1, hidden=16, heads=2, ffn=32, context=4096, seed=seed)
         model.to(torch.bfloat16).save_pretrained(place / name)
         tokenizer.save_pretrained(place / name)
-    return place
+
+
+@pytest.fixture
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer is read from disk once in all tests: that of Qwen3 takes a second."""
+    monkeypatch.setattr(load, "AutoTokenizer", SimpleNamespace(from_pretrained=once_loaded))
+
+
+@cache
+def once_loaded(path: str, **options: Any) -> Any:
+    return AutoTokenizer.from_pretrained(path, **options)
 
 
 @pytest.fixture(scope="module")
@@ -139,57 +166,34 @@ def small(name: str, qwen3: Path, data: Path) -> Mapping[str, Any]:
     return changed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "qwen3-vanilla"])
-def test_two_steps_of_every_recipe(name: str, qwen3: Path, data: Path, tmp_path: Path) -> None:
-    changed = [f"{key}={value}" for key, value in small(name, qwen3, data).items()]
+def two_steps(name: str, models: Path, data: Path, run: Path) -> None:
+    """Two steps of a recipe, with what it says of what is played, asked and learned from."""
+    changed = [f"{key}={value}" for key, value in small(name, models, data).items()]
     learn = sod.sft if name.endswith("-sft") else sod.train
-    run = learn(str(shipped_file(name)), changed, run=tmp_path / "run", progress=False)
-    assert [row["step"] for row in run.metrics] == [1, 2]
-    assert list(run.checkpoints) == [2]
-    if learn is sod.train:
-        rows = run.trajectories()
-        assert {(row["prompt"][-1]["content"].partition("\n")[0], len(row["turns"])) for row in rows} <= {
-            (text, turns) for text in PROMPTS.values() for turns in range(1, 17)
-        }
-        assert all("code_interpreter" in json.dumps(row["tools"]) for row in rows)
-        assert {row["updates"] for row in run.metrics} == {2}
+    done = learn(str(shipped_file(name)), changed, run=run, progress=False)
+    assert [row["step"] for row in done.metrics] == [1, 2]
+    assert list(done.checkpoints) == [2]
+    if learn is sod.sft:
+        return
+    rows = done.trajectories()
+    asked = {row["prompt"][-1]["content"].partition("\n")[0] for row in rows}
+    assert asked < set(PROMPTS.values())
+    assert len(rows) == 2 * len(asked) == 4
+    assert all("\\boxed{}" in row["prompt"][-1]["content"] for row in rows)
+    assert all("code_interpreter" in json.dumps(row["tools"]) for row in rows)
+    assert [row["updates"] for row in done.metrics] == [2, 2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_recipe_is_planned_without_weights_or_network(name: str, chat: Any, tmp_path: Path) -> None:
-    """From configurations of one layer's depth: their sizes are the real ones."""
-    from sod.preflight.estimate import estimated, readable
-
-    sft = name.endswith("-sft")
-    recipe = load_recipe(shipped_file(name))
-    size = next((size for size in SIZES if size in name), "1.7b")
-    paths = {"student": config_only(tmp_path / "student", chat, size)}
-    teachers = {"teacher": config_only(tmp_path / "teacher", chat, "4b")} if recipe.teacher else {}
-    spec = recipe.with_paths(paths["student"], teachers)
-    content = resolved(spec) | {"engine": {"kind": "torch"}, "rollout": resolved(spec)["rollout"] | {"max_rows": 64}}
-    told: list[str] = []
-    estimate = estimated(readable(parse_recipe(content, name), sft, told.append), sft)
-    assert estimate.devices == ["cpu"]
+@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.parametrize("name", [name for name in NAMES if "0.6b" in name or "4b" in name])
+def test_two_steps_with_the_tokenizer_of_qwen3(name: str, qwen3: Path, data: Path, tmp_path: Path) -> None:
+    two_steps(name, qwen3, data, tmp_path / "run")
 
 
-def config_only(place: Path, chat: Any, size: str) -> str:
-    """A directory with a model's configuration and a tokenizer, and no weights."""
-    hidden, _, inner = SIZES[size]
-    chat.tokenizer.save_pretrained(place)
-    config = {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": len(chat.tokenizer),
-        "max_position_embeddings": 40960,
-        "tie_word_embeddings": True,
-    }
-    (place / "config.json").write_text(json.dumps(config))
-    return str(place)
+@pytest.mark.slow
+@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.parametrize("name", [name for name in NAMES if "1.7b" in name])
+def test_two_steps_under_the_template_of_qwen3(name: str, alike: Path, data: Path, tmp_path: Path) -> None:
+    """Of those that differ from the recipes above in name, size and steps alone."""
+    two_steps(name, alike, data, tmp_path / "run")

@@ -55,7 +55,7 @@ def _evaluations_of(run: Path) -> list[Figures]:
     found = []
     for file in sorted((run / "evaluations").glob("*/evaluation.json")):
         record = read_json(file)
-        name = str(record.get("benchmark") or record.get("data") or file.parent.name)
+        name = str(record.get("data") or file.parent.name)
         _, marked, step = file.parent.name.rpartition("-step")
         number = step.partition("-")[0]
         found.append(Figures(name, int(number) if marked and number.isdecimal() else None, record))

@@ -49,12 +49,8 @@ MODELS = (
         "Qwen/Qwen3-4B",
         _reported(67.60, 60.42, 55.19, 63.13),
     ),
-    Released(
-        "sod-0.6b", "youngzhong/SOD-0.6B", "distilled", "Qwen/Qwen3-0.6B", _reported(20.84, 26.13, 22.19, 27.72)
-    ),
-    Released(
-        "sod-1.7b", "youngzhong/SOD-1.7B", "distilled", "Qwen/Qwen3-1.7B", _reported(50.83, 41.72, 38.72, 40.63)
-    ),
+    Released("sod-0.6b", "youngzhong/SOD-0.6B", "distilled", "Qwen/Qwen3-0.6B", _reported(20.84, 26.13, 22.19, 27.72)),
+    Released("sod-1.7b", "youngzhong/SOD-1.7B", "distilled", "Qwen/Qwen3-1.7B", _reported(50.83, 41.72, 38.72, 40.63)),
     Released("demyagent-4b", "Gen-Verse/DemyAgent-4B", "teacher", "Qwen/Qwen3-4B-Instruct-2507"),
 )
 _BY_NAME = {model.name: model for model in MODELS}

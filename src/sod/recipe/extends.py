@@ -50,6 +50,6 @@ def _found(text: str, file: Path) -> Path:
         if each.is_file() and each.resolve() != file.resolve():
             return each
     raise SodError(
-        f"{file}: extends {text!r}, and there is no other recipe file of that name, neither in {file.parent} nor among those that "
-        "come with sod (`sod init` lists them)"
+        f"{file}: extends {text!r}, and there is no other recipe file of that name, neither in {file.parent} nor "
+        "among those that come with sod (`sod init` lists them)"
     )
