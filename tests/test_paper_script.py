@@ -15,8 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import paper
 import paper_toy
+import stages
 
 from sod.recipe import load_recipe
+from warm import run_warm
 
 AVERAGES = {
     "0.6b": {"Vanilla": 12.16, "SFT": 8.97, "GRPO": 11.32, "OPD": 20.04, "OPSD_gt": 15.93, "SOD": 24.22},
@@ -75,6 +77,7 @@ def test_from_data_to_table_and_on_from_where_it_was_stopped(
     sft = {**paper_toy.OVER["sft"], "steps": 3}
     over = {**paper_toy.OVER, "sft": sft, "train": {**paper_toy.OVER["train"], "steps": 1, "checkpoint_every": 1}}
     monkeypatch.setattr(paper_toy, "OVER", over)
+    monkeypatch.setattr(stages.subprocess, "run", lambda words: run_warm(words[1:]))
     monkeypatch.setattr(paper_toy, "WORLD", {**paper_toy.WORLD, "sft": 32, "train": 16})
     asked = ["paper.py", "--toy", "--out", str(tmp_path), "--rows", "SOD", "--benchmarks", "aime24,gpqa_diamond"]
     monkeypatch.setattr(sys, "argv", [*asked, "--seconds", "0"])

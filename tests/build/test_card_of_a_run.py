@@ -36,10 +36,10 @@ def told_of(run: Path, **keys: Any) -> None:
     file.write_text(yaml.safe_dump(recipe))
 
 
-def evaluated(run: Path, name: str, data: str) -> None:
+def evaluated(run: Path, name: str, data: str, **more: Any) -> None:
     place = run / "evaluations" / name
     place.mkdir(parents=True)
-    record = {**FIGURES, "data": data, "intervals": INTERVALS, "ci95": INTERVALS["avg_at_k"]}
+    record = {**FIGURES, "data": data, "intervals": INTERVALS, "ci95": INTERVALS["avg_at_k"], **more}
     (place / "evaluation.json").write_text(json.dumps(record))
 
 
@@ -69,6 +69,13 @@ def test_training_data_and_figures_are_told(run: Path) -> None:
     assert "| tasks | 2 | 8 | 4 | 12.5 [0.0, 40.0] | 50.0 [20.0, 80.0] | 25.0 [0.0, 60.0] | 1.50 |" in text
     assert "| tool calls an episode, last step | 2 |" in text
     assert "/somebody/here" not in text
+
+
+def test_a_benchmark_is_told_with_the_style_it_was_asked_in(run: Path) -> None:
+    evaluated(run, "aime24-sod-all-k4-step2", "aime24", benchmark={"title": "AIME 2024"}, style={"name": "sod"})
+    text = card_of(run, "mine")
+    assert "| AIME 2024 (style sod) | 2 | 8 | 4 |" in text
+    assert [each.dataset_name for each in ModelCard(text).data.eval_results or []] == ["AIME 2024 (style sod)"] * 3
 
 
 def test_the_address_of_a_server_is_not_told(run: Path) -> None:

@@ -20,6 +20,7 @@ from sod.build.method import make_method
 from sod.models import load
 from sod.models.scratch import new_qwen3
 from sod.recipe import Recipe, load_recipe, resolved, shipped_file, shipped_names
+from sod.report.metrics import PANELS
 
 NAMES = [name for name in shipped_names() if name.startswith("qwen3-")]
 MACHINES = ["", "machines/one-gpu-80gb", "machines/one-gpu-24gb"]
@@ -54,6 +55,15 @@ def test_settings_are_those_of_the_paper(name: str) -> None:
     assert recipe.train.steps == {"qwen3-0.6b": 120, "qwen3-1.7b": 150, "qwen3-4b": 938}[recipe.name]
     assert (method.rho(1) == 0) == (method.name in ("opsd_gt", "opsd_hint"))
     assert (recipe.teacher is not None) == name.endswith(("-sod", "-opd"))
+
+
+@pytest.mark.parametrize("row", ["sft", "grpo", "opd", "opsd-gt", "opsd-hint", "sod"])
+def test_both_sizes_differ_in_the_model_and_the_steps_alone(row: str) -> None:
+    """So two steps of one size, below, are two of the other."""
+    small, large = (resolved(load_recipe(shipped_file(f"qwen3-{size}-{row}"))) for size in ("0.6b", "1.7b"))
+    assert {key for key in small if small[key] != large[key]} <= {"name", "student", "train"}
+    assert {**small["student"], "path": ""} == {**large["student"], "path": ""}
+    assert {**small["train"], "steps": 0} == {**large["train"], "steps": 0}
 
 
 @pytest.mark.parametrize("machine", MACHINES[1:])
@@ -99,8 +109,9 @@ def write_models(tokenizer: Any, place: Path) -> None:
 
 
 @pytest.fixture
-def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tokenizer is read from disk once in all tests: that of Qwen3 takes a second."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer is read from disk once in all tests, and the picture of a run has few of its panels."""
+    monkeypatch.setattr("sod.report.curves.PANELS", PANELS[:2])
     monkeypatch.setattr(load, "AutoTokenizer", SimpleNamespace(from_pretrained=once_loaded))
 
 
@@ -185,15 +196,14 @@ def two_steps(name: str, models: Path, data: Path, run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("loaded_once")
-@pytest.mark.parametrize("name", [name for name in NAMES if "0.6b" in name or "4b" in name])
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["qwen3-0.6b-sft", "qwen3-0.6b-sod"])
 def test_two_steps_with_the_tokenizer_of_qwen3(name: str, qwen3: Path, data: Path, tmp_path: Path) -> None:
     two_steps(name, qwen3, data, tmp_path / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("loaded_once")
-@pytest.mark.parametrize("name", [name for name in NAMES if "1.7b" in name])
-def test_two_steps_under_the_template_of_qwen3(name: str, alike: Path, data: Path, tmp_path: Path) -> None:
-    """Of those that differ from the recipes above in name, size and steps alone."""
-    two_steps(name, alike, data, tmp_path / "run")
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("row", ["0.6b-grpo", "0.6b-opd", "0.6b-opsd-gt", "0.6b-opsd-hint", "4b-grpo-teacher"])
+def test_two_steps_under_the_template_of_qwen3(row: str, alike: Path, data: Path, tmp_path: Path) -> None:
+    two_steps(f"qwen3-{row}", alike, data, tmp_path / "run")

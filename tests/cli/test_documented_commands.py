@@ -217,9 +217,7 @@ HUB = "takes Qwen3 from the Hub and needs cards; its settings are read in tests/
 GEMMA = (
     "takes Gemma 2 and Qwen2.5 from the Hub and needs a card; its settings are read in tests/build/test_translation.py"
 )
-QWEN3 = (
-    "takes Qwen3 from the Hub and needs eight cards; two steps of it small run in tests/build/test_paper_recipes.py"
-)
+QWEN3 = "takes Qwen3 from the Hub and needs eight cards; two steps of it small run in tests/build/test_paper_recipes.py"
 TABLE = "makes the whole table on eight cards; its stages run small in tests/test_paper_script.py"
 NOT_RUN = {
     **dict.fromkeys(

@@ -56,6 +56,9 @@ def _evaluations_of(run: Path) -> list[Figures]:
     for file in sorted((run / "evaluations").glob("*/evaluation.json")):
         record = read_json(file)
         name = str(record.get("data") or file.parent.name)
+        benchmark, style = record.get("benchmark"), record.get("style")
+        if isinstance(benchmark, dict) and isinstance(style, dict):
+            name = f"{benchmark['title']} (style {style['name']})"
         _, marked, step = file.parent.name.rpartition("-step")
         number = step.partition("-")[0]
         found.append(Figures(name, int(number) if marked and number.isdecimal() else None, record))
