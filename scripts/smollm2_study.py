@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from stages import Stages, assigned
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "smollm2-gsm8k.yaml"
 RETOKENIZE = Path(__file__).with_name("retokenize.py")
@@ -64,63 +63,8 @@ SIZES = {
 }
 
 
-class StageError(Exception):
-    """A stage failed, or the time was over before it."""
-
-
-class Study:
-    """The stages done so far, and what they gave. Stages may run in several threads."""
-
-    def __init__(self, out: Path, seconds: float) -> None:
-        self.out, self._ends = out, time.monotonic() + seconds
-        self._path, self._lock = out / "study.json", threading.Lock()
-        out.mkdir(parents=True, exist_ok=True)
-        self.figures: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
-
-    def stage(self, name: str, *words: str | Path) -> None:
-        """Run a `sod` command once; its seconds are kept."""
-        self.command(name, "-m", "sod", *words)
-
-    def command(self, name: str, *words: str | Path) -> None:
-        """Run Python once with these words; its seconds are kept. Raises StageError where it fails or time is over."""
-        if f"{name}, seconds" in self.figures:
-            return
-        if time.monotonic() > self._ends:
-            raise StageError(f"the time is over before: {name}; the same command goes on from here")
-        print(f"== {name}: {' '.join(map(str, words))}", flush=True)
-        began = time.monotonic()
-        done = subprocess.run([sys.executable, *map(str, words)])
-        if done.returncode:
-            raise StageError(f"{name} failed")
-        self.tell(f"{name}, seconds", round(time.monotonic() - began, 1))
-
-    def tell(self, name: str, value: Any) -> None:
-        """Keep a figure."""
-        with self._lock:
-            self.figures[name] = value
-            self._path.write_text(json.dumps(self.figures, indent=1) + "\n")
-        print(f"{name}: {value}", flush=True)
-
-    def evaluate(self, name: str, size: Size, more: Sequence[str]) -> float:
-        """avg@k of a run's newest checkpoint on the held-out problems."""
-        target = self.out / "evaluations" / name
-        data = self.out / "data" / "validation.parquet"
-        words: Sequence[str | Path] = (
-            "--data",
-            data,
-            "--tasks",
-            str(size.held_out),
-            "-k",
-            str(size.k),
-            "--out",
-            target,
-            *more,
-        )
-        self.stage(f"{name}, evaluation", "eval", self.out / name, *words)
-        if f"{name}, avg@{size.k}" not in self.figures:
-            result = json.loads((target / "evaluation.json").read_text())
-            self.tell(f"{name}, avg@{size.k}", [result["avg_at_k"], *result["ci95"]])
-        return float(self.figures[f"{name}, avg@{size.k}"][0])
+class LeftOutError(Exception):
+    """What a job needs has failed, which its own job tells."""
 
 
 class Jobs:
@@ -137,7 +81,7 @@ class Jobs:
     def _run(self, needs: Sequence[Future[None]], work: Callable[[], object]) -> None:
         for need in needs:
             if need.exception() is not None:
-                raise StageError("") from need.exception()
+                raise LeftOutError from need.exception()
         with self._places:
             work()
 
@@ -145,7 +89,19 @@ class Jobs:
         """When all are done: what each failure said."""
         failures = [future.exception() for future in self._known.values()]
         self._threads.shutdown()
-        return [str(failure) for failure in failures if failure is not None and str(failure)]
+        return [str(failure) for failure in failures if failure is not None and not isinstance(failure, LeftOutError)]
+
+
+def evaluated(stages: Stages, name: str, out: Path, size: Size, more: Sequence[str]) -> float:
+    """avg@k of a run's newest checkpoint on the held-out problems."""
+    target = out / "evaluations" / name
+    data = out / "data" / "validation.parquet"
+    words = ("--data", data, "--tasks", str(size.held_out), "-k", str(size.k), "--out", target, *more)
+    stages.command(f"{name}, evaluation", "eval", out / name, *words)
+    if f"{name}, avg@{size.k}" not in stages.figures:
+        result = json.loads((target / "evaluation.json").read_text())
+        stages.tell(f"{name}, avg@{size.k}", [result["avg_at_k"], *result["ci95"]])
+    return float(stages.figures[f"{name}, avg@{size.k}"][0])
 
 
 def main() -> None:
@@ -154,18 +110,18 @@ def main() -> None:
     size: Size = SIZES[options.size]
     if options.teacher_steps is not None:
         size = replace(size, teacher_sft=options.teacher_steps)
-    study, jobs = Study(options.out, options.seconds), Jobs(options.at_once)
-    study.tell("size", options.size)
+    stages, jobs = Stages(options.out / "study.json", options.seconds), Jobs(options.at_once)
+    stages.tell("size", options.size)
     more = (f"rollout.cache_share={0.6 / options.at_once:.2f}",) if options.at_once > 1 else ()
-    begin(study, jobs, options, size, more)
+    begin(stages, jobs, options, size, more)
     gate = [] if options.no_gate else ["teacher, evaluation"]
     for method in options.methods:
         teacher = "other" if method in OVER_SPANS else "teacher"
-        words = trained(method, size, study.out, teacher)
-        jobs.add(method, ["student", teacher, *gate], partial(study.stage, method, *words, *more))
-        jobs.add(f"{method}, evaluation", [method], partial(study.evaluate, method, size, more))
+        words = trained(method, size, options.out, teacher)
+        jobs.add(method, ["student", teacher, *gate], partial(stages.command, method, *words, *more))
+        jobs.add(f"{method}, evaluation", [method], partial(evaluated, stages, method, options.out, size, more))
     failures = jobs.wait()
-    print(json.dumps(study.figures))
+    print(json.dumps(stages.figures))
     if failures:
         sys.exit("\n".join(failures))
 
@@ -188,36 +144,38 @@ def asked() -> argparse.Namespace:
     return options
 
 
-def begin(study: Study, jobs: Jobs, options: argparse.Namespace, size: Size, more: Sequence[str]) -> None:
+def begin(stages: Stages, jobs: Jobs, options: argparse.Namespace, size: Size, more: Sequence[str]) -> None:
     """Data, teachers and student."""
-    out = study.out
+    out = options.out
     smollm2, other = out / "smollm2", out / "other-start"
-    jobs.add("data", [], partial(study.stage, "data", "data", "gsm8k", "--input", options.gsm8k, "--out", out / "data"))
-    jobs.add("model", [], partial(study.stage, "model", "models", "smollm2", "--out", smollm2))
+    jobs.add(
+        "data", [], partial(stages.command, "data", "data", "gsm8k", "--input", options.gsm8k, "--out", out / "data")
+    )
+    jobs.add("model", [], partial(stages.command, "model", "models", "smollm2", "--out", smollm2))
     taught = sft(smollm2, "teacher", size.teacher_sft, size, out)
-    jobs.add("teacher", ["data", "model"], partial(study.stage, "teacher", *taught))
-    jobs.add("teacher, evaluation", ["teacher"], partial(gated, study, size, more, options.no_gate))
+    jobs.add("teacher", ["data", "model"], partial(stages.command, "teacher", *taught))
+    jobs.add("teacher, evaluation", ["teacher"], partial(gated, stages, out, size, more, options.no_gate))
     if options.other is not None:
         made = (RETOKENIZE, out / "teacher", options.other, other)
-        jobs.add("other-start", ["teacher"], partial(study.command, "other-start", *made))
+        jobs.add("other-start", ["teacher"], partial(stages.python, "other-start", *made))
         taught = sft(other, "other", size.other_sft, size, out)
-        jobs.add("other", ["other-start"], partial(study.stage, "other", *taught))
-        jobs.add("other, evaluation", ["other"], partial(study.evaluate, "other", size, more))
+        jobs.add("other", ["other-start"], partial(stages.command, "other", *taught))
+        jobs.add("other, evaluation", ["other"], partial(evaluated, stages, "other", out, size, more))
     start, needs = smollm2, ["data", "model"]
     if size.layers:
         start, needs = out / "pruned", ["pruning"]
         words = ("models", "prune", out / "teacher", "--layers", str(size.layers), "--out", start)
-        jobs.add("pruning", ["teacher, evaluation"], partial(study.stage, "pruning", *words))
+        jobs.add("pruning", ["teacher, evaluation"], partial(stages.command, "pruning", *words))
     cold = sft(start, "student", size.student_sft, size, out)
-    jobs.add("student", needs, partial(study.stage, "student", *cold))
-    jobs.add("student, evaluation", ["student"], partial(study.evaluate, "student", size, more))
+    jobs.add("student", needs, partial(stages.command, "student", *cold))
+    jobs.add("student, evaluation", ["student"], partial(evaluated, stages, "student", out, size, more))
 
 
-def gated(study: Study, size: Size, more: Sequence[str], open_gate: bool) -> None:
-    """The teacher's evaluation. Raises StageError where it is below the gate, unless that is open."""
-    reached = study.evaluate("teacher", size, more)
+def gated(stages: Stages, out: Path, size: Size, more: Sequence[str], open_gate: bool) -> None:
+    """The teacher's evaluation. Ends the study where it is below the gate, unless that is open."""
+    reached = evaluated(stages, "teacher", out, size, more)
     if reached < GATE and not open_gate:
-        raise StageError(
+        sys.exit(
             f"the teacher's avg@{size.k} is {reached:.3f}, below {GATE}: it has nothing to teach; the study stops here"
         )
 
@@ -255,11 +213,6 @@ def trained(method: str, size: Size, out: Path, teacher: str) -> list[str | Path
         "optim.warmup_steps": min(2, size.steps),
     }
     return ["train", RECIPE, *assigned(keys), "--run", out / method]
-
-
-def assigned(keys: Mapping[str, Any]) -> list[str]:
-    """KEY=VALUE for each."""
-    return [f"{key}={value}" for key, value in keys.items()]
 
 
 if __name__ == "__main__":

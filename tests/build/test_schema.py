@@ -10,7 +10,7 @@ from every_setting import CHANGES, EQUAL, SFT
 
 from sod.build.recipe import read_recipe
 from sod.build.schema import recipe_schema
-from sod.recipe import parse_recipe, read_yaml, resolved, shipped_file, shipped_names
+from sod.recipe import load_recipe, parse_recipe, read_yaml, resolved, shipped_file, shipped_names
 from sod.recipe.describe import key_rows
 from sod.records import SodError
 
@@ -28,9 +28,8 @@ def validator() -> Any:
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_every_shipped_recipe_is_valid(name: str, validator: Any) -> None:
-    content = read_yaml(str(shipped_file(name)))
-    validator.validate(content)
-    validator.validate(resolved(parse_recipe(content, name)))  # as runs record it
+    validator.validate(read_yaml(str(shipped_file(name))))
+    validator.validate(resolved(load_recipe(shipped_file(name))))  # as runs record it
 
 
 def test_an_example_of_every_key_is_valid(validator: Any) -> None:
@@ -76,6 +75,13 @@ def test_every_key_has_its_description(validator: Any) -> None:
 def test_short_forms_and_other_names_are_valid(content: dict[str, Any], validator: Any) -> None:
     parse_recipe({**LEAST, **content}, "a test")
     validator.validate({**LEAST, **content})
+
+
+@pytest.mark.parametrize("named", ["quickstart", ["quickstart", "machines/one-gpu-24gb"]])
+def test_a_file_that_extends_others_may_leave_out_what_they_have(named: Any, validator: Any) -> None:
+    validator.validate({"extends": named, "student": {"dtype": "bfloat16"}, "seed": 1})
+    assert not validator.is_valid({"extends": named, "sed": 1})
+    assert not validator.is_valid({"extends": [], "seed": 1})
 
 
 @pytest.mark.parametrize(

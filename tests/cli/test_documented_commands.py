@@ -40,6 +40,8 @@ QUICK = {
     "sod train --resume runs/a": "{}",
     "sod train recipes/quickstart.yaml student.lora.rank=8 --run runs/lora": "{}" + STEP,
     "sod models merge runs/lora --out models/merged": "{}",
+    "sod models list": "{}",
+    "sod models card RUN": "sod models card runs/a",
     "sod train --resume runs/a train.checkpoint_every=5 'trackers=[tensorboard]'": "{}",
     "sod plan RECIPE": "sod plan recipes/quickstart.yaml",
     "sod train RECIPE --dry-run": "sod train recipes/quickstart.yaml --dry-run",
@@ -195,6 +197,9 @@ BY_A_TEST = {
     "python scripts/tokenizers_study.py --out study": (
         "tests/test_tokenizers_study.py::test_all_stages_at_toy_size_and_none_of_them_twice"
     ),
+    "python scripts/paper.py --toy --out runs/paper-toy": (
+        "tests/test_paper_script.py::test_from_data_to_table_and_on_from_where_it_was_stopped"
+    ),
     "python scripts/retokenize.py MODEL TOKENIZER OUT": (
         "tests/test_retokenize.py::test_what_it_writes_can_be_loaded_and_reads_conversations"
     ),
@@ -225,7 +230,27 @@ HUB = "takes Qwen3 from the Hub and needs cards; its settings are read in tests/
 GEMMA = (
     "takes Gemma 2 and Qwen2.5 from the Hub and needs a card; its settings are read in tests/build/test_translation.py"
 )
+QWEN3 = "takes Qwen3 from the Hub and needs eight cards; two steps of it small run in tests/build/test_paper_recipes.py"
+TABLE = "makes the whole table on eight cards; its stages run small in tests/test_paper_script.py"
 NOT_RUN = {
+    **dict.fromkeys(
+        (
+            *(
+                f"sod {'sft' if row == 'sft' else 'train'} recipes/qwen3-{size}-{row}.yaml"
+                for size in ("0.6b", "1.7b")
+                for row in ("sft", "grpo", "opd", "opsd-gt", "opsd-hint", "sod")
+            ),
+            "sod sft recipes/qwen3-4b-grpo-teacher.yaml student.path=Qwen/Qwen3-4B --run runs/qwen3-4b-sft",
+            "sod train recipes/qwen3-4b-grpo-teacher.yaml",
+            "sod data hints --input Gen-Verse/Open-AgentRL-30K --model youngzhong/SOD-GRPO_teacher-4B"
+            " --out data/hinted-30k.parquet",
+            "sod eval qwen3-1.7b --recipe recipes/qwen3-vanilla.yaml --benchmark aime24,aime25 --style sod",
+        ),
+        QWEN3,
+    ),
+    **dict.fromkeys(
+        ("make paper-0.6b", "make paper-1.7b", "python scripts/paper.py --size 0.6b --out runs/paper-0.6b"), TABLE
+    ),
     **dict.fromkeys(
         (
             "sod align google/gemma-2-2b-it Qwen/Qwen2.5-7B-Instruct data/gsm8k/sft.parquet",

@@ -34,6 +34,8 @@ COMMANDS = [
     ("env", "traces"),
     ("env", "speed"),
     ("models", "merge"),
+    ("models", "list"),
+    ("models", "card"),
     ("teacher", "score"),
     ("sandbox", "run"),
     ("sandbox", "probe"),

@@ -29,6 +29,7 @@ from sod.models.peaks import peaks_by_role
 from sod.models.ranks import ALONE, Ranks
 from sod.models.recompute import recompute_layers
 from sod.models.support import Support
+from sod.models.zoo import hub_id_of
 from sod.recipe import Notice, OptimSpec, Recipe, parse_recipe, resolved
 from sod.records import SodError
 from sod.runlog import RunLog, guard_hash, locked, refuse_other_recipe
@@ -155,9 +156,12 @@ def long_lived_set_apart() -> Iterator[None]:
 def final_model(path: str, notice: Notice = warnings.warn) -> str:
     """The model directory behind `path`: a run (its newest good checkpoint), a checkpoint, its `model/`, or a model.
 
+    A short name of a released model (`sod models list`) gives its hub id.
+
     `notice` hears of checkpoints passed over because they are broken. Raises SodError where a run has no good one, and
     for a checkpoint that was named and is broken.
     """
+    path = hub_id_of(path)
     directory = Path(path)
     if RunLog.is_at(directory):
         found = RunLog.open(directory).checkpoints()

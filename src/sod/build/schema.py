@@ -10,6 +10,7 @@ from sod.build.method import knob_type
 from sod.objective.knobs import PresetKnob
 from sod.objective.presets import PRESETS, knobs
 from sod.recipe import CoefficientSpec, Recipe, TeachersSpec, ToolsSpec
+from sod.recipe.extends import EXTENDS, MEANING
 from sod.recipe.keys.section import Section
 from sod.recipe.names import accepted_names
 
@@ -35,7 +36,18 @@ def recipe_schema() -> dict[str, Any]:
         parts[section.__name__]["additionalProperties"] |= {"description": _of_named(section)}
     for key, others in accepted_names().items():
         _name_also(schema, key, others)
+    _extending(schema)
     return {"$schema": DIALECT, **schema, "title": "sod recipe"}
+
+
+def _extending(schema: dict[str, Any]) -> None:
+    """Let a file name those that it extends, which then give what it lacks."""
+    one = {"type": "string", "minLength": 1}
+    forms = [one, {"type": "array", "items": one, "minItems": 1}]
+    schema["properties"] = {EXTENDS: {"anyOf": forms, "description": MEANING}, **schema["properties"]}
+    student = {"required": schema["$defs"]["StudentSpec"].pop("required")}
+    alone = {"required": schema.pop("required"), "properties": {"student": student}}
+    schema["anyOf"] = [alone, {"required": [EXTENDS]}]
 
 
 def _kinds_of(section: dict[str, Any]) -> dict[str, Any]:

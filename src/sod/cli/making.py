@@ -13,7 +13,7 @@ from sod.records import SodError
 from sod.report.console import notice, out, rows_table
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and write some.")
-models_app = typer.Typer(no_args_is_help=True, help="Make small local models.")
+models_app = typer.Typer(no_args_is_help=True, help="Make models, list released ones, write a model's card.")
 MERGE_EXAMPLES = """Examples:
 
 - `sod models merge runs/lora --out models/merged`
@@ -141,6 +141,41 @@ def models_merge(
     refuse_unmade({"RUN_OR_DIR": model})
     write_merged(model, to, notice, dtype)
     out.print(f"written to {to}", markup=False)
+
+
+@models_app.command(name="list", epilog="Example: `sod models list`")
+def models_list() -> None:
+    """List released models by the short names that stand for their hub ids wherever a model is named.
+
+    The figures are what their authors report.
+    """
+    from sod.models.zoo import MODELS
+
+    out.print("released models; figures are mean accuracy over 32 samples in percent, as reported", markup=False)
+    for model in MODELS:
+        for line in model.lines:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@models_app.command(name="card", epilog="Example: `sod models card runs/a --out models/merged/README.md`")
+def models_card(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    to: Annotated[Path | None, typer.Option("--out", help="File to write; default RUN/README.md.")] = None,
+    title: Annotated[str | None, typer.Option(help="The model's name; default the run's.")] = None,
+) -> None:
+    """Write a model card: how the run was trained, on what, and what its evaluations gave.
+
+    The licence is left to you.
+    """
+    from sod.build.card import card_of
+
+    target = to or run / "README.md"
+    text = card_of(run, title or run.resolve().name)
+    if target.exists():
+        raise SodError(f"{target}: is there already and is not overwritten; choose another file with --out")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    out.print(f"written to {target}; choose the licence in it before you publish it", markup=False)
 
 
 def _refuse_filled(directory: Path) -> None:

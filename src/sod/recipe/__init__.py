@@ -42,6 +42,7 @@ from sod.recipe.reach import refuse_reaching as refuse_reaching
 from sod.recipe.read import apply_overrides as apply_overrides
 from sod.recipe.read import load_recipe as load_recipe
 from sod.recipe.read import parse_recipe as parse_recipe
+from sod.recipe.read import read_whole as read_whole
 from sod.recipe.read import read_yaml as read_yaml
 from sod.recipe.read import resolved as resolved
 from sod.recipe.read import validated as validated

@@ -40,6 +40,16 @@ MAKERS = (
         f"{GSM8K_SFT} student.path=models/smollm2-15l --run runs/gsm8k-student",
         ("models/smollm2-15l", "data/gsm8k"),
     ),
+    *(Maker(f"runs/qwen3-{size}-sft", f"sod sft recipes/qwen3-{size}-sft.yaml") for size in ("0.6b", "1.7b")),
+    Maker(
+        "runs/qwen3-4b-sft",
+        "sod sft recipes/qwen3-4b-grpo-teacher.yaml student.path=Qwen/Qwen3-4B --run runs/qwen3-4b-sft",
+    ),
+    Maker(
+        "data/hinted-30k.parquet",
+        "sod data hints --input Gen-Verse/Open-AgentRL-30K --model youngzhong/SOD-GRPO_teacher-4B "
+        "--out data/hinted-30k.parquet",
+    ),
 )
 """In the order in which they have to be run: each needs only what stands above it. The recipes' heads list them too."""
 

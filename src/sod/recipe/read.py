@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sod.bounded import parse_yaml, read_yaml_file
 from sod.recipe.explain import explained, section_in
+from sod.recipe.extends import EXTENDS, files_under, laid_over
 from sod.recipe.keys.recipe import Recipe
 from sod.recipe.names import Notice, current_names, key_of, silent, twice
 from sod.recipe.placed import placed
@@ -33,8 +34,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), notice: Notice 
     """
     where = str(path)
     file = recipe_file(path, notice)
+    return parse_recipe(apply_overrides(read_whole(file, notice), overrides, where, notice), where)
+
+
+def read_whole(file: Path, notice: Notice = silent, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a recipe file with those of the files that it extends under them.
+
+    Files of the user's own code are looked for from the folder of the file that names them. `above` are the files that
+    extend this one. Raises SodError as `read_yaml` and `files_under`.
+    """
     content = placed(read_yaml(str(file)), file.resolve().parent)
-    return parse_recipe(apply_overrides(content, overrides, where, notice), where)
+    if EXTENDS not in content:
+        return content
+    files = files_under(content.pop(EXTENDS), file, (*above, file.resolve()))
+    whole: dict[str, Any] = {}
+    for each in files:
+        under = read_whole(each, notice, (*above, file.resolve()))
+        whole = laid_over(whole, current_names(under, str(each), notice))
+    return laid_over(whole, current_names(content, str(file), notice))
 
 
 def read_yaml(where: str) -> dict[str, Any]:
