@@ -19,7 +19,9 @@ from sod.evaluation.metrics import (
     maj_at_k,
     maj_per_problem,
     pass_at_k,
+    pass_curve,
     pass_per_problem,
+    powers_up_to,
     summarise,
 )
 
@@ -191,3 +193,20 @@ def test_one_lost_episode_does_not_cost_the_evaluation() -> None:
     assert summary["pass_at_k"].value == 0.5  # over the two problems that kept both samples
     with pytest.raises(ValueError, match="no problem has the 3 samples"):
         summarise(answers, correct, k=3)
+
+
+@pytest.mark.parametrize(("k", "powers"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (32, [1, 2, 4, 8, 16, 32])])
+def test_powers_of_two_up_to_k_and_k(k: int, powers: list[int]) -> None:
+    assert powers_up_to(k) == powers
+
+
+def test_the_curve_of_pass_takes_the_problems_with_enough_samples() -> None:
+    """By enumerating subsets; a problem that lost a sample counts for the smaller numbers, and none for 8."""
+    correct = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    curve = pass_curve(correct, 8)
+    assert list(curve) == [1, 2, 4]
+    pairs = [[max(pair) for pair in itertools.combinations(row, 2)] for row in correct]
+    assert curve[1].value == pytest.approx((2 / 4 + 1 / 3) / 2)
+    assert curve[2].value == pytest.approx(np.mean([np.mean(row) for row in pairs]))
+    assert curve[4].value == 1.0
+    assert (curve[2].low, curve[2].high) == pytest.approx(mean_interval([float(np.mean(row)) for row in pairs]))

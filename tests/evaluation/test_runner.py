@@ -84,6 +84,10 @@ def test_figures_are_means_over_episodes(result: Any) -> None:
         "turns": fmean(len(t.turns) for t in played),
         "response_tokens": fmean(len(t.token_ids) - t.prompt_tokens for t in played),
         "action_tokens": fmean(sum(k > 0 for k in t.turn_ids) for t in played),
+        "truncated": fmean(t.stop.value == "length" for t in played),
+        "out_of_turns": fmean(t.stop.value == "max_turns" for t in played),
+        "unreadable": fmean(t.stop.value == "answer" and t.answer is None for t in played),
+        "tool_use": fmean(any(turn.results for turn in t.turns) for t in played),
         "tool_calls": len(calls) / len(played),
         "tool_error_rate": sum(r.error is not None for r in calls) / len(calls),
         "faults": 0.0,
@@ -92,7 +96,8 @@ def test_figures_are_means_over_episodes(result: Any) -> None:
     assert result.episodes == pytest.approx(expected)
     assert (result.k, result.tasks) == (3, 7)
     assert result.as_dict()["avg_at_k"] == pytest.approx(expected["accuracy"])
-    assert result.as_dict()["intervals"].keys() == {"avg_at_k", "pass_at_k", "maj_at_k"}
+    assert result.as_dict()["intervals"].keys() == {"avg_at_k", "pass_at_k", "maj_at_k", "pass_at_1", "pass_at_2"}
+    assert result.as_dict()["pass_at_1"] == pytest.approx(expected["accuracy"])
 
 
 def test_no_tool_call_is_no_tool_error(result: Any) -> None:
@@ -182,7 +187,7 @@ def test_refusals(acting_model: Any, chat: Any, python_tool: Any) -> None:
 
 def test_the_table_of_metrics_has_every_figure(result: Any) -> None:
     """The estimates as they stand in the row of a training step, and the figures of the episodes."""
-    keys = [*(f"eval/{name}" for name in result.estimates), *result.episodes]
+    keys = [*result.metrics(), *result.episodes]
     assert [key for key in keys if metric_of(key) is None] == []
 
 

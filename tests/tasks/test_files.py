@@ -189,13 +189,13 @@ def test_bad_task_rows_are_skipped_by_name(tmp_path: Path, change: dict[str, Any
 
 def test_every_field_is_used_or_counted_as_unused(tmp_path: Path) -> None:
     rows = [
-        {**GOOD_TASK, "ability": "math", "level": 3, "reward_model": {"style": "rule", "ground_truth": "2"}},
+        {**GOOD_TASK, "ability": "math", "layer": 3, "reward_model": {"style": "rule", "ground_truth": "2"}},
         {**GOOD_TASK, "ability": "math", "images": [], "reward_model": '{"style": "model", "ground_truth": "2"}'},
         {**GOOD_TASK, "prompt": "", "lost": 1},
     ]
     loaded = load_tasks(jsonl(tmp_path / "a.jsonl", *rows))
-    assert loaded.unused == {"ability": 2, "level": 1, "reward_model.style": 1}
-    assert loaded.unused_line() == "ability (2 rows), level (1 row), reward_model.style (1 row)"
+    assert loaded.unused == {"ability": 2, "layer": 1, "reward_model.style": 1}
+    assert loaded.unused_line() == "ability (2 rows), layer (1 row), reward_model.style (1 row)"
     assert loaded.shapes == {"verl": 2}
 
 

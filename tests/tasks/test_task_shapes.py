@@ -151,14 +151,14 @@ SHAPES: dict[str, tuple[dict[str, Any], str, Task, set[str]]] = {
     "ROLL": (
         {"id": "r", "source": "s", "difficulty": "1", "prompt": "2+2?", "ground_truth": "4", "tag": "math"},
         "flat",
-        Task("r", ASKED, "4", "s"),
-        {"difficulty", "tag"},
+        Task("r", ASKED, "4", "s", {"difficulty": "1"}),
+        {"tag"},
     ),
     "MATH-500": (
         {"problem": "2+2?", "solution": "Add: \\boxed{4}", "answer": "4", "unique_id": "a/1.json", "level": 1},
         "flat",
-        Task("a/1.json", ASKED, "4", extra={"solution": "Add: \\boxed{4}"}),
-        {"level"},
+        Task("a/1.json", ASKED, "4", extra={"solution": "Add: \\boxed{4}", "level": 1}),
+        set(),
     ),
     "AIME24": (
         {"ID": "2024-I-1", "Problem": "2+2?", "Solution": "Add.", "Answer": 4, "data_source": "AIME2024"},

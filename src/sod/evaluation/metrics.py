@@ -105,6 +105,26 @@ def maj_at_k(answers_PN: Answers, correct_PN: Correct, k: int | None = None) -> 
     return float(np.mean(maj_per_problem(answers_PN, correct_PN, k)))
 
 
+def powers_up_to(k: int) -> list[int]:
+    """1, 2, 4, ... up to `k`, and `k` itself."""
+    _check_k(k)
+    powers = [1 << exponent for exponent in range(k.bit_length())]
+    return powers if powers[-1] == k else [*powers, k]
+
+
+def pass_curve(correct_PN: Correct, k: int) -> dict[int, Estimate]:
+    """pass@1, pass@2, pass@4, ... up to pass@k with their 95 % intervals, each over the problems with so many samples.
+
+    One that no problem has the samples for is left out. Raises ValueError as `pass_at_k`.
+    """
+    curve = {}
+    for draw in powers_up_to(k):
+        long_rows = [row for row in correct_PN if len(row) >= draw]
+        if long_rows:
+            curve[draw] = _estimate(pass_per_problem(long_rows, draw))
+    return curve
+
+
 def summarise(answers_PN: Answers, correct_PN: Correct, k: int) -> dict[str, Estimate]:
     """avg@k, pass@k and maj@k with their 95 % intervals, under `avg_at_k`, `pass_at_k`, `maj_at_k`.
 
@@ -122,7 +142,11 @@ def summarise(answers_PN: Answers, correct_PN: Correct, k: int) -> dict[str, Est
         "pass_at_k": pass_per_problem(long_rows, k),
         "maj_at_k": maj_per_problem(answers_PN, correct_PN, k),
     }
-    return {name: Estimate(float(np.mean(row)), *mean_interval(row)) for name, row in values.items()}
+    return {name: _estimate(row) for name, row in values.items()}
+
+
+def _estimate(values: Sequence[float]) -> Estimate:
+    return Estimate(float(np.mean(values)), *mean_interval(values))
 
 
 def _pass_of_row(correct_N: NDArray[np.float64], k: int, index: int) -> float:

@@ -103,7 +103,16 @@ METRICS = (
         "eval avg@k",
         sparse=True,
     ),
-    Metric("eval/", "share", "", "{:.3f}", None, "other figures of that evaluation: pass_at_k, maj_at_k", sparse=True),
+    Metric(
+        "eval/",
+        "share",
+        "",
+        "{:.3f}",
+        None,
+        "other figures of that evaluation: pass_at_k, maj_at_k; of `sod eval` also pass_at_1, pass_at_2, ..., "
+        "by/KEY/VALUE/avg_at_k and those of its episodes",
+        sparse=True,
+    ),
     Metric(
         "teacher_gap",
         "nats/token",
@@ -157,6 +166,12 @@ METRICS = (
     ),
     Metric("turn_gap_last", "nats/token", "dK", "{:.3f}", TURN_GAP, "mean turn gap of last turns", "last turn"),
     Metric("action_tokens", "tokens", "", "{:.0f}", None, "mean tokens that the student sampled in an episode"),
+    Metric("truncated", "share", "", "{:.3f}", None, "share of episodes that a token limit ended"),
+    Metric("out_of_turns", "share", "", "{:.3f}", None, "share of episodes with a call open at their last turn"),
+    Metric(
+        "unreadable", "share", "", "{:.3f}", None, "share of episodes that ended in a turn without a readable answer"
+    ),
+    Metric("tool_use", "share", "", "{:.3f}", None, "share of episodes that called a tool"),
     Metric("teacher_accuracy", "share", "", "{:.3f}", None, "share of the teacher's own episodes that are right (b2f)"),
     Metric("replayed", "share", "", "{:.3f}", None, "share of tasks that begin after turns of the teacher's (b2f)"),
     Metric("flat_groups", "share", "", "{:.3f}", None, "share of groups whose rewards are all equal: nothing for GRPO"),

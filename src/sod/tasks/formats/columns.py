@@ -41,6 +41,8 @@ FOREIGN = ("tools_kwargs", "need_tools_kwargs", "interaction_kwargs", "tool_sele
 """Fields of `extra_info` by which other trainers choose tools and users of a row: nothing here reads them."""
 FULL = ("solution", "reference_solution", "canonical_solution", "rationale", "hint")
 """Texts beside a truth that hints are made of (`sod data hints`), carried along too."""
+GRADED = ("difficulty", "level", "subject")
+"""What kind of problem a row is, in a word or a number, carried along for evaluations that tell kinds apart."""
 
 
 @lru_cache(maxsize=4096)
@@ -134,7 +136,10 @@ def source_of(fields: Fields) -> str:
 
 
 def extra_of(fields: Fields) -> dict[str, Any]:
-    """What a task carries along: the mappings beside it, and texts that hints are made of. Raises BadRowError."""
+    """What a task carries along: the mappings beside it, texts that hints are made of, and how hard it is.
+
+    Raises BadRowError.
+    """
     extra: dict[str, Any] = {}
     for name in CARRIED:
         held = decoded(fields.row.get(name), name, dict) if name == "extra_info" else fields.row.get(name)
@@ -149,6 +154,10 @@ def extra_of(fields: Fields) -> dict[str, Any]:
     for name in FULL:
         column = column_of(fields.row, [name])
         if column is not None and column not in extra and isinstance(fields.row[column], str | list):
+            extra[name] = fields.use(column)
+    for name in GRADED:
+        column = column_of(fields.row, [name])
+        if column is not None and name not in extra and isinstance(fields.row[column], str | int | float):
             extra[name] = fields.use(column)
     return extra
 
