@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sod.build.evaluated import Evaluated
     from sod.evaluation.runner import Evaluation
 
+NOTHING_MORE: Mapping[str, Any] = {}
 TEACHERS = ("teacher", "teachers")
 """Sections that an evaluation does not read."""
 ENVIRONMENT = "environment"
@@ -81,11 +82,13 @@ def evaluated(spec: Recipe, about: Evaluated, data: str, target: Path, notice: N
     return result
 
 
-def write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation) -> None:
-    """Write the figures, where they come from, and every episode."""
+def write(
+    target: Path, spec: Recipe, model: str, data: str, result: Evaluation, more: Mapping[str, Any] = NOTHING_MORE
+) -> None:
+    """Write the figures, where they come from, `more` that is to be known of them, and every episode."""
     from sod.runlog import trajectory_row, write_evaluation
 
     named = data or ENVIRONMENT
-    figures: dict[str, Any] = {**result.as_dict(), "model": model, "data": named, "recipe": resolved(spec)}
+    figures: dict[str, Any] = {**result.as_dict(), "model": model, "data": named, "recipe": resolved(spec), **more}
     by_id = {task.id: task for task in result.played}
     write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))

@@ -237,6 +237,25 @@ def evaluation_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Ta
     return table
 
 
+def benchmark_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """A row per benchmark: its problems and samples, avg@k, pass@k and maj@k with intervals, tool calls and length."""
+    table = Table(title=title)
+    table.add_column("benchmark")
+    for name in ("problems", "k", "avg@k", "pass@k", "maj@k", "tool calls", "tool errors", "tokens"):
+        table.add_column(name, justify="right")
+    for label, result in results.items():
+        table.add_row(
+            label,
+            f"{result['tasks']:,}",
+            str(result["k"]),
+            *(with_interval(result, metric) for metric in ("avg_at_k", "pass_at_k", "maj_at_k")),
+            f"{result['tool_calls']:.2f}",
+            _tool_errors(result),
+            f"{result['response_tokens']:.0f}",
+        )
+    return table
+
+
 def _tool_errors(result: Mapping[str, Any]) -> str:
     """The share of calls that failed; a dash where the calls themselves are shown as 0.00, a share of hardly any."""
     return f"{result['tool_error_rate']:.1%}" if result["tool_calls"] >= 0.005 else "-"

@@ -16,7 +16,8 @@ from sod.rewards.code import CodeVerifier
 @dataclass(frozen=True)
 class StyleSampling:
     """How a harness samples: `temperature` 0 is greedy, `top_k` 0 takes all tokens. `max_tokens` are those of a whole
-    response, of all its turns and tool results; `k` are samples per problem.
+    response, of all its turns and tool results; `k` are samples per problem. `max_turns` is for styles with tools; 0: as
+    the recipe has it.
     """
 
     temperature: float
@@ -24,19 +25,20 @@ class StyleSampling:
     top_k: int
     max_tokens: int
     k: int
+    max_turns: int = 0
 
 
 @final
 @dataclass(frozen=True)
 class Means:
-    """What judging may use: `workers` processes that compare mathematics, `seconds` for one comparison, and `code`,
+    """What judging may use: `workers` processes that compare mathematics, `seconds` (CPU) for one comparison, and `code`,
     which gives the verifier that runs programs (`CodeVerifier.judged` for programs that a style extracted itself). The
     sandbox of `code` starts when it is called, and is closed by whoever made these means.
     """
 
     code: Callable[[], CodeVerifier]
     workers: int = 1
-    seconds: float = 5.0
+    seconds: int = 3
 
 
 class Style(Protocol):
