@@ -12,11 +12,13 @@ from sod.evaluation.benchmarks.loading import ProblemSet
 from sod.evaluation.benchmarks.problem import Problem
 from sod.evaluation.benchmarks.reward import StyleReward
 from sod.evaluation.recorded.episodes import judged, task_of
+from sod.evaluation.recorded.letters import with_right
 from sod.evaluation.recorded.reading import Recorded
 from sod.evaluation.runner import Evaluation, summed
 from sod.evaluation.styles.base import Means, Style
 from sod.recipe import Notice, Recipe
 from sod.records import SodError
+from sod.tasks.formats.base import BadRowError
 
 OF_TEXT = ("accuracy", "unreadable", "faults")
 """The figures of episodes that texts alone have: nothing is known of tokens, turns and tools."""
@@ -60,7 +62,17 @@ def scoring(
     if without:
         notice(f"{len(without):,} of {len(read.problems):,} problems of {name} have no output and are left out")
     draw = _samples(recorded, with_outputs, k, notice)
-    return Scoring(style, read, style.arranged(with_outputs, seed), recorded, draw)
+    return Scoring(style, read, _arranged(style, with_outputs, recorded, seed), recorded, draw)
+
+
+def _arranged(style: Style, problems: Sequence[Problem], recorded: Recorded, seed: int) -> list[Problem]:
+    """The problems with options in the order in which they were asked, as far as the outputs tell."""
+    if not recorded.letters:
+        return style.arranged(problems, seed)
+    try:
+        return [with_right(problem, recorded.letters[problem.id]) for problem in problems]
+    except BadRowError as error:
+        raise SodError(f"{recorded.source}: {error}") from error
 
 
 def _samples(recorded: Recorded, problems: Sequence[Problem], k: int | None, notice: Notice) -> int:
@@ -78,7 +90,7 @@ def _samples(recorded: Recorded, problems: Sequence[Problem], k: int | None, not
 
 
 def score_recorded(recipe: Recipe, asked: Scoring) -> Evaluation:
-    """The figures of the outputs; programs run in the sandbox of the recipe's `tools.python`, by its `reward` limits."""
+    """The figures of the outputs; programs run in the sandbox of the recipe's `tools.python`."""
     tasks = [task_of(problem, asked.style) for problem in asked.problems]
     with ExitStack() as resources:
         means = Means(lambda: make_code_verifier(recipe, resources), recipe.reward.workers, recipe.reward.math_seconds)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, final
 from sod.front.passed import NOTHING
 from sod.front.recipes import given_recipe
 from sod.recipe import Notice, resolved
+from sod.records import SodError
 
 if TYPE_CHECKING:
     from sod.build.recorded import Scoring
+    from sod.evaluation.benchmarks.base import Benchmark
     from sod.evaluation.runner import Evaluation
     from sod.recipe import Recipe
 
@@ -51,12 +53,14 @@ def score(wanted: Wanted, notice: Notice) -> Scored:
     """Score recorded outputs, and write figures and outputs with their verdicts. Raises SodError."""
     from sod.build.evaluated import claimed
     from sod.build.recorded import score_recorded, scoring
-    from sod.evaluation.benchmarks.catalogue import benchmark_named
+    from sod.evaluation.benchmarks.catalogue import benchmarks_named
     from sod.evaluation.benchmarks.loading import load_problems
     from sod.evaluation.recorded.reading import read_recorded
     from sod.evaluation.styles.catalogue import style_named
 
-    benchmark, style = benchmark_named(wanted.benchmark), style_named(wanted.style)
+    benchmark, style = _one(benchmarks_named(wanted.benchmark)), style_named(wanted.style)
+    if benchmark.name not in style.benchmarks:
+        raise SodError(f"--style {style.name} does not have {benchmark.name}; it has {', '.join(style.benchmarks)}")
     recipe = given_recipe(PLAIN, wanted.overrides, NOTHING, notice)
     read = load_problems(benchmark, wanted.data_dir, notice)
     recorded = read_recorded(wanted.outputs, read.problems, notice, wanted.column)
@@ -66,6 +70,12 @@ def score(wanted: Wanted, notice: Notice) -> Scored:
         result = score_recorded(recipe, asked)
         _write(target, recipe, asked, result)
     return Scored(result, style.flaws(benchmark.name), target)
+
+
+def _one(benchmarks: Sequence[Benchmark]) -> Benchmark:
+    if len(benchmarks) > 1:
+        raise SodError("--benchmark: outputs are scored on one benchmark at a time; name one")
+    return benchmarks[0]
 
 
 def _place(wanted: Wanted, k: int) -> Path:

@@ -47,7 +47,8 @@ class Matcher:
         for column, text in asked.items():
             if _plain(text) in self._by_question:
                 return self._by_question[_plain(text)], column
-        if named := self._named(seen, NAMED):
+        named = self._named(seen, NAMED)
+        if named is not None:
             return named
         for column, text in asked.items():
             problem = self._inside(text)
@@ -70,8 +71,9 @@ class Matcher:
         for name in NUMBERED:
             column = column_of(row, [name])
             place = None if column is None else row[column]
-            is_place = isinstance(place, int) and not isinstance(place, bool) and 0 <= place < len(self._problems)
-            if column is not None and is_place:
+            if column is None or isinstance(place, bool) or not isinstance(place, int):
+                continue
+            if 0 <= place < len(self._problems):
                 return self._problems[place], column
         return None
 
@@ -82,12 +84,13 @@ class Matcher:
         return self._by_question[max(inside, key=len)] if inside else None
 
     def _unknown(self, row: Row, asked: Sequence[str]) -> str:
-        ids = [column for name in (*NAMED, *NUMBERED) if (column := column_of(row, [name])) is not None]
-        told = [f"{column} is {row[column]!r}" for column in ids] + [f"{column} holds none of its questions" for column in asked]
-        if not told:
-            columns = ", ".join(row) or "none"
-            return f"nothing says which problem it is about: no {', '.join((*NAMED, *NUMBERED, *ASKED))} (columns found: {columns})"
-        return f"it is about no problem of {self._problems[0].benchmark}: {'; '.join(told)}"
+        ids = [column for column in (column_of(row, [name]) for name in (*NAMED, *NUMBERED)) if column is not None]
+        told = [f"{column} is {row[column]!r}" for column in ids]
+        told += [f"{column} holds none of its questions" for column in asked]
+        if told:
+            return f"it is about no problem of {self._problems[0].benchmark}: {'; '.join(told)}"
+        names, columns = ", ".join((*NAMED, *NUMBERED, *ASKED)), ", ".join(row) or "none"
+        return f"nothing says which problem it is about: no {names} (columns found: {columns})"
 
 
 def _texts_in(row: Row, columns: Sequence[str]) -> dict[str, str]:

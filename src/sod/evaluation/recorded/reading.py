@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 from sod.evaluation.benchmarks.problem import Problem
 from sod.evaluation.recorded.columns import PROGRAMS, WRITTEN, output_column, texts_of
+from sod.evaluation.recorded.letters import right_letter
 from sod.evaluation.recorded.matching import Matcher
 from sod.records import SodError
 from sod.tasks.formats.base import BadRowError, Row
@@ -27,6 +28,7 @@ class Recorded:
     """The outputs in `source`, by problem id, in the order of the file. Every problem has one at least.
 
     `rows` are those that were read, `columns` where their outputs stood, `matched` how many rows each column placed.
+    `letters` are the right ones of multiple choice as it was asked, by problem id.
     """
 
     source: str
@@ -34,6 +36,7 @@ class Recorded:
     rows: int
     columns: Sequence[str]
     matched: Mapping[str, int]
+    letters: Mapping[str, str] = field(default_factory=dict)
 
     def about(self) -> dict[str, Any]:
         """What a result says about them."""
@@ -54,12 +57,11 @@ def read_recorded(
 ) -> Recorded:
     """The outputs in `source` (as a data key names it), whose texts stand in `column` or in the usual ones.
 
-    Raises SodError, naming file and row, where a row is about none of `problems` or has no output.
+    Raises SodError, naming file and row, where a row is about none of `problems`, has no output, or is about a choice
+    and does not tell the right letter.
     """
-    matcher = Matcher(problems)
-    outputs: dict[str, list[str]] = {}
+    reader = _Reader(problems)
     columns: dict[str, None] = {}
-    matched: Counter[str] = Counter()
     rows = 0
     for part in _parts(source):
         kept = _of_one_filter(part, notice)
@@ -67,14 +69,39 @@ def read_recorded(
         columns[texts_in] = None
         for number, row in kept:
             try:
-                texts = texts_of(row, texts_in)
-                problem, told_by = matcher.found(row)
+                reader.add(row, texts_in)
             except BadRowError as error:
                 raise SodError(f"{part.name}: row {number_in_file(number)}: {error}") from error
-            outputs.setdefault(problem.id, []).extend(texts)
-            matched[told_by] += 1
         rows += len(kept)
-    return Recorded(source, outputs, rows, tuple(columns), matched)
+    return Recorded(source, reader.outputs, rows, tuple(columns), reader.matched, reader.letters)
+
+
+@final
+class _Reader:
+    """What was read so far."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.outputs: dict[str, list[str]] = {}
+        self.matched: Counter[str] = Counter()
+        self.letters: dict[str, str] = {}
+        self._matcher = Matcher(problems)
+
+    def add(self, row: Row, column: str) -> None:
+        """Another row. Raises BadRowError."""
+        texts = texts_of(row, column)
+        problem, told_by = self._matcher.found(row)
+        if problem.kind == "choice":
+            self._add_letter(problem.id, right_letter(row))
+        self.outputs.setdefault(problem.id, []).extend(texts)
+        self.matched[told_by] += 1
+
+    def _add_letter(self, name: str, letter: str) -> None:
+        before = self.letters.setdefault(name, letter)
+        if before != letter:
+            raise BadRowError(
+                f"the right letter of {name} is {letter} here and {before} in an earlier row; score the rows of each "
+                "order of the options by themselves"
+            )
 
 
 def _parts(source: str) -> list[Part]:
@@ -82,7 +109,9 @@ def _parts(source: str) -> list[Part]:
     parts = read_parts(source)
     for part in parts:
         if part.skipped:
-            raise SodError(f"{part.name}: {skips_line(part.skipped)}; a figure is of every output, so mend or remove them")
+            raise SodError(
+                f"{part.name}: {skips_line(part.skipped)}; a figure is of every output, so mend or remove them"
+            )
     return parts
 
 
@@ -91,7 +120,7 @@ def _of_one_filter(part: Part, notice: Callable[[str], None]) -> list[tuple[int,
     if len(filters) < 2:
         return part.rows
     notice(
-        f"{part.name}: its rows are those of lm-eval, each output once for the filters {', '.join(filters)}; the rows of "
+        f"{part.name}: lm-eval wrote each output once for each of its filters, {', '.join(filters)}; the rows of "
         f"{filters[0]} are read"
     )
     return [(number, row) for number, row in part.rows if row.get(FILTER) == filters[0]]
