@@ -199,7 +199,7 @@ BY_A_TEST = {
     "python sod_worker.py SETTINGS.json": (
         "tests/test_benchmarks.py::test_our_side_of_a_step_takes_it_and_tells_its_phases"
     ),
-    "python math_worker_main.py WORKERS CPU_SECONDS WALL_SECONDS MEMORY_MB": (
+    "python math_worker_main.py WORKERS CPU_SECONDS WALL_SECONDS MEMORY_MB [texts]": (
         "tests/rewards/test_math_workers.py::test_answers_come_in_order_and_in_any_number"
     ),
 }

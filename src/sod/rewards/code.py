@@ -30,7 +30,7 @@ from sod.outcomes import filled
 from sod.records import Episode, Execution, Fault, FaultKind, Program, Task, Verdict
 from sod.rewards.base import as_answered, verified_text
 from sod.rewards.code_blocks import last_block
-from sod.rewards.code_cases import CaseSuite, same_output, same_value
+from sod.rewards.code_cases import CaseSuite, same_output, same_text, same_value
 from sod.rewards.code_python_tests import CheckSuite
 from sod.rewards.code_suites import Suite, read_suite
 from sod.rewards.code_unpacking import Unpacking
@@ -252,9 +252,16 @@ def first_failure(suite: CaseSuite, results: Sequence[dict[str, str]]) -> str:
     return "" if passed else max(failures, key=lambda failure: failure[0])[1]  # the reading that went the furthest
 
 
+def _comparison(suite: CaseSuite) -> Callable[[str, Any], bool]:
+    """What makes an output the expected one."""
+    if suite.fn_name is not None:
+        return same_value
+    return same_text if suite.verbatim else partial(same_output, close=suite.close)
+
+
 def _failure(suite: CaseSuite, reading: Sequence[Any], results: Sequence[dict[str, str]]) -> tuple[int, str]:
     """The number of the first test that failed, and how; no words if none did."""
-    same = same_value if suite.fn_name is not None else partial(same_output, close=suite.close)
+    same = _comparison(suite)
     for number, expected in enumerate(reading, 1):
         if number > len(results):
             return number, f"test {number} was not run"

@@ -58,13 +58,14 @@ class CaseSuite:
     """Tests that run one by one, of a whole program or, with `fn_name`, of a function.
 
     `other_readings` are what else all the expected values may mean, in the order of `cases`; with `close` numbers
-    of an output may be close to the expected ones.
+    of an output may be close to the expected ones; a `verbatim` one is the expected text, save line ends behind it.
     """
 
     cases: tuple[Case, ...]
     fn_name: str | None = None
     other_readings: tuple[tuple[Any, ...], ...] = ()
     close: bool = False
+    verbatim: bool = False
 
     @property
     def readings(self) -> tuple[tuple[Any, ...], ...]:
@@ -186,6 +187,11 @@ def same_output(output: str, expected: str, close: bool = False) -> bool:
         line == want or _same_numbers(line, want) or (close and _close_words(line, want))
         for line, want in zip(lines, wanted, strict=True)
     )
+
+
+def same_text(output: str, expected: str) -> bool:
+    """Whether both are the same text, save line ends behind it."""
+    return output.rstrip("\n") == expected.rstrip("\n")
 
 
 def _close_words(line: str, want: str) -> bool:

@@ -1,15 +1,16 @@
 """Program of the interpreter behind `MathWorkers`: loads math-verify once, forks for every pair.
 
-    python math_worker_main.py WORKERS CPU_SECONDS WALL_SECONDS MEMORY_MB
+    python math_worker_main.py WORKERS CPU_SECONDS WALL_SECONDS MEMORY_MB [texts]
 
-Reads `index TAB given TAB truth` lines from stdin, writes `index status` lines to stdout. Started by
-its path: it imports nothing of ours, nor torch, so it is small and single-threaded and its forks are
-cheap. A fork shares no state with the next one, and its caches cannot grow.
+Reads `index TAB given TAB truth` lines from stdin, the latter two as JSON strings, writes `index status`
+lines to stdout. Started by its path: it imports nothing of ours, nor torch, so it is small and
+single-threaded and its forks are cheap. A fork shares no state with the next one, and its caches cannot grow.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import random
 import resource
@@ -32,6 +33,10 @@ WARM_UP = (
     ("\\begin{pmatrix}-1/3\\\\2\\end{pmatrix}", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"),
     ("(0,9)\\cup(9,\\infty)", "(0,\\frac{\\pi}{2}]"),
     ("y=2x+3", "2k+\\cot x"),
+)
+WARM_UP_TEXTS = (
+    ("It is $x^2+\\frac{1}{2}$ or about 7.", "So $\\boxed{0.5+x^2}$."),
+    ("The final answer is 1,234", "\\boxed{1234}"),
 )
 
 
@@ -80,6 +85,21 @@ def load() -> Equal:
     return equal
 
 
+def load_for_texts() -> Equal:
+    """As `load`, with math-verify's defaults: what both texts hold is looked for as it does by itself."""
+    from math_verify import parse, verify
+    from sympy.core.random import seed
+
+    def equal(given: str, truth: str) -> bool:
+        return bool(verify(parse(truth, parsing_timeout=0), parse(given, parsing_timeout=0), timeout_seconds=0))
+
+    seed(0)
+    random.seed(0)
+    for given, truth in WARM_UP_TEXTS:
+        equal(given, truth)
+    return equal
+
+
 def limit(which: int, value: int) -> None:
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -104,6 +124,7 @@ def child_main(equal: Equal, given: str, truth: str, reply: int, limits: Limits)
 def start(equal: Equal, line: str, limits: Limits) -> tuple[int, Child]:
     """Fork for one request line. The read end of its pipe, and the child."""
     index, given, truth = line.split("\t")
+    given, truth = json.loads(given), json.loads(truth)
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -168,7 +189,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)  # what a library prints must not be taken for a reply
     try:
-        equal = load()
+        equal = load_for_texts() if sys.argv[5:] == ["texts"] else load()
     except Exception as error:
         os.write(replies, f"cannot load math-verify: {type(error).__name__}: {error}".replace("\n", " ").encode())
         os.write(replies, b"\n")

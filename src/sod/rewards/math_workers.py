@@ -9,10 +9,15 @@ limit of CPU time, with limits on memory and file size; the interpreter gets an 
 (no secrets) and no descriptor of ours but its two pipes. The text is read by an ANTLR grammar for
 LaTeX and never by `eval`: math-verify's other reader, which calls sympy's `parse_expr` (an `eval`),
 is not used. The child is no sandbox beyond that: it keeps the user's rights.
+
+With `whole_texts` answers are looked for in whole texts, by math-verify itself and with both of its readers, as
+harnesses do it that this project's figures are compared with. What the second reader evaluates are digits, operators
+and brackets: its patterns match no letters.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import deque
@@ -33,7 +38,7 @@ _MAIN = Path(__file__).with_name("math_worker_main.py")
 
 
 class Pair(NamedTuple):
-    """Two normalised LaTeX texts."""
+    """Two normalised LaTeX texts; with `whole_texts` two texts that hold answers."""
 
     given: str
     truth: str
@@ -41,6 +46,10 @@ class Pair(NamedTuple):
 
 # Of two different pairs, so that neither "always equal" nor "always different" passes.
 CONTROLS = {Pair("x+\\frac{1}{2}", "0.5+x"): "equal", Pair("x+1", "x+2"): "different"}
+CONTROLS_IN_TEXTS = {
+    Pair("so it is $x+\\frac{1}{2}$", "\\boxed{0.5+x}"): "equal",
+    Pair("so it is $x+1$", "\\boxed{x+2}"): "different",
+}
 
 
 class WorkerLostError(Exception):
@@ -51,11 +60,13 @@ class WorkerLostError(Exception):
 class MathWorkers:
     """Up to `workers` comparisons at a time, each at most `seconds` (whole, CPU time) and `memory_mb` (MiB)."""
 
-    def __init__(self, workers: int, seconds: int, memory_mb: int) -> None:
+    def __init__(self, workers: int, seconds: int, memory_mb: int, whole_texts: bool = False) -> None:
         if min(workers, seconds, memory_mb) <= 0:
             raise ValueError(f"workers ({workers}), seconds ({seconds}) and memory_mb ({memory_mb}) must be positive")
         limits = [str(number) for number in (workers, seconds, WALL_FACTOR * seconds, memory_mb)]
-        self._command = [sys.executable, "-s", "-P", "-B", str(_MAIN), *limits]
+        mode = ["texts"] if whole_texts else []
+        self._command = [sys.executable, "-s", "-P", "-B", str(_MAIN), *limits, *mode]
+        self._controls = CONTROLS_IN_TEXTS if whole_texts else CONTROLS
         self._window = workers * IN_FLIGHT
         self._patience = WALL_FACTOR * seconds + GRACE_SECONDS
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,8 +130,8 @@ class MathWorkers:
         self._check_controls()
 
     def _check_controls(self) -> None:
-        expected = dict(enumerate(CONTROLS.values()))
-        if (found := self._exchange(dict(enumerate(CONTROLS)))) != expected:
+        expected = dict(enumerate(self._controls.values()))
+        if (found := self._exchange(dict(enumerate(self._controls)))) != expected:
             raise WorkerLostError(f"control pairs are found {list(found.values())}")
 
     def _exchange(self, pairs: dict[int, Pair]) -> dict[int, str]:
@@ -131,8 +142,9 @@ class MathWorkers:
         while len(answered) < len(pairs):
             while waiting and sent - len(answered) < self._window:
                 index, (given, truth) = waiting.popleft()
-                fields = "\t".join((str(index), given, truth))
-                self._process.stdin.write(fields.encode("utf-8", "replace") + b"\n")
+                texts = [text.encode("utf-8", "replace").decode() for text in (given, truth)]
+                fields = "\t".join((str(index), *map(json.dumps, texts)))  # no tab nor line end but these
+                self._process.stdin.write(fields.encode() + b"\n")
                 sent += 1
             self._process.stdin.flush()
             number, _, status = self._read_line(self._patience).partition(" ")

@@ -93,3 +93,7 @@ class Style(Protocol):
     def score(self, problem: Problem, text: str, means: Means) -> Verdict | Fault:
         """The answer in a recorded output, and whether it is right."""
         ...
+
+    def scores(self, outputs: Sequence[tuple[Problem, str]], means: Means) -> list[Verdict | Fault]:
+        """`score` of each output, in order; many together cost far less than one by one."""
+        ...
