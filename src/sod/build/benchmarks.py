@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
 
@@ -24,6 +25,7 @@ from sod.evaluation.benchmarks.reward import StyleReward
 from sod.evaluation.hints import Hints
 from sod.evaluation.runner import Evaluation
 from sod.evaluation.styles.base import Means, Style
+from sod.evaluation.styles.catalogue import STYLES
 from sod.models.load import load_model
 from sod.models.memory import naming_phase
 from sod.models.support import Support
@@ -72,6 +74,15 @@ class Asked:
 
 Play = Callable[[Asked, OnProgress], Evaluation]
 """Plays a benchmark."""
+
+
+def style_named(name: str) -> Style:
+    """The style. Raises SodError, with the nearest name, for one that there is not."""
+    if name not in STYLES:
+        near = get_close_matches(name.lower().replace("_", "-"), STYLES, n=1, cutoff=0.5)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise SodError(f"--style {name}: {meant}there are {', '.join(STYLES)}")
+    return STYLES[name]
 
 
 def refuse_unasked(style: Style, benchmarks: Sequence[Benchmark]) -> None:
@@ -179,9 +190,7 @@ def _fitted(one: Asked, chat: Chat, path: str) -> Recipe:
     return fitted
 
 
-def _tools(
-    all_asked: Sequence[Asked], chats: dict[str, Chat], resources: ExitStack, notice: Notice
-) -> dict[str, Tool]:
+def _tools(all_asked: Sequence[Asked], chats: dict[str, Chat], resources: ExitStack, notice: Notice) -> dict[str, Tool]:
     """The tools of the first benchmark that shows some: all of them have the same."""
     showing = [one for one in all_asked if one.style.uses_tools]
     if not showing:

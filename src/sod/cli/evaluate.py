@@ -54,7 +54,8 @@ def evaluate(
         typer.Option(
             "--style",
             rich_help_panel=BENCHMARKS,
-            help="Whose prompts, sampling, reading and comparison of answers: sod (default), lm-eval, official.",
+            help="Whose prompts, sampling, reading and comparison of answers: sod (default), lm-eval, "
+            "lm-eval-strict, official.",
         ),
     ] = None,
     data_dir: Annotated[

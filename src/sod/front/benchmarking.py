@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from sod.front.evaluating import asked_changes, recipe_of, write
 from sod.front.recipes import Given
@@ -55,10 +55,9 @@ class Answered:
 
 def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> list[Answered]:
     """Evaluate a model on benchmarks, and write a directory for each as it is done. Raises SodError."""
-    from sod.build.benchmarks import asked, loaded_player, read_sets, refuse_unasked
+    from sod.build.benchmarks import asked, loaded_player, read_sets, refuse_unasked, style_named
     from sod.build.evaluated import find_evaluated
     from sod.evaluation.benchmarks.catalogue import benchmarks_named
-    from sod.evaluation.styles.catalogue import style_named
 
     benchmarks, style = benchmarks_named(wanted.benchmarks), style_named(wanted.style)
     refuse_unasked(style, benchmarks)
@@ -87,7 +86,7 @@ def _place(about: Evaluated, wanted: Wanted, name: str, recipe: Recipe) -> Path:
 
 
 def _refuse_taken(places: Iterable[Path], wanted: Wanted) -> None:
-    """Raises SodError where --out has something in it: the last benchmark must not find that out when others are done."""
+    """Raises SodError where --out has something in it, which the last benchmark must not find out when others ran."""
     for place in places:
         if wanted.to is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise SodError(f"{place}: not empty, and nothing is overwritten; choose another --out")
@@ -103,7 +102,7 @@ def _answered(one: Asked, play: Play, about: Evaluated, model: str, place: Path,
 
 
 def _played(one: Asked, play: Play, about: Evaluated, target: Path) -> Evaluation:
-    """Play a benchmark, with a progress bar, and pass the figures on to the recipe's trackers as `eval/BENCHMARK/...`."""
+    """Play a benchmark, with a progress bar, and give the recipe's trackers the figures as `eval/BENCHMARK/...`."""
     shared = target.parent if about.run is None else about.run.absolute().parent
     run_name = target.name if about.run is None else f"{about.name}-{target.name}"
     with (

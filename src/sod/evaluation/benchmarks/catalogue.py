@@ -31,13 +31,14 @@ def benchmarks_named(text: str) -> list[Benchmark]:
 def _named(name: str) -> Benchmark:
     if name in BENCHMARKS:
         return BENCHMARKS[name]
+    begun = [known for known in BENCHMARKS if _plain(known).startswith(_plain(name))]  # `aime` may be either
     near = get_close_matches(_plain(name), [_plain(known) for known in BENCHMARKS], n=1, cutoff=0.5)
-    meant = [known for known in BENCHMARKS if near and _plain(known) == near[0]]
+    meant = begun or [known for known in BENCHMARKS if _plain(known) in near]
     raise SodError(f"--benchmark {name}: {_did_you_mean(meant)}there are {', '.join(BENCHMARKS)}")
 
 
 def _did_you_mean(names: Sequence[str]) -> str:
-    return f"did you mean {names[0]}? " if names else ""
+    return f"did you mean {' or '.join(names)}? " if names else ""
 
 
 def _plain(name: str) -> str:

@@ -1,4 +1,7 @@
-"""HumanEval: 164 functions to complete, each with a `check` (Chen et al., arXiv 2107.03374). HumanEval+ has its shape."""
+"""HumanEval: 164 functions to complete, each with a `check` (Chen et al., arXiv 2107.03374).
+
+HumanEval+ has its shape and its number of problems, with more tests: the fingerprint tells them apart.
+"""
 
 from __future__ import annotations
 

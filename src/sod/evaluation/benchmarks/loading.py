@@ -82,8 +82,8 @@ def _published(folder: Path, benchmark: Benchmark) -> list[Path]:
     files = [path for path in found if any(fnmatch(path.relative_to(folder).as_posix(), at) for at in benchmark.files)]
     if not files:
         raise SodError(
-            f"{benchmark.hub}: has no file {' or '.join(benchmark.files)} any more, or it was not fetched whole; name a "
-            "folder with it by --data-dir"
+            f"{benchmark.hub}: has no file {' or '.join(benchmark.files)} any more, or it was not fetched whole; "
+            "name a folder with it by --data-dir"
         )
     return files
 
@@ -129,8 +129,8 @@ def _tell_number(found: int, benchmark: Benchmark, source: str, notice: Callable
     known = benchmark.others.get(found)
     meant = f" ({known})" if known else ""
     notice(
-        f"{source}: {found:,} problems{meant}, and {benchmark.name} has {benchmark.count:,}: figures do not compare with "
-        "those of the whole set; the result says so"
+        f"{source}: {found:,} problems{meant}, and {benchmark.name} has {benchmark.count:,}: figures do not compare "
+        "with those of the whole set; the result says so"
     )
 
 

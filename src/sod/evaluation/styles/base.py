@@ -15,9 +15,10 @@ from sod.rewards.code import CodeVerifier
 @final
 @dataclass(frozen=True)
 class StyleSampling:
-    """How a harness samples: `temperature` 0 is greedy, `top_k` 0 takes all tokens. `max_tokens` are those of a whole
-    response, of all its turns and tool results; `k` are samples per problem. `max_turns` is for styles with tools; 0: as
-    the recipe has it.
+    """How a harness samples: `temperature` 0 is greedy, `top_k` 0 takes all tokens.
+
+    `max_tokens` are those of a whole response, of all its turns and tool results; `k` are samples per problem.
+    `max_turns` is for styles with tools; 0: as the recipe has it.
     """
 
     temperature: float
@@ -31,9 +32,10 @@ class StyleSampling:
 @final
 @dataclass(frozen=True)
 class Means:
-    """What judging may use: `workers` processes that compare mathematics, `seconds` (CPU) for one comparison, and `code`,
-    which gives the verifier that runs programs (`CodeVerifier.judged` for programs that a style extracted itself). The
-    sandbox of `code` starts when it is called, and is closed by whoever made these means.
+    """What judging may use: `workers` processes that compare mathematics, `seconds` (CPU) for one comparison, and
+    `code`, which gives the verifier that runs programs (`CodeVerifier.judged` for those that a style extracted itself).
+
+    The sandbox of `code` starts when it is called, and is closed by whoever made these means.
     """
 
     code: Callable[[], CodeVerifier]
