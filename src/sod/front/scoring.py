@@ -56,14 +56,16 @@ def score(wanted: Wanted, notice: Notice) -> Scored:
     from sod.evaluation.benchmarks.catalogue import benchmarks_named
     from sod.evaluation.benchmarks.loading import load_problems
     from sod.evaluation.recorded.reading import read_recorded
-    from sod.evaluation.styles.catalogue import style_named
+    from sod.evaluation.recorded.styles import scoring_style, style_limits
 
-    benchmark, style = _one(benchmarks_named(wanted.benchmark)), style_named(wanted.style)
-    if benchmark.name not in style.benchmarks:
-        raise SodError(f"--style {style.name} does not have {benchmark.name}; it has {', '.join(style.benchmarks)}")
-    recipe = given_recipe(PLAIN, wanted.overrides, NOTHING, notice)
+    benchmark = _one(benchmarks_named(wanted.benchmark))
+    changes = [*style_limits(wanted.style, benchmark.name), *wanted.overrides]
+    recipe = given_recipe(PLAIN, changes, NOTHING, notice)
     read = load_problems(benchmark, wanted.data_dir, notice)
     recorded = read_recorded(wanted.outputs, read.problems, notice, wanted.column)
+    style = scoring_style(wanted.style, recorded)
+    if benchmark.name not in style.benchmarks:
+        raise SodError(f"--style {style.name} does not have {benchmark.name}; it has {', '.join(style.benchmarks)}")
     asked = scoring(style, read, recorded, wanted.k, wanted.partial, recipe.seed, notice)
     place = wanted.to or _place(wanted, asked.k)
     with claimed(place, exact=wanted.to is not None) as target:
