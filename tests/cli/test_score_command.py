@@ -146,7 +146,7 @@ COMPLETIONS = {
     "a body": ("    return text[1:-1]\n", True),
     "the function again": ("def unwrapped(text):\n    return text.strip('<>')\n", True),
     "helpers before it": (
-        "import re\n\ndef inner(text):\n    return re.sub('[<>]', '', text)\n\nunwrapped = inner",
+        "import re\n\ndef f(text):\n    return re.sub('[<>]', '', text)\n\nunwrapped = f",
         True,
     ),
     "wrong": ("    return text\n", False),

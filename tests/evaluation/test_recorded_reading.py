@@ -1,4 +1,4 @@
-"""Recorded outputs: where harnesses have their texts, which problem a row is about, and what is refused by file and row."""
+"""Recorded outputs: where harnesses have their texts, which problem a row is about, what is refused by file and row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODE = [
     Problem(f"HumanEval/{n}", "humaneval", "code", f"def count_{n}(sheep):\n    '''How many?'''\n", "")
     for n in range(2)
 ]
-CHOICE = [Problem("rec7", "gpqa_diamond", "choice", "Which of these is blue by day?", "sky", ("sky", "grass", "snow"))]
+CHOICE = [Problem("rec7", "gpqa_diamond", "choice", "Which of them is blue?", "sky", ("sky", "grass", "snow"))]
 IDS = [problem.id for problem in MATH]
 
 
