@@ -87,7 +87,7 @@ def test_the_style_says_what_is_asked_and_how(world: Any, sod: Any, folder: Path
     played = generations(tmp_path / "out")
     assert [row["tools"] for row in played] == [[]] * 3
     assert {len(row["turns"]) for row in played} == {1}
-    assert {row["truth"] for row in played} == {rows.MATH_500["answer"]}
+    assert [row["truths"] for row in played] == [[rows.MATH_500["answer"]]] * 3
 
 
 def test_refused_before_a_model_is_looked_at(sod: Any, folder: Path, tmp_path: Path) -> None:

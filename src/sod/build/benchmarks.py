@@ -138,7 +138,8 @@ def _task(problem: Problem, style: Style) -> Task:
     """The task that is played: the style's prompt, and what records say beside it. Tests stay with the problem."""
     truth = "" if problem.kind == "code" else style.truth(problem)
     extra = {} if problem.difficulty is None else {"difficulty": problem.difficulty}
-    return Task(problem.id, style.prompt(problem), truth, problem.benchmark, extra)
+    verifier = "code" if problem.kind == "code" else None
+    return Task(problem.id, style.prompt(problem), truth, problem.benchmark, extra, verifier=verifier)
 
 
 @contextmanager

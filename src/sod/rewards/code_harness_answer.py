@@ -5,41 +5,79 @@ request is the job: the model's code (`sources`), what the tests are about (`ent
 defines, and the text of `code_harness_values`. Every other one asks for something: a call, an attribute, an item. What
 the model's code does in here it does to itself: the judge believes nothing but data.
 
-Standard library only, and little of it: every answer that is judged waits for its start.
+Standard library only, and as little of it as can be: every answer that is judged waits for its start, of which `json`,
+`typing` and what they import would be more than half.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import types
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+
+TYPE_CHECKING = False  # what type checkers take for true
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
+
+    Value = Any
 
 READY: dict[str, Any] = {"value": None, "objects": []}
 WORDS = 300  # characters of a message kept
+CONSTANTS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
-Value = Any
+
+class Plain:
+    """How the scanner of `json.loads` is to read."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = CONSTANTS.__getitem__
+
+
+def json_functions() -> tuple[Callable[[Value], str], Callable[[str], Value]]:
+    """`json.dumps` and `json.loads`: the C functions that these call, where they can be had without `json` itself."""
+    try:
+        from _json import encode_basestring_ascii, make_encoder, make_scanner
+    except ImportError:  # not CPython
+        import json
+
+        return json.dumps, json.loads
+    encode: Value = make_encoder(None, refuse, encode_basestring_ascii, None, ": ", ", ", False, False, True)
+    scan: Value = make_scanner(Plain)  # type: ignore[arg-type]
+    return lambda value: "".join(encode(value, 0)), lambda text: scan(text.strip(), 0)[0]
+
+
+def refuse(value: Value) -> Value:
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def new_module(name: str) -> ModuleType:
+    """An empty module, which can be imported from now on."""
+    module = sys.modules[name] = type(sys)(name)
+    return module
 
 
 def module_of(name: str, source: str) -> Any:
     """A module of the given text, which can be imported from now on."""
-    module = sys.modules[name] = types.ModuleType(name)
+    module = new_module(name)
     exec(compile(source, f"<{name}>", "exec"), module.__dict__)
     return module
 
 
 def candidate_main(requests: int, replies: int) -> None:
     """Load the answer, then do what is asked of it until the judge goes away."""
+    dumps, loads = json_functions()
     with open(requests, "rb") as lines, open(replies, "wb") as out:
 
         def reply(message: dict[str, Value]) -> None:
-            out.write(json.dumps(message).encode() + b"\n")
+            out.write(dumps(message).encode() + b"\n")
             out.flush()
 
         reply(READY)  # now the model's code is sent
-        job = json.loads(lines.readline())
+        job = loads(lines.readline().decode())
         sys.path[:] = ["", *job["path"]]  # it may import what it wrote
         answer = None
         try:
@@ -49,7 +87,7 @@ def candidate_main(requests: int, replies: int) -> None:
             reply(failure(error))
         for line in lines:
             try:
-                message = answer.done(json.loads(line))  # type: ignore[union-attr]
+                message = answer.done(loads(line.decode()))  # type: ignore[union-attr]
             except BaseException as error:
                 message = failure(error)
             reply(message)
@@ -117,15 +155,16 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
 }
 
 
-def load(job: dict[str, Any]) -> types.ModuleType:
-    """Run the sources in one namespace, that of a module."""
-    module = types.ModuleType("solution")
-    sys.modules["solution"] = module
+def load(job: dict[str, Any]) -> ModuleType:
+    """Run the sources in one namespace, that of a module; annotations are evaluated, unlike this file's own."""
+    module = new_module("solution")
     *helpers, code = job["sources"]
     for source in helpers:
-        with suppress(SyntaxError):  # a prompt that is no program by itself
-            exec(compile(source, "<prompt>", "exec"), module.__dict__)
-    exec(compile(code, "<answer>", "exec"), module.__dict__)
+        try:  # noqa: SIM105  `suppress` would have to be imported
+            exec(compile(source, "<prompt>", "exec", dont_inherit=True), module.__dict__)
+        except SyntaxError:  # a prompt that is no program by itself
+            pass
+    exec(compile(code, "<answer>", "exec", dont_inherit=True), module.__dict__)
     return module
 
 

@@ -84,8 +84,8 @@ def run(job: dict[str, Any], given: Any, result: int) -> None:
     functional = job["fn_name"] is not None
     module = types.ModuleType("solution" if functional else "__main__")
     sys.modules[module.__name__] = module
-    exec(compile(job["prelude"], "<prelude>", "exec"), module.__dict__)
-    exec(compile(job["code"], "<answer>", "exec"), module.__dict__)
+    exec(compile(job["prelude"], "<prelude>", "exec", dont_inherit=True), module.__dict__)
+    exec(compile(job["code"], "<answer>", "exec", dont_inherit=True), module.__dict__)
     if not functional:
         return
     owner = module.__dict__.get("Solution")
@@ -188,7 +188,7 @@ def main() -> None:
     close_to_others()
     job = {**json.loads(sys.stdin.buffer.read()), "path": path}
     with suppress(Exception):  # import once what every fork will want; a failure shows in the forks
-        exec(compile(job["prelude"], "<prelude>", "exec"), {})
+        exec(compile(job["prelude"], "<prelude>", "exec", dont_inherit=True), {})
     os.write(1, f"{job['nonce']}\n".encode())
     report = json.dumps({"results": run_all(job, home)})
     with suppress(FileNotFoundError):

@@ -18,15 +18,18 @@ Standard library only; the text of this file is a part of the job.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+
+TYPE_CHECKING = False  # what type checkers take for true: the answer's interpreter starts without these
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    Value = Any
+    Hold = Callable[[Value], Value]
 
 DEEPEST = 100  # levels of a value: fewer than packing can take where the tests pass it on
 CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 PLAIN_ITEMS = "biufcSUmM"  # kinds of arrays that hold no objects
-
-Value = Any
-Hold = Callable[[Value], Value]
 
 
 def written(value: Value) -> Value:

@@ -53,7 +53,7 @@ def _last_named(text: str, choices: Sequence[str]) -> str:
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     found = re.findall("|".join(longest_first), _bare(text))
     named = found[-1].strip() if found else ""
-    return letters.get(named, named)
+    return letters.get(named, named) if named else ""  # an option of punctuation alone is named everywhere
 
 
 def _last_behind_colon(text: str, count: int) -> str:
