@@ -17,7 +17,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def problem_of(output: Output, number: int) -> Problem:
 def ours(style: str, made: Sequence[Output], code: CodeVerifier) -> list[int]:
     """Our verdicts."""
     asked = [(problem_of(output, number), output.text) for number, output in enumerate(made)]
-    verdicts = STYLES[style].scores(asked, Means(lambda: code, workers=2, seconds=5.0))
+    verdicts = STYLES[style].scores(asked, Means(lambda: code, workers=2, seconds=5))
     faults = [verdict.detail for verdict in verdicts if isinstance(verdict, Fault)]
     if faults:
         raise SystemExit(f"{style}: {len(faults)} faults: {faults[0]}")
@@ -67,13 +67,18 @@ def ours(style: str, made: Sequence[Output], code: CodeVerifier) -> list[int]:
 
 def theirs(made: Sequence[Output], harnesses: Path) -> list[int]:
     """The harnesses' verdicts, from their own environment."""
-    lines = "".join(json.dumps(output._asdict()) + "\n" for output in made)
-    command = [str(harnesses / "bin/python"), str(HERE / "references.py")]
+    found: list[int] = asked_of(harnesses, [output._asdict() for output in made])
+    return found
+
+
+def asked_of(harnesses: Path, given: Sequence[Mapping[str, Any]], *options: str) -> Any:
+    """What `references.py` says of rows."""
+    lines = "".join(json.dumps(row) + "\n" for row in given)
+    command = [str(harnesses / "bin/python"), str(HERE / "references.py"), *options]
     done = subprocess.run(command, input=lines, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SystemExit(f"references.py failed: {done.stderr.strip().rpartition(chr(10))[2]}")
-    found: list[int] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)
 
 
 def naive(output: Output) -> int:

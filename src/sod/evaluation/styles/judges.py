@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, final
 
@@ -40,14 +41,14 @@ class Resources:
         self._means = means
         self._math: MathWorkers | None = None
         self._code: CodeVerifier | None = None
+        self._lock = threading.Lock()
 
-    @property
-    def math(self) -> MathWorkers:
-        """Compares whole texts."""
-        if self._math is None:
-            seconds = max(1, round(self._means.seconds))
-            self._math = MathWorkers(self._means.workers, seconds, MEMORY_MB, whole_texts=True)
-        return self._math
+    def compared(self, pairs: Sequence[Pair]) -> list[str | Fault]:
+        """What math-verify says of pairs of whole texts. Calls from several threads run one after the other."""
+        with self._lock:
+            if self._math is None:
+                self._math = MathWorkers(self._means.workers, self._means.seconds, MEMORY_MB, whole_texts=True)
+            return self._math.compare(pairs)
 
     @property
     def code(self) -> CodeVerifier:
@@ -58,8 +59,9 @@ class Resources:
 
     def close(self) -> None:
         """End the comparisons. Safe to call twice."""
-        if self._math is not None:
-            self._math.close()
+        with self._lock:
+            if self._math is not None:
+                self._math.close()
 
 
 Judge = Callable[[Sequence[Item], Resources], list[Verdict | Fault]]
@@ -81,7 +83,7 @@ def by_math_verify(read: Callable[[Problem, str], Read]) -> Judge:
     def judge(items: Sequence[Item], resources: Resources) -> list[Verdict | Fault]:
         reads = [read(problem, text) for problem, text in items]
         pairs = list(dict.fromkeys(Pair(one.given, one.truth) for one in reads))
-        statuses = dict(zip(pairs, resources.math.compare(pairs), strict=True))
+        statuses = dict(zip(pairs, resources.compared(pairs), strict=True))
         found = [statuses[Pair(one.given, one.truth)] for one in reads]
         return [_compared(item, one, status) for item, one, status in zip(items, reads, found, strict=True)]
 

@@ -63,7 +63,7 @@ _SUBMIT = (  # the slip of the pen is theirs
     "current code is correct, do not call the tools again and submit your code within ```python\n# YOUR CODE HERE\n```."
 )
 
-SAMPLING = StyleSampling(temperature=1.0, top_p=0.6, top_k=0, max_tokens=20_480, k=32)
+SAMPLING = StyleSampling(temperature=1.0, top_p=0.6, top_k=0, max_tokens=20_480, k=32, max_turns=16)
 
 _SWAPPED = "it samples at temperature 1.0 with top-p 0.6, which look as if 0.6 and 0.95 had been meant"
 _STRICT = (
