@@ -107,6 +107,12 @@ PREMISE = (
     "python benchmarks/premise.py recipes/compare-unreliable.yaml --world runs/compare/world-HASH-sSEED --out premise"
 )
 BY_A_TEST = {
+    "sod score samples.jsonl --benchmark humaneval --style programs": (
+        "tests/cli/test_score_command.py::test_completions_run_behind_their_prompt"
+    ),
+    "sod score outputs/ --benchmark aime24 --style official -k 32": (
+        "tests/cli/test_score_command.py::test_figures_and_files"
+    ),
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python boxes.py seed=1": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python corridor_world.py": "tests/test_own_examples.py::test_own_environment_is_played_in",
@@ -233,6 +239,9 @@ GEMMA = (
 QWEN3 = "takes Qwen3 from the Hub and needs eight cards; two steps of it small run in tests/build/test_paper_recipes.py"
 TABLE = "makes the whole table on eight cards; its stages run small in tests/test_paper_script.py"
 NOT_RUN = {
+    "python benchmarks/rescored.py FOLDER --data-dir HUMANEVAL --out RESULTS": (
+        "takes outputs of another repository, which are not part of this project; its parts: tests/test_rescored.py"
+    ),
     **dict.fromkeys(
         (
             *(

@@ -15,6 +15,7 @@ COMMANDS = [
     ("quickstart",),
     ("train",),
     ("eval",),
+    ("score",),
     ("methods",),
     ("plan",),
     ("sft",),

@@ -27,6 +27,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("sft", QUICKSTART, "method=grpo"), "method"),
         (("eval", "model", "--data", "d.jsonl", "optim.lr=1"), "optim.lr"),
         (("eval", "model", "--data", "d.jsonl", "rollout.group_size=1"), "rollout.samples"),
+        (("score", "o.jsonl", "--benchmark", "gsm8k", "--style", "sod", "student.path=x"), "student.path"),
         (("quickstart", QUICKSTART, "compare.lrs=[1]"), "compare.lrs"),
         (("compare", QUICKSTART, "--methods", "sod", "compare.lrs=[1]", "optim.lr=1"), "optim.lr"),
         (("compare", QUICKSTART, "--methods", "sod", "data.train=x"), "data.train"),

@@ -29,6 +29,8 @@ from sod.cli.ranks import keep_quiet, tell
 from sod.cli.recipe import recipe_app
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
+from sod.cli.score import EXAMPLES as SCORE_EXAMPLES
+from sod.cli.score import score
 from sod.cli.teacher import teacher_app
 from sod.records import SodError
 from sod.report.console import err, methods_table, out, rows_table
@@ -70,6 +72,7 @@ app.command(rich_help_panel=LATER, epilog=PLAN_EXAMPLES)(plan)
 app.command(rich_help_panel=LATER, epilog=SFT_EXAMPLES)(sft)
 app.command(rich_help_panel=LATER, epilog=CHAT_EXAMPLES)(chat)
 app.command(rich_help_panel=LATER, epilog=ALIGN_EXAMPLES)(align)
+app.command(rich_help_panel=LATER, epilog=SCORE_EXAMPLES)(score)
 app.command(rich_help_panel=LATER, epilog=COMPARE_EXAMPLES)(compare)
 app.command(rich_help_panel=LATER, epilog=INIT_EXAMPLES)(init)
 

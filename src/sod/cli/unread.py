@@ -9,7 +9,7 @@ from sod.recipe import Recipe
 from sod.recipe.names import key_of
 from sod.records import SodError
 
-Command = Literal["train", "sft", "eval", "quickstart", "compare"]
+Command = Literal["train", "sft", "eval", "score", "quickstart", "compare"]
 
 _WORLD_MAKES = ("student.path", "teacher.path", "data")
 UNREAD: Mapping[Command, Sequence[str]] = {
@@ -24,6 +24,10 @@ UNREAD: Mapping[Command, Sequence[str]] = {
         *("rollout.prompts", "rollout.samples", "rollout.temperature", "rollout.top_p", "rollout.top_k"),
         *("rollout.distill_before_fault", "rollout.max_staleness", "rollout.importance"),
     ),
+    "score": (
+        *("student", "teacher", "teachers", "engine", "launch", "method", "optim", "train", "sft", "world", "compare"),
+        *("data", "chat", "environment", "evaluation", "trackers", "rollout"),
+    ),
     "quickstart": (*_WORLD_MAKES, "compare"),
     "compare": ("seed", "trackers", "method.name"),
 }
@@ -35,6 +39,7 @@ READ: Mapping[Command, Sequence[str]] = {
     "train": ("sft.max_tokens",),  # by a method of demonstrations
     "sft": ("train.keep_checkpoints",),
     "eval": (),
+    "score": ("rollout.fault_retries",),
     "quickstart": ("data.overlong_prompts",),
     "compare": ("data.overlong_prompts", "sft.max_tokens"),
 }

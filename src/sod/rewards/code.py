@@ -187,6 +187,8 @@ def python_job(suite: CheckSuite) -> dict[str, Any]:
 
 def _sources(suite: CheckSuite, code: str) -> list[str]:
     """What the candidate runs: the prompt (its imports and helpers) and the answer, or the prompt continued."""
+    if suite.whole:
+        return [code]
     root = re.match(r"\w*", suite.entry_point)  # of `Solution().f` the class
     name = re.escape(root[0] if root else suite.entry_point)
     if re.search(rf"^(?:(?:(?:async\s+)?def|class)\s+{name}\b|{name}\s*=)", code, re.MULTILINE):

@@ -26,13 +26,15 @@ class CheckSuite:
     """Tests in Python that call the function `entry_point` themselves; `prompt` stands before the answer.
 
     The entry point may be an expression, such as `Solution().f`. `names` are others that the tests import from the
-    module `solution`.
+    module `solution`. An answer that is `whole` has all of the prompt that it is to have in it already: only the tests
+    find the prompt's helpers then.
     """
 
     prompt: str
     entry_point: str
     test: str
     names: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def classes(self) -> list[str]:

@@ -34,4 +34,4 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 def whole_program(suite: Suite) -> Suite:
     """Tests in Python for programs that have the prompt in them already."""
-    return suite if isinstance(suite, CaseSuite) else replace(suite, prompt="")
+    return suite if isinstance(suite, CaseSuite) else replace(suite, whole=True)
