@@ -147,6 +147,16 @@ def test_ranks_that_share_rows_train_and_fine_tune_as_one_process_does(
         assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_ranks_that_cannot_be_grouped_are_not_started(more: Sequence[str], recipe: Path, sod: Any) -> None:
+    ended = sod("train", recipe, TWO, "parallel.sequence=3", *more)
+    assert ended.code == 1
+    assert " ".join(ended.err.split()) == (
+        "error: parallel.sequence=3 does not divide the number of processes, 2; set parallel.shards=3, or "
+        "parallel.sequence to one of 1, 2"
+    )
+
+
 def test_ranks_that_disagree_say_so_once(recipe: Path, tmp_path: Path) -> None:
     """As torchrun would start them, on two machines with other keys."""
     commands: Sequence[Sequence[str]] = [

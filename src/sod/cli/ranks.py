@@ -88,7 +88,8 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
             )
         ranks.refuse_difference(guard_hash(resolved(recipe)), "recipe")
         ranks.refuse_difference(str(recipe.parallel.sequence), "parallel.sequence")
-        refuse_uneven_teams(recipe.parallel, ranks.count)
+        with ranks.in_common():
+            refuse_uneven_teams(recipe.parallel, ranks.count)
         if recipe.student.device != "cpu":
             prove_cards(ranks)
         yield teamed(ranks, recipe.parallel.sequence)

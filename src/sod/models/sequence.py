@@ -67,8 +67,9 @@ def cut_rows(model: Any, ranks: Ranks, where: str) -> None:
     if ranks.team.size == 1:
         return
     said = ranks.complaint(_flaw(model, ranks.team))
-    if said is not None:
-        raise SodError(f"{where}: {named(model.config)} {said}; set {KEY}=1")
+    with ranks.in_common():
+        if said is not None:
+            raise SodError(f"{where}: {named(model.config)} {said}; set {KEY}=1")
     mark_team(model, ranks.team)
 
 
