@@ -2,10 +2,10 @@
 
     python measured_job.py RECIPE DIRECTORY train|sft [MIB]
 
-Prints two growths in bytes, from after all imports: of what is allocated, which glibc is asked for every millisecond
-(weights that are mapped from their files beside it), and of what the kernel has given, which is more by what lies
-between. With MIB, at most so many may be mapped beyond what is mapped when the run is ready; an error is printed as the
-`sod` command does.
+Started by a launcher it is one rank of such a run, whose own memory it prints. Prints two growths in bytes, from after
+all imports: of what is allocated, which glibc is asked for every millisecond (weights that are mapped from their files
+beside it), and of what the kernel has given, which is more by what lies between. With MIB, at most so many may be
+mapped beyond what is mapped when the run is ready; an error is printed as the `sod` command does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from sod.build.recipe import read_recipe
 from sod.build.supervised import prepare_sft
 from sod.build.training import prepare_train
+from sod.models.ranks import ALONE, Ranks, launched
 from sod.records import SodError
 
 
@@ -76,6 +77,15 @@ class Watch(threading.Thread):
             self.most = max(self.most, allocated())
 
 
+def joined() -> Ranks:
+    """The other ranks, where a launcher has started any."""
+    if not launched():
+        return ALONE
+    from sod.models.parallel import join
+
+    return join()
+
+
 def main() -> None:
     """See above."""
     recipe, directory, kind, *limit = sys.argv[1:]
@@ -83,7 +93,10 @@ def main() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
     before, had, watch = status("VmRSS"), allocated(), Watch()
     prepare = prepare_sft if kind == "sft" else prepare_train
-    with closing(prepare(read_recipe(recipe, (), print), Path(directory), False, lambda text: None)) as job:
+    ranks = joined()
+    with closing(
+        prepare(read_recipe(recipe, (), print), Path(directory), False, lambda text: None, ranks=ranks)
+    ) as job:
         if limit:
             most = status("VmSize") + int(limit[0]) * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -20,8 +20,9 @@ from sod.models.score import CUDA_ROWS, action_logps, chunk_rows
 from sod.preflight.advice import advised, beyond
 from sod.preflight.crossing import Crossing, rendered
 from sod.preflight.devices import _of_groups, free_bytes
-from sod.preflight.estimate import SAMPLING, UPDATE, Estimate, estimated, readable
+from sod.preflight.estimate import estimated, readable
 from sod.preflight.models import Micro, Planned, Pull, on_cuda, update_of
+from sod.preflight.parts import SAMPLING, UPDATE, Estimate
 from sod.preflight.rehearsal import Sizes, Tally, update_sizes
 from sod.preflight.words import part_rows, peak_text, shortage_text
 from sod.recipe import Recipe, TeacherSpec

@@ -16,8 +16,9 @@ from sod.build.method import make_method
 from sod.chat.render import Chat
 from sod.models.load import save_model
 from sod.preflight.crossing import SAMPLE, Crossing, crossing_of, rendered
-from sod.preflight.estimate import SCORING, UPDATE, Estimate, estimated
+from sod.preflight.estimate import estimated
 from sod.preflight.models import Micro
+from sod.preflight.parts import SCORING, UPDATE, Estimate
 from sod.recipe import Recipe
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sod.build.recipe import read_recipe
-from sod.preflight.estimate import SAMPLING, UPDATE, estimated, readable
+from sod.preflight.estimate import estimated, readable
+from sod.preflight.parts import SAMPLING, UPDATE
 
 WITHIN = 0.15
 GROUP = {"prompts": 1}

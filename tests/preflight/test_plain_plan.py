@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from architectures import LINEAR, tiny_config
-from sod.preflight.estimate import SAMPLING, estimated
+from sod.preflight.estimate import estimated
+from sod.preflight.parts import SAMPLING
 from sod.recipe import Recipe
 
 

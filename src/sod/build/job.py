@@ -261,11 +261,14 @@ class Learner:
     def trainee(self, state: Callable[[], State], chat: Chat) -> Trainee:
         """What a checkpoint is made of, `state` beside the model."""
         save = saver(self.model if self.whole is None else self.whole, chat)
-        return Trainee(state, save, write_nothing if self.ranks.count == 1 else self._write_pieces, self.ranks)
+        # Not a method of ours, which would keep `start` alive: with an adapter the whole weights on every rank.
+        pieces = partial(_write_pieces, self.model, self.optimizer, self.whole, self.ranks)
+        return Trainee(state, save, write_nothing if self.ranks.count == 1 else pieces, self.ranks)
 
-    def _write_pieces(self, directory: Path) -> None:
-        write_shards(directory, self.optimizer, self.ranks)
-        gatherer(self.whole)(self.model)
+
+def _write_pieces(model: Any, optimizer: Optimizer, whole: Any | None, ranks: Ranks, directory: Path) -> None:
+    write_shards(directory, optimizer, ranks)
+    gatherer(whole)(model)
 
 
 def make_learner(

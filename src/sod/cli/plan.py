@@ -34,6 +34,7 @@ def plan(
     from sod.preflight.advice import advised, beyond  # slow to import: what is wrong with the recipe is told before it
     from sod.preflight.devices import free_bytes
     from sod.preflight.estimate import estimated, readable
+    from sod.preflight.step import step_lines
     from sod.preflight.words import advice_rows, part_rows, peak_text, size_text
 
     spec = readable(spec, sft, notice)
@@ -42,6 +43,9 @@ def plan(
     for device in estimate.devices:
         out.print(rows_table(f"memory on {device}", ("what", *estimate.phases), part_rows(estimate, device)))
     out.print(peak_text(estimate, free), markup=False)
+    if not sft and not beyond(estimate, free):  # what does not fit takes no time
+        for line in step_lines(spec):
+            out.print(line, markup=False)
     missing = beyond(estimate, free)
     if not missing:
         return

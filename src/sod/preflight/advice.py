@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, final
 
-from sod.preflight.estimate import Estimate, estimated
+from sod.preflight.estimate import estimated
+from sod.preflight.parts import Estimate
 from sod.recipe import Recipe, parse_recipe, resolved
 
 Free = Mapping[str, int]

@@ -7,8 +7,7 @@ episodes end earlier takes less. Bytes throughout. The memory of Python, of PyTo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import replace
 
 import torch
 
@@ -35,65 +34,16 @@ from sod.preflight.models import (
     scoring_of,
     update_of,
 )
+from sod.preflight.parts import PHASES, SAMPLING, SCORING, UPDATE, Estimate, Part
+from sod.preflight.pieces import ALONE, Spread, cut, gradients_in_pieces, is_stored, spread_of, student_in_pieces
 from sod.preflight.servers import server_sizes
 from sod.recipe import ModelSpec, Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
 from sod.records import SodError
 
-SAMPLING, SCORING, UPDATE = "sampling", "scoring by the teacher", "the update"
-PHASES = (SAMPLING, SCORING, UPDATE)
 # PyTorch computes bfloat16 on a CPU with oneDNN, which keeps up to a thousand compiled kernels and their memory. Two
 # runs of different models took 500 and 532 MiB more than their tensors; one with 16 kernels at most, 246.
 BFLOAT16_KERNELS = 512 * 2**20
-
-
-@final
-@dataclass(frozen=True)
-class Part:
-    """Something that takes memory on a device, in some phases of a step."""
-
-    name: str
-    device: str
-    bytes: int
-    phases: tuple[str, ...] = PHASES
-
-
-@final
-@dataclass(frozen=True)
-class Peak:
-    """The most that is taken on a device, and the phase in which it is."""
-
-    device: str
-    phase: str
-    bytes: int
-
-
-@final
-@dataclass(frozen=True)
-class Estimate:
-    """All parts of a run."""
-
-    parts: tuple[Part, ...]
-
-    @property
-    def devices(self) -> list[str]:
-        """The devices that are used, the student's first."""
-        return list(dict.fromkeys(part.device for part in self.parts))
-
-    @property
-    def phases(self) -> list[str]:
-        """The phases that take anything of their own, in the order of a step."""
-        own = {phase for part in self.parts if part.phases != PHASES for phase in part.phases}
-        return [phase for phase in PHASES if phase in own]
-
-    def taken(self, device: str, phase: str) -> int:
-        """Bytes on a device in a phase."""
-        return sum(part.bytes for part in self.parts if part.device == device and phase in part.phases)
-
-    def peak(self, device: str) -> Peak:
-        """When most is taken on a device, and how much."""
-        phase = max(self.phases, key=lambda phase: self.taken(device, phase))
-        return Peak(device, phase, self.taken(device, phase))
 
 
 def readable(recipe: Recipe, sft: bool, notice: Notice) -> Recipe:
@@ -113,14 +63,29 @@ def readable(recipe: Recipe, sft: bool, notice: Notice) -> Recipe:
 
 
 def estimated(recipe: Recipe, sft: bool = False) -> Estimate:
-    """What a run of a `readable` recipe takes. Raises SodError naming a model that cannot be planned."""
+    """What a run of a `readable` recipe takes: all its ranks on this machine, and the servers that it starts.
+
+    Raises SodError naming a model that cannot be planned.
+    """
+    method, spread = make_method(recipe.method), spread_of(recipe)
+    servers = [] if sft else [Part(*size) for size in server_sizes(recipe, method)]
+    if spread.ranks == 1:
+        return Estimate((*rank_parts(recipe, sft), *servers))
+    first, other = rank_parts(recipe, sft, spread), rank_parts(recipe, sft, replace(spread, first=False))
+    parts = [replace(part, name=f"rank 0: {part.name}") for part in first]
+    return Estimate((*parts, *spread.others(other), *servers))
+
+
+def rank_parts(recipe: Recipe, sft: bool, spread: Spread = ALONE) -> list[Part]:
+    """What one process of the trainer takes. Raises as `estimated`."""
     method = make_method(recipe.method)
     if sft:
-        return Estimate((*_supervised(recipe, recipe.sft.optim, recipe.sft.batch_size), *_kernels(recipe)))
-    if Need.DEMONSTRATIONS in method.needs:
-        rows = recipe.rollout.prompts * recipe.rollout.samples
-        return Estimate((*_supervised(recipe, recipe.optim, rows), *_kernels(recipe)))
-    return Estimate((*_distilled(recipe, method), *_kernels(recipe)))
+        parts = _supervised(recipe, recipe.sft.optim, recipe.sft.batch_size, spread)
+    elif Need.DEMONSTRATIONS in method.needs:
+        parts = _supervised(recipe, recipe.optim, recipe.rollout.prompts * recipe.rollout.samples, spread)
+    else:
+        parts = _distilled(recipe, method, spread)
+    return [*parts, *_kernels(recipe)]
 
 
 def _kernels(recipe: Recipe) -> list[Part]:
@@ -132,34 +97,37 @@ def _kernels(recipe: Recipe) -> list[Part]:
     return [Part("oneDNN's kernels for bfloat16", CPU, BFLOAT16_KERNELS)] if "bfloat16" in dtypes else []
 
 
-def _supervised(recipe: Recipe, optim: OptimSpec, rows: int) -> Sequence[Part]:
+def _supervised(recipe: Recipe, optim: OptimSpec, rows: int, spread: Spread) -> Sequence[Part]:
     student, device = _student(recipe, optim), str(devices_of(recipe).student)
+    rows = spread.rows(rows)
     micro = Micro.of(optim.micro_batch_tokens, recipe.sft.max_tokens, rows)
-    return [*_trained(student, device), *_updated(student, device, micro, rows > micro.rows, optim.compile)]
+    parts = _trained(student, device, spread, CPU)
+    return [*parts, *_updated(student, device, micro, rows > micro.rows, optim.compile, spread)]
 
 
-def _distilled(recipe: Recipe, method: Method) -> list[Part]:
+def _distilled(recipe: Recipe, method: Method, spread: Spread) -> list[Part]:
     rollout, student = recipe.rollout, _student(recipe, recipe.optim)
     device = str(devices_of(recipe).student)
-    rows, longest = rollout.prompts * rollout.samples, rollout.max_prompt_tokens + rollout.max_response_tokens
-    of_update = (recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples
-    micro = Micro.of(recipe.optim.micro_batch_tokens, longest, min(of_update, rows))
+    whole, longest = rollout.prompts * rollout.samples, rollout.max_prompt_tokens + rollout.max_response_tokens
+    rows = spread.rows(whole)
+    of_update = spread.rows(min((recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples, whole))
+    micro = Micro.of(recipe.optim.micro_batch_tokens, longest, of_update)
     teachers, crossing = _teachers(recipe, method), crossing_of(recipe, method)
-    parts = _trained(student, device)
-    if recipe.engine.kind == "torch":
-        parts += _students_playing(student, device, recipe)
-    parts += [Part(*size) for size in server_sizes(recipe, method)]
+    parts = _trained(student, device, spread, device)
+    if recipe.engine.kind == "torch" and spread.first and not is_stored(recipe):
+        parts += _students_playing(student, device, recipe, spread)
     for teacher, place in teachers:
         read = longest if crossing is None else crossing.tokens(longest)
         scored = Micro.of(recipe.optim.micro_batch_tokens, read, rows)
         shared = student.lora is not None and device == place and _one_model(student, teacher)
-        parts += _teaching(teacher, place, method, scored, shared)
-        if Need.TEACHER_EPISODES in method.needs:
+        shared = shared and spread.first  # the others have of the student's weights pieces alone
+        parts += _teaching(teacher, place, method, cut(scored, spread), shared)
+        if Need.TEACHER_EPISODES in method.needs and spread.first:
             parts += _playing("teacher", teacher, place, recipe)
     # Of several teachers, and of one that is served, the update reads their scores.
     alone = len(teachers) == 1 and len(recipe.teaching) <= 1
     pull = _pull(teachers[0][0], method, crossing) if alone else None
-    return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, pull)]
+    return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, spread, pull)]
 
 
 def _pull(teacher: Planned, method: Method, crossing: Crossing | None) -> Pull | None:
@@ -186,8 +154,10 @@ def _teachers(recipe: Recipe, method: Method) -> list[tuple[Planned, str]]:
     return [(Planned(spec), str(devices.of(key))) for key, spec in recipe.local_teachers.items()]
 
 
-def _trained(student: Planned, device: str) -> list[Part]:
-    """Weights and what the optimizer keeps of them, see `training.optim.Optimizer`."""
+def _trained(student: Planned, device: str, spread: Spread, whole_on: str) -> list[Part]:
+    """Weights and what the optimizer keeps of them, see `training.optim.Optimizer`; a whole copy is on `whole_on`."""
+    if spread.ranks > 1:
+        return student_in_pieces(student, device, spread, whole_on)
     counts = student.counts
     parts = [Part("student: weights", device, counts.all * student.size)]
     if student.size != FLOAT:
@@ -201,17 +171,20 @@ def _updated(
     micro: Micro,
     several: bool,
     compiling: bool | None,
+    spread: Spread,
     pull: Pull | None = None,
 ) -> list[Part]:
     """Gradients and activations; `several` micro-batches add up their gradients. `compiling` is `optim.compile`."""
     counts = student.counts
-    sizes = update_of(student, micro, several, pull)
+    sizes = update_of(student, cut(micro, spread), several or spread.ranks > 1, pull)
     if device != CPU:
         compiled = counts.all >= WORTH_IT if compiling is None else compiling
         sizes = on_cuda(sizes, student, compiled, pull)
     gradients = counts.trained * FLOAT if several or student.size != FLOAT else 0
     # A bfloat16 gradient is made float32 matrix by matrix before it is added up.
     copied = 0 if student.size == FLOAT else counts.largest * FLOAT
+    if spread.ranks > 1:
+        gradients, copied = gradients_in_pieces(student, spread)
     shape = f"{micro.rows} x {micro.length:,} tokens"
     parts = [
         Part("gradients", device, gradients, (UPDATE,)),
@@ -236,13 +209,15 @@ def _teaching(teacher: Planned, device: str, method: Method, micro: Micro, share
     return [*parts, Part(f"teacher: activations of {shape}", device, scoring, (SCORING,))]
 
 
-def _students_playing(student: Planned, device: str, recipe: Recipe) -> list[Part]:
+def _students_playing(student: Planned, device: str, recipe: Recipe, spread: Spread) -> list[Part]:
     """What playing takes: in its phase, or all of the time where the student learns meanwhile."""
     parts = _playing("student", student, device, recipe)
     if not recipe.rollout.max_staleness:
         return parts
     own = student.counts.all if student.lora is None else student.counts.trained
     beside = [replace(part, phases=PHASES) for part in parts]
+    if spread.ranks > 1:  # the whole copy plays
+        return beside
     return [Part("student: weights that play", device, own * student.size), *beside]
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from sod.build.devices import find_devices
 from sod.build.idle import idle_keys, refuse_idle
 from sod.build.method import make_method
 from sod.build.servers import find_servers
-from sod.launch.placement import Placed
 from sod.launch.server import ServerPlan
-from sod.preflight.estimate import Estimate, estimated, readable
-from sod.preflight.servers import names_of, sizes_of
+from sod.preflight.devices import CPU
+from sod.preflight.estimate import rank_parts, readable
+from sod.preflight.parts import Estimate, Part
+from sod.preflight.pieces import spread_of
+from sod.preflight.servers import sizes_of
 from sod.preflight.words import size_text
 from sod.recipe import Notice, Recipe
 
@@ -46,8 +48,6 @@ def processes(recipe: Recipe, command: Sequence[str], notice: Notice) -> list[Pr
     plans = servers.plans(found)
     for plan in plans:
         plan.refuse_used_port()
-    estimate = estimated(found)
-    trainer = Process("trainer", *_of_trainer(estimate, servers.places), command=shlex.join(command))
     started = []
     for plan, place in zip(plans, servers.places, strict=True):
         memory = " + ".join(
@@ -55,7 +55,7 @@ def processes(recipe: Recipe, command: Sequence[str], notice: Notice) -> list[Pr
         )
         address = plan.url if place.is_named else f"{plan.url}, or another free port"
         started.append(Process(plan.name, ", ".join(plan.devices), memory, address, shown_command(plan)))
-    return [trainer, *started, *_running(recipe)]
+    return [*_trainers(found, shlex.join(command)), *started, *_running(recipe)]
 
 
 def shown_command(plan: ServerPlan) -> str:
@@ -64,12 +64,24 @@ def shown_command(plan: ServerPlan) -> str:
     return " ".join([*variables, shlex.join(plan.command)])
 
 
-def _of_trainer(estimate: Estimate, places: Sequence[Placed]) -> tuple[str, str]:
-    """Its devices, and what it takes of them at the peak of each."""
-    of_servers = {name for place in places for name in names_of(place)}
-    alone = Estimate(tuple(part for part in estimate.parts if part.name not in of_servers))
-    peaks = [alone.peak(device) for device in alone.devices]
-    return ", ".join(alone.devices), "; ".join(
+def _trainers(recipe: Recipe, command: str) -> list[Process]:
+    """The process that trains, or its ranks on this machine, the first of which the command starts."""
+    spread = spread_of(recipe)
+    if spread.ranks == 1:
+        return [Process("trainer", *_taken(rank_parts(recipe, False)), command=command)]
+    first = Process("trainer, rank 0", *_taken(rank_parts(recipe, False, spread)), command=command)
+    several = spread.ranks - 1
+    name = "trainer, rank 1" if several == 1 else f"trainer, ranks 1 to {several}"
+    device, memory = _taken(rank_parts(recipe, False, replace(spread, first=False)))
+    devices = device if device == CPU else ", ".join(spread.devices)
+    return [first, Process(name, devices, memory if several == 1 else f"{memory}, each", "by rank 0's command")]
+
+
+def _taken(parts: Sequence[Part]) -> tuple[str, str]:
+    """The devices of a process, and what it takes of each at its peak."""
+    estimate = Estimate(tuple(parts))
+    peaks = [estimate.peak(device) for device in estimate.devices]
+    return ", ".join(estimate.devices), "; ".join(
         f"{size_text(peak.bytes)} at its peak, in {peak.phase}" for peak in peaks
     )
 

@@ -42,11 +42,6 @@ def sizes_of(place: Placed, recipe: Recipe, method: Method) -> list[Size]:
     return sizes if cache is None else [*sizes, (f"{place.name}: {CACHE}", CPU, cache)]
 
 
-def names_of(place: Placed) -> list[str]:
-    """What the sizes of a server are called."""
-    return [f"{place.name}: {kind}" for kind in (SHARE, WEIGHTS, CACHE)]
-
-
 def _model(place: Placed, recipe: Recipe, method: Method) -> tuple[ModelSpec, Sequence[str]]:
     """The model of a server, and the options that it is started with."""
     teacher = None if place.where == STUDENT else teacher_to_serve(recipe, method, lambda text: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sod.preflight.advice import Advice, Free, beyond
-from sod.preflight.estimate import Estimate
+from sod.preflight.parts import Estimate
 
 GIB = 2**30
 
