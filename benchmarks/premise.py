@@ -302,7 +302,9 @@ def run(recipe: Recipe, directory: Path, options: argparse.Namespace) -> dict[st
     paths = {role: final_model(spec.path) for role, spec in specs.items()}
     own, theirs = ((paths[role], load_tokenizer(paths[role])) for role in ("student", "teacher"))
     chat = chat_over(recipe, own, theirs, notice)
-    tasks = fitting_tasks(loaded_tasks(recipe.data.validation_tasks, "validation", recipe, notice), chat, recipe, notice)
+    tasks = fitting_tasks(
+        loaded_tasks(recipe.data.validation_tasks, "validation", recipe, notice), chat, recipe, notice
+    )
     asked = {f"chain-{number}": one for number, one in enumerate(chains)}
     if any(task.id not in asked or task.prompt[0].content != asked[task.id].expression for task in tasks):
         raise SodError(f"{directory}: its validation tasks are not those of its world and seed")
