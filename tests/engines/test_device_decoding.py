@@ -246,6 +246,16 @@ def test_fewer_rows_decode_where_not_all_fit(model: Any) -> None:
     assert sorted(name for name, _ in ended) == [str(n) for n in range(8)]
 
 
+def test_a_cache_is_no_larger_than_its_rows_can_need(model: Any) -> None:
+    """Several engines with a share of one device each would not fit beside each other, small as their models are."""
+    engine = TorchEngine(model, frozenset(), 4, cache_bytes=tokens_of(model, 10**6), longest=1100)
+    assert engine._fixed is not None
+    assert engine._fixed.tokens == 4 * 1280  # columns beyond 1,024 come in steps of 256
+    engine.submit([SampleRequest(str(n), tuple(range(n, n + 270)) * 4, 20, n) for n in range(4)], Sampling())
+    engine.advance(1)
+    assert len(engine._slots.rows) == 4
+
+
 def test_tokens_of_one_call_end_where_they_should(model: Any) -> None:
     """`advance(n)` samples n tokens after the first, burst or not."""
     engine = TorchEngine(model, frozenset(), 4, cache_bytes=tokens_of(model, 2560))

@@ -44,7 +44,7 @@ def choose_engine(
     if reason is None:
         attention = model.config._attn_implementation
         try:
-            return TorchEngine(model, stop_ids, max_rows, meter=meter, cache_share=cache_share)
+            return TorchEngine(model, stop_ids, max_rows, meter=meter, cache_share=cache_share, longest=longest)
         except UnknownArchitectureError as error:
             # The fast engine's attention knows neither sinks nor caps: the model goes back to its own.
             model.set_attn_implementation(attention)

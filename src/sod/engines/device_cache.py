@@ -39,6 +39,11 @@ def column_bucket(columns: int) -> int:
     return max(FINE, -(-columns // step) * step)
 
 
+def most_tokens(rows: int, longest: int) -> int:
+    """What so many rows of so many tokens take at most, with what rounding up adds."""
+    return row_bucket(rows) * column_bucket(longest)
+
+
 @final
 class FixedStorage:
     """Room for rows x columns tokens, whatever their proportion; see `sod.engines.cache.Storage`."""
@@ -54,9 +59,10 @@ class FixedStorage:
             self._values = torch.zeros(size, dtype=shape.dtype, device=shape.device)
 
     @classmethod
-    def of_bytes(cls, shape: Shape, size: int) -> FixedStorage:
-        """As large as so many bytes allow."""
-        return cls(shape, size // token_bytes(shape))
+    def of_bytes(cls, shape: Shape, size: int, most: int | None = None) -> FixedStorage:
+        """As large as so many bytes allow, for `most` tokens at most."""
+        tokens = size // token_bytes(shape)
+        return cls(shape, tokens if most is None else min(tokens, most))
 
     @property
     def keys(self) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.cache import GrowingStorage, Shape
 from sod.engines.device_burst import BURST, Bursts, plain_index_writes
-from sod.engines.device_cache import FixedStorage, shares_of_memory
+from sod.engines.device_cache import FixedStorage, most_tokens, shares_of_memory
 from sod.engines.device_draw import draw
 from sod.engines.device_noise import signed, uniforms
 from sod.engines.proof import MOST, prove
@@ -55,7 +55,8 @@ class TorchEngine:
     On a CUDA device the cache has a fixed size, `cache_share` of the device's memory: three quarters for the rows that
     decode, a quarter for `offload_bytes`. Fewer rows than `max_rows` decode together where these do not fit, and a turn
     that does not fit alone is refused with a SodError. Tokens are then sampled in bursts: a turn that ends makes room
-    at the end of its burst. `cache_bytes` asks for such a cache, of this size, on any device.
+    at the end of its burst. `cache_bytes` asks for such a cache, of this size, on any device. It is no larger than
+    `max_rows` rows of `longest` tokens need, where that is told.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class TorchEngine:
         meter: Meter | None = None,
         cache_share: float = CACHE_SHARE,
         cache_bytes: int | None = None,
+        longest: int | None = None,
     ) -> None:
         refuse_unusual(model.config, "student")
         self.stop_ids = stop_ids
         self.max_rows = max_rows
         self._offload_bytes = OFFLOAD_BYTES if offload_bytes is None else offload_bytes
-        self._cache_bytes = cache_bytes
+        self._cache_bytes, self._longest = cache_bytes, longest
         if model.device.type == "cuda":
             rows, waiting = shares_of_memory(model.device, cache_share)
             self._cache_bytes = cache_bytes or rows
@@ -152,7 +154,8 @@ class TorchEngine:
         self._drop()
         if self._cache_bytes is None:
             return
-        self._fixed = FixedStorage.of_bytes(Shape.of(model), self._cache_bytes)
+        most = None if self._longest is None else most_tokens(self.max_rows, max(MOST, self._longest))
+        self._fixed = FixedStorage.of_bytes(Shape.of(model), self._cache_bytes, most)
         self._refuse_beyond_cache(MOST)
         self._slots = Slots(self._fixed, self._offload_bytes)
         self._bursts = Bursts(model, self.stop_ids, self.max_rows, self._fixed)

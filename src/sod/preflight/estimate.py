@@ -29,6 +29,7 @@ from sod.preflight.models import (
     Pull,
     cuda_forward,
     decoding_of,
+    fixed_cache_of,
     on_cuda,
     plain_decoding_of,
     scoring_of,
@@ -230,9 +231,10 @@ def _playing(who: str, model: Planned, device: str, recipe: Recipe) -> list[Part
         return _playing_plainly(who, model, device, recipe, episodes)
     if device != CPU:
         forward = cuda_forward(model, rows, rollout.max_prompt_tokens)
-        decode, waiting = shares_of_memory(torch.device(device), rollout.cache_share)
+        share, waiting = shares_of_memory(torch.device(device), rollout.cache_share)
+        cache = fixed_cache_of(model, rollout.max_rows, columns, share)
         return [
-            Part(f"{who}: engine's cache (rollout.cache_share)", device, decode),
+            Part(f"{who}: engine's cache (rollout.cache_share)", device, cache),
             Part(f"{who}: episodes set aside", device, waiting, (SAMPLING,)),
             Part(f"{who}: forwards of the engine", device, forward, (SAMPLING,)),
         ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sod.engines.cache import COLUMN_STEP, ROW_STEP
+from sod.engines.device_cache import most_tokens
 from sod.engines.sampler import CACHED_LOGITS
 from sod.engines.torch_engine import PREFILL_TOKENS, SCORES
 from sod.models.adapters import base_source
@@ -242,6 +243,11 @@ def decoding_of(model: Planned, rows: int, episodes: int, prompt: int, columns: 
             _decode(model, min(rows, episodes), columns),
         ),
     )
+
+
+def fixed_cache_of(model: Planned, rows: int, longest: int, share: int) -> int:
+    """Bytes of an engine's cache of a fixed size: `share`, or less where rows of so many tokens need less."""
+    return min(share, most_tokens(rows, longest) * _token_bytes(model))
 
 
 def plain_decoding_of(model: Planned, rows: int, episodes: int, prompt: int, columns: int, offload: int) -> Decoding:
