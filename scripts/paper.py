@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from stages import Stages
+from stages import Stages, goes_on
 
 BENCHMARKS = {
     "aime24": "AIME 2024",
@@ -178,7 +178,7 @@ def cold_start(stages: Stages, setting: Setting, recipe: str, base: str, size: s
     """SFT from a released model, merged into a plain directory: of an adapter, and of ranks, it has to be."""
     run, plain = setting.out / f"{size}-sft", setting.out / "models" / f"{size}-sft"
     file = setting.recipe(recipe, student={"path": base})
-    stages.command(f"{size}, cold start", *goes_on("sft", file, run))
+    stages.command(f"{size}, cold start", *goes_on("sft", run, file))
     stages.command(f"{size}, merge of the cold start", "models", "merge", run, "--out", plain)
     return plain
 
@@ -189,7 +189,7 @@ def trained_teacher(stages: Stages, setting: Setting) -> str:
     merged = cold_start(stages, setting, name, setting.teacher_base, "4b")
     run, plain = setting.out / "4b-grpo", setting.out / "models" / "4b-grpo"
     file = setting.recipe(name, student={"path": str(merged)}, data={"train": setting.train})
-    stages.command("4b, GRPO", *goes_on("train", file, run))
+    stages.command("4b, GRPO", *goes_on("train", run, file))
     stages.command("4b, merge", "models", "merge", run, "--out", plain)
     return str(plain)
 
@@ -203,18 +203,13 @@ def distilled(stages: Stages, setting: Setting, row: str, student: Path, teacher
         keys["data"] = {"train": str(hinted(setting))}
     if row in ("OPD", "SOD"):
         keys["teacher"] = {"path": teacher}
-    stages.command(row, *goes_on("train", setting.recipe(name, **keys), run))
+    stages.command(row, *goes_on("train", run, setting.recipe(name, **keys)))
     return run
 
 
 def hinted(setting: Setting) -> Path:
     """The training tasks with hints."""
     return setting.out / "data" / "hinted.parquet"
-
-
-def goes_on(command: str, recipe: Path, run: Path) -> list[str | Path]:
-    """The words that begin a run, or go on with it."""
-    return [command, "--resume", run] if (run / "recipe.yaml").exists() else [command, recipe, "--run", run]
 
 
 def evaluated(stages: Stages, setting: Setting, row: str, model: str) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stages import Stages, assigned
+from stages import Stages, assigned, goes_on
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 LAST = 10
@@ -62,9 +62,10 @@ def main() -> int:
     stages = Stages(options.out / "study.json", options.seconds)
     make_world(stages, options.out, keys)
     for seed in range(1, options.seeds + 1):
-        train(stages, options.out, f"seed-{seed}", trained_keys(options.out, keys, options.steps, seed))
+        name, own = f"seed-{seed}", trained_keys(options.out, keys, options.steps, seed)
+        stages.command(name, *goes_on("train", options.out / name, RECIPE, *assigned(own)))
     ranks = trained_keys(options.out, keys, options.steps, 1) | ranked_keys(options.vllm)
-    train(stages, options.out, RANKED, ranks)
+    stages.command(RANKED, *goes_on("train", options.out / RANKED, RECIPE, *assigned(ranks)))
     names = [f"seed-{seed}" for seed in range(1, options.seeds + 1)]
     rewards = {name: last_reward(options.out / name) for name in (*names, RANKED)}
     for name, reward in rewards.items():
@@ -120,14 +121,6 @@ def ranked_keys(vllm: str) -> dict[str, Any]:
         "engine.environment": Path(vllm).absolute(),
         "engine.options": options,
     }
-
-
-def train(stages: Stages, out: Path, name: str, keys: Mapping[str, Any]) -> None:
-    """A run to its end; one that was stopped goes on."""
-    run = out / name
-    begun = any(run.glob("checkpoints/*/COMPLETE.json"))
-    words: Sequence[str | Path] = ("--resume", run) if begun else (RECIPE, *assigned(keys), "--run", run)
-    stages.command(name, "train", *words)
 
 
 def last_reward(run: Path) -> float:

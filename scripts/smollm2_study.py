@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from stages import Stages, assigned
+from stages import Stages, assigned, goes_on
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "smollm2-gsm8k.yaml"
 RETOKENIZE = Path(__file__).with_name("retokenize.py")
@@ -193,7 +193,7 @@ def sft(model: Path, run: str, steps: int, size: Size, out: Path) -> list[str | 
         "sft.optim.warmup_steps": min(20, steps),
         "sft.optim.micro_batch_tokens": size.micro_batch_tokens,
     }
-    return ["sft", RECIPE, *assigned(keys), "--run", out / run]
+    return goes_on("sft", out / run, RECIPE, *assigned(keys))
 
 
 def trained(method: str, size: Size, out: Path, teacher: str) -> list[str | Path]:
@@ -212,7 +212,7 @@ def trained(method: str, size: Size, out: Path, teacher: str) -> list[str | Path
         "optim.micro_batch_tokens": size.micro_batch_tokens,
         "optim.warmup_steps": min(2, size.steps),
     }
-    return ["train", RECIPE, *assigned(keys), "--run", out / method]
+    return goes_on("train", out / method, RECIPE, *assigned(keys))
 
 
 if __name__ == "__main__":

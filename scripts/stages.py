@@ -63,3 +63,9 @@ class Stages:
 def assigned(keys: Mapping[str, Any]) -> list[str]:
     """KEY=VALUE for each."""
     return [f"{key}={value}" for key, value in keys.items()]
+
+
+def goes_on(command: str, run: Path, recipe: Path, *overrides: str) -> list[str | Path]:
+    """The words of `sod train` or `sod sft` that begin a run, or go on with what is there of it."""
+    begun = (run / "recipe.yaml").exists()
+    return [command, "--resume", run] if begun else [command, recipe, *overrides, "--run", run]
