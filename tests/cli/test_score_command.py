@@ -166,3 +166,15 @@ def test_completions_run_behind_their_prompt(sod: Any) -> None:
     found = [json.loads(line)["correct"] for line in Path("res/generations.jsonl").read_text().splitlines()]
     assert dict(zip(COMPLETIONS, found, strict=True)) == {name: right for name, (_, right) in COMPLETIONS.items()}
     assert json.loads(Path("res/evaluation.json").read_text())["pass_at_1"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["official", "lm-eval"])
+def test_tests_find_the_helpers_of_the_prompt_in_every_style(style: str, sod: Any) -> None:
+    """As of HumanEval/38, whose test encodes what the answer is to decode: the answer has its prompt in it already."""
+    Path("problems/HumanEval.jsonl").write_text(json.dumps(FUNCTION))
+    body, _ = COMPLETIONS["a body"]
+    rows = [{"task_id": "HumanEval/0", "completion": body}]
+    asked = ("--benchmark", "humaneval", "--style", style, "--data-dir", "problems", "--out", "res")
+    assert sod("score", written("o.jsonl", rows), *asked).code == 0
+    assert json.loads(Path("res/evaluation.json").read_text())["avg_at_k"] == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import final
@@ -30,9 +31,9 @@ class Matcher:
         self._problems = problems
         self._by_id = {problem.id: problem for problem in problems}
         spelled = [_plain(problem.question) for problem in problems]
-        once = {text for text in spelled if spelled.count(text) == 1}
+        times = Counter(spelled)
         pairs = zip(spelled, problems, strict=True)
-        self._by_question = {text: problem for text, problem in pairs if text in once}
+        self._by_question = {text: problem for text, problem in pairs if times[text] == 1}
         self._inside = lru_cache(maxsize=4096)(self._contained)
 
     def found(self, row: Row) -> tuple[Problem, str]:
