@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 CASES = Path(__file__).with_name("cases.py")
-SECONDS = 400  # for a busy machine; a rank that waits for ever must not hold the tests up
+SECONDS = 900  # for a busy machine; a rank that waits for ever must not hold the tests up
 
 
 def free_port() -> int:
