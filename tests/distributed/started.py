@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 CASES = Path(__file__).with_name("cases.py")
-SECONDS = 400  # for a busy machine; a rank that waits for ever must not hold the tests up
+SECONDS = 900  # for a busy machine; a rank that waits for ever must not hold the tests up
 
 
 def free_port() -> int:
@@ -31,6 +31,7 @@ def environments(count: int) -> list[dict[str, str]]:
         "WORLD_SIZE": str(count),
         "OMP_NUM_THREADS": "1",
         "SOD_ALLOCATOR": "off",
+        "PYTHONPATH": os.pathsep.join([str(CASES.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     return [common | {"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
 
