@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sod.build import evaluation
+from sod.build.job import final_model
 from sod.report import console
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
@@ -120,7 +121,7 @@ def test_the_style_says_what_is_asked_and_how(world: Any, sod: Any, folder: Path
 @pytest.mark.slow
 def test_a_style_with_tools_shows_those_of_the_recipe(world: Any, sod: Any, folder: Path, tmp_path: Path) -> None:
     """The paper's prompt is longer than this student's context, so that a copy says it has a longer one."""
-    student = Path(shutil.copytree(world.student, tmp_path / "student"))
+    student = Path(shutil.copytree(final_model(world.student, lambda text: None), tmp_path / "student"))
     config = json.loads((student / "config.json").read_text())
     (student / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     options = ("--benchmark", "math500", "--data-dir", folder, "-k", "1", "--tasks", "1", *SHORT)
