@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-from huggingface_hub import constants
-
 import benchmark_rows as rows
+import pytest
 from benchmark_rows import write_rows
 from dataset_hub import REVISION, dataset_hub
+from huggingface_hub import constants
+
 from sod.evaluation.benchmarks.catalogue import BENCHMARKS
 from sod.evaluation.benchmarks.loading import load_problems
 from sod.records import SodError
