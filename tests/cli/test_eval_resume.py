@@ -87,7 +87,7 @@ def test_several_processes_play_the_same(
     assert figures(out) == figures(whole)
     with LosingWorkers(times=9, patch=monkeypatch):
         ended = sod(*asked(world, tmp_path / "lost", "--workers", "2"))
-    assert (ended.code, len(ended.err.splitlines())) == (1, 1)
+    assert ended.code == 1
     assert "a worker was lost twice with the same tasks: its process ended with code -9" in ended.err
 
 

@@ -36,6 +36,7 @@ from sod.models.device import find_device
 from sod.recipe import Notice
 from sod.records import Group, SodError, Trajectory
 from sod.runlog import locked, trajectory_row
+from sod.runlog.lock import LOCK
 
 
 @final
@@ -146,11 +147,20 @@ def kept_evaluation(place: Place, prepared: Prepared, plan: Plan, notice: Notice
         try:
             yield _opened(directory, source, prepared, plan, notice)
         except BaseException:
-            if made and not read_episodes(directory):
-                for path in directory.iterdir():
-                    if path.name != ".lock":
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if read_episodes(directory):
+                notice(f"{directory}: keeps what was played; the same command goes on from there")
+            elif made:
+                _clear(directory)
             raise
+
+
+def _clear(directory: Path) -> None:
+    """Remove what is in a directory, but for the lock, which is removed with it."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def unfinished(directory: Path) -> Plan | None:
@@ -236,7 +246,7 @@ def refuse_unlike(directory: Path, plan: Plan) -> None:
         raise SodError(f"{directory}: is a file; name a directory with --out")
     found = read_plan(directory)
     if found is None:
-        if directory.exists() and any(entry.name != ".lock" for entry in directory.iterdir()):
+        if directory.exists() and any(entry.name != LOCK for entry in directory.iterdir()):
             raise SodError(f"{directory}: not empty, and nothing is overwritten; choose another --out")
         return
     differs = found.differs(plan)

@@ -59,6 +59,7 @@ def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> dict[str,
     from sod.build.playing import refuse_unfit_workers
     from sod.evaluation.benchmarks.catalogue import benchmarks_named
 
+    notice = _once(notice)
     benchmarks, style = benchmarks_named(wanted.benchmarks), style_named(wanted.style)
     refuse_unasked(style, benchmarks)
     about = find_evaluated(model, notice)
@@ -81,6 +82,18 @@ def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> dict[str,
             for tracker in opened:
                 tracker.log(_figures_of(name, answers[name]), about.step or 0)
     return answers
+
+
+def _once(notice: Notice) -> Notice:
+    """A notice that says the same but once: what holds for a recipe is found for each of its benchmarks."""
+    told: set[str] = set()
+
+    def heard(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            notice(text)
+
+    return heard
 
 
 def _recipe(about: Evaluated, wanted: Wanted, style: Style, name: str, notice: Notice) -> Recipe:

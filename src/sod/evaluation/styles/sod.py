@@ -78,6 +78,10 @@ _PROGRAMS = (
     "the final program is lost",
     "an output is right only to the letter, save line ends behind it",
 )
+_TOOL_NAME = (
+    "its tool is called code_interpreter (tools.python.name) and prints the value of a program's last line; here only "
+    "what is printed is shown"
+)
 _NOT_THEIRS = "the paper does not evaluate it: asked and judged as its training data"
 
 
@@ -158,6 +162,7 @@ _FUNCTIONS = Rules(_function, whole_response, _RUN, SAMPLING, (*_PROGRAMS, _SWAP
 SOD = RuledStyle(
     name="sod",
     uses_tools=True,
+    common=(_TOOL_NAME,),
     arrange=shuffled,
     rules={
         "aime24": _AIME,
