@@ -210,6 +210,7 @@ RUN = [
         False,
     ),
     ("official", function("mbpp"), "def twice(n):\n    return n * 2\n[DONE] and so on", True),
+    ("official", function("mbpp"), "def twice(n: List[int]):\n    return n * 2", False),  # annotations are evaluated
     ("lm-eval", function("humaneval"), "    return n * 2\n```\nso", True),
     ("lm-eval", function("mbpp"), "\ndef twice(n):\n    return n * 2\n```", True),
     ("lm-eval", function("mbpp"), "def twice(n):\n    return n * 2\n```", False),
