@@ -23,8 +23,10 @@ def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     laid = dict(under)
     for key, value in over.items():
         below = laid.get(key)
-        sections = isinstance(value, Mapping) and isinstance(below, Mapping)
-        laid[key] = laid_over(below, value) if sections and value and key not in _WHOLE else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and value and key not in _WHOLE:
+            laid[key] = laid_over(below, value)
+        else:
+            laid[key] = value
     return laid
 
 
