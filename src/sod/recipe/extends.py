@@ -23,7 +23,7 @@ def laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     laid = dict(under)
     for key, value in over.items():
         below = laid.get(key)
-        if value and isinstance(value, Mapping) and isinstance(below, Mapping) and key not in _WHOLE:
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and value and key not in _WHOLE:
             laid[key] = laid_over(below, value)
         else:
             laid[key] = value
