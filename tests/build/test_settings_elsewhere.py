@@ -330,7 +330,7 @@ def launched(section: Mapping[str, Any], venv: Path, model: Path) -> list[Any]:
     content = {"student": {"path": str(model)}, "teacher": {"path": str(model)}, "method": "opd", "launch": section}
     content["engine"] = {"kind": "vllm", "environment": str(venv)}
     if "name" in section["teacher"]:
-        content["teachers"] = {"a": content.pop("teacher"), "b": {"path": f"{model}/"}}
+        content["teachers"] = {"a": content.pop("teacher") | {"sources": ["x"]}, "b": {"path": f"{model}/"}}
     recipe = parse_recipe(content, "here")
     method = make_method(recipe.method)
     servers = find_servers(recipe, method, Devices(torch.device("cpu"), torch.device("cpu")), str)

@@ -348,12 +348,12 @@ def _launch(recipe: Recipe) -> Iterator[Idle]:
     if not starts_students and not starts_teacher:
         for key in ("launch.start_seconds", "launch.restarts"):
             yield from _set(recipe, key, "the run starts no server")
-    key = recipe.launched_teacher
-    spec = recipe.teaching.get(key or "")
-    if key is not None and (spec is None or spec.path is None):
-        yield from _set(recipe, "launch.teacher", f"it serves {key}.path, which is not set")
-    elif key is not None:
-        yield from _set(recipe, f"{key}.device", "launch.teacher serves it", "set launch.teacher.gpus")
+    served = recipe.launched_teacher
+    spec = recipe.teaching.get(served or "")
+    if served is not None and (spec is None or spec.path is None):
+        yield from _set(recipe, "launch.teacher", f"it serves {served}.path, which is not set")
+    elif served is not None:
+        yield from _set(recipe, f"{served}.device", "launch.teacher serves it", "set launch.teacher.gpus")
 
 
 def _engine(recipe: Recipe) -> Iterator[Idle]:
