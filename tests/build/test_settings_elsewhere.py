@@ -223,6 +223,7 @@ OF_LAUNCH: Mapping[str, Any] = {
     "teacher.memory_share": 0.3,
     "teacher.port": 20_212,
     "teacher.options": ["--enforce-eager"],
+    "teacher.name": "b",
 }
 """Keys of `launch`, each at another value."""
 TEACHER: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -328,6 +329,8 @@ def launched(section: Mapping[str, Any], venv: Path, model: Path) -> list[Any]:
     """The servers that a run with this section of `launch` would start, and the patience with each."""
     content = {"student": {"path": str(model)}, "teacher": {"path": str(model)}, "method": "opd", "launch": section}
     content["engine"] = {"kind": "vllm", "environment": str(venv)}
+    if "name" in section["teacher"]:
+        content["teachers"] = {"a": content.pop("teacher") | {"sources": ["x"]}, "b": {"path": f"{model}/"}}
     recipe = parse_recipe(content, "here")
     method = make_method(recipe.method)
     servers = find_servers(recipe, method, Devices(torch.device("cpu"), torch.device("cpu")), str)
@@ -357,7 +360,8 @@ def test_a_key_of_launch(key: str, launching: tuple[Path, Path], monkeypatch: py
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr("sod.build.servers.version", lambda program: "0.32.0")
     monkeypatch.setattr(Fleet, "start", lambda self: None)
-    before, after = {"teacher": {}}, {"teacher": {}}
+    own = {"name": "a"} if key == "teacher.name" else {}
+    before, after = {"teacher": own}, {"teacher": dict(own)}
     put(after, key, OF_LAUNCH[key])
     outcomes = [launched(section, *launching) for section in (before, before, after)]
     assert outcomes[0] == outcomes[1]

@@ -93,7 +93,7 @@ def test_a_team_has_a_part_of_each_row(make_recipe: MakeRecipe) -> None:
     for sequence in (1, 2):
         found = bytes_of(estimated(read(file, "parallel.shards=2", f"parallel.sequence={sequence}")))
         (kept[sequence],) = [size for name, size in found.items() if name.startswith("rank 0: activations")]
-    assert 0.4 * kept[1] < kept[2] < 0.65 * kept[1]
+    assert 0.4 * kept[1] < kept[2] < 0.8 * kept[1]  # what does not grow with the tokens is kept by both
     assert cut(Micro(3, 101), Spread(4, 2)) == Micro(3, 51)
     assert (Spread(8, 1).rows(20), Spread(8, 4).rows(20)) == (3, 10)
 

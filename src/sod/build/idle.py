@@ -339,7 +339,7 @@ def _service(recipe: Recipe) -> Iterator[Idle]:
 
 def _launch(recipe: Recipe) -> Iterator[Idle]:
     """Keys about servers that the run does not start."""
-    engine, teacher = recipe.engine, recipe.teacher
+    engine = recipe.engine
     starts_students = engine.kind == "vllm" and engine.urls is None
     starts_teacher = recipe.launch.teacher is not None
     if not starts_students:
@@ -348,10 +348,12 @@ def _launch(recipe: Recipe) -> Iterator[Idle]:
     if not starts_students and not starts_teacher:
         for key in ("launch.start_seconds", "launch.restarts"):
             yield from _set(recipe, key, "the run starts no server")
-    if starts_teacher and (teacher is None or teacher.path is None):
-        yield from _set(recipe, "launch.teacher", "it serves teacher.path, which is not set")
-    elif starts_teacher:
-        yield from _set(recipe, "teacher.device", "launch.teacher serves it", "set launch.teacher.gpus")
+    served = recipe.launched_teacher
+    spec = recipe.teaching.get(served or "")
+    if served is not None and (spec is None or spec.path is None):
+        yield from _set(recipe, "launch.teacher", f"it serves {served}.path, which is not set")
+    elif served is not None:
+        yield from _set(recipe, f"{served}.device", "launch.teacher serves it", "set launch.teacher.gpus")
 
 
 def _engine(recipe: Recipe) -> Iterator[Idle]:

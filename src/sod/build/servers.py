@@ -26,7 +26,7 @@ from sod.launch.vllm import QUIET, gpus_of, program, scoring_options, served, ve
 from sod.models.adapters import base_source
 from sod.objective.methods import Method
 from sod.objective.needs import SELF_TEACHER, Need
-from sod.recipe import ModelSpec, Notice, Recipe
+from sod.recipe import ModelSpec, Notice, Recipe, TeacherSpec
 from sod.recipe.makers import refuse_unmade
 
 ENVIRONMENT = "engine.environment"
@@ -109,18 +109,19 @@ def ranks_here(recipe: Recipe) -> int:
 
 def teacher_to_serve(recipe: Recipe, method: Method, notice: Notice) -> ModelSpec | None:
     """The teacher that the run serves, with the directory of its model; None where it serves none. Raises SodError."""
-    if not _serves_teacher(recipe, method):
+    spec = _served_teacher(recipe, method)
+    if spec is None or spec.path is None:
         return None
-    assert recipe.teacher is not None
-    assert recipe.teacher.path is not None
-    refuse_unmade({"teacher.path": recipe.teacher.path})
-    return ModelSpec(path=final_model(recipe.teacher.path, notice), dtype=recipe.teacher.dtype)
+    refuse_unmade({f"{recipe.launched_teacher}.path": spec.path})
+    return ModelSpec(path=final_model(spec.path, notice), dtype=spec.dtype)
 
 
-def _serves_teacher(recipe: Recipe, method: Method) -> bool:
+def _served_teacher(recipe: Recipe, method: Method) -> TeacherSpec | None:
+    """The teacher that the run is to serve, where the method asks one, and it has a path."""
     if method.needs & SELF_TEACHER or Need.TEACHER not in method.needs:
-        return False
-    return recipe.launch.teacher is not None and recipe.teacher is not None and recipe.teacher.path is not None
+        return None
+    spec = recipe.teaching.get(recipe.launched_teacher or "")
+    return None if spec is None or spec.path is None else spec
 
 
 def _students(recipe: Recipe) -> list[Wanted]:
@@ -133,7 +134,7 @@ def _students(recipe: Recipe) -> list[Wanted]:
 
 def _teacher(recipe: Recipe, method: Method) -> list[Wanted]:
     own = recipe.launch.teacher
-    if own is None or not _serves_teacher(recipe, method):
+    if own is None or _served_teacher(recipe, method) is None:
         return []
     gpus_each = gpus_of(own.options, f"{TEACHER}.options")
     return [Wanted("teacher", TEACHER, 1, gpus_each, own.gpus, own.memory_share, own.port)]
@@ -145,14 +146,16 @@ def _with_urls(recipe: Recipe, places: tuple[Placed, ...], teacher: ModelSpec | 
         patience = max(recipe.engine.restart_seconds, recipe.launch.start_seconds)
         own = {"urls": students, "restart_seconds": patience}
         recipe = recipe.model_copy(update={"engine": recipe.engine.model_copy(update=own)})
-    if teacher is None or recipe.teacher is None:
+    key = recipe.launched_teacher
+    if teacher is None or key is None:
         return recipe
+    spec = recipe.teaching[key]
     (url,) = [place.url for place in places if place.where == TEACHER]
     at_url: dict[str, Any] = {"path": None, "url": f"{url}/v1", "model": teacher.path, "tokenizer": teacher.path}
     # Tries go on while it is started again; a pause is half of the longest one at least.
-    more = math.ceil(2 * recipe.launch.start_seconds / max(1.0, recipe.teacher.backoff_max_seconds))
-    at_url["attempts"] = recipe.teacher.attempts + more
-    return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=at_url)})
+    more = math.ceil(2 * recipe.launch.start_seconds / max(1.0, spec.backoff_max_seconds))
+    at_url["attempts"] = spec.attempts + more
+    return recipe.with_teachers({**recipe.teaching, key: spec.model_copy(update=at_url)})
 
 
 def _student_options(located: Recipe) -> list[str]:

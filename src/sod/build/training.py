@@ -239,7 +239,10 @@ def checked(
     if stored is None:
         tasks = proof.tasks(tasks, "data.train", shown(recipe.data.train or ()), recipe, notice)
     held_out = {name: proven_set(name, own, proof, recipe, notice) for name, own in held_out.items()}
-    asked = recipe.without_teachers() if servers.teacher else recipe
+    asked = recipe  # what the run itself serves can be asked once that has started
+    if servers.teacher is not None:
+        others = {key: spec for key, spec in recipe.teaching.items() if key != recipe.launched_teacher}
+        asked = recipe.with_teachers(others)
     served = served_teachers(asked, method, chat, translation, notice, resources)
     return Inputs(recipe, method, tasks, held_out, chat, place, proof, devices, servers, translation, served, stored)
 
@@ -309,9 +312,12 @@ def _served(inputs: Inputs, stage: Stage | None, resources: ExitStack, notice: N
     """The teachers behind urls, once the servers that the run has started answer."""
     if stage is not None:
         stage.fleet.wait_ready()
-    if not inputs.servers.teacher:
+    recipe, key = inputs.recipe, inputs.recipe.launched_teacher
+    if inputs.servers.teacher is None or key is None:
         return inputs.served
-    return served_teachers(inputs.recipe, inputs.method, inputs.chat, inputs.translation, notice, resources)
+    own = recipe.with_teachers({key: recipe.teaching[key]})
+    started = served_teachers(own, inputs.method, inputs.chat, inputs.translation, notice, resources)
+    return {**inputs.served, **started}
 
 
 def run_state(run: Run) -> State:

@@ -176,8 +176,8 @@ def _updated(
     pull: Pull | None = None,
 ) -> list[Part]:
     """Gradients and activations; `several` micro-batches add up their gradients. `compiling` is `optim.compile`."""
-    counts = student.counts
-    sizes = update_of(student, cut(micro, spread), several or spread.ranks > 1, pull)
+    counts, micro = student.counts, cut(micro, spread)
+    sizes = update_of(student, micro, several or spread.ranks > 1, pull)
     if device != CPU:
         compiled = counts.all >= WORTH_IT if compiling is None else compiling
         sizes = on_cuda(sizes, student, compiled, pull)

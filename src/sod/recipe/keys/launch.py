@@ -37,6 +37,7 @@ class ServersSpec(Section):
 class TeacherServerSpec(ServersSpec):
     """The vLLM server that the run starts for its teacher."""
 
+    name: str | None = Field(None, description="which of `teachers` it serves, by its path; null: teacher.path")
     options: list[str] = Field(
         default_factory=list, description="further options of `vllm serve`, e.g. [--quantization, fp8]"
     )

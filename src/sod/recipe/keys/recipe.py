@@ -107,13 +107,26 @@ class Recipe(Section):
     def local_teachers(self) -> dict[str, ModelSpec]:
         """Those of them that are models in this process, by their keys."""
         found = {key: spec.local for key, spec in self.teaching.items() if spec.local is not None}
-        if self.launch.teacher is not None:
-            found.pop("teacher", None)
+        if self.launched_teacher is not None:
+            found.pop(self.launched_teacher, None)
         return found
+
+    @property
+    def launched_teacher(self) -> str | None:
+        """The key of the teacher that the run is to serve; None where it serves none."""
+        if self.launch.teacher is None:
+            return None
+        name = self.launch.teacher.name
+        return "teacher" if name is None else f"teachers.{name}"
 
     def without_teachers(self) -> Recipe:
         """A copy that has none."""
-        return self.model_copy(update={"teacher": None, "teachers": TeachersSpec()})
+        return self.with_teachers({})
+
+    def with_teachers(self, specs: Mapping[str, TeacherSpec]) -> Recipe:
+        """A copy that has these, by their keys, and no others."""
+        several = {key.removeprefix("teachers."): spec for key, spec in specs.items() if key != "teacher"}
+        return self.model_copy(update={"teacher": specs.get("teacher"), "teachers": TeachersSpec(**several)})
 
     def with_paths(self, student: str, teachers: Mapping[str, str]) -> Recipe:
         """A copy with these paths of the student, and of teachers by their keys."""
