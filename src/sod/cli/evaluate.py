@@ -119,6 +119,8 @@ def evaluate(
         return
     if model is None:
         raise SodError("RUN_OR_MODEL is missing: name a run, a checkpoint, a model directory or a hub id")
+    if steps != 1 and not every:
+        raise SodError(f"--steps {steps}: says which checkpoints --every takes; add --every, or leave it out")
     from sod.build.evaluated import find_evaluated
 
     refuse_unread("eval", overrides or [])
