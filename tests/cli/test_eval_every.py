@@ -90,3 +90,5 @@ def test_what_has_no_such_checkpoints_is_refused(run: Path, world: Any, sod: Any
         ended = every(sod, model, world, *more)
         assert (ended.code, len(ended.err.splitlines())) == (1, 1)
         assert said in ended.err
+    ended = sod("eval", run, "--data", world.data("test"), "--steps", "5")
+    assert (ended.code, "--steps 5: says which checkpoints --every takes" in ended.err) == (1, True)

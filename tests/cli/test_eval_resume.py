@@ -132,6 +132,27 @@ def test_more_samples_are_played_beside_those_that_are_there(whole: Path, world:
 
 
 @pytest.mark.slow
+def test_in_the_default_directories_too_fewer_samples_are_taken_over(
+    world: Any, sod: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an evaluation of the same alone: with another seed all are played."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world.path / "sod", "run")
+    command = ["eval", "run", "--data", world.data("test")]
+    places = [tmp_path / "run" / "evaluations" / f"test-all-k{k}-step3" for k in (1, 2)]
+    assert sod(*command, "-k", "1").code == 0
+    few = said(places[0])
+    ended = sod(*command, "-k", "2")
+    assert ended.code == 0, ended.err
+    assert "test-all-k1-step3: its 1 samples of each task are taken over" in ended.err
+    assert [row[:4] for row in said(places[1]) if row[1] == 0] == [row[:4] for row in few]
+    assert figures(places[1])["tasks"] == 6
+    assert figures(places[0])["k"] == 1
+    ended = sod(*command, "-k", "3", "seed=11")
+    assert "taken over" not in ended.err
+
+
+@pytest.mark.slow
 def test_a_run_in_progress_is_evaluated_at_the_step_it_was_begun_with(
     world: Any, sod: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

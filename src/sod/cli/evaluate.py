@@ -163,6 +163,8 @@ def evaluate(
         return
     if model is None:
         raise SodError("RUN_OR_MODEL is missing: name a run, a checkpoint, a model directory or a hub id")
+    if steps != 1 and not every:
+        raise SodError(f"--steps {steps}: says which checkpoints --every takes; add --every, or leave it out")
     refuse_unread("eval", overrides or [])
     _refuse_mixed(data, benchmark, every, {"--style": style, "--data-dir": data_dir, "--max-tokens": max_tokens})
     if benchmark:
