@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow test-distributed vllm-env lint hooks clean
+.PHONY: install quickstart test test-slow test-distributed vllm-env paper-0.6b paper-1.7b lint hooks clean
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ quickstart: $(STAMP)
 WORKERS ?= $(if $(ARGS),0,$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
+# The paper's table, from data to figures. `make paper-0.6b ARGS=--toy` runs every stage at toy size.
+paper-0.6b paper-1.7b: paper-%: $(STAMP)
+	$(BIN)/python scripts/paper.py --size $* --out runs/paper-$* $(ARGS)
+
 # Every room's essence. The budget is 6 minutes on two idle cores; 5:35 on 2026-11-27.
 test: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow" $(ARGS)
@@ -36,7 +40,7 @@ test: $(STAMP)
 # Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores, which it exceeds:
 # 28:28 on 2026-11-27, with other jobs beside it.
 test-slow: $(STAMP)
-	$(PYTEST) -n $(WORKERS) -m "slow and not vllm" $(ARGS)
+	$(PYTEST) -n $(WORKERS) -m "slow and not vllm" --durations 30 $(ARGS)
 
 # vLLM in an environment of its own: for runs that start servers, and for the tests below.
 vllm-env:

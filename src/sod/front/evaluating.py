@@ -187,13 +187,3 @@ def _figures(prepared: Prepared, about: Evaluated, request: Request, result: Eva
     recipe = resolved(prepared.recipe)
     origin = {"model": request.model, "data": request.named, "step": about.step, "recipe": recipe}
     return {**result.as_dict(), **origin, **prepared.said}
-
-
-def write(target: Path, spec: Recipe, model: str, data: str, result: Evaluation) -> None:
-    """Write the figures, where they come from, and every episode."""
-    from sod.runlog import trajectory_row, write_evaluation
-
-    named = data or ENVIRONMENT
-    figures: dict[str, Any] = {**result.as_dict(), "model": model, "data": named, "recipe": resolved(spec)}
-    by_id = {task.id: task for task in result.played}
-    write_evaluation(target, figures, (trajectory_row(t, by_id[t.task_id], result.tools) for t in result.trajectories))
