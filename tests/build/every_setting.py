@@ -44,7 +44,7 @@ PLAYED_AND_EVALUATED = ("opd", "sft")
 READ_APART: Mapping[str, str] = dict.fromkeys(
     ("betas", "weight_decay", "clip_grad", "warmup_steps"), "training/optim.py"
 )
-"""Attributes that are read in one file only (but for a line that a person reads), which knows of no method."""
+"""Attributes that are read in one file only (but for lines that a person reads), which knows of no method."""
 AFTER_A_STEP = ("evaluate_every", "trajectories_every", "checkpoint_every", "keep_checkpoints", "steps")
 """Parts of the plan by which `training/loop.py`, which knows of no method, goes on from step to step."""
 

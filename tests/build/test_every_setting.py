@@ -157,7 +157,7 @@ def test_what_is_played_is_the_same(method: str, base: str, bench: Bench) -> Non
 
 @pytest.mark.parametrize("attribute", READ_APART)
 def test_what_is_read_apart_is_read_where_no_method_is_known(attribute: str) -> None:
-    known = {READ_APART[attribute], "build/summary.py"}
+    known = {READ_APART[attribute], "build/summary.py", "build/card.py"}
     for path in SOURCE.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}

@@ -28,14 +28,14 @@ def load(folder: Path, rows: list[list[Any]], **data: Any) -> tuple[list[Task], 
 
 
 def test_unused_fields_and_additions_are_told_once(tmp_path: Path) -> None:
-    rows = [{**ASKED, "level": 1, "solution": "Add."}, {**ASKED, "level": 2, "kind": "sum"}, ASKED]
+    rows = [{**ASKED, "rank": 1, "solution": "Add."}, {**ASKED, "rank": 2, "kind": "sum"}, ASKED]
     tasks, notes = load(tmp_path, [rows], system="Be brief.", suffix="!")
     assert [message.content for message in tasks[0].prompt] == ["Be brief.", f"{ASKED['prompt']}!"]
     assert notes == [
         "0.jsonl: the truth is answer, not solution: 1 of 3 rows",
         "0.jsonl: data.suffix is appended: 3 of 3 rows",
         "0.jsonl: data.system is put in front: 3 of 3 rows",
-        "0.jsonl: nothing is made of these fields: level (2 rows), kind (1 row); data.columns can say what they are",
+        "0.jsonl: nothing is made of these fields: rank (2 rows), kind (1 row); data.columns can say what they are",
     ]
 
 

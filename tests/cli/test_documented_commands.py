@@ -113,6 +113,7 @@ BY_A_TEST = {
     "sod score outputs/ --benchmark aime24 --style official -k 32": (
         "tests/cli/test_score_command.py::test_figures_and_files"
     ),
+    "sod score FILE": "tests/cli/test_score_command.py::test_figures_and_files",
     "python boxes_world.py": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python boxes.py seed=1": "tests/test_own_examples.py::test_own_tool_is_called_and_own_reward_counts",
     "python corridor_world.py": "tests/test_own_examples.py::test_own_environment_is_played_in",
@@ -177,6 +178,7 @@ BY_A_TEST = {
     **dict.fromkeys(
         (
             "sod eval runs/a --benchmark aime24,aime25,gpqa_diamond,livecodebench_v6 -k 32",
+            "sod eval MODEL --benchmark aime24,math500 --style sod|lm-eval|lm-eval-strict|official -k 32",
             "sod eval Qwen/Qwen3-1.7B --benchmark math500,gsm8k --style lm-eval --max-tokens 8192",
             "sod eval runs/a --benchmark humaneval,mbpp --style official --data-dir downloads",
         ),
@@ -206,6 +208,7 @@ BY_A_TEST = {
     "python scripts/paper.py --toy --out runs/paper-toy": (
         "tests/test_paper_script.py::test_from_data_to_table_and_on_from_where_it_was_stopped"
     ),
+    "make paper-0.6b ARGS=--toy": "tests/test_paper_script.py::test_from_data_to_table_and_on_from_where_it_was_stopped",
     "python scripts/retokenize.py MODEL TOKENIZER OUT": (
         "tests/test_retokenize.py::test_what_it_writes_can_be_loaded_and_reads_conversations"
     ),

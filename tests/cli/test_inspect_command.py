@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[list[Any], list[str], list[str]]] = {
     ),
     "solution": ([verl("6*7=42\n#### 42")], [], ["the truth is what stands behind '####'", "right is '42'"]),
     "program": ([verl(CHECK)], [], ["1 of 1 rows have tests", "code runs its tests"]),
-    "unused": ([verl("42", level=3), verl("1", level=4)], [], ["unused level (2 rows)"]),
+    "unused": ([verl("42", rank=3), verl("1", rank=4)], [], ["unused rank (2 rows)"]),
     "skipped": (
         [verl("42"), {"prompt": [ASKS], "reward_model": {}}],
         [],
