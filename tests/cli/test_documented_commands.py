@@ -208,7 +208,9 @@ BY_A_TEST = {
     "python scripts/paper.py --toy --out runs/paper-toy": (
         "tests/test_paper_script.py::test_from_data_to_table_and_on_from_where_it_was_stopped"
     ),
-    "make paper-0.6b ARGS=--toy": "tests/test_paper_script.py::test_from_data_to_table_and_on_from_where_it_was_stopped",
+    "make paper-0.6b ARGS=--toy": (
+        "tests/test_paper_script.py::test_from_data_to_table_and_on_from_where_it_was_stopped"
+    ),
     "python scripts/retokenize.py MODEL TOKENIZER OUT": (
         "tests/test_retokenize.py::test_what_it_writes_can_be_loaded_and_reads_conversations"
     ),
