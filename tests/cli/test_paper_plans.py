@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from sod.recipe import load_recipe, shipped_file
+from sod.recipe import load_recipe, shipped_file, shipped_names
 
 SIZES = {"0.6b": (1024, 28, 3072), "1.7b": (2048, 28, 6144), "4b": (2560, 36, 9728)}
 """Hidden size, layers and inner size of Qwen3's models, whose heads have 128 dimensions and share 8 for keys."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen3-0.6b-sft", "qwen3-1.7b-sod"])
+@pytest.mark.parametrize(
+    "name", [name for name in shipped_names() if name.startswith("qwen3-") and "vanilla" not in name]
+)
 def test_recipes_are_planned_without_weights_or_network(name: str, chat: Any, sod: Any, tmp_path: Path) -> None:
     """By the command itself, from configurations alone."""
     size = next(size for size in SIZES if size in name)
