@@ -72,6 +72,32 @@ def test_several_benchmarks_by_one_load(
 
 
 @pytest.mark.slow
+def test_each_checkpoint_of_a_run_is_evaluated_on_each(
+    world: Any, sod: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table and a curve for each benchmark; given again, nothing is played; trackers get it as one run, by steps."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world.path / "sod", "mine")
+    words = ("eval", "mine", "--benchmark", "math500,humaneval", "--style", "official", "--data-dir", folder, "-k", "1")
+    words += ("--tasks", "1", "--every", *SHORT, "trackers=[tensorboard]")
+    ended = sod(*words)
+    assert ended.code == 0, ended.err
+    for name in ("math500", "humaneval"):
+        (curve,) = Path("mine/evaluations").glob(f"{name}-official*-curve.json")
+        steps = json.loads(curve.read_text())["steps"]
+        assert list(steps) == ["2", "3"]
+        assert curve.with_suffix(".png").is_file()
+        (last,) = Path("mine/evaluations").glob(f"{name}-official*-step3")
+        assert figures(last)["avg_at_k"] == steps["3"]["avg_at_k"]
+    events = [path.parent for path in Path("mine").rglob("*tfevents*") if "benchmarks-official" in str(path)]
+    assert len(set(events)) == 1
+    written = {path: path.stat().st_mtime_ns for path in Path("mine").rglob("generations.jsonl")}
+    assert len(written) == 4
+    assert sod(*words).code == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("mine").rglob("generations.jsonl")} == written
+
+
+@pytest.mark.slow
 def test_what_was_played_is_not_played_again(
     world: Any, sod: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

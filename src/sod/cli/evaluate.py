@@ -10,10 +10,10 @@ import typer
 
 from sod.cli.options import AllowCodeOption, Overrides
 from sod.cli.unread import refuse_unread
-from sod.front.benchmarking import DEFAULT_STYLE, Wanted, evaluate_benchmarks
+from sod.front.benchmarking import DEFAULT_STYLE, Wanted, evaluate_benchmarks, evaluate_benchmarks_every
 from sod.front.comparing import show_comparison
 from sod.front.evaluating import Request, asked_changes, evaluated, recipe_of
-from sod.front.every import evaluated_every
+from sod.front.every import Curve, evaluated_every
 from sod.recipe import Recipe
 from sod.records import SodError
 from sod.report.console import benchmark_table, notice, out
@@ -166,7 +166,7 @@ def evaluate(
     if steps != 1 and not every:
         raise SodError(f"--steps {steps}: says which checkpoints --every takes; add --every, or leave it out")
     refuse_unread("eval", overrides or [])
-    _refuse_mixed(data, benchmark, every, {"--style": style, "--data-dir": data_dir, "--max-tokens": max_tokens})
+    _refuse_mixed(data, benchmark, {"--style": style, "--data-dir": data_dir, "--max-tokens": max_tokens})
     if benchmark:
         wanted = Wanted(
             benchmark,
@@ -183,7 +183,10 @@ def evaluate(
             workers,
             by or (),
         )
-        _evaluate_benchmarks(model, wanted)
+        if every:
+            _evaluate_benchmarks_every(model, wanted, steps)
+        else:
+            _evaluate_benchmarks(model, wanted)
         return
     from sod.build.evaluated import find_evaluated
 
@@ -201,12 +204,20 @@ def evaluate(
 
 
 def _evaluate_every(spec: Recipe, about: Evaluated, request: Request, steps: int) -> None:
+    _show_curve(about.name, evaluated_every(spec, about, request, steps, notice), request.named)
+
+
+def _evaluate_benchmarks_every(model: str, wanted: Wanted, steps: int) -> None:
+    for name, curve in evaluate_benchmarks_every(model, wanted, steps, notice).items():
+        _show_curve(curve.answers[0].about.name, curve, name)
+
+
+def _show_curve(model: str, curve: Curve, data: str) -> None:
     from sod.report.evaluation_curve import draw_evaluations
 
-    curve = evaluated_every(spec, about, request, steps, notice)
-    show_curve(about.name, curve.rows(), request.named)
+    show_curve(model, curve.rows(), data)
     picture = curve.file.with_suffix(".png")
-    draw_evaluations(curve.rows(), f"{about.name} on {Path(request.named).name}", picture)
+    draw_evaluations(curve.rows(), f"{model} on {Path(data).name}", picture)
     out.print(f"written to {curve.file} and {picture}", markup=False)
 
 
@@ -216,12 +227,10 @@ def _compare(pair: tuple[Path, Path], model: str | None, to: Path | None) -> Non
     show_comparison(*pair, to)
 
 
-def _refuse_mixed(data: str, benchmark: str, every: bool, of_benchmarks: Mapping[str, object]) -> None:
+def _refuse_mixed(data: str, benchmark: str, of_benchmarks: Mapping[str, object]) -> None:
     """Raises SodError for options of benchmarks without one, and for what does not go with one."""
     if benchmark and data:
         raise SodError("--benchmark and --data: give one of them; --data-dir says where benchmarks' files are")
-    if benchmark and every:
-        raise SodError("--every and --benchmark: --every takes --data; name a checkpoint, RUN/checkpoints/step-N")
     given = [name for name, value in of_benchmarks.items() if value is not None]
     if given and not benchmark:
         raise SodError(f"{given[0]} is about benchmarks; name some with --benchmark, such as --benchmark math500")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from sod.front.evaluating import Answer, Request, answered, asked_changes, recipe_of
+from sod.front.every import CURVE, Curve, checkpoints_of, still_there, written_curve
 from sod.front.recipes import Given
 from sod.front.tracking import trackers
 from sod.recipe import Notice, Recipe
@@ -52,8 +53,13 @@ class Wanted:
         return [*longest, *asked_changes(self.k, self.tasks, self.device, self.overrides)]
 
 
-def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> dict[str, Answer]:
-    """Evaluate a model on benchmarks, each in its directory: new, gone on with, or finished before. Raises SodError."""
+def evaluate_benchmarks(
+    model: str, wanted: Wanted, notice: Notice, shared: Sequence[Tracker] | None = None
+) -> dict[str, Answer]:
+    """Evaluate a model on benchmarks, each in its directory: new, gone on with, or finished before.
+
+    Figures go to the `shared` trackers, or else to the recipe's. Raises SodError.
+    """
     from sod.build.benchmarks import SharedStudent, prepare_benchmark, read_sets, refuse_unasked, style_named
     from sod.build.evaluated import find_evaluated
     from sod.build.playing import refuse_unfit_workers
@@ -75,13 +81,43 @@ def evaluate_benchmarks(model: str, wanted: Wanted, notice: Notice) -> dict[str,
     }
     requests = {name: _request(model, wanted, name, several=len(recipes) > 1) for name in recipes}
     _refuse_taken(prepared, requests, about)
-    with _trackers(first, about, wanted) as opened:
+    with _trackers(first, about, wanted) if shared is None else nullcontext(shared) as opened:
         answers = {}
         for name, one in prepared.items():
             answers[name] = answered(one, about, requests[name], notice, tracked=False)
             for tracker in opened:
                 tracker.log(_figures_of(name, answers[name]), about.step or 0)
     return answers
+
+
+def evaluate_benchmarks_every(model: str, wanted: Wanted, every: int, notice: Notice) -> dict[str, Curve]:
+    """A curve for each benchmark over the checkpoints of a run whose steps are multiples of `every`.
+
+    What is done is not played again. Figures go to the recipe's trackers as one run, at their steps. Raises SodError as
+    `evaluate_benchmarks`, for what is no run, and for a run without such checkpoints.
+    """
+    from sod.build.benchmarks import style_named
+    from sod.build.evaluated import find_evaluated
+    from sod.evaluation.benchmarks.catalogue import benchmarks_named
+
+    about = find_evaluated(model, notice)
+    run, found = checkpoints_of(about, model, every)
+    names = [benchmark.name for benchmark in benchmarks_named(wanted.benchmarks)]
+    style = style_named(wanted.style)
+    recipes = {name: _recipe(about, wanted, style, name, notice) for name in names}
+    whole = replace(about, step=None)
+    answers: dict[str, list[Answer]] = {name: [] for name in names}
+    with _trackers(recipes[names[0]], whole, wanted) as opened:
+        for one in still_there(found, notice):
+            to = None if wanted.to is None else wanted.to / f"step{one.step}"
+            for name, answer in evaluate_benchmarks(one.path, replace(wanted, to=to), notice, opened).items():
+                answers[name].append(answer)
+    curves = {}
+    for name in names:
+        place = whole.place(_named(name, wanted), recipes[name].evaluation)
+        file = (wanted.to or place.parent) / f"{place.name}-{CURVE}.json"
+        curves[name] = written_curve(run, _named(name, wanted), answers[name], file)
+    return curves
 
 
 def _once(notice: Notice) -> Notice:

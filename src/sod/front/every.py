@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -44,39 +44,52 @@ def evaluated_every(spec: Recipe, about: Evaluated, request: Request, every: int
 
     refuse_unfit_workers(spec, request.workers)
     refuse_no_tasks(spec, request.data)
-    found = _checkpoints(about, request, every)
-    run = about.run
-    assert run is not None
+    run, found = checkpoints_of(about, request.model, every)
     prepared = prepare_evaluation(of_model(spec, found[0].path), request.data, notice, by=request.by)
     place = request.to or found[0].place(request.named, spec.evaluation).parent
     name = replace(about, step=None).place(request.named, spec.evaluation).name
     answers: list[Answer] = []
     with trackers(spec, f"{about.name}-{name}", place / f"{name}-{CURVE}", run.absolute().parent) as opened:
-        for one in found:
-            if not Path(one.path).is_dir():
-                notice(f"{one.path}: is gone by now (train.keep_checkpoints); left out")
-                continue
+        for one in still_there(found, notice):
             its_own = None if request.to is None else request.to / f"step{one.step}"
             mine = replace(prepared, recipe=of_model(spec, one.path), path=_model_of(one.path))
             answers.append(answered(mine, one, replace(request, to=its_own), notice, tracked=False))
             for tracker in opened:
                 tracker.log(answers[-1].result.metrics(), one.step or 0)
+    return written_curve(run, request.named, answers, place / f"{name}-{CURVE}.json")
+
+
+def still_there(found: Sequence[Evaluated], notice: Notice) -> Iterator[Evaluated]:
+    """One after the other those that are there when it is their turn; `notice` hears of the others."""
+    for one in found:
+        if Path(one.path).is_dir():
+            yield one
+        else:
+            notice(f"{one.path}: is gone by now (train.keep_checkpoints); left out")
+
+
+def written_curve(run: Path, named: str, answers: Sequence[Answer], file: Path) -> Curve:
+    """The curve of a run's evaluations, written. Raises SodError without any."""
     if not answers:
         raise SodError(f"{run}: its checkpoints are gone by now; raise train.keep_checkpoints")
-    curve = Curve(answers, place / f"{name}-{CURVE}.json")
-    write_json_atomic(curve.file, {"run": str(run), "data": request.named, "steps": curve.rows()})
+    curve = Curve(answers, file)
+    write_json_atomic(curve.file, {"run": str(run), "data": named, "steps": curve.rows()})
     return curve
 
 
-def _checkpoints(about: Evaluated, request: Request, every: int) -> list[Evaluated]:
-    if about.run is None or not RunLog.is_at(request.model):
-        raise SodError(f"{request.model}: --every is about the checkpoints of a run; name a run directory")
+def checkpoints_of(about: Evaluated, model: str, every: int) -> tuple[Path, list[Evaluated]]:
+    """A run, and those of its checkpoints whose steps are multiples of `every`, in order.
+
+    Raises SodError for what is no run, and for a run without such checkpoints.
+    """
+    if about.run is None or not RunLog.is_at(model):
+        raise SodError(f"{model}: --every is about the checkpoints of a run; name a run directory")
     held = RunLog.open(about.run).checkpoints()
     found = [replace(about, path=str(path), step=step) for step, path in held if step % every == 0]
     if not found:
         steps = ", ".join(str(step) for step, _ in held) or "none"
-        raise SodError(f"{request.model}: no checkpoint is at a multiple of {every} steps; it has those of {steps}")
-    return found
+        raise SodError(f"{model}: no checkpoint is at a multiple of {every} steps; it has those of {steps}")
+    return about.run, found
 
 
 def _model_of(path: str) -> str:
