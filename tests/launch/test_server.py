@@ -221,7 +221,9 @@ def test_a_fleet_is_started_whole_or_not_at_all(make: Starter) -> None:
 def test_no_end_of_the_run_leaves_a_server_behind(tmp_path: Path, number: signal.Signals) -> None:
     port = free_port()
     program = (
-        "import sys, time; from pathlib import Path; from sod.launch.server import Patience, Server, ServerPlan\n"
+        "import signal, sys, time; from pathlib import Path\n"
+        "from sod.launch.server import Patience, Server, ServerPlan\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"server = Server(ServerPlan('small', (sys.executable, '-S', {str(SMALL)!r}, '{port}', 'child'), {port}), "
         f"Path({str(tmp_path / 'log')!r}), Patience(), print)\n"
         "server.start(); server.wait_ready(); print('up', flush=True); time.sleep(600)"
@@ -233,7 +235,7 @@ def test_no_end_of_the_run_leaves_a_server_behind(tmp_path: Path, number: signal
         pids = httpx.get(f"http://127.0.0.1:{port}/pids", trust_env=False).json()
         keeper = parent(pids[0])
         run.send_signal(number)
-        run.wait()
+        run.wait(60)
         until(lambda: not any(map(runs, [keeper, *pids])))
 
 
