@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -130,8 +131,11 @@ def last_reward(run: Path) -> float:
 
 
 def deviations(seeds: Sequence[float], other: float) -> float:
-    """How many standard deviations of the seeds another value is from their mean."""
-    return (other - statistics.mean(seeds)) / statistics.stdev(seeds)
+    """How many standard deviations of the seeds another value is from their mean; of seeds that are alike 0 or inf."""
+    away, deviation = other - statistics.mean(seeds), statistics.stdev(seeds)
+    if deviation == 0.0:
+        return math.copysign(math.inf, away) if away else 0.0
+    return away / deviation
 
 
 if __name__ == "__main__":

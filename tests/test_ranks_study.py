@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ SCRIPT = Path(study.__file__)
 def test_a_run_is_compared_by_the_deviation_of_the_seeds(tmp_path: Path) -> None:
     assert study.deviations([1.0, 2.0, 3.0], 4.0) == 2.0
     assert study.deviations([1.0, 2.0, 3.0], 0.5) == -1.5
+    assert study.deviations([-1.0, -1.0], -1.0) == 0.0
+    assert study.deviations([-1.0, -1.0], -1.5) == -math.inf
     rows = [{"reward": float(step)} for step in range(1, 31)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert study.last_reward(tmp_path) == 25.5
