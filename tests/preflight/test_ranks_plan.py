@@ -66,7 +66,7 @@ def test_the_peak_of_each_rank(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     for number, (peak, (out, _)) in enumerate(zip(planned, ended, strict=True)):
         measured = int(out.splitlines()[-1].split()[0])
         print(f"rank {number}: {peak.bytes >> 20} MiB in {peak.phase}, measured {measured >> 20}")
-        assert measured > 2**28, "too small to tell"
+        assert measured > 2**27, "too small to tell"
         assert LESS * measured <= peak.bytes <= MORE * measured, number
 
 
