@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from sod.rewards.code import CodeVerifier
 from sod.rewards.code_suites import read_suite
 from sod.tools.sandbox.base import ProgramLimits
 
-SHARED = Path("/work/shared/data")
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the published files are not here")
+SHARED = Path(os.environ.get("SOD_PUBLISHED_DATA", "published-data"))
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="SOD_PUBLISHED_DATA names no folder of published files")
 
 
 def read(benchmark: str, folder: Path, notices: list[str] | None = None) -> ProblemSet:

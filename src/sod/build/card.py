@@ -73,18 +73,14 @@ def _stage(log: RunLog) -> str:
 def _front(recipe: Recipe, stage: str, title: str, figures: Sequence[Figures]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=_data_name(each.data),
-            dataset_name=_data_name(each.data),
-            metric_type=written.format(k=each.record["k"]),
-            metric_value=round(100 * each.record[key], 2),
-        )
-        for each in figures
-        for key, written in MEASURES.items()
-        if key in each.record
-    ]
+    results = []
+    for each in figures:
+        name = _data_name(each.data)
+        for key, written in MEASURES.items():
+            if key not in each.record:
+                continue
+            measure, value = written.format(k=each.record["k"]), round(100 * each.record[key], 2)
+            results.append(EvalResult("text-generation", name, name, measure, value))
     base = hub_id_of(recipe.student.path)
     data = ModelCardData(
         base_model=base if is_hub_id(base) else None,

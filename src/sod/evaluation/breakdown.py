@@ -109,7 +109,9 @@ def _row(part: Part) -> dict[str, Any]:
 def _refuse_unfit(key: str, tasks: Sequence[Task]) -> None:
     values = {value_of(task, key) for task in tasks}
     if values == {NONE}:
-        known = dict.fromkeys(name for task in tasks for name, held in task.extra.items() if _is_plain(held))
+        known: set[str] = set()
+        for task in tasks:
+            known.update(name for name, held in task.extra.items() if _is_plain(held))
         raise SodError(f"--by {key}: no task has that; they have {', '.join([SOURCE, *sorted(known)])}")
     if len(values) > MOST_VALUES:
         raise SodError(

@@ -45,7 +45,10 @@ class Estimate:
     @property
     def phases(self) -> list[str]:
         """The phases that take anything of their own, in the order of a step."""
-        own = {phase for part in self.parts if part.phases != PHASES for phase in part.phases}
+        own: set[str] = set()
+        for part in self.parts:
+            if part.phases != PHASES:
+                own.update(part.phases)
         return [phase for phase in PHASES if phase in own]
 
     def taken(self, device: str, phase: str) -> int:

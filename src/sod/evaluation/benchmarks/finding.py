@@ -29,8 +29,10 @@ def files_in(folder: Path, benchmark: Benchmark) -> list[Path]:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    patterns = ["/".join(["*"] * depth) for depth in range(1, DEPTH + 1)]
-    return sorted(path for pattern in patterns for path in folder.glob(pattern) if is_data_file(path))
+    found: list[Path] = []
+    for depth in range(1, DEPTH + 1):
+        found += filter(is_data_file, folder.glob("/".join(["*"] * depth)))
+    return sorted(found)
 
 
 def _is_named(path: Path, folder: Path, benchmark: Benchmark) -> bool:
