@@ -137,6 +137,10 @@ UNABLE = {
     "short texts": ({"max_model_len": 100}, r"takes texts of 100 tokens, .* reach 200 here; start it with --max-mod"),
     "no new weights": ({"dev_mode": False}, r"takes no weights \(/resume: HTTP 404.*VLLM_SERVER_DEV_MODE=1"),
     "no token ids": ({"scale_out": False}, r"does not sample by token ids .*HTTP 403.*--enable-scale-out$"),
+    "prompts in parts": (
+        {"in_parts": True},
+        r"computes prompts in parts, .*with --no-enable-chunked-prefill$",
+    ),
     "raw log-probabilities": ({"processed": False}, r"before temperature and truncation.*--logprobs-mode processed_l"),
 }
 
@@ -146,6 +150,10 @@ def test_a_server_that_cannot_do_it_is_refused(model: Any, bench: Bench, what: s
     behaviour, message = UNABLE[what]
     with pytest.raises(SodError, match=message):
         bench.engine(model, [bench.server(model, **behaviour)])
+
+
+def test_on_a_gpu_prompts_may_be_computed_in_parts(model: Any, bench: Bench) -> None:
+    bench.engine(model, [bench.server(model, in_parts=True, device="cuda")])
 
 
 def test_what_is_no_vllm_server_is_refused(model: Any, bench: Bench) -> None:

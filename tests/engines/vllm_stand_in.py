@@ -29,6 +29,8 @@ class Behaviour:
     scale_out: bool = True
     dev_mode: bool = True
     processed: bool = True
+    device: str = "cpu"
+    in_parts: bool = False  # prompts that are long
     takes_weights: bool = True
     refuses_weights: bool = False
     seconds: float = 0.0  # what a turn takes
@@ -59,7 +61,15 @@ class Served:
         }
         if self.behaviour.dev_mode:
             answers["/weight_info"] = {"weight_version": self.label}
+            answers["/server_info?config_format=json"] = {"vllm_config": self.config()}
         return (200, answers[path]) if path in answers else (404, {"detail": "Not Found"})
+
+    def config(self) -> dict[str, Any]:
+        """What the engine reads of a server's settings."""
+        return {
+            "device_config": {"device": self.behaviour.device},
+            "scheduler_config": {"enable_chunked_prefill": self.behaviour.in_parts},
+        }
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and content of the answer to a POST."""

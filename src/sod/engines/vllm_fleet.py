@@ -70,8 +70,10 @@ class Fleet:
 
     async def open(self, weights: Weights) -> None:
         """Give all servers the weights for the first time. Raises SodError for one that cannot do what it must."""
-        for server in self.servers:
-            await refuse_unable(server, self._longest)
+        checks = (refuse_unable(server, self._longest) for server in self.servers)
+        for failure in await asyncio.gather(*checks, return_exceptions=True):
+            if failure is not None:
+                raise failure
         self._live = set(self.servers)
         await self.place(weights)
 
