@@ -180,6 +180,16 @@ def test_a_cache_of_little_use_is_told(model: Any, bench: Bench, metrics: str, m
     assert message is None or message in bench.said[0]
 
 
+@pytest.mark.slow
+def test_a_connection_that_its_server_closes_is_no_death(model: Any, bench: Bench) -> None:
+    """vLLM closes those without a request for 5 s, and what is sent right then is lost. Tools may take that long."""
+    engine = bench.engine(model, [bench.server(model, idle_seconds=3.5)])
+    sampled(played(engine, asked(1))["e0"])
+    time.sleep(4.0)
+    sampled(played(engine, asked(1))["e0"])
+    assert (engine.deaths, bench.said) == (0, [])
+
+
 @pytest.mark.parametrize("failure", [(500, "the engine died"), (200, "[1"), (200, '{"choices": []}')])
 def test_a_turn_that_fails_is_a_fault_and_can_be_tried_again(
     model: Any, bench: Bench, failure: tuple[int, str]

@@ -31,6 +31,7 @@ class Behaviour:
     processed: bool = True
     device: str = "cpu"
     in_parts: bool = False  # prompts that are long
+    idle_seconds: float | None = None  # after which a connection is closed; None: after each answer
     takes_weights: bool = True
     refuses_weights: bool = False
     seconds: float = 0.0  # what a turn takes
@@ -171,6 +172,17 @@ def handler_of(served: Served) -> type[BaseHTTPRequestHandler]:
     """The handler of requests to a server."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.0" if served.behaviour.idle_seconds is None else "HTTP/1.1"
+        idle_since = math.inf
+
+        def parse_request(self) -> bool:
+            """Whether there is one: one that comes when the connection is being closed is lost."""
+            allowed = served.behaviour.idle_seconds
+            if allowed is not None and time.monotonic() - self.idle_since > allowed:
+                self.close_connection = True
+                return False
+            return super().parse_request()
+
         def do_GET(self) -> None:
             self._answer(*served.get(self.path))
 
@@ -185,6 +197,7 @@ def handler_of(served: Served) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+            self.idle_since = time.monotonic()
 
         def log_message(self, *args: object) -> None:
             pass

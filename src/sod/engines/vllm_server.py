@@ -19,6 +19,7 @@ import httpx
 from sod.engines.vllm_options import DEV_MODE, WHOLE_PROMPTS
 from sod.recipe.keys.engine import KEY_VARIABLE
 from sod.records import Fault, FaultKind, SodError
+from sod.service import KEPT_IDLE_SECONDS
 
 VERSIONS = (0, 32), (0, 33)
 """vLLM from the first (major, minor) to before the second: its routes change with every release."""
@@ -65,7 +66,10 @@ class Server:
             transport=httpx.AsyncHTTPTransport(
                 verify=_trusted(url),
                 trust_env=False,
-                limits=httpx.Limits(max_connections=rows + 8),  # besides turns: what asks for its state
+                limits=httpx.Limits(
+                    max_connections=rows + 8,  # besides turns: what asks for its state
+                    keepalive_expiry=KEPT_IDLE_SECONDS,
+                ),
                 socket_options=KEPT_ALIVE,
             ),
             headers=headers,
