@@ -16,17 +16,19 @@ from torch import Tensor
 
 from sod.build.job import final_model
 from sod.build.unmerged import nothing_to_merge, of_run, refuse_foreign
-from sod.models.adapters import WEIGHTS, base_source, is_adapter
+from sod.hub import is_hub_id
+from sod.models.adapters import WEIGHTS, base_source, is_adapter, tokenizer_home
 from sod.models.distributed_files import find_distributed, read_distributed, refuse_titan
 from sod.models.load import Dtype, load_model, load_tokenizer, torch_dtype
 from sod.models.lora import adapter_dtype, merged
 from sod.models.shard_adapter import adapter_scale, added, has_wrapping
 from sod.models.shards import HOME, find_shards, read_shards, shard_files
 from sod.models.source import first_line
-from sod.models.whole import keep_config, outline, read_generation_config, save_whole
+from sod.models.whole import keep_config, keep_tokenizer, outline, read_generation_config, save_whole
 from sod.recipe import Notice
 from sod.records import SodError
-from sod.training.checkpoint import COMPLETE, MODEL, TRAINER, is_checkpoint
+from sod.training.checkpoint import COMPLETE, MODEL, TRAINER, is_checkpoint, model_of, verify
+from sod.training.shards import SHARDS
 
 _HOMES = (".", MODEL, HOME)
 """Where the configuration of sharded weights lies, seen from them or from the directory above."""
@@ -61,7 +63,7 @@ def write_merged(asked: str, directory: Path, notice: Notice, dtype: Dtype | Non
 def _reason(error: Exception) -> str:
     """Why something was not written; of a folder's files that of the first."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        return str(error.args[0][0][-1])
+        return str(error.args[0][0][-1]).partition(": ")[0]
     return str(getattr(error, "strerror", None) or first_line(error))
 
 
@@ -71,8 +73,12 @@ def _writer(asked: str, notice: Notice, dtype: Dtype | None) -> Callable[[Path],
     path = final_model(asked, notice)
     if is_adapter(path) and not _is_beside_pieces(Path(path)):
         return lambda directory: _write_adapter(path, dtype, directory)
+    if path != asked and is_hub_id(path):  # a short name that stands for one on the hub
+        raise nothing_to_merge(Path(path), path)
     if path != asked or is_checkpoint(place):  # the older formats' checkpoints are model directories themselves
         return lambda directory: _write_whole(path, dtype, directory)
+    if place.name == SHARDS and is_checkpoint(place.resolve().parent):
+        return _own_shards_writer(place, dtype)
     refuse_foreign(place)
     shards = find_shards(place)
     if shards is not None:
@@ -81,6 +87,16 @@ def _writer(asked: str, notice: Notice, dtype: Dtype | None) -> Callable[[Path],
     if distributed is not None:
         return lambda directory: _write_distributed(distributed, dtype, directory)
     raise nothing_to_merge(place, asked)
+
+
+def _own_shards_writer(place: Path, dtype: Dtype | None) -> Callable[[Path], None]:
+    """For the pieces in a checkpoint of a run of ours, which must be whole. Raises SodError where it is broken."""
+    checkpoint = place.resolve().parent
+    verify(checkpoint)
+    model = model_of(checkpoint)
+    if is_adapter(str(model)):  # the pieces are the adapter's alone
+        return lambda directory: _write_adapter(str(model), dtype, directory)
+    return lambda directory: _write_distributed(place, dtype, directory)
 
 
 def _is_beside_pieces(directory: Path) -> bool:
@@ -119,6 +135,7 @@ def _save(model: Any, tokenizer: Any, path: str, directory: Path) -> None:
     model.generation_config = read_generation_config(Path(path)) or model.generation_config
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    keep_tokenizer(Path(tokenizer_home(path)), directory)
 
 
 def _write_shards(place: Path, dtype: Dtype | None, directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sod.hub import is_hub_id
 from sod.models.adapters import is_adapter
 from sod.models.distributed_files import METADATA, find_distributed
 from sod.models.shards import HOME, find_shards
@@ -64,6 +65,8 @@ def nothing_to_merge(place: Path, asked: str) -> SodError:
     """The line for a path that holds nothing in parts."""
     if place.is_file():
         return SodError(f"{asked}: no such run or directory, but a file; name the directory that it is in")
+    if not place.is_dir() and is_hub_id(asked):
+        return SodError(f"{asked}: no such run or directory; one on the hub is whole, and can be named as it is")
     if not place.is_dir():
         return SodError(f"{asked}: no such run or directory; correct the path")
     cut_off = _first(place, ("*.distcp", "[!o]*/*.distcp", "*/*.distcp"))

@@ -27,6 +27,10 @@ _NOT_BESIDE = (
     *("fsdp_config.json", "lora_train_meta.json", "adapter_config.json", "requirements.txt", "iteration.txt"),
 )
 """Ends of the names of what trainers write beside them. An adapter's would make the whole model one."""
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json"),
+)
 _DTYPES = ("dtype", "torch_dtype")
 _CRITICS = ("score.", "v_head.", "pretrained_model.", "value_head.")
 """How names of a critic's weights begin that no model which writes text has."""
@@ -87,6 +91,16 @@ def keep_config(home: Path, model: Any, directory: Path) -> None:
     before["architectures"] = [type(model).__name__]
     text = json.dumps(before, indent=2, sort_keys=True, ensure_ascii=False)
     (directory / CONFIG_NAME).write_text(f"{text}\n", encoding="utf-8")
+
+
+def keep_tokenizer(home: Path, directory: Path) -> None:
+    """Put the tokenizer's files, which transformers has just written, back to what they are in `home`, where here.
+
+    May raise OSError.
+    """
+    for name in _TOKENIZER:
+        if (home / name).is_file():
+            shutil.copy(home / name, directory)
 
 
 def save_whole(plan: Outline, state: dict[str, Tensor], directory: Path, asked: str) -> None:
