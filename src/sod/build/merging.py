@@ -18,7 +18,7 @@ from sod.build.job import final_model
 from sod.build.unmerged import nothing_to_merge, of_run, refuse_foreign
 from sod.hub import is_hub_id
 from sod.models.adapters import WEIGHTS, base_source, is_adapter, tokenizer_home
-from sod.models.distributed_files import find_distributed, read_distributed, refuse_titan
+from sod.models.distributed_files import find_distributed, read_distributed, refuse_other_weights
 from sod.models.load import Dtype, load_model, load_tokenizer, torch_dtype
 from sod.models.lora import adapter_dtype, merged
 from sod.models.shard_adapter import adapter_scale, added, has_wrapping
@@ -147,7 +147,7 @@ def _write_shards(place: Path, dtype: Dtype | None, directory: Path) -> None:
 
 
 def _write_distributed(place: Path, dtype: Dtype | None, directory: Path) -> None:
-    refuse_titan(place)
+    refuse_other_weights(place)
     plan = outline(_home_of(place), sorted(place.glob("*.distcp")))
     state = _without_adapter(read_distributed(place, plan.shapes), place)
     save_whole(plan, _in(dtype, state), directory, str(place))

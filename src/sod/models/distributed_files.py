@@ -109,14 +109,23 @@ def read_distributed(directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> 
     return {name.removeprefix(prefix): whole[kept[name][0]] for name in names}
 
 
-def refuse_titan(directory: Path) -> None:
-    """Raises SodError for a directory of torchtitan, whose weights have names and an order of numbers of their own."""
+def refuse_other_weights(directory: Path) -> None:
+    """Raises SodError for weights that are no model's of transformers by their names alone.
+
+    Those of torchtitan have an order of numbers of their own, and an adapter lacks the weights that it changes.
+    """
     names = _read_metadata(directory / METADATA).state_dict_metadata
     titan = next((name for name in names if name.endswith(_OF_TITAN)), None)
     if titan is not None:
         raise SodError(
             f"{directory}: weights under torchtitan's names ({titan:.80}), which are not merged here; convert it with "
             "torchtitan's scripts/checkpoint_conversion/convert_to_hf.py, and use what that writes"
+        )
+    adapter = next((name for name in names if ".lora_" in name), None)
+    if adapter is not None and not any(".base_layer." in name for name in names):
+        raise SodError(
+            f"{directory}: holds an adapter alone ({adapter:.80}), without the weights that it changes; save it with "
+            "peft's save_pretrained, and merge the directory that this gives"
         )
 
 
@@ -195,7 +204,10 @@ def _prefix(kept: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int,
             if shapes.get(name[start:]) == shape:
                 found[name[:start]] += 1
     if not found:
-        raise _no_weights(kept, directory)
+        raise SodError(
+            f"{directory}: holds no weights of the model that config.json describes (it has "
+            f"{next(iter(kept), 'nothing'):.80}); put the config.json of its own model there"
+        )
     ranked = sorted(found, key=lambda prefix: _unlikely(prefix, found[prefix]))
     best, rival = ranked[0], ranked[1] if len(ranked) > 1 else None
     if rival is not None and _unlikely(best, found[best]) == _unlikely(rival, found[rival]):
@@ -210,16 +222,3 @@ def _unlikely(prefix: str, weights: int) -> tuple[int, bool, int, bool]:
     """What speaks against a prefix, the weightiest first."""
     parts = [part for part in _SEPARATOR.split(prefix) if part]
     return -weights, any(word in prefix for word in _OF_OPTIMIZERS), len(parts), not _MODELS.issuperset(parts)
-
-
-def _no_weights(kept: Mapping[str, Any], directory: Path) -> SodError:
-    adapter = next((name for name in kept if ".lora_" in name), None)
-    if adapter is not None:
-        return SodError(
-            f"{directory}: holds an adapter alone ({adapter:.80}), without the weights that it changes; save it with "
-            "peft's save_pretrained, and merge the directory that this gives"
-        )
-    return SodError(
-        f"{directory}: holds no weights of the model that config.json describes (it has "
-        f"{next(iter(kept), 'nothing'):.80}); put the config.json of its own model there"
-    )

@@ -88,6 +88,8 @@ def keep_config(home: Path, model: Any, directory: Path) -> None:
     before.setdefault(next((known for known in _DTYPES if known in before), key), dtype)
     for section in (before, *(value for value in before.values() if isinstance(value, dict))):
         section.update({known: dtype for known in _DTYPES if known in section})
+    if getattr(model.config, "quantization_config", None) is None:
+        before.pop("quantization_config", None)
     before["architectures"] = [type(model).__name__]
     text = json.dumps(before, indent=2, sort_keys=True, ensure_ascii=False)
     (directory / CONFIG_NAME).write_text(f"{text}\n", encoding="utf-8")
