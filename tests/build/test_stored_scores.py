@@ -141,7 +141,7 @@ def chat_at(place: Path) -> Chat:
 @pytest.mark.slow
 def test_conversations_are_episodes_of_their_assistants_turns(place: Path, conversations: Sequence[Any]) -> None:
     chat = chat_at(place)
-    episodes, left_out = episodes_of(str(place / "sft.parquet"), recipe_at(place), chat)
+    episodes, left_out = episodes_of(str(place / "sft.parquet"), recipe_at(place), chat, pytest.fail)
     assert (len(episodes), left_out) == (8, 0)
     for episode, conversation in zip(episodes, conversations, strict=False):
         ids, turns = chat.encode_conversation(conversation.messages)

@@ -45,6 +45,11 @@ class RowScores:
     id_NK: NDArray[np.int64]
     best_NK: NDArray[np.float32]
 
+    @property
+    def finite(self) -> bool:
+        """Whether all are numbers."""
+        return bool(np.isfinite(self.logp_N).all() and np.isfinite(self.best_NK).all())
+
     def packed(self) -> bytes:
         """As bytes that `unpacked` reads."""
         return self.logp_N.tobytes() + self.best_NK.tobytes() + self.id_NK.astype(np.int32).tobytes()
