@@ -62,7 +62,7 @@ ROWS: dict[str, tuple[Callable[[Row], Row], str]] = {
     "texts": (lambda row: row | {"token_ids": [str(one) for one in row["token_ids"]]}, "numbers from 0"),
     "negative": (first_id(-1), "numbers from 0"),
     "null": (first_id(None), "numbers from 0"),
-    "beyond": (first_id(999_999), "token 999999, and the student has"),
+    "beyond": (first_id(999_999), "its tokens are not those of student.path="),
     "no turns": (lambda row: {name: row[name] for name in row if name != "turns"}, "no field 'turns'"),
     "turns": (lambda row: row | {"turns": [1]}, "TypeError"),
     "reward": (lambda row: row | {"reward": "high"}, "reward 'high' is no number"),

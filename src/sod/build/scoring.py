@@ -120,7 +120,7 @@ def episodes_of(source: str, recipe: Recipe, chat: Chat, notice: Notice) -> tupl
     if not own:
         found = conversations_in(source, recipe)
         return [_as_episode(one, chat) for one in found.items], len(found.skipped)
-    episodes, damaged = _read(own, Support.of(chat.tokenizer).size)
+    episodes, damaged = _read(own, recipe.student.path, Support.of(chat.tokenizer).size)
     if not episodes:
         raise SodError(f"{source}: {damaged[0] if damaged else 'every episode faulted'}; there is nothing to score")
     if damaged:
@@ -129,8 +129,8 @@ def episodes_of(source: str, recipe: Recipe, chat: Chat, notice: Notice) -> tupl
     return episodes, len(rows) - len(episodes)
 
 
-def _read(rows: Sequence[tuple[str, Mapping[str, Any]]], tokens: int) -> tuple[list[Episode], list[str]]:
-    """The episodes of those rows that did not fault, and what is wrong with the others; `tokens` are the student's."""
+def _read(rows: Sequence[tuple[str, Mapping[str, Any]]], path: str, tokens: int) -> tuple[list[Episode], list[str]]:
+    """The episodes of those rows that did not fault, and what is wrong with the others; the student has `tokens`."""
     episodes, damaged = [], []
     for where, row in rows:
         whole = full_row(row, where)
@@ -140,7 +140,9 @@ def _read(rows: Sequence[tuple[str, Mapping[str, Any]]], tokens: int) -> tuple[l
             episode = episode_of_row(whole | {"fault": None})
             highest = max(episode.trajectory.token_ids)
             if highest >= tokens:
-                raise ValueError(f"token {highest}, and the student has {tokens}")
+                raise ValueError(
+                    f"its tokens are not those of student.path={path}: {highest} is one, and it has {tokens}"
+                )
         except ValueError as error:
             damaged.append(f"{where}: {error}")
             continue
