@@ -8,6 +8,7 @@ can be killed. NAME is what it calls the model.
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-Change = Callable[[int, dict[str, Any]], tuple[int, Mapping[str, str], dict[str, Any] | str]]
+Change = Callable[[int, dict[str, Any]], tuple[int, Mapping[str, str], dict[str, Any] | str | bytes]]
 """From the number of a request (from 0) and the good answer to what is answered: status, headers, body."""
 
 
@@ -29,7 +30,8 @@ class ScoringServer:
     With `falsy` it takes `logprobs: 0` for none, as SGLang does; with `strict` it refuses fields that OpenAI has not.
 
     `asked` are the bodies of all requests to `/v1/completions`, `headers` what came with them; `most` is how many were
-    answered at a time, `most_tokens` how many tokens were in them.
+    answered at a time, `most_tokens` how many tokens were in them. `listed`, where it is set, is its answer to
+    whoever asks for its models.
     """
 
     def __init__(
@@ -46,18 +48,22 @@ class ScoringServer:
         name: str = "t",
         falsy: bool = False,
         strict: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name, self.falsy, self.strict = name, falsy, strict
         self.model, self.tokenizer, self.forms, self.as_ids = model, tokenizer, forms, as_ids
         self.most_k, self.context, self.bos, self.key = most_k, context, bos, key
         self.change: Change = as_it_is
+        self.listed: tuple[int, Mapping[str, str], dict[str, Any] | str] | None = None
         self.asked: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.now = self.most = self.tokens_now = self.most_tokens = 0
         self._lock, self._computing = threading.Lock(), threading.Lock()
         self._server = Quiet(("127.0.0.1", port), handler_of(self))
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -170,7 +176,9 @@ def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:
                 self.reply(*server.answered(body, dict(self.headers)))
 
         def do_GET(self) -> None:
-            if not self.refused():
+            if server.listed is not None:
+                self.reply(*server.listed)
+            elif not self.refused():
                 limit = {} if server.context is None else {"max_model_len": server.context}
                 self.reply(200, {}, {"data": [{"id": server.name, **limit}]})
 
@@ -181,7 +189,8 @@ def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:
             return False
 
         def reply(self, status: int, headers: Mapping[str, str], answer: Any) -> None:
-            data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            text = answer if isinstance(answer, str | bytes) else json.dumps(answer)
+            data = text if isinstance(text, bytes) else text.encode()
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
