@@ -159,10 +159,11 @@ class Service:
     async def _send(self, path: str, body: bytes, most_bytes: int) -> tuple[bytes | Fault, float]:
         """The body of a good answer (HTTP 200), within the time limit; and the seconds we are asked to wait."""
         seconds, answered = self._patience.seconds, False  # from its header on, what breaks is the answer
+        client = self._opened()  # reading certificates is not the service's time
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._opened().stream("POST", self._address(path), content=body) as response,
+                client.stream("POST", self._address(path), content=body) as response,
             ):
                 answered = True
                 data = bytearray()

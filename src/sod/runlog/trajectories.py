@@ -119,7 +119,7 @@ def full_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     version = row.get("format", 1)
     if version not in (1, FORMAT):
         raise SodError(f"{where}: trajectory format {version!r} is of a later version of sod; read it there")
-    return dict.fromkeys(NEW_FIELDS) | row | {"format": version}
+    return {**dict.fromkeys(NEW_FIELDS), **row, "format": version}
 
 
 def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
