@@ -61,6 +61,12 @@ def test_a_dialect_gives_the_scores_of_a_local_teacher(
     assert len(server.asked) == asked
 
 
+def test_an_adapter_of_sglangs_is_asked_by_its_name(serving: Serving, teacher_of: Making) -> None:
+    server = serving(forms=("generate",))
+    teacher_of(server.url, model="t:maths")
+    assert [body["lora_path"] for body in server.asked if "input_ids" in body] == ["maths"] * 3
+
+
 def of_echo(change: Callable[[Body], Body]) -> Callable[[Body], Any]:
     """A change of the log-probabilities in an answer to `echo`."""
 

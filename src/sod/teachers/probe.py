@@ -105,7 +105,8 @@ def _longest(server: Server, models: httpx.Response) -> int | None:
         rows = {str(row["id"]): row for row in models.json()["data"]}
     except (ValueError, LookupError, TypeError):  # it has no such list
         return own
-    if rows and server.model not in rows:
+    name = server.model if server.model in rows else server.model.partition(":")[0]  # SGLang: base:adapter
+    if rows and name not in rows:
         if any("*" in name for name in rows):  # a router's pattern
             return own
         near = get_close_matches(server.model, rows, NAMES_SHOWN, 0.0)
@@ -113,7 +114,7 @@ def _longest(server: Server, models: httpx.Response) -> int | None:
         raise SodError(
             f"{server.key}.model={server.model}: {server.spec.url} serves {', '.join(near)}{more}; take one of these"
         )
-    said = rows[server.model].get("max_model_len") if rows else None
+    said = rows[name].get("max_model_len") if rows else None
     # One token is generated for each request.
     limits = [limit for limit in (own, said - 1 if type(said) is int else None) if limit is not None]
     return min(limits, default=None)
@@ -134,10 +135,12 @@ async def _tried(server: Server, ids: Sequence[int], wanted: int, longest: int |
             refusals.append(f"{form}: {_reason(answer, server)}")
     if found:
         return max(found, key=lambda one: one[0].largest_k)
-    prefix = "a url goes up to /v1; " if any("HTTP 404" in refusal for refusal in refusals) else ""
+    beside = "generate: "  # another address, which most servers do not have
+    unknown = any("HTTP 404" in refusal for refusal in refusals if not refusal.startswith(beside))
+    prefix = "a url goes up to /v1; " if unknown else ""
     raise SodError(
         f"{server.key}.url={server.spec.url}: gives no log-probabilities of given tokens ({'; '.join(refusals)}); "
-        f"{prefix}serve the teacher by vLLM or SGLang, whose /v1/completions does, or load it here with teacher.path"
+        f"{prefix}serve the teacher by vLLM or SGLang, which do, or load it here with teacher.path"
     )
 
 
