@@ -67,6 +67,23 @@ def test_an_adapter_of_sglangs_is_asked_by_its_name(serving: Serving, teacher_of
     assert [body["lora_path"] for body in server.asked if "input_ids" in body] == ["maths"] * 3
 
 
+def test_a_server_that_does_not_spell_its_tokens_is_told_of(serving: Serving, teacher_of: Making) -> None:
+    """As SGLang with some versions of its tokenizers, which give the text of all tokens at once."""
+    server = serving(forms=("generate",))
+
+    def together(number: int, answer: Body) -> Any:
+        if not server.asked[number]["return_text_in_logprobs"]:
+            return 200, {}, answer
+        meta = answer["meta_info"]
+        return 200, {}, answer | {"meta_info": meta | {"input_token_logprobs": meta["input_token_logprobs"][:1]}}
+
+    server.change = together
+    told: list[str] = []
+    assert teacher_of(server.url, k=5, told=told).offers.largest_k == 5
+    (notice,) = told
+    assert "does not say how its tokens are spelled; see to it that t has the student's tokenizer" in notice
+
+
 def of_echo(change: Callable[[Body], Body]) -> Callable[[Body], Any]:
     """A change of the log-probabilities in an answer to `echo`."""
 

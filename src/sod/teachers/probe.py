@@ -58,6 +58,11 @@ def probed(server: Server, tokenizer: Any, wanted_k: int, notice: Notice) -> Off
     longest = _longest(server, models)
     offered, answer = loop_thread().run(_tried(server, ids, wanted_k, longest))
     texts = answer.text_T or loop_thread().run(_texts(server, ids, offered))
+    if not texts:
+        notice(
+            f"{server.key}.url={server.spec.url}: does not say how its tokens are spelled; see to it that "
+            f"{server.model} has the student's tokenizer"
+        )
     _refuse_other_tokens(server, tokenizer, ids, texts)
     loop_thread().run(_refuse_other_control_tokens(server, tokenizer, ids[:1], offered))
     logps = [float(logp) for logp in answer.logp_T]
