@@ -72,7 +72,7 @@ def test_a_server_that_does_not_spell_its_tokens_is_told_of(serving: Serving, te
     server = serving(forms=("generate",))
 
     def together(number: int, answer: Body) -> Any:
-        if not server.asked[number]["return_text_in_logprobs"]:
+        if not server.asked[number].get("return_text_in_logprobs"):
             return 200, {}, answer
         meta = answer["meta_info"]
         return 200, {}, answer | {"meta_info": meta | {"input_token_logprobs": meta["input_token_logprobs"][:1]}}
