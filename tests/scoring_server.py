@@ -1,4 +1,5 @@
-"""A small real OpenAI-compatible server over a tiny model: `/v1/completions` gives log-probabilities of given tokens.
+"""A small real OpenAI-compatible server over a tiny model: `/v1/completions` gives log-probabilities of given tokens,
+and `/generate` beside it as SGLang's does.
 
 In this process (`ScoringServer`) or in one of its own (`python scoring_server.py MODEL_DIRECTORY PORT [NAME]`), which
 can be killed. NAME is what it calls the model.
@@ -7,6 +8,7 @@ can be killed. NAME is what it calls the model.
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 
-Change = Callable[[int, dict[str, Any]], tuple[int, Mapping[str, str], dict[str, Any] | str]]
+Change = Callable[[int, dict[str, Any]], tuple[int, Mapping[str, str], dict[str, Any] | str | bytes]]
 """From the number of a request (from 0) and the good answer to what is answered: status, headers, body."""
 
 
@@ -25,9 +27,11 @@ def as_it_is(number: int, answer: dict[str, Any]) -> tuple[int, Mapping[str, str
 
 class ScoringServer:
     """`forms` are those it speaks; with `as_ids` it can write tokens as ids in `echo`. `bos` is put before prompts.
+    With `falsy` it takes `logprobs: 0` for none, as SGLang does; with `strict` it refuses fields that OpenAI has not.
 
     `asked` are the bodies of all requests to `/v1/completions`, `headers` what came with them; `most` is how many were
-    answered at a time, `most_tokens` how many tokens were in them.
+    answered at a time, `most_tokens` how many tokens were in them. `listed`, where it is set, is its answer to
+    whoever asks for its models.
     """
 
     def __init__(
@@ -42,18 +46,24 @@ class ScoringServer:
         key: str = "",
         port: int = 0,
         name: str = "t",
+        falsy: bool = False,
+        strict: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.falsy, self.strict = name, falsy, strict
         self.model, self.tokenizer, self.forms, self.as_ids = model, tokenizer, forms, as_ids
         self.most_k, self.context, self.bos, self.key = most_k, context, bos, key
         self.change: Change = as_it_is
+        self.listed: tuple[int, Mapping[str, str], dict[str, Any] | str] | None = None
         self.asked: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.now = self.most = self.tokens_now = self.most_tokens = 0
         self._lock, self._computing = threading.Lock(), threading.Lock()
         self._server = Quiet(("127.0.0.1", port), handler_of(self))
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -70,7 +80,7 @@ class ScoringServer:
 
     def answered(self, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], Any]:
         """The answer to a request, changed as the test says."""
-        size = len(body["prompt"])
+        size = len(body["prompt"] if "prompt" in body else body["input_ids"])
         with self._lock:
             number = len(self.asked)
             self.asked.append(body)
@@ -78,15 +88,20 @@ class ScoringServer:
             self.now, self.tokens_now = self.now + 1, self.tokens_now + size
             self.most, self.most_tokens = max(self.most, self.now), max(self.most_tokens, self.tokens_now)
         try:
-            status, answer = self.completion(body)
+            status, answer = self.completion(body) if "prompt" in body else self.generated(body)
             return (status, {}, answer) if status != 200 else self.change(number, answer)
         finally:
             with self._lock:
                 self.now, self.tokens_now = self.now - 1, self.tokens_now - size
 
     def completion(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        own = {"prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids"} & {*body}
+        if self.strict and own:
+            return 400, {"error": {"message": f"Extra inputs are not permitted, field: '{min(own)}'"}}
         ids = ([] if self.bos is None else [self.bos]) + body["prompt"]
         k = int(body.get("prompt_logprobs" if "prompt_logprobs" in body else "logprobs") or 0)
+        if max(ids) >= self.model.config.vocab_size:
+            return 400, {"error": {"message": f"Token id {max(ids)} is out of vocabulary"}}
         if self.context is not None and len(ids) + body["max_tokens"] > self.context:
             return 400, {"error": f"maximum context length is {self.context} tokens"}
         if k > self.most_k:
@@ -96,11 +111,29 @@ class ScoringServer:
         choice: dict[str, Any] = {"index": 0, "text": "", "finish_reason": "length"}
         if "prompt_logprobs" in body and "prompt_logprobs" in self.forms:
             choice |= {"prompt_logprobs": self.mappings(ids, logp_TV, k), "prompt_token_ids": ids}
-        elif body.get("echo") and "echo" in self.forms:
+        elif body.get("echo") and "echo" in self.forms and (k or not self.falsy):
             as_ids = bool(body.get("return_tokens_as_token_ids")) and self.as_ids
             choice["logprobs"] = self.echoed([*ids, int(logp_TV[-1].argmax())], logp_TV, k, as_ids)
         usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
         return 200, {"choices": [choice], "model": body["model"], "usage": usage}
+
+    def generated(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """SGLang's answer; tokens have a text where that is asked for."""
+        ids, k = body["input_ids"], body["top_logprobs_num"]
+        with self._computing, torch.no_grad():
+            logp_TV = self.model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+
+        def named(logp: float | None, token: int) -> list[Any]:
+            return [logp, token, self.tokenizer.decode([token]) if body["return_text_in_logprobs"] else None]
+
+        meta: dict[str, Any] = {"prompt_tokens": len(ids), "completion_tokens": 1}
+        own = [None, *(float(logp_TV[place - 1, token]) for place, token in enumerate(ids) if place)]
+        meta["input_token_logprobs"] = [named(logp, token) for logp, token in zip(own, ids, strict=True)]
+        if k:
+            best = [logp_TV[place - 1].topk(k) for place in range(1, len(ids))]
+            rows = [[named(float(v), int(i)) for v, i in zip(*one, strict=True)] for one in best]
+            meta["input_top_logprobs"] = [None, *rows]
+        return 200, {"text": "", "meta_info": meta}
 
     def mappings(self, ids: list[int], logp_TV: torch.Tensor, k: int) -> list[Any]:
         rows: list[Any] = [None]
@@ -136,11 +169,16 @@ def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if not self.refused():
+            known = {"/v1/completions"} | ({"/generate"} if "generate" in server.forms else set())
+            if self.path not in known:
+                self.reply(404, {}, {"detail": "Not Found"})
+            elif not self.refused():
                 self.reply(*server.answered(body, dict(self.headers)))
 
         def do_GET(self) -> None:
-            if not self.refused():
+            if server.listed is not None:
+                self.reply(*server.listed)
+            elif not self.refused():
                 limit = {} if server.context is None else {"max_model_len": server.context}
                 self.reply(200, {}, {"data": [{"id": server.name, **limit}]})
 
@@ -151,7 +189,8 @@ def handler_of(server: ScoringServer) -> type[BaseHTTPRequestHandler]:
             return False
 
         def reply(self, status: int, headers: Mapping[str, str], answer: Any) -> None:
-            data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            text = answer if isinstance(answer, str | bytes) else json.dumps(answer)
+            data = text if isinstance(text, bytes) else text.encode()
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)

@@ -123,6 +123,18 @@ def test_a_served_teacher_gives_the_weights_of_the_same_one_in_the_process(
     assert apart(local, served) < ROUNDING * apart(start, local)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sod", "opd top-k"])
+def test_a_server_of_sglangs_dialect_teaches(
+    name: str, make_recipe: Any, place: Path, alike: ScoringServer, tmp_path: Path
+) -> None:
+    local = trained(make_recipe({"path": str(place / "alike")}, METHODS[name]), tmp_path / "local")
+    with ScoringServer(alike.model, alike.tokenizer, forms=("generate", "echo"), as_ids=False, falsy=True) as server:
+        served = trained(make_recipe({"url": server.url}, METHODS[name]), tmp_path / "served")
+    start = load_file(place / "student" / "model.safetensors")
+    assert apart(local, served) < ROUNDING * apart(start, local)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "temperature": (
         {"rollout": {"temperature": 0.7}},
@@ -240,6 +252,38 @@ def test_a_server_that_is_killed_comes_back_and_then_is_not_missed(
     elsewhere = make_recipe({"url": killable.url, "cache": str(tmp_path / "empty")})
     with pytest.raises(SodError, match=r"cannot be reached \(ConnectError\); start the server"):
         prepare_train(elsewhere, tmp_path / "three", False, print)
+
+
+@pytest.mark.slow
+def test_one_of_several_teachers_that_dies_costs_its_own_tasks_alone(
+    make_recipe: Any, place: Path, alike: ScoringServer, tmp_path: Path
+) -> None:
+    """Faults of these, up to the rate at which a run stops, in a line that says which teacher is away."""
+    named = [replace(task, data_source=f"s{number % 2}") for number, task in enumerate(TASKS)]
+    write_tasks(tmp_path / "tasks.parquet", named)
+    data = {"train": str(tmp_path / "tasks.parquet")}
+    rollout = {"prompts": 6, "samples": 1, "max_turns": 1, "max_turn_tokens": 24}
+    rollout |= {"max_prompt_tokens": 200, "max_response_tokens": 120}
+    for rate in (1.0, 0.1):
+        with ScoringServer(alike.model, alike.tokenizer) as server:
+            away = {**SERVED, "url": server.url, "cache": str(tmp_path / f"{rate}"), "attempts": 1, "sources": ["s1"]}
+            teachers = {"a": {"path": str(place / "alike")}, "b": away}
+            limits = {"max_fault_rate": rate, **({"fault_window": 6} if rate < 1 else {})}
+            recipe = make_recipe(data=data, teachers=teachers, rollout={**rollout, **limits})
+
+            def dies(number: int, answer: dict[str, Any]) -> Any:
+                first_step = number < 2 + 3  # after the probes
+                return (200, {}, answer) if first_step else (500, {}, "engine dead")
+
+            server.change = dies
+            with closing(prepare_train(recipe, tmp_path / f"run-{rate}", False, print)) as job:
+                if rate == 1.0:
+                    job.start([])
+                else:
+                    with pytest.raises(SodError, match=rf"teachers\.b: {server.url}: HTTP 500: 'engine dead'"):
+                        job.start([])
+    rows = [json.loads(line) for line in (tmp_path / "run-1.0" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["faults"] for row in rows] == [0.0, 3.0]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +23,19 @@ from sod.models.support import Support
 from sod.objective.batch import pack
 from sod.objective.scores import ScoreNeed, TeacherScores
 from sod.recipe import Notice, Recipe
-from sod.records import Episode, Fault, Group, Said, SodError, StopReason, Task, Trajectory, Turn
-from sod.runlog import read_trajectory_rows, trajectory_of
+from sod.records import Episode, Fault, FaultKind, Group, Said, SodError, StopReason, Task, Trajectory, Turn
+from sod.runlog import full_row, read_lines
 from sod.tasks.base import Conversation
 from sod.tasks.own_runs import with_episode_files
 from sod.tasks.sources import names_of
 from sod.teachers.base import Teacher
 from sod.teachers.local import LocalTeacher
 from sod.teachers.server import RowScores
-from sod.teachers.stored import About, Scored, task_of_row, vocabulary_hash, write_scores
+from sod.teachers.stored import About, Scored, episode_of_row, vocabulary_hash, write_scores
 
 PART = 64
 """Episodes that are scored, and written, at a time."""
+NOT_FINITE = Fault(FaultKind.BAD_REPLY, "a log-probability of the teacher is not finite", False)
 Progress = Callable[[int, int], None]
 """Hears how many episodes are done, of how many."""
 
@@ -72,7 +73,7 @@ def score_file(
         own = recipe.student.path, load_tokenizer(recipe.student.path)
         theirs = None if vocabulary is None else (vocabulary, load_tokenizer(vocabulary))
         chat = chat_over(recipe, own, theirs, notice)
-        episodes, left_out = episodes_of(source, recipe, chat)
+        episodes, left_out = episodes_of(source, recipe, chat, notice)
         wanted = wanted_k(make_method(recipe.method)) if k is None else k
         teacher = _teacher(recipe, chat, wanted, notice, resources)
         about = About(spec.shown, recipe.rollout.temperature, wanted, vocabulary_hash(chat.tokenizer))
@@ -105,26 +106,49 @@ def _teacher(recipe: Recipe, chat: Chat, k: int, notice: Notice, resources: Exit
     return LocalTeacher(model, recipe.optim.micro_batch_tokens, temperature)
 
 
-def episodes_of(source: str, recipe: Recipe, chat: Chat) -> tuple[list[Episode], int]:
+def episodes_of(source: str, recipe: Recipe, chat: Chat, notice: Notice) -> tuple[list[Episode], int]:
     """What a run, or a file of trajectories or conversations, holds; and how many rows are left out.
 
-    Trajectories keep the tokens that were sampled; conversations are written in the chat's template. Raises SodError
-    where there is nothing, and for trajectories in other tokens than the chat's.
+    Trajectories keep the tokens that were sampled; conversations are written in the chat's template. `notice` hears of
+    rows that are damaged. Raises SodError where there is nothing, and for trajectories in other tokens than the chat's.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[str, dict[str, Any]]] = []
     for file in map(Path, names_of(with_episode_files(source))):
         if file.suffix == ".jsonl" and file.is_file():
-            rows += read_trajectory_rows(file)
-    own = [row for row in rows if row.get("token_ids") is not None and row.get("turn_ids") is not None]
+            rows += [(f"{file}:{number}", row) for number, row in read_lines(file)]
+    own = [(where, row) for where, row in rows if row.get("token_ids") is not None and row.get("turn_ids") is not None]
     if not own:
         found = conversations_in(source, recipe)
         return [_as_episode(one, chat) for one in found.items], len(found.skipped)
-    usable = [row for row in own if row["fault"] is None and any(row["turn_ids"])]
-    if not usable:
-        raise SodError(f"{source}: every episode faulted; there is nothing to score")
-    episodes = [Episode(task_of_row(row), trajectory_of(row)) for row in usable]
+    episodes, damaged = _read(own, recipe.student.path, Support.of(chat.tokenizer).size)
+    if not episodes:
+        raise SodError(f"{source}: {damaged[0] if damaged else 'every episode faulted'}; there is nothing to score")
+    if damaged:
+        notice(f"{source}: rows that are damaged are left out ({len(damaged)}), the first: {damaged[0]}")
     _refuse_other_tokens(source, episodes, chat, recipe.student.path)
-    return episodes, len(rows) - len(usable)
+    return episodes, len(rows) - len(episodes)
+
+
+def _read(rows: Sequence[tuple[str, Mapping[str, Any]]], path: str, tokens: int) -> tuple[list[Episode], list[str]]:
+    """The episodes of those rows that did not fault, and what is wrong with the others; the student has `tokens`."""
+    episodes, damaged = [], []
+    for where, row in rows:
+        whole = full_row(row, where)
+        if whole.get("fault") is not None:
+            continue
+        try:
+            episode = episode_of_row(whole | {"fault": None})
+            highest = max(episode.trajectory.token_ids)
+            if highest >= tokens:
+                raise ValueError(
+                    f"its tokens are not those of student.path={path}: {highest} is one, and it has {tokens}"
+                )
+        except ValueError as error:
+            damaged.append(f"{where}: {error}")
+            continue
+        if any(episode.trajectory.turn_ids):
+            episodes.append(episode)
+    return episodes, damaged
 
 
 def _refuse_other_tokens(source: str, episodes: Sequence[Episode], chat: Chat, path: str) -> None:
@@ -183,8 +207,14 @@ def _parts(
         scores = teacher.score(batch, batch.episodes, ScoreNeed(k=k))
         faults += scores.faults.values()
         rows = _rows_of(scores, batch.turn_BT > 0, k)
-        scored = [Scored(one, row) for one, row in zip(part, rows, strict=True)]
-        yield [one for number, one in enumerate(scored) if number not in scores.faults]
+        scored = [
+            Scored(one, row)
+            for number, (one, row) in enumerate(zip(part, rows, strict=True))
+            if number not in scores.faults
+        ]
+        finite = [one for one in scored if one.scores.finite]
+        faults += [NOT_FINITE] * (len(scored) - len(finite))
+        yield finite
         progress(start + len(part), len(episodes))
 
 

@@ -94,6 +94,11 @@ def refuse_other_tokens(stored: Stored, chat: Chat, recipe: Recipe) -> None:
             f"{stored.where}: its episodes are in other tokens than those of student.path={recipe.student.path}; take "
             "a student of the same tokenizer, or score anew"
         )
+    if stored.teacher.highest_token >= Support.of(chat.tokenizer).size:
+        raise SodError(
+            f"{stored.where}: damaged, token {stored.teacher.highest_token} is beyond its vocabulary; make it "
+            "anew by `sod teacher score`"
+        )
 
 
 @final

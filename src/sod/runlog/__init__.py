@@ -15,6 +15,7 @@ write stops the run with one line (`SodError`) that names the file.
 
 from sod.runlog.directory import STEP_NAME as STEP_NAME
 from sod.runlog.directory import RunLog as RunLog
+from sod.runlog.files import read_lines as read_lines
 from sod.runlog.files import write_bytes_atomic as write_bytes_atomic
 from sod.runlog.files import write_json_atomic as write_json_atomic
 from sod.runlog.files import write_text_atomic as write_text_atomic
@@ -26,6 +27,7 @@ from sod.runlog.guard import recipe_hash as recipe_hash
 from sod.runlog.guard import refuse_other_recipe as refuse_other_recipe
 from sod.runlog.lock import locked as locked
 from sod.runlog.manifest import git_state as git_state
+from sod.runlog.trajectories import full_row as full_row
 from sod.runlog.trajectories import read_trajectory_rows as read_trajectory_rows
 from sod.runlog.trajectories import trajectory_of as trajectory_of
 from sod.runlog.trajectories import trajectory_row as trajectory_row

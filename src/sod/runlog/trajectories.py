@@ -111,15 +111,15 @@ def read_trajectory_rows(path: Path) -> list[dict[str, Any]]:
     Cut lines are left out with a warning. Raises SodError where the file cannot be read, a line is no JSON object, or
     a row is of a later format.
     """
-    rows = []
-    for number, row in read_lines(path):
-        version = row.get("format", 1)
-        if version not in (1, FORMAT):
-            raise SodError(
-                f"{path}:{number}: trajectory format {version!r} is of a later version of sod; read it there"
-            )
-        rows.append(dict.fromkeys(NEW_FIELDS) | row | {"format": version})
-    return rows
+    return [full_row(row, f"{path}:{number}") for number, row in read_lines(path)]
+
+
+def full_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A row of either format with every field of format 2. Raises SodError, naming `where`, for a later format."""
+    version = row.get("format", 1)
+    if version not in (1, FORMAT):
+        raise SodError(f"{where}: trajectory format {version!r} is of a later version of sod; read it there")
+    return {**dict.fromkeys(NEW_FIELDS), **row, "format": version}
 
 
 def trajectory_of(row: Mapping[str, Any]) -> Trajectory:

@@ -20,8 +20,7 @@ from sod.objective.batch import TokenBatch
 from sod.objective.scores import ScoreNeed, TeacherScores
 from sod.records import Episode, Fault
 from sod.teachers.base import Offer
-from sod.teachers.probe import Offered
-from sod.teachers.server import Row, RowScores, Server
+from sod.teachers.server import Offered, Row, RowScores, Server
 
 
 @final
@@ -43,7 +42,7 @@ class ServedTeacher:
         if need.entropy or k > self.offered.largest_k:
             raise ValueError(f"{self.server.model} offers {self.offered.offer}, and {need} was asked for")
         rows = rows_of(batch)
-        answers = loop_thread().run(self.server.scored(rows, k, self.offered.form, self.offered.longest))
+        answers = loop_thread().run(self.server.scored(rows, k, self.offered))
         return gathered(batch, rows, answers, need)
 
     def state(self) -> None:

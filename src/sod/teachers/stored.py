@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -24,6 +25,7 @@ from sod.objective.batch import TokenBatch
 from sod.objective.scores import Level, ScoreNeed, TeacherScores
 from sod.records import Episode, Fault, FaultKind, Message, SodError, Task
 from sod.runlog import trajectory_of, trajectory_row
+from sod.teachers.answers import HIGHEST
 from sod.teachers.base import Offer
 from sod.teachers.served import gathered, rows_of
 from sod.teachers.server import RowScores
@@ -97,17 +99,27 @@ def read_scores(path: Path) -> tuple[About, list[Scored]]:
         table = parquet.read_table(path)
         about = json.loads((table.schema.metadata or {})[_META])
         version = about.pop("format")
+        known = About(**about) if version == FORMAT else None
+        columns = [_lists(table, name) for name in ("logps", "ids", "best")]
+        columns += [table[name].to_pylist() for name in ("trajectory", "source")]
     except FileNotFoundError:
         raise SodError(f"{path}: no such file; `sod teacher score FILE --out {path}` writes it") from None
-    except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, pa.ArrowInvalid) as error:
         reason = type(error).__name__
         raise SodError(f"{path}: holds no scores of a teacher ({reason}); make it by `sod teacher score`") from error
-    if version != FORMAT:
+    if known is None:
         raise SodError(f"{path}: scores of format {version}, written by a later version of sod; read it there")
-    known = About(**about)
-    columns = [_lists(table, name) for name in ("logps", "ids", "best")]
-    columns += [table[name].to_pylist() for name in ("trajectory", "source")]
-    return known, [_scored_of(known.k, *row) for row in zip(*columns, strict=True)]
+    scored = []
+    for number, row in enumerate(zip(*columns, strict=True), start=1):
+        try:
+            scored.append(_scored_of(known.k, *row))
+        except ValueError as error:
+            raise SodError(
+                f"{path}: row {number} is damaged ({error}); make the file anew by `sod teacher score`"
+            ) from error
+    if not scored:
+        raise SodError(f"{path}: holds no episodes; make it anew by `sod teacher score`")
+    return known, scored
 
 
 @final
@@ -117,6 +129,12 @@ class StoredTeacher:
     def __init__(self, about: About, scored: Sequence[Scored]) -> None:
         self.about = about
         self._scores = {one.episode.trajectory.token_ids: one.scores for one in scored}
+
+    @property
+    def highest_token(self) -> int:
+        """Of all episodes, and of the teacher's most probable ones."""
+        of_teacher = max(int(scores.id_NK.max(initial=0)) for scores in self._scores.values())
+        return max(of_teacher, *(max(ids) for ids in self._scores))
 
     @property
     def offers(self) -> Offer:
@@ -159,10 +177,39 @@ def _lists(table: Any, name: str) -> list[Any]:
 
 
 def _scored_of(k: int, logps: Any, ids: Any, best: Any, text: str, source: str) -> Scored:
-    row = json.loads(text)
-    trajectory = trajectory_of(row)
-    scores = RowScores(logps, ids.reshape(len(logps), k).astype(np.int64), best.reshape(len(logps), k))
-    return Scored(Episode(task_of_row(row, source), trajectory), scores)
+    """A row as it was written. Raises ValueError for one that was not written so."""
+    try:
+        row = json.loads(text)
+    except TypeError:
+        raise ValueError("no trajectory") from None
+    episode = episode_of_row(row, source)
+    actions = sum(turn > 0 for turn in episode.trajectory.turn_ids)
+    if len(logps) != actions or len(ids) != actions * k or len(best) != actions * k:
+        raise ValueError(f"{len(logps)}, {len(ids)} and {len(best)} scores of {actions} tokens and the top {k} of each")
+    scores = RowScores(logps, ids.reshape(actions, k).astype(np.int64), best.reshape(actions, k))
+    if not scores.finite or (logps > HIGHEST).any() or (best > HIGHEST).any():
+        raise ValueError("a number that is no log-probability")
+    if (ids < 0).any():
+        raise ValueError("a token below 0")
+    return Scored(episode, scores)
+
+
+def episode_of_row(row: Any, source: str = "unknown") -> Episode:
+    """The episode that a run wrote as this row. Raises ValueError, saying why, for a row that no run writes."""
+    try:
+        episode = Episode(task_of_row(row, source), trajectory_of(row))
+    except KeyError as error:
+        raise ValueError(f"no field {error}") from None
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    trajectory = episode.trajectory
+    if any(type(number) is not int or number < 0 for number in (*trajectory.token_ids, *trajectory.turn_ids)):
+        raise ValueError("token_ids and turn_ids are numbers from 0")
+    if not trajectory.turn_ids or trajectory.turn_ids[0]:
+        raise ValueError("no prompt before the first turn")
+    if type(trajectory.reward) not in (int, float) or not math.isfinite(trajectory.reward):
+        raise ValueError(f"reward {trajectory.reward!r:.40} is no number")
+    return episode
 
 
 def task_of_row(row: dict[str, Any], source: str = "unknown") -> Task:
