@@ -455,7 +455,7 @@ def test_so_many_turns_are_under_way_at_a_server(model: Any, bench: Bench) -> No
         ({"urls": ["here:8000"]}, "'here:8000' is not a url"),
         ({"urls": ["http://here:8000", "http://here:8000/"]}, "names a server twice"),
         ({"urls": []}, "at least 1 item"),
-        ({"options": ["--dtype=half"]}, "--dtype=half is ours to set"),
+        ({"options": ["--dtype=half"]}, "--dtype is the run's to set"),
     ],
 )
 def test_a_section_that_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
