@@ -41,8 +41,28 @@ def test_vllm_is_found_where_the_recipe_the_machine_or_nobody_says(
 
 
 def test_its_version_is_told_without_importing_it(environment: Path) -> None:
-    assert version(environment / "bin" / "vllm") == "0.32.1"
-    assert version(Path("/no/such/bin/vllm")) is None
+    assert version(environment / "bin" / "vllm", "here") == "0.32.1"
+
+
+@pytest.mark.parametrize("broken", ["python that is gone", "no vllm"])
+def test_an_environment_that_is_broken_is_told(environment: Path, broken: str) -> None:
+    python = environment / "bin" / "python"
+    if broken == "no vllm":
+        (metadata,) = environment.glob("lib/python*/site-packages/vllm-*.dist-info")
+        metadata.rename(environment / "elsewhere")
+    else:
+        python.unlink()
+        python.symlink_to("/nowhere/python")
+    said = {"no vllm": "PackageNotFoundError: ", "python that is gone": "No such file or directory: "}[broken]
+    with pytest.raises(SodError, match=rf"^here: its Python cannot tell of a vLLM \(.*{said}.*make it anew"):
+        version(environment / "bin" / "vllm", "here")
+
+
+@pytest.mark.parametrize("part", ["bin/vllm", "bin"])
+def test_a_part_of_an_environment_is_none(environment: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOD_VLLM", str(environment / part))
+    with pytest.raises(SodError, match=rf"^engine.environment \(SOD_VLLM\): .*/{part} is a part of an environment; name"):
+        program(None, "engine.environment")
 
 
 @pytest.mark.parametrize(
