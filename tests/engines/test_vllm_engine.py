@@ -455,7 +455,9 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path, model: Any) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
     try:
-        with pytest.raises(SodError, match=r"engine.push_dir: .*: the weights cannot be written \(.*os error.*; name a f"):
+        with pytest.raises(
+            SodError, match=r"engine.push_dir: .*: the weights cannot be written \(.*os error.*; name a f"
+        ):
             FilePusher(str(tmp_path)).prepare(model, "w-0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -61,7 +61,9 @@ def test_an_environment_that_is_broken_is_told(environment: Path, broken: str) -
 @pytest.mark.parametrize("part", ["bin/vllm", "bin"])
 def test_a_part_of_an_environment_is_none(environment: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOD_VLLM", str(environment / part))
-    with pytest.raises(SodError, match=rf"^engine.environment \(SOD_VLLM\): .*/{part} is a part of an environment; name"):
+    with pytest.raises(
+        SodError, match=rf"^engine.environment \(SOD_VLLM\): .*/{part} is a part of an environment; name"
+    ):
         program(None, "engine.environment")
 
 

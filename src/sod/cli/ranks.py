@@ -45,7 +45,7 @@ def is_other_rank() -> bool:
 
 
 def keep_quiet() -> None:
-    """Of several processes rank 0 speaks; the others are heard where they alone fail. Torch's C++ has nothing to add."""
+    """Of several processes rank 0 speaks; the others are heard where they alone fail. Torch's C++ is silent."""
     if NUMBER in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read as torch is imported: pages of frames, else
     if is_other_rank():
@@ -69,8 +69,8 @@ def refuse_unfit_count(recipe: Recipe) -> None:
     refuse_uneven_teams(recipe.parallel, wanted)
     if wanted > MOST_ON_A_CORE * cores:
         raise SodError(
-            f"parallel.shards={wanted}: each is a process with a model of its own, and there are {cores} cores here; set "
-            f"{cores} or fewer, or start them on several machines with torchrun"
+            f"parallel.shards={wanted}: each is a process with a model of its own, and there are {cores} cores here; "
+            f"set {cores} or fewer, or start them on several machines with torchrun"
         )
 
 

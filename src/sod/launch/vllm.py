@@ -61,8 +61,8 @@ def version(found: Path, where: str) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise SodError(
-            f"{where}: its Python cannot tell of a vLLM ({said.strip().splitlines()[-1]:.200}); the environment is broken, "
-            "make it anew with `make vllm-env`"
+            f"{where}: its Python cannot tell of a vLLM ({said.strip().splitlines()[-1]:.200}); the environment is "
+            "broken, make it anew with `make vllm-env`"
         ) from error
     return said.strip().partition("+")[0]
 

@@ -161,8 +161,8 @@ def shard(model: Any, ranks: Ranks) -> None:
     """Leave a piece of each of the model's weights here, in place; all ranks call it with the same weights.
 
     What is trained becomes float32. `model` is a Hugging Face causal LM on this rank's device; its layers may already
-    be set to recompute, or be compiled. Raises SodError for an architecture whose layers transformers does not mark, and
-    where ranks have read other weights.
+    be set to recompute, or be compiled. Raises SodError for an architecture whose layers transformers does not mark,
+    and where ranks have read other weights.
     """
     computing = model.dtype
     refuse_other_weights(model, ranks, "student")
