@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from distributed.started import finished
 from distributed.started import start as started_as_ranks
@@ -185,11 +185,13 @@ def test_ranks_that_read_other_weights_by_the_same_path_say_so_once(recipe: Path
     trained = Path(yaml.safe_load(recipe.read_text())["student"]["path"])
     begin = "import os, sys; os.chdir(sys.argv.pop(1)); from sod.cli.main import main; main()"
     commands: list[Sequence[str]] = []
-    for name in (trained.name, "student-init"):
-        shutil.copytree(trained.with_name(name), tmp_path / name / "model")
+    for name in ("one", "other"):
+        shutil.copytree(trained, tmp_path / name / "model")
         command = ["train", str(recipe), "student.path=model", "--run", str(tmp_path / "run")]
         commands.append(["-c", begin, str(tmp_path / name), *command])
+    file = tmp_path / "other" / "model" / "model.safetensors"
+    save_file({name: weight * 1.1 for name, weight in load_file(file).items()}, file, {"format": "pt"})
     (code, err), (other, nothing) = finished(started_as_ranks(commands))
-    assert (code, other) == (1, 1)
+    assert (code, other) == (1, 1), nothing
     assert re.search(r"error: rank 1 has another model at student.path than rank 0 \(\w{12} and \w{12}\); start", err)
     assert "error" not in nothing

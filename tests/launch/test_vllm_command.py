@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sod.engines.vllm_options import serve_options
 from sod.launch.placement import Placed
 from sod.launch.ports import free_port
 from sod.launch.server import Patience, Server
-from sod.launch.vllm import gpus_of, program, served, version
+from sod.launch.vllm import gpus_of, program, scoring_options, served, version
 from sod.records import SodError
 from vllm_environment import make_environment
 
@@ -56,6 +57,11 @@ def test_an_environment_that_is_broken_is_told(environment: Path, broken: str) -
     said = {"no vllm": "PackageNotFoundError: ", "python that is gone": "No such file or directory: "}[broken]
     with pytest.raises(SodError, match=rf"^here: its Python cannot tell of a vLLM \(.*{said}.*make it anew"):
         version(environment / "bin" / "vllm", "here")
+
+
+def test_a_servers_log_does_not_grow_by_a_line_for_each_request() -> None:
+    for options in (serve_options("m", "float32", 100, "file", 4), scoring_options("m", "float32", 0, [])):
+        assert "--disable-uvicorn-access-log" in options
 
 
 @pytest.mark.parametrize("part", ["bin/vllm", "bin"])

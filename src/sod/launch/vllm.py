@@ -87,7 +87,8 @@ def scoring_options(model: str, dtype: str, top_k: int, options: Sequence[str]) 
     the user's.
     """
     own = ["--dtype", dtype, "--max-model-len", "auto", "--max-logprobs", str(max(LEAST_TOP, top_k))]
-    return [model, *own, "--max-num-batched-tokens", str(SCORED_TOKENS), *options]
+    own += ["--max-num-batched-tokens", str(SCORED_TOKENS), "--disable-uvicorn-access-log"]
+    return [model, *own, *options]
 
 
 def served(
