@@ -24,6 +24,10 @@ from sod.seeds import derive
 Answer = TypeVar("Answer")
 
 CONNECT_SECONDS = 10.0
+KEPT_IDLE_SECONDS = 2.0
+"""How long a connection is kept without a request. Servers close theirs after 5 s (uvicorn, Node.js): a request that is
+sent at that moment is lost, and looks like the end of the server.
+"""
 SHOWN_CHARS = 200  # of what the service said, in a fault's detail
 TRANSIENT_CODES = frozenset({408, 409, 425, 429})  # besides every 5xx
 DENIED_CODES = frozenset({401, 403})
@@ -189,7 +193,7 @@ class Service:
             given = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             self._client = httpx.AsyncClient(
                 timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `_send` bounds the whole
-                limits=httpx.Limits(max_connections=self._connections),
+                limits=httpx.Limits(max_connections=self._connections, keepalive_expiry=KEPT_IDLE_SECONDS),
                 headers={**given, "Accept-Encoding": "identity", "Content-Type": "application/json"},
                 trust_env=False,
                 follow_redirects=False,

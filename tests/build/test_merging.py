@@ -12,19 +12,17 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from merging_kit import assert_same, change_config, cut, put_home, weights_of
 from safetensors.torch import load_file
-from torch import Tensor, distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
-from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from sod.build.merging import write_merged
 from sod.chat.render import Chat
@@ -33,7 +31,6 @@ from sod.models.lora import has_adapter, merged, new_adapter
 from sod.recipe import LoraSpec
 from sod.records import SodError
 
-Weights = dict[str, Tensor]
 Home = Callable[[Path], Path]
 CPU, CUDA = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
 """The names of devices, as pickle writes a text."""
@@ -51,14 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, random_model: Callable[..., 
 def home(whole: Path) -> Home:
     """Puts the model's configuration and tokenizer where verl does."""
 
-    def put(place: Path) -> Path:
-        (place / "huggingface").mkdir(parents=True)
-        for file in whole.iterdir():
-            if file.suffix != ".safetensors":
-                shutil.copy(file, place / "huggingface")
-        return place
-
-    return put
+    return partial(put_home, whole)
 
 
 @pytest.fixture(scope="module")
@@ -67,46 +57,6 @@ def shards(whole: Path, home: Home, tmp_path_factory: pytest.TempPathFactory) ->
     place = home(tmp_path_factory.mktemp("shards") / "actor")
     cut(weights_of(whole, tied=True), place, (2,))
     return place
-
-
-def weights_of(directory: Path | str, tied: bool = False) -> Weights:
-    """By name, as they are on disk; the output embedding once where it is the input's."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
-    return {name: weight for name, weight in model.state_dict().items() if tied or name != "lm_head.weight"}
-
-
-def assert_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    differing = [
-        name for name in one if one[name].dtype != other[name].dtype or not torch.equal(one[name], other[name])
-    ]
-    assert differing == []
-
-
-def cut(weights: Weights, place: Path, shape: tuple[int, ...], dim: int = 0) -> None:
-    """Save the weights as the ranks of a mesh of this shape would, sharded over its last dimension."""
-    world, names = int(torch.Size(shape).numel()), ("ddp", "fsdp")[-len(shape) :]
-    place.mkdir(parents=True, exist_ok=True)
-    placements: list[Placement] = [*[Replicate()] * (len(shape) - 1), Shard(dim)]
-    for rank in range(world):
-        distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
-        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
-        state = {}
-        for name, weight in weights.items():
-            along = dim if weight.ndim > dim else 0
-            pieces = list(weight.chunk(shape[-1], along))
-            number = rank % shape[-1]
-            piece = pieces[number] if number < len(pieces) else weight.narrow(along, 0, 0)
-            state[name] = DTensor.from_local(
-                piece.clone(),
-                mesh,
-                [*placements[:-1], Shard(along)],
-                run_check=False,
-                shape=weight.shape,
-                stride=weight.stride(),
-            )
-        torch.save(state, place / f"model_world_size_{world}_rank_{rank}.pt")
-        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(
@@ -286,11 +236,6 @@ def _vast(place: Path, mark: Path) -> None:
 
 def _code_of_its_own(place: Path, mark: Path) -> None:
     change_config(place, auto_map={"AutoModelForCausalLM": "mine.Model"})
-
-
-def change_config(place: Path, **values: Any) -> None:
-    path = place / "huggingface" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 BROKEN: dict[str, tuple[Callable[[Path, Path], None], str]] = {

@@ -186,6 +186,23 @@ def test_vllm_samples_as_the_trainer_does(vllm_server: Serving, place: Path, cha
 
 @pytest.mark.slow
 @pytest.mark.vllm
+def test_more_prompts_at_once_than_vllm_computes_in_one_go(vllm_server: Serving, place: Path, chat: Chat) -> None:
+    """The last of them would be computed in two parts, and on a CPU vLLM dies of that where there is a seed."""
+    model = load_model(str(place / "model"), "float32", Support.of(chat.tokenizer))
+    spec = EngineSpec(kind="vllm", urls=[vllm_server.url])
+    told: list[str] = []
+    engine = VllmEngine(
+        model, chat.stop_ids, [vllm_server.url], spec, FilePusher(str(place / "pushed")), LONGEST, 32, told.append
+    )
+    requests = [SampleRequest(f"e{n}", [40 + n, *range(40, 240)], 2, n) for n in range(32)]  # of 2,048 tokens in one go
+    turns = played(engine, requests, Sampling())
+    assert [sampled(turns[request.session]).version for request in requests] == [0] * 32
+    assert (engine.deaths, told) == (0, [])
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_vllm_is_killed_in_a_step(
     vllm_server: Serving, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sod.engines.vllm_options import serve_environment, serve_options
+from sod.engines.vllm_options import WHOLE_PROMPTS, serve_environment, serve_options
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
@@ -83,7 +83,7 @@ def vllm(model: Path, log: Path, longest: int) -> Serving:
     program = vllm_program()
     if program is None:
         pytest.skip("no environment with vLLM; `make vllm-env` makes one, and SOD_VLLM names another")
-    options = serve_options(str(model), "float32", longest, "file", 16, ["--enforce-eager"])
+    options = serve_options(str(model), "float32", longest, "file", 16, [WHOLE_PROMPTS, "--enforce-eager"])
     environment = {
         **serve_environment("file"),
         "HF_HUB_OFFLINE": "1",

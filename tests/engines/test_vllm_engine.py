@@ -139,6 +139,10 @@ UNABLE = {
     "short texts": ({"max_model_len": 100}, r"takes texts of 100 tokens, .* reach 200 here; start it with --max-mod"),
     "no new weights": ({"dev_mode": False}, r"takes no weights \(/resume: HTTP 404.*VLLM_SERVER_DEV_MODE=1"),
     "no token ids": ({"scale_out": False}, r"does not sample by token ids .*HTTP 403.*--enable-scale-out$"),
+    "prompts in parts": (
+        {"in_parts": True},
+        r"computes prompts in parts, .*with --no-enable-chunked-prefill$",
+    ),
     "raw log-probabilities": ({"processed": False}, r"before temperature and truncation.*--logprobs-mode processed_l"),
 }
 
@@ -174,6 +178,10 @@ def test_a_server_that_is_busy_when_it_comes_back_is_asked_again(model: Any, ben
     assert server.served.behaviour.busy == 0
 
 
+def test_on_a_gpu_prompts_may_be_computed_in_parts(model: Any, bench: Bench) -> None:
+    bench.engine(model, [bench.server(model, in_parts=True, device="cuda")])
+
+
 def test_what_is_no_vllm_server_is_refused(model: Any, bench: Bench) -> None:
     server = bench.server(model)
     server.close()
@@ -196,6 +204,16 @@ def test_a_cache_of_little_use_is_told(model: Any, bench: Bench, metrics: str, m
     bench.engine(model, [bench.server(model, metrics=metrics)])
     assert len(bench.said) == (message is not None)
     assert message is None or message in bench.said[0]
+
+
+@pytest.mark.slow
+def test_a_connection_that_its_server_closes_is_no_death(model: Any, bench: Bench) -> None:
+    """vLLM closes those without a request for 5 s, and what is sent right then is lost. Tools may take that long."""
+    engine = bench.engine(model, [bench.server(model, idle_seconds=3.5)])
+    sampled(played(engine, asked(1))["e0"])
+    time.sleep(4.0)
+    sampled(played(engine, asked(1))["e0"])
+    assert (engine.deaths, bench.said) == (0, [])
 
 
 @pytest.mark.parametrize("failure", [(500, "the engine died"), (200, "[1"), (200, '{"choices": []}')])

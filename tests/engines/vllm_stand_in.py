@@ -30,6 +30,9 @@ class Behaviour:
     scale_out: bool = True
     dev_mode: bool = True
     processed: bool = True
+    device: str = "cpu"
+    in_parts: bool = False  # prompts that are long
+    idle_seconds: float | None = None  # after which a connection is closed; None: after each answer
     takes_weights: bool = True
     refuses_weights: bool = False
     breaks: bool = False  # its connection, when it is sent weights
@@ -64,7 +67,15 @@ class Served:
             del answers["/v1/models"]
         if self.behaviour.dev_mode:
             answers["/weight_info"] = {"weight_version": self.label}
+            answers["/server_info?config_format=json"] = {"vllm_config": self.config()}
         return (200, answers[path]) if path in answers else (404, {"detail": "Not Found"})
+
+    def config(self) -> dict[str, Any]:
+        """What the engine reads of a server's settings."""
+        return {
+            "device_config": {"device": self.behaviour.device},
+            "scheduler_config": {"enable_chunked_prefill": self.behaviour.in_parts},
+        }
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and content of the answer to a POST."""
@@ -171,6 +182,17 @@ def handler_of(served: Served) -> type[BaseHTTPRequestHandler]:
     """The handler of requests to a server."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.0" if served.behaviour.idle_seconds is None else "HTTP/1.1"
+        idle_since = math.inf
+
+        def parse_request(self) -> bool:
+            """Whether there is one: one that comes when the connection is being closed is lost."""
+            allowed = served.behaviour.idle_seconds
+            if allowed is not None and time.monotonic() - self.idle_since > allowed:
+                self.close_connection = True
+                return False
+            return super().parse_request()
+
         def do_GET(self) -> None:
             self._answer(*served.get(self.path))
 
@@ -188,6 +210,7 @@ def handler_of(served: Served) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+            self.idle_since = time.monotonic()
 
         def log_message(self, *args: object) -> None:
             pass

@@ -84,6 +84,7 @@ def test_servers_are_told_with_all_that_would_start_them_and_none_is_started(
     assert re.fullmatch(r"served weights \d+ MiB \+ served cache 64 MiB", second.memory)
     assert f"{environment}/bin/vllm serve {student} --dtype float32" in second.command
     assert "OMP_NUM_THREADS=" in second.command
+    assert "--no-enable-chunked-prefill" in second.command
     assert second.command.endswith("--host 127.0.0.1 --port 20201")
     assert "in the update" in found["trainer"].memory, "nothing is sampled in the trainer"
     assert set(descendants(os.getpid())) == before
@@ -109,6 +110,7 @@ def test_a_server_on_gpus_takes_its_share_of_each(read: Reader, monkeypatch: pyt
     assert found.devices == "cuda:2, cuda:3"
     assert found.memory == " + ".join(["vLLM's share 40.00 GiB"] * 2)
     assert "CUDA_VISIBLE_DEVICES=2,3" in found.command
+    assert "chunked-prefill" not in found.command
     assert "--tensor-parallel-size 2 --gpu-memory-utilization 0.5" in found.command
 
 

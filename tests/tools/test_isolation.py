@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -199,6 +200,20 @@ def in_container(script: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_layers
+@pytest.mark.slow
+def test_an_environment_that_is_reached_by_a_link(tmp_path: Path) -> None:
+    """Its packages are there for programs, also where the link is an absolute one."""
+    program = tmp_path / "program.py"
+    program.write_text("import numpy\nprint(numpy.__version__)")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are private, and opened in another way
+        os.chmod(folder, 0o755)
+        linked = Path(folder) / "venv"
+        linked.symlink_to(sys.prefix)
+        command = [linked / "bin" / "python", "-m", "sod", "sandbox", "run", "--code-file", program]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENT)
+    assert '"status": "ok"' in ended.stdout, ended.stdout + ended.stderr
+
+
 def test_reduced_is_named_and_logged_once() -> None:
     done = in_container("s = LocalSandbox(workers=2)\nprint(s.level, dict(s.isolation))\ns.close()")
     level, isolation = done.stdout.split(" ", 1)

@@ -17,7 +17,7 @@ import torch
 from sod.build.devices import Devices
 from sod.build.job import final_model
 from sod.build.teachers import wanted_k
-from sod.engines.vllm_options import serve_environment, serve_options
+from sod.engines.vllm_options import WHOLE_PROMPTS, serve_environment, serve_options
 from sod.engines.vllm_server import refuse_other_version
 from sod.launch.fleet import Fleet
 from sod.launch.placement import Placed, Wanted, placed
@@ -65,7 +65,7 @@ class Servers:
     def _plan(self, place: Placed, located: Recipe) -> ServerPlan:
         assert self.program is not None
         if place.where == STUDENT:
-            options, variables = _student_options(located), serve_environment(located.engine.push)
+            options, variables = _student_options(located, place), serve_environment(located.engine.push)
         else:
             assert self.teacher is not None
             assert located.launch.teacher is not None
@@ -159,9 +159,10 @@ def _with_urls(recipe: Recipe, places: tuple[Placed, ...], teacher: ModelSpec | 
     return recipe.with_teachers({**recipe.teaching, key: spec.model_copy(update=at_url)})
 
 
-def _student_options(located: Recipe) -> list[str]:
+def _student_options(located: Recipe, place: Placed) -> list[str]:
     """The student as the trainer has it, but for an adapter, whose weights come merged with the first push."""
     rollout, engine = located.rollout, located.engine
     longest = rollout.max_prompt_tokens + rollout.max_response_tokens
     base = base_source(located.student.path).path
-    return serve_options(base, located.student.dtype, longest, engine.push, rollout.max_rows, engine.options)
+    options = engine.options if place.gpus else [WHOLE_PROMPTS, *engine.options]
+    return serve_options(base, located.student.dtype, longest, engine.push, rollout.max_rows, options)

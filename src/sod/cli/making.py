@@ -179,5 +179,7 @@ def models_card(
 
 
 def _refuse_filled(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise SodError(f"{directory}: a file, where --out is the directory to write; choose another --out")
     if directory.exists() and any(directory.iterdir()):
         raise SodError(f"{directory}: not empty; choose another --out")

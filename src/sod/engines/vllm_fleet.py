@@ -74,11 +74,12 @@ class Fleet:
 
         One that fails here has never worked: it is not waited for.
         """
-        for server in self.servers:
-            try:
-                await refuse_unable(server, self._longest)
-            except ServerFaultError as error:
-                raise SodError(f"engine.urls: {error}; start the server, or correct the url") from error
+        checks = (refuse_unable(server, self._longest) for server in self.servers)
+        for failure in await asyncio.gather(*checks, return_exceptions=True):
+            if isinstance(failure, ServerFaultError):
+                raise SodError(f"engine.urls: {failure}; start the server, or correct the url") from failure
+            if failure is not None:
+                raise failure
         self._live = set(self.servers)
         self._weights = weights
         for failure in (await self._all_given(self.servers)).values():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sod.engines.vllm_server import DEV_MODE
-
+DEV_MODE = "VLLM_SERVER_DEV_MODE"
+"""The variable that switches the routes for new weights on."""
 BLOCK = 32  # tokens of the prefix cache's blocks; on a CPU vLLM's own are of 128, and short prompts never cached
+WHOLE_PROMPTS = "--no-enable-chunked-prefill"
+"""What a server on a CPU needs: there vLLM 0.32 dies of a prompt with a seed that it computes in several parts, be it a
+long one or one of many that come at once.
+"""
 
 
 def serve_options(model: str, dtype: str, longest: int, push: str, rows: int, options: Sequence[str] = ()) -> list[str]:

@@ -16,8 +16,10 @@ from typing import Any, final
 
 import httpx
 
+from sod.engines.vllm_options import DEV_MODE, WHOLE_PROMPTS
 from sod.recipe.keys.engine import KEY_VARIABLE
 from sod.records import Fault, FaultKind, SodError
+from sod.service import KEPT_IDLE_SECONDS
 
 VERSIONS = (0, 32), (0, 33)
 """vLLM from the first (major, minor) to before the second: its routes change with every release."""
@@ -36,7 +38,6 @@ KEPT_ALIVE = (
 """A machine that is gone says nothing, and so is noticed within a minute."""
 TRANSIENT_CODES = frozenset({408, 409, 425, 429})  # besides every 5xx
 _NO_VLLM = "it is no vLLM server; correct the url in engine.urls"
-DEV_MODE = "VLLM_SERVER_DEV_MODE"
 _KEY = re.compile(r"[!-~]+")
 _CACHE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -66,7 +67,10 @@ class Server:
             transport=httpx.AsyncHTTPTransport(
                 verify=_trusted(url),
                 trust_env=False,
-                limits=httpx.Limits(max_connections=rows + 8),  # besides turns: what asks for its state
+                limits=httpx.Limits(
+                    max_connections=rows + 8,  # besides turns: what asks for its state
+                    keepalive_expiry=KEPT_IDLE_SECONDS,
+                ),
                 socket_options=KEPT_ALIVE,
             ),
             headers=headers,
@@ -160,6 +164,22 @@ async def refuse_unable(server: Server, longest: int) -> None:
             f"--max-model-len {longest}, or lower rollout.max_response_tokens"
         )
     await _refuse_without_routes(server)
+    await _refuse_parts(server)
+
+
+async def _refuse_parts(server: Server) -> None:
+    """Raises SodError for a server on a CPU that may compute a prompt in parts, which ends it (`vllm_options.py`)."""
+    try:
+        config = (await server.get("/server_info?config_format=json")).json()["vllm_config"]
+        in_parts = config["scheduler_config"]["enable_chunked_prefill"]
+        device = config["device_config"]["device"]
+    except (ServerFaultError, ValueError, LookupError, TypeError, AttributeError):
+        return  # it does not say
+    if device == "cpu" and in_parts:
+        raise SodError(
+            f"{server.url}: computes prompts in parts, of which vLLM on a CPU dies where there is a seed; start it "
+            f"with {WHOLE_PROMPTS}"
+        )
 
 
 def _unable(server: Server, error: ServerFaultError, what: str, fix: str) -> Exception:

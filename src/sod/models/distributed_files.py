@@ -9,6 +9,7 @@ of, and nothing else.
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import warnings
@@ -24,11 +25,14 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from sod.models.shard_file import why_unread, without_wrappers
 from sod.models.source import first_line
 from sod.records import SodError
 
 METADATA = ".metadata"
 _SEPARATOR = re.compile(r"[./]")
+_MODELS = frozenset({"app", "model", "module", "state_dict", "state", "weight", "weights"})
+_OF_TITAN = ("tok_embeddings.weight", "attention.wq.weight")
 _OF_OPTIMIZERS = ("optim", "exp_avg", "moment", "ema")
 _RECORDS = frozenset(
     {
@@ -89,22 +93,58 @@ def read_distributed(directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> 
     Raises SodError naming the directory where it cannot be read, or has none of these names.
     """
     metadata = _read_metadata(directory / METADATA)
+    stored = metadata.state_dict_metadata
     kept = {
-        name: entry for name, entry in metadata.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)
+        without_wrappers(key): (key, entry) for key, entry in stored.items() if isinstance(entry, TensorStorageMetadata)
     }
-    prefix = _prefix(kept, shapes)
-    if prefix is None:
-        example = next(iter(kept), "nothing")
-        raise SodError(
-            f"{directory}: holds no weights of the model that config.json describes (it has {example:.80}); put the "
-            "config.json of its own model there"
-        )
+    prefix = _prefix({name: tuple(entry.size) for name, (_, entry) in kept.items()}, shapes, directory)
     roots = {name.partition(".")[0] for name in shapes}
     names = [name for name in kept if name.startswith(prefix)]
     names = [name for name in names if name.removeprefix(prefix).partition(".")[0] in roots]
-    whole: dict[str, Any] = {name: torch.empty(kept[name].size, dtype=kept[name].properties.dtype) for name in names}
+    whole: dict[str, Any] = {}
+    for key, entry in (kept[name] for name in names):
+        _check_whole(key, entry, directory)
+        whole[key] = _empty(key, entry, directory)
     _load(directory, metadata, whole)
-    return {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
+    return {name.removeprefix(prefix): whole[kept[name][0]] for name in names}
+
+
+def refuse_other_weights(directory: Path) -> None:
+    """Raises SodError for weights that are no model's of transformers by their names alone.
+
+    Those of torchtitan have an order of numbers of their own, and an adapter lacks the weights that it changes.
+    """
+    names = _read_metadata(directory / METADATA).state_dict_metadata
+    titan = next((name for name in names if name.endswith(_OF_TITAN)), None)
+    if titan is not None:
+        raise SodError(
+            f"{directory}: weights under torchtitan's names ({titan:.80}), which are not merged here; convert it with "
+            "torchtitan's scripts/checkpoint_conversion/convert_to_hf.py, and use what that writes"
+        )
+    adapter = next((name for name in names if ".lora_" in name), None)
+    if adapter is not None and not any(".base_layer." in name for name in names):
+        raise SodError(
+            f"{directory}: holds an adapter alone ({adapter:.80}), without the weights that it changes; save it with "
+            "peft's save_pretrained, and merge the directory that this gives"
+        )
+
+
+def _check_whole(key: str, entry: TensorStorageMetadata, directory: Path) -> None:
+    """Raises SodError where the pieces are fewer than the tensor: torch would leave the rest as it found the memory."""
+    pieces = {tuple(chunk.offsets): math.prod(chunk.sizes) for chunk in entry.chunks}
+    told = sum(pieces.values())
+    if told != math.prod(entry.size):
+        raise SodError(
+            f"{directory}/{METADATA}: knows of {told} of the {math.prod(entry.size)} numbers of {key:.80}; it is of a "
+            "save that was not whole, so use an earlier checkpoint"
+        )
+
+
+def _empty(key: str, entry: TensorStorageMetadata, directory: Path) -> Tensor:
+    try:
+        return torch.empty(entry.size, dtype=entry.properties.dtype)
+    except (RuntimeError, TypeError) as error:
+        raise SodError(f"{directory}/{METADATA}: no room for {key:.80} ({first_line(error):.160})") from error
 
 
 def _load(directory: Path, metadata: Metadata, into: dict[str, Any]) -> None:
@@ -113,7 +153,7 @@ def _load(directory: Path, metadata: Metadata, into: dict[str, Any]) -> None:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # what is wanted here
             load(into, storage_reader=_Reader(directory, metadata), no_dist=True)
     except CheckpointException as error:
-        causes = [first_line(cause) for cause, _ in error.failures.values()]
+        causes = [why_unread(cause) for cause, _ in error.failures.values()]
         raise SodError(
             f"{directory}: its pieces cannot be read ({(causes or ['unknown'])[0]:.200}); copy the files of all ranks "
             "into it, each from the machine that its rank ran on"
@@ -152,19 +192,33 @@ def _check_names(metadata: Metadata) -> None:
             raise ValueError(f"it names the file {info.relative_path:.80}")
 
 
-def _prefix(kept: Mapping[str, TensorStorageMetadata], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What stands before the names of the model's weights in most cases.
+def _prefix(kept: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], directory: Path) -> str:
+    """What stands before the names of the model's weights in most cases; `kept` are names and shapes of what is there.
 
     An optimizer keeps tensors of the same names and shapes; of several prefixes it is none that sounds like one, and
-    the shortest, as copies of a model lie deeper.
+    the shallowest, as copies of a model lie deeper. Raises SodError where there is none, or it would be a guess.
     """
     found: Counter[str] = Counter()
-    for key, entry in kept.items():
-        for start in (0, *(match.end() for match in _SEPARATOR.finditer(key))):
-            if shapes.get(key[start:]) == tuple(entry.size):
-                found[key[:start]] += 1
-    return min(
-        found,
-        key=lambda prefix: (-found[prefix], any(word in prefix for word in _OF_OPTIMIZERS), len(prefix)),
-        default=None,
-    )
+    for name, shape in kept.items():
+        for start in (0, *(match.end() for match in _SEPARATOR.finditer(name))):
+            if shapes.get(name[start:]) == shape:
+                found[name[:start]] += 1
+    if not found:
+        raise SodError(
+            f"{directory}: holds no weights of the model that config.json describes (it has "
+            f"{next(iter(kept), 'nothing'):.80}); put the config.json of its own model there"
+        )
+    ranked = sorted(found, key=lambda prefix: _unlikely(prefix, found[prefix]))
+    best, rival = ranked[0], ranked[1] if len(ranked) > 1 else None
+    if rival is not None and _unlikely(best, found[best]) == _unlikely(rival, found[rival]):
+        raise SodError(
+            f"{directory}: holds several models, at {best!r:.80} and {rival!r:.80}, and nothing says which is meant; "
+            "save the one to merge by itself"
+        )
+    return best
+
+
+def _unlikely(prefix: str, weights: int) -> tuple[int, bool, int, bool]:
+    """What speaks against a prefix, the weightiest first."""
+    parts = [part for part in _SEPARATOR.split(prefix) if part]
+    return -weights, any(word in prefix for word in _OF_OPTIMIZERS), len(parts), not _MODELS.issuperset(parts)

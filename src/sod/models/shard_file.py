@@ -34,8 +34,15 @@ class Part:
     shape: tuple[int, ...]
     local: Tensor | None = None
     dim: int | None = None
+    place: int | None = None
     placed: tuple[tuple[tuple[int, ...], Tensor], ...] = ()
     plain: bool = False
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """The precision of what there is of it."""
+        here = [] if self.local is None else [self.local]
+        return {piece.dtype for piece in (*here, *(piece for _, piece in self.placed))}
 
 
 class _Kept:
@@ -125,6 +132,9 @@ _OTHERS = (
         for name in ("TensorProperties", "ShardedTensorMetadata", "MEM_FORMAT_ENCODING")
     ),
 )
+_WRAPPERS = frozenset({"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"})
+"""Parts of names that FSDP, recompute and torch.compile put into them."""
+_POINTER = b"version https://git-lfs"
 ALLOWED: Mapping[str, Any] = {
     **_TENSORS,
     **{f"{module}.Shard": _Shard for module in _PLACEMENTS},
@@ -143,15 +153,20 @@ def read_shard_file(path: Path) -> dict[str, Part]:
     """
     with _only_allowed():
         try:
-            content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            content = torch.load(path, weights_only=True, map_location="cpu", mmap=_is_zip(path))
         except Exception as error:  # pickle, zip and torch each raise kinds of their own
-            raise SodError(f"{path}: not the shards of a model, or damaged ({_said(error)}); copy it anew") from error
+            raise SodError(
+                f"{path}: not the shards of a model, or damaged ({why_unread(error)}); copy it anew"
+            ) from error
     if not isinstance(content, dict) or not content:
         raise SodError(f"{path}: holds no weights by name; it is not what FSDP's state dict saves")
     try:
-        return {str(name): _part(value, f"{path}: {name}") for name, value in content.items()}
+        parts = {without_wrappers(str(name)): _part(value, f"{path}: {name}") for name, value in content.items()}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise SodError(f"{path}: not what FSDP's state dict saves ({first_line(error):.160})") from error
+    if len(parts) < len(content):
+        raise SodError(f"{path}: has weights twice, from within a wrapper and from outside; it is of no use as it is")
+    return parts
 
 
 @contextmanager
@@ -167,7 +182,23 @@ def _only_allowed() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _said(error: Exception) -> str:
+def without_wrappers(name: str) -> str:
+    """The name that a weight has in the model itself, where it was saved from within a wrapper, compiled or not."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS).removeprefix("module.")
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch can leave the weights on disk. Raises ValueError for what is no file of torch's at all."""
+    with open(path, "rb") as file:
+        start = file.read(len(_POINTER))
+    if not start:
+        raise ValueError("it is empty")
+    if start == _POINTER:
+        raise ValueError("a pointer of git-lfs in its place: git lfs pull fetches it")
+    return start.startswith(b"PK")
+
+
+def why_unread(error: BaseException) -> str:
     """The reason alone: torch puts advice before it, to read the file without this care."""
     lines = str(error).replace("WeightsUnpickler error:", "\n").strip().splitlines()
     reasons = [line.strip() for line in lines if line.startswith(("Unsupported", "Can only", "Trying"))]
@@ -198,7 +229,15 @@ def _of_dtensor(value: Any, where: str) -> Part:
     if not isinstance(last, _Shard):
         raise SodError(f"{where}: neither sharded nor replicated; save the state dict of the model, not of gradients")
     dim = last.get("dim")
-    return Part(tuple(value.shape), local, dim if dim is not None else last.arguments[0])
+    return Part(tuple(value.shape), local, dim if dim is not None else last.arguments[0], _place(fields["_spec"]))
+
+
+def _place(spec: Any) -> int | None:
+    """Which piece of its row this is, by the rank's coordinate in the mesh; None where the file does not tell."""
+    mesh = spec.get("mesh")
+    coordinate = mesh.get("_coordinate_on_dim") if isinstance(mesh, _Kept) else None
+    last = coordinate[-1] if isinstance(coordinate, tuple | list) and coordinate else None
+    return last if isinstance(last, int) else None
 
 
 def _of_sharded_tensor(value: Any, where: str) -> Part:

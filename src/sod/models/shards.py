@@ -95,7 +95,8 @@ def _world_size(directory: Path, found: Mapping[int, set[int]]) -> int:
 def _joined(parts: Sequence[Part], promised: tuple[int, ...] | None, where: str) -> Tensor:
     first = parts[0]
     kinds = {(part.plain, part.dim, None if part.plain else part.shape) for part in parts}
-    if len(kinds) > 1:
+    dtypes = {dtype for part in parts for dtype in part.dtypes}
+    if len(kinds) > 1 or len(dtypes) > 1:
         raise SodError(f"{where}: the ranks disagree about it; their files are of different saves")
     if any(part.placed for part in parts):
         return _laid(parts, where)
@@ -106,7 +107,7 @@ def _joined(parts: Sequence[Part], promised: tuple[int, ...] | None, where: str)
         return _plain(pieces, promised)
     if first.dim is None:
         return pieces[0].clone()
-    return _in_a_row(pieces, first.shape, first.dim, where)
+    return _in_a_row(_in_order(parts, pieces, where), first.shape, first.dim, where)
 
 
 def _plain(pieces: Sequence[Tensor], promised: tuple[int, ...] | None) -> Tensor:
@@ -116,6 +117,19 @@ def _plain(pieces: Sequence[Tensor], promised: tuple[int, ...] | None) -> Tensor
     else:
         same = tuple(pieces[0].shape) == tuple(promised)
     return pieces[0].clone() if same else torch.cat(list(pieces))
+
+
+def _in_order(parts: Sequence[Part], pieces: Sequence[Tensor], where: str) -> list[Tensor]:
+    """The pieces by their place in the row, where the files tell it, whatever the files are called."""
+    if any(part.place is None for part in parts):
+        return list(pieces)
+    by_place: dict[int | None, Tensor] = {}
+    for part, piece in zip(parts, pieces, strict=True):
+        by_place.setdefault(part.place, piece)
+    missing = sorted(set(range(len(by_place))) - set(by_place))
+    if missing:
+        raise SodError(f"{where}: no file has piece {missing[0]} of it; a rank's file is there under two names")
+    return [by_place[place] for place in range(len(by_place))]
 
 
 def _in_a_row(pieces: Sequence[Tensor], shape: tuple[int, ...], dim: int, where: str) -> Tensor:

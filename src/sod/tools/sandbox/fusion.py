@@ -22,12 +22,12 @@ from sod.breaker import Breaker
 from sod.recipe import refuse_key_in_url
 from sod.records import Execution, Fault, FaultKind, Program, SodError
 from sod.seeds import derive
+from sod.service import KEPT_IDLE_SECONDS
 from sod.tools.sandbox.base import ProgramLimits
 from sod.tools.sandbox.credentials import Credentials, credentials_from_environment
 from sod.tools.sandbox.fusion_reply import SHOWN_CHARS, read_reply, request_body, shown
 from sod.tools.sandbox.local import limits_of
 
-KEEPALIVE_SECONDS = 4.0  # below the 5 s after which uvicorn closes an idle connection
 TRANSIENT_CODES = frozenset({408, 425, 429})  # besides every 5xx
 ERROR_BYTES = 64 << 10  # looked at of an answer other than HTTP 200
 
@@ -215,7 +215,7 @@ def _client(options: FusionOptions, trust: ssl.SSLContext, credentials: Credenti
     return httpx.AsyncClient(
         verify=trust,
         timeout=httpx.Timeout(None, connect=options.connect_seconds),  # `_send` bounds the whole
-        limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_SECONDS),
+        limits=httpx.Limits(max_connections=1, keepalive_expiry=KEPT_IDLE_SECONDS),
         headers={**credentials.headers, "Accept-Encoding": "identity", "Content-Type": "application/json"},
         trust_env=False,
         follow_redirects=False,  # nobody but the service itself is shown the headers

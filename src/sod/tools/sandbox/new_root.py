@@ -27,7 +27,8 @@ MAX_LINKS = 40  # as the kernel
 
 def furnish(paths: Sequence[str], writable: Sequence[str]) -> tuple[str, ...]:
     """Fill the new root from the old one, which is at OLD. Which of `writable` there are then; raises OSError."""
-    shown = [path for path in (*SYSTEM, *paths) if os.path.lexists(OLD + path)]
+    # Links are followed as the old root has them: Python's environment may be reached by one.
+    shown = [path for path in (*SYSTEM, *paths) if os.path.lexists(OLD + resolved(path))]
     for path in outermost_names(shown):
         show(path)
     for name in ETC:
