@@ -189,8 +189,8 @@ def test_ranks_that_read_other_weights_by_the_same_path_say_so_once(recipe: Path
         shutil.copytree(trained, tmp_path / name / "model")
         command = ["train", str(recipe), "student.path=model", "--run", str(tmp_path / "run")]
         commands.append(["-c", begin, str(tmp_path / name), *command])
-    file = tmp_path / "other" / "model" / "model.safetensors"
-    save_file({name: weight * 1.1 for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    for file in (tmp_path / "other").rglob("model.safetensors"):
+        save_file({name: weight * 1.1 for name, weight in load_file(file).items()}, file, {"format": "pt"})
     (code, err), (other, nothing) = finished(started_as_ranks(commands))
     assert (code, other) == (1, 1), nothing
     assert re.search(r"error: rank 1 has another model at student.path than rank 0 \(\w{12} and \w{12}\); start", err)
