@@ -39,6 +39,7 @@ import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from sod.models.forward import packs
@@ -78,7 +79,7 @@ def join() -> Ranks:
         torch.cuda.set_device(local % cards)
     try:
         if not distributed.is_initialized():
-            store, _, _ = next(distributed.rendezvous("env://", number, count, timeout=MEETING))
+            store, _, _ = next(rendezvous("env://", number, count, timeout=MEETING))
             store.set_timeout(PATIENCE)
             backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
             distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
