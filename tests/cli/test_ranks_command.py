@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 
 from distributed.started import finished
 from distributed.started import start as started_as_ranks
@@ -167,3 +169,29 @@ def test_ranks_that_disagree_say_so_once(recipe: Path, tmp_path: Path) -> None:
     assert re.search(r"error: rank 1 has another recipe than rank 0 \(\w{12} and \w{12}\); start all", err)
     assert "error" not in nothing
     assert not (tmp_path / "run").exists()
+
+
+def test_more_ranks_than_a_machine_can_have_are_not_started(recipe: Path, sod: Any) -> None:
+    for more in ((), ("--dry-run",)):
+        ended = sod("train", recipe, "parallel.shards=4000", *more)
+        assert ended.code == 1
+        assert "error: parallel.shards=4000: each is a process with a model of its own, and there are" in " ".join(
+            ended.err.split()
+        )
+
+
+def test_ranks_that_read_other_weights_by_the_same_path_say_so_once(recipe: Path, tmp_path: Path) -> None:
+    """As on two machines with disks of their own."""
+    trained = Path(yaml.safe_load(recipe.read_text())["student"]["path"])
+    begin = "import os, sys; os.chdir(sys.argv.pop(1)); from sod.cli.main import main; main()"
+    commands: list[Sequence[str]] = []
+    for name in ("one", "other"):
+        shutil.copytree(trained, tmp_path / name / "model")
+        command = ["train", str(recipe), "student.path=model", "--run", str(tmp_path / "run")]
+        commands.append(["-c", begin, str(tmp_path / name), *command])
+    for file in (tmp_path / "other").rglob("model.safetensors"):
+        save_file({name: weight * 1.1 for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    (code, err), (other, nothing) = finished(started_as_ranks(commands))
+    assert (code, other) == (1, 1), nothing
+    assert re.search(r"error: rank 1 has another model at student.path than rank 0 \(\w{12} and \w{12}\); start", err)
+    assert "error" not in nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from sod.engines.vllm_server import refuse_other_version
 from sod.engines.vllm_wire import read_turn
 from sod.models.lora import merged, merged_state, new_adapter
 from sod.models.support import Support, limit_to
-from sod.recipe import EngineSpec, LoraSpec
+from sod.recipe import EngineSpec, LoraSpec, parse_recipe
 from sod.recipe.keys.engine import KEY_VARIABLE
 from sod.records import Fault, FaultKind, SodError
 
@@ -134,6 +135,7 @@ def test_a_push_that_does_not_arrive_stops_the_run(model: Any, random_model: Cal
 
 UNABLE = {
     "another version": ({"version": "0.33.0"}, r"vLLM 0.33.0, and its routes are known from 0.32 to before 0.33;"),
+    "another server": ({"version": "0.32.0", "models": False}, r"does not tell what it is .*404.*no vLLM server"),
     "short texts": ({"max_model_len": 100}, r"takes texts of 100 tokens, .* reach 200 here; start it with --max-mod"),
     "no new weights": ({"dev_mode": False}, r"takes no weights \(/resume: HTTP 404.*VLLM_SERVER_DEV_MODE=1"),
     "no token ids": ({"scale_out": False}, r"does not sample by token ids .*HTTP 403.*--enable-scale-out$"),
@@ -150,6 +152,30 @@ def test_a_server_that_cannot_do_it_is_refused(model: Any, bench: Bench, what: s
     behaviour, message = UNABLE[what]
     with pytest.raises(SodError, match=message):
         bench.engine(model, [bench.server(model, **behaviour)])
+
+
+def test_a_server_that_fails_at_its_first_weights_is_not_waited_for(model: Any, bench: Bench) -> None:
+    with pytest.raises(SodError, match=r"/collective_rpc: RemoteProtocolError: .*sent its first weights: see its log"):
+        bench.engine(model, [bench.server(model), bench.server(model, breaks=True)], restart_seconds=1.0)
+
+
+def test_why_none_is_left_is_told(model: Any, bench: Bench) -> None:
+    server = bench.server(model)
+    engine = bench.engine(model, [server], restart_seconds=0.5)
+    server.served.behaviour.breaks = True
+    with pytest.raises(SodError, match=r"no server is left of \S+ \(.*/collective_rpc: RemoteProtocolError.*\); start"):
+        engine.sync(model)
+
+
+def test_a_server_that_is_busy_when_it_comes_back_is_asked_again(model: Any, bench: Bench) -> None:
+    server = bench.server(model)
+    engine = bench.engine(model, [server])
+    whole = played(engine, asked(1))
+    server.served.behaviour.failing.append((500, "out of memory"))
+    server.served.behaviour.busy = 1
+    assert isinstance(played(engine, asked(1))["e0"], Fault)
+    assert played(engine, asked(1)) == whole
+    assert server.served.behaviour.busy == 0
 
 
 def test_on_a_gpu_prompts_may_be_computed_in_parts(model: Any, bench: Bench) -> None:
@@ -442,6 +468,19 @@ def test_weights_of_killed_runs_are_removed(tmp_path: Path, model: Any) -> None:
     assert list(tmp_path.iterdir()) == [young]
 
 
+def test_a_disk_that_fills_up_is_named(tmp_path: Path, model: Any) -> None:
+    """A limit on the size of files stands for it: it stops the writer in the same place."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(
+            SodError, match=r"engine.push_dir: .*: the weights cannot be written \(.*os error.*; name a f"
+        ):
+            FilePusher(str(tmp_path)).prepare(model, "w-0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, model: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SodError, match=r"engine.push_dir: .*/file: the weights cannot be written \(.*; name a folder"):
@@ -473,12 +512,32 @@ def test_so_many_turns_are_under_way_at_a_server(model: Any, bench: Bench) -> No
         ({"urls": ["here:8000"]}, "'here:8000' is not a url"),
         ({"urls": ["http://here:8000", "http://here:8000/"]}, "names a server twice"),
         ({"urls": []}, "at least 1 item"),
-        ({"options": ["--dtype=half"]}, "--dtype=half is ours to set"),
+        ({"urls": ["http://here:port"]}, "'http://here:port' is not a url .*; name it like http://127.0.0.1:8000"),
+        ({"urls": ["http://here:99999"]}, "is not a url .Port out of range"),
+        ({"urls": ["http://"]}, "'http://' is not a url .no host"),
+        ({"urls": ["http://a:8000, http://b:8000"]}, "'http://a:8000, http://b:8000' is not a url"),
+        ({"urls": ["http://::1:8000"]}, "is not a url"),
+        ({"urls": ["http://localhost:8000", "http://127.0.0.1:8000/v1"]}, "names a server twice"),
+        ({"urls": ["http://Here", "http://here:80/"]}, "names a server twice"),
+        ({"options": ["--tensor-parallel-size 2"]}, r"write two strings, \['--tensor-parallel-size', '2'\]"),
+        ({"options": ["--max_model_len=10"]}, "--max-model-len is the run's to set"),
+        ({"options": ["--api-key=s3cret"]}, "--api-key is the run's to set; leave it out"),
+        ({"options": ["--dtype=half"]}, "--dtype is the run's to set"),
     ],
 )
 def test_a_section_that_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         EngineSpec(kind="vllm", **keys)
+
+
+def test_the_urls_that_teachers_have_are_servers_too() -> None:
+    spec = EngineSpec(kind="vllm", urls=["http://here:8000/v1/", "http://[::1]:8000"])
+    assert spec.urls == ["http://here:8000", "http://[::1]:8000"]
+
+
+def test_one_url_for_a_list_is_told_how_to_be_one() -> None:
+    with pytest.raises(SodError, match=r"engine.urls='http://a:1': input should be a list; write \[http://a:1\]$"):
+        parse_recipe({"engine": {"kind": "vllm", "urls": "http://a:1"}}, "")
 
 
 def test_the_key_goes_to_the_server(model: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

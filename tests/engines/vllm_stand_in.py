@@ -25,6 +25,7 @@ class Behaviour:
     """What a server does otherwise than a good one."""
 
     version: str = "0.32.1+cpu"
+    models: bool = True
     max_model_len: int = 8192
     scale_out: bool = True
     dev_mode: bool = True
@@ -34,6 +35,8 @@ class Behaviour:
     idle_seconds: float | None = None  # after which a connection is closed; None: after each answer
     takes_weights: bool = True
     refuses_weights: bool = False
+    breaks: bool = False  # its connection, when it is sent weights
+    busy: int = 0  # how often it says so when it is asked whether it samples
     seconds: float = 0.0  # what a turn takes
     metrics: str = 'vllm:cache_config_info{block_size="32",enable_prefix_caching="True"} 1.0'
     failing: list[tuple[int, str]] = field(default_factory=list)  # what the next turns are answered with
@@ -60,6 +63,8 @@ class Served:
             "/v1/models": listing,
             "/metrics": self.behaviour.metrics,
         }
+        if not self.behaviour.models:
+            del answers["/v1/models"]
         if self.behaviour.dev_mode:
             answers["/weight_info"] = {"weight_version": self.label}
             answers["/server_info?config_format=json"] = {"vllm_config": self.config()}
@@ -77,6 +82,8 @@ class Served:
         with self.lock:
             if path == "/inference/v1/generate":
                 return self.generate(body)
+            if path == "/collective_rpc" and self.behaviour.breaks:
+                return 0, ""
             if not self.behaviour.dev_mode:
                 return 404, {"detail": "Not Found"}
             if path in ("/pause", "/resume"):
@@ -108,6 +115,9 @@ class Served:
         if not self.behaviour.scale_out:
             return 403, {"error": {"message": "Restart vllm serve with --enable-scale-out to enable them."}}
         params = body["sampling_params"]
+        if "cache_salt" not in body and self.behaviour.busy:
+            self.behaviour.busy -= 1
+            return 503, "busy"
         if "cache_salt" in body and params["logprobs"] == 0:
             self.asked.append(body)
             if self.behaviour.failing:
@@ -192,6 +202,9 @@ def handler_of(served: Served) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, status: int, content: Any) -> None:
             served.keys.add(self.headers["Authorization"])
+            if not status:
+                self.close_connection = True
+                return
             data = (content if isinstance(content, str) else json.dumps(content)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

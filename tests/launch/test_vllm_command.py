@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sod.engines.vllm_options import serve_options
 from sod.launch.placement import Placed
 from sod.launch.ports import free_port
 from sod.launch.server import Patience, Server
-from sod.launch.vllm import gpus_of, program, served, version
+from sod.launch.vllm import gpus_of, program, scoring_options, served, version
 from sod.records import SodError
 from vllm_environment import make_environment
 
@@ -41,8 +42,35 @@ def test_vllm_is_found_where_the_recipe_the_machine_or_nobody_says(
 
 
 def test_its_version_is_told_without_importing_it(environment: Path) -> None:
-    assert version(environment / "bin" / "vllm") == "0.32.1"
-    assert version(Path("/no/such/bin/vllm")) is None
+    assert version(environment / "bin" / "vllm", "here") == "0.32.1"
+
+
+@pytest.mark.parametrize("broken", ["python that is gone", "no vllm"])
+def test_an_environment_that_is_broken_is_told(environment: Path, broken: str) -> None:
+    python = environment / "bin" / "python"
+    if broken == "no vllm":
+        (metadata,) = environment.glob("lib/python*/site-packages/vllm-*.dist-info")
+        metadata.rename(environment / "elsewhere")
+    else:
+        python.unlink()
+        python.symlink_to("/nowhere/python")
+    said = {"no vllm": "PackageNotFoundError: ", "python that is gone": "No such file or directory: "}[broken]
+    with pytest.raises(SodError, match=rf"^here: its Python cannot tell of a vLLM \(.*{said}.*make it anew"):
+        version(environment / "bin" / "vllm", "here")
+
+
+def test_a_servers_log_does_not_grow_by_a_line_for_each_request() -> None:
+    for options in (serve_options("m", "float32", 100, "file", 4), scoring_options("m", "float32", 0, [])):
+        assert "--disable-uvicorn-access-log" in options
+
+
+@pytest.mark.parametrize("part", ["bin/vllm", "bin"])
+def test_a_part_of_an_environment_is_none(environment: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOD_VLLM", str(environment / part))
+    with pytest.raises(
+        SodError, match=rf"^engine.environment \(SOD_VLLM\): .*/{part} is a part of an environment; name"
+    ):
+        program(None, "engine.environment")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def find_servers(recipe: Recipe, method: Method, devices: Devices, notice: Notic
     if not places:
         return Servers(recipe)
     found = program(recipe.engine.environment, ENVIRONMENT)
-    refuse_other_version(version(found), f"{ENVIRONMENT}: {found}")
+    where = f"{ENVIRONMENT}: {found}"
+    refuse_other_version(version(found, where), where)
     teacher = teacher_to_serve(recipe, method, notice)
     return Servers(_with_urls(recipe, places, teacher), places, found, teacher, wanted_k(method))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from sod.cli.ranks import refuse_unfit_count
 from sod.recipe import Recipe
-from sod.recipe.keys.parallel import refuse_uneven_teams
 from sod.report.console import notice, out, rows_table
 
 COLUMNS = ("process", "devices", "memory", "address")
@@ -15,7 +15,7 @@ def show_processes(recipe: Recipe) -> None:
     """Print the processes of `sod train` for this recipe. Raises SodError for what would keep it from starting."""
     from sod.preflight.processes import processes
 
-    refuse_uneven_teams(recipe.parallel, recipe.parallel.shards)
+    refuse_unfit_count(recipe)
     own = ["sod", *(word for word in sys.argv[1:] if word != "--dry-run")]
     found = processes(recipe, own, notice)
     out.print(rows_table("processes", COLUMNS, [(one.name, one.devices, one.memory, one.address) for one in found]))

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 NUMBER = "RANK"
 STARTED = "SOD_STARTED_RANKS"
 """Set for ranks that this command has started: it says itself which one was lost."""
+SAME = ("sod", "torch", "transformers")
+"""Packages that all ranks must have in one version."""
+MOST_ON_A_CORE = 8
 PR_SET_PDEATHSIG = 1
 PATIENCE = 24 * 3600  # seconds in which ranks that were asked to stop may finish their step
 
@@ -42,7 +45,9 @@ def is_other_rank() -> bool:
 
 
 def keep_quiet() -> None:
-    """Of several processes rank 0 speaks; the others are heard where they alone fail."""
+    """Of several processes rank 0 speaks; the others are heard where they alone fail. Torch's C++ is silent."""
+    if NUMBER in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read as torch is imported: pages of frames, else
     if is_other_rank():
         out.quiet = err.quiet = True
 
@@ -58,6 +63,17 @@ def tell(error: SodError) -> None:
         err.print(f"error: rank {os.environ[NUMBER]}: {error}", markup=False)
 
 
+def refuse_unfit_count(recipe: Recipe) -> None:
+    """Raises SodError where so many processes cannot be grouped, or are far more than this machine has cores for."""
+    wanted, cores = recipe.parallel.shards, len(os.sched_getaffinity(0))
+    refuse_uneven_teams(recipe.parallel, wanted)
+    if wanted > MOST_ON_A_CORE * cores:
+        raise SodError(
+            f"parallel.shards={wanted}: each is a process with a model of its own, and there are {cores} cores here; "
+            f"set {cores} or fewer, or start them on several machines with torchrun"
+        )
+
+
 @contextmanager
 def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
     """This process's place among the ranks of the run, which are started where the recipe asks for several.
@@ -67,7 +83,7 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
     """
     wanted = recipe.parallel.shards
     if NUMBER not in os.environ:
-        refuse_uneven_teams(recipe.parallel, wanted)
+        refuse_unfit_count(recipe)
         if wanted > 1:
             raise typer.Exit(_run_ranks(wanted, directory))
         from sod.models.ranks import ALONE
@@ -76,6 +92,7 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
         return
     from sod.models.parallel import break_off, join, leave, prove_cards, teamed
     from sod.runlog import guard_hash
+    from sod.runlog.manifest import versions
 
     if STARTED in os.environ:
         _die_with_the_command()
@@ -86,6 +103,9 @@ def joined(recipe: Recipe, directory: Path) -> Iterator[Ranks]:
                 f"parallel.shards={wanted}, and a launcher has started {ranks.count} processes; leave it out, or let "
                 "`sod` start them"
             )
+        for package, version in versions().items():
+            if package in SAME:
+                ranks.refuse_difference(f"{version}", f"version of {package}")
         ranks.refuse_difference(guard_hash(resolved(recipe)), "recipe")
         ranks.refuse_difference(str(recipe.parallel.sequence), "parallel.sequence")
         with ranks.in_common():

@@ -65,17 +65,25 @@ class Fleet:
         self._homes: dict[str, Server] = {}
         self._weights: Weights | None = None
         self._fatal: SodError | None = None
+        self._failure = ""
         self._changed = asyncio.Event()
         self.deaths = 0
 
     async def open(self, weights: Weights) -> None:
-        """Give all servers the weights for the first time. Raises SodError for one that cannot do what it must."""
+        """Give all servers the weights for the first time. Raises SodError for one that cannot do what it must.
+
+        One that fails here has never worked: it is not waited for.
+        """
         checks = (refuse_unable(server, self._longest) for server in self.servers)
         for failure in await asyncio.gather(*checks, return_exceptions=True):
+            if isinstance(failure, ServerFaultError):
+                raise SodError(f"engine.urls: {failure}; start the server, or correct the url") from failure
             if failure is not None:
                 raise failure
         self._live = set(self.servers)
-        await self.place(weights)
+        self._weights = weights
+        for failure in (await self._all_given(self.servers)).values():
+            raise SodError(f"{failure}; it was sent its first weights: see its log") from failure
 
     async def place(self, weights: Weights) -> None:
         """Give the servers new weights; those that are down get them when they are back.
@@ -89,14 +97,12 @@ class Fleet:
         for server in down:
             self._revive(server)
         live = [server for server in self.servers if server in self._live]
-        failures = await asyncio.gather(*(self._given(server) for server in live), return_exceptions=True)
-        for server, failure in zip(live, failures, strict=True):
-            if isinstance(failure, ServerFaultError):
-                self.lost(server, failure.fault)
-            elif failure is not None:
-                raise failure
+        for server, failure in (await self._all_given(live)).items():
+            self.lost(server, failure.fault)
         if not self._live and await self._some_server() is None:
-            raise SodError(f"no server is left of {self._named()}; start them again, and go on with --resume")
+            raise SodError(
+                f"no server is left of {self._named()} ({self._failure}); start them again, and go on with --resume"
+            )
 
     async def home(self, session: str) -> Server | None:
         """The server that an episode is at, or else goes to; None where none came back in time.
@@ -116,6 +122,7 @@ class Fleet:
         if server not in self._live:
             return
         self._live.discard(server)
+        self._failure = fault.detail
         self.deaths += 1
         self._notice(f"{fault.detail}; its turns are sampled again, there when it is back or by another server")
         self._revive(server)
@@ -170,10 +177,12 @@ class Fleet:
     async def _revived(self, server: Server) -> None:
         """Wait for a server that failed, until it is given up, and give it the weights."""
         try:
+            pause = 0.5
             while not await self._back(server):
                 if self._is_given_up(server.url):
                     break
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(pause)
+                pause = min(5.0, 2 * pause)  # one that fails at every push is not sent gigabytes all the time
             else:
                 self._live.add(server)
                 self._notice(f"{server.url}: back, with the current weights")
@@ -188,7 +197,8 @@ class Fleet:
         try:
             await refuse_unable(server, self._longest)
             await self._given(server)
-        except ServerFaultError:
+        except ServerFaultError as error:
+            self._failure = error.fault.detail
             return False
         except SodError:
             if await server.healthy(0.0):  # it is there, and cannot do what it must
@@ -201,6 +211,17 @@ class Fleet:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _all_given(self, servers: Sequence[Server]) -> dict[Server, ServerFaultError]:
+        """Give servers the weights, at the same time; the failures of those that failed. Raises SodError."""
+        ended = await asyncio.gather(*(self._given(server) for server in servers), return_exceptions=True)
+        failures: dict[Server, ServerFaultError] = {}
+        for server, failure in zip(servers, ended, strict=True):
+            if isinstance(failure, ServerFaultError):
+                failures[server] = failure
+            elif failure is not None:
+                raise failure
+        return failures
 
     async def _given(self, server: Server) -> None:
         """Give one server the weights and check that it has them. Raises ServerFaultError, and SodError."""

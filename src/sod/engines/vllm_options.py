@@ -19,6 +19,7 @@ def serve_options(model: str, dtype: str, longest: int, push: str, rows: int, op
     """
     ours = ["--dtype", dtype, "--max-model-len", str(longest), "--max-num-seqs", str(rows), "--block-size", str(BLOCK)]
     ours += ["--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--enable-prompt-tokens-details"]
+    ours += ["--disable-uvicorn-access-log"]  # a line for each turn is a log of gigabytes
     if push != "file":
         ours += ["--weight-transfer-config", f'{{"backend": "{push}"}}']
     return [model, *ours, *options]

@@ -14,11 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, final
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sod.engines.vllm_server import Server
 from sod.models.lora import merged_state
+from sod.models.source import first_line
 from sod.recipe import EngineSpec
 from sod.records import SodError
 
@@ -75,10 +77,11 @@ class FilePusher:
             write_weights(model, weights, self._current)
             if before is not None:
                 shutil.rmtree(before, ignore_errors=True)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter where a disk is full
             where = self._root or self._folder
+            said = (isinstance(error, OSError) and error.strerror) or first_line(error)
             raise SodError(
-                f"engine.push_dir: {where}: the weights cannot be written ({error.strerror or error}); name a folder "
+                f"engine.push_dir: {where}: the weights cannot be written ({said:.200}); name a folder "
                 "with room for them that the servers read too"
             ) from error
 

@@ -37,6 +37,7 @@ KEPT_ALIVE = (
 )
 """A machine that is gone says nothing, and so is noticed within a minute."""
 TRANSIENT_CODES = frozenset({408, 409, 425, 429})  # besides every 5xx
+_NO_VLLM = "it is no vLLM server; correct the url in engine.urls"
 _KEY = re.compile(r"[!-~]+")
 _CACHE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -125,7 +126,7 @@ class Server:
             raise self._failed(FaultKind.UNREACHABLE, f"no connection within {CONNECT_SECONDS:g} s") from None
         except (TimeoutError, httpx.TimeoutException):
             raise self._failed(FaultKind.TIMEOUT, f"{path}: no complete answer within {seconds:g} s") from None
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             kind = FaultKind.BAD_REPLY if answered else FaultKind.UNREACHABLE
             raise self._failed(kind, f"{path}: {type(error).__name__}: {self._shown(str(error))}") from error
         if response.status_code != httpx.codes.OK:
@@ -144,14 +145,17 @@ class Server:
 
 
 async def refuse_unable(server: Server, longest: int) -> None:
-    """Raises SodError, with the option that helps, where a server cannot serve texts of up to `longest` tokens."""
+    """Raises SodError, with the option that helps, where a server cannot serve texts of up to `longest` tokens.
+
+    Raises ServerFaultError where it may be able to, and does not answer now.
+    """
     url = server.url
     try:
         refuse_other_version((await server.get("/version")).json().get("version"), url)
         models = (await server.get("/v1/models")).json()["data"]
         room = models[0]["max_model_len"]
     except ServerFaultError as error:
-        raise SodError(f"engine.urls: {error}; start the server, or correct the url") from error
+        raise _unable(server, error, "does not tell what it is", _NO_VLLM) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SodError(f"engine.urls: {url}: not a vLLM server ({type(error).__name__}); correct the url") from error
     if type(room) is int and room < longest:
@@ -178,24 +182,29 @@ async def _refuse_parts(server: Server) -> None:
         )
 
 
+def _unable(server: Server, error: ServerFaultError, what: str, fix: str) -> Exception:
+    """What is to be raised where a server has refused a request; of one that may answer later, the error itself."""
+    if error.fault.retryable:
+        return error
+    said = error.fault.detail.removeprefix(server.url)[2:]
+    if " HTTP 401" in said:
+        fix = f"set {KEY_VARIABLE} to the key that it was started with (--api-key)"
+    return SodError(f"{server.url}: {what} ({said}); {fix}")
+
+
 async def _refuse_without_routes(server: Server) -> None:
     """Raises SodError where the routes for sampling by token ids, or for new weights, are switched off."""
     try:
         await server.post("/resume")  # what pushed weights to it before us may have died in between
         await server.get("/weight_info")
     except ServerFaultError as error:
-        raise SodError(
-            f"{server.url}: takes no weights ({error.fault.detail.removeprefix(server.url)[2:]}); start it with the "
-            f"environment variable {DEV_MODE}=1"
-        ) from error
+        fix = f"start it with the environment variable {DEV_MODE}=1"
+        raise _unable(server, error, "takes no weights", fix) from error
     try:
         one = {"temperature": 1.0, "max_tokens": 1, "detokenize": False}
         await server.post("/inference/v1/generate", {"token_ids": [0], "sampling_params": one}, SAMPLE_SECONDS)
     except ServerFaultError as error:
-        raise SodError(
-            f"{server.url}: does not sample by token ids ({error.fault.detail.removeprefix(server.url)[2:]}); start it "
-            "with --enable-scale-out"
-        ) from error
+        raise _unable(server, error, "does not sample by token ids", "start it with --enable-scale-out") from error
 
 
 def refuse_other_version(version: object, where: str) -> None:

@@ -38,11 +38,13 @@ HEALTHY_SECONDS: Final = 600.0
 READ_BYTES, SHOWN_LINES, SHOWN_CHARS = 1 << 16, 12, 2_000
 _ERROR: Final = re.compile(r"\b\w+(?:Error|Exception): .+")
 NOT_INHERITED: Final = frozenset(
-    {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "GLIBC_TUNABLES", "SOD_ALLOCATOR"}
+    {"VLLM_API_KEY", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "GLIBC_TUNABLES", "SOD_ALLOCATOR"}
     | {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
     | {"ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}
 )
-"""Variables that say something of this process alone: its Python, its allocator, its rank."""
+"""Variables that say something of this process alone: its Python, its allocator, its rank; and vLLM's own key, which a
+run would not know: its servers listen on this machine alone.
+"""
 
 
 @final

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sod.launch.placement import Placed, visible
 from sod.launch.server import ServerPlan
+from sod.recipe.keys.options import option_name
 from sod.records import SodError
 
 DEFAULT = ".venv-vllm"
@@ -35,7 +36,11 @@ def program(environment: str | None, where: str) -> Path:
 
     Raises SodError, beginning with `where`, the key of the environment, where it is not there.
     """
-    directory = Path(environment or os.environ.get(VARIABLE) or DEFAULT).expanduser()
+    named = "" if environment else os.environ.get(VARIABLE, "")
+    directory = Path(environment or named or DEFAULT).expanduser()
+    where = f"{where} ({VARIABLE})" if named else where
+    if directory.is_file() or (directory / "vllm").is_file():
+        raise SodError(f"{where}: {directory} is a part of an environment; name the environment, the folder above bin")
     found = (directory / "bin" / "vllm").absolute()
     if shutil.which(found) is None:
         raise SodError(
@@ -45,16 +50,20 @@ def program(environment: str | None, where: str) -> Path:
     return found
 
 
-def version(found: Path) -> str | None:
-    """The version of the vLLM that a program belongs to; None where it cannot be told.
+def version(found: Path, where: str) -> str:
+    """The version of the vLLM that a program belongs to. vLLM itself is not imported, which would take seconds.
 
-    vLLM itself is not imported, which would take seconds.
+    Raises SodError, beginning with `where`, for an environment that is broken.
     """
     command = [str(found.with_name("python")), "-I", "-c", _ASKED]
     try:
         said = subprocess.run(command, capture_output=True, timeout=VERSION_SECONDS, check=True, text=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise SodError(
+            f"{where}: its Python cannot tell of a vLLM ({said.strip().splitlines()[-1]:.200}); the environment is "
+            "broken, make it anew with `make vllm-env`"
+        ) from error
     return said.strip().partition("+")[0]
 
 
@@ -62,7 +71,8 @@ def gpus_of(options: Sequence[str], where: str) -> int:
     """How many GPUs a server with these options takes. Raises SodError for a number that is none."""
     product = 1
     for at, option in enumerate(options):
-        name, is_joined, value = option.partition("=")
+        _, is_joined, value = option.partition("=")
+        name = option_name(option)
         if name not in PARALLEL:
             continue
         number = value if is_joined else next(iter(options[at + 1 :]), "")
@@ -77,7 +87,8 @@ def scoring_options(model: str, dtype: str, top_k: int, options: Sequence[str]) 
     the user's.
     """
     own = ["--dtype", dtype, "--max-model-len", "auto", "--max-logprobs", str(max(LEAST_TOP, top_k))]
-    return [model, *own, "--max-num-batched-tokens", str(SCORED_TOKENS), *options]
+    own += ["--max-num-batched-tokens", str(SCORED_TOKENS), "--disable-uvicorn-access-log"]
+    return [model, *own, *options]
 
 
 def served(
@@ -102,7 +113,8 @@ def served(
 def cpu_cache(options: Sequence[str]) -> int | None:
     """Bytes for keys and values of a server on a CPU; None where its options say that in another way."""
     for at, option in enumerate(options):
-        name, is_joined, value = option.partition("=")
+        _, is_joined, value = option.partition("=")
+        name = option_name(option)
         if name in MEMORY:
             number = value if is_joined else next(iter(options[at + 1 :]), "")
             return int(number) if name != MEMORY[0] and number.isdecimal() else None
@@ -112,7 +124,7 @@ def cpu_cache(options: Sequence[str]) -> int | None:
 def _memory(options: Sequence[str], place: Placed) -> list[str]:
     if place.memory_share is not None:
         return ["--gpu-memory-utilization", f"{place.memory_share:g}"]  # of the machine's memory where there is no GPU
-    is_said = any(option.partition("=")[0] in MEMORY for option in options)
+    is_said = any(option_name(option) in MEMORY for option in options)
     return [] if place.gpus or is_said else [MEMORY[1], str(CPU_CACHE)]
 
 

@@ -39,10 +39,11 @@ import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from sod.models.forward import packs
-from sod.models.ranks import LAUNCHED, Ranks
+from sod.models.ranks import LAUNCHED, Ranks, refuse_other_weights
 from sod.models.recompute import decoder_layers
 from sod.models.sequence import cut_rows
 from sod.models.sharded import Sharding, mark_sharded, whole_tensor
@@ -51,7 +52,12 @@ from sod.records import SodError
 
 PATIENCE = timedelta(hours=12)
 """How long ranks wait for one another: as long as a rollout on rank 0 may take. One that dies is noticed at once."""
+MEETING = timedelta(minutes=15)
+"""How long ranks wait for all others to be started."""
 _RUN = "sod_within"
+
+
+_LAUNCH = "start all ranks with torchrun, or one process without RANK"
 
 
 class CardError(SodError):
@@ -63,21 +69,32 @@ class CardError(SodError):
 def join() -> Ranks:
     """Meet the other processes that the launcher has started; CUDA's current device becomes this one's.
 
-    Raises SodError where the environment that a launcher sets is not whole, or nobody answers.
+    Raises SodError where the environment that a launcher sets is not whole, or not all others come.
     """
+    number, count, local = (_from_launcher(name) for name in (LAUNCHED, "WORLD_SIZE", "LOCAL_RANK"))
+    if number >= count:
+        raise SodError(f"RANK={number}: of WORLD_SIZE={count} ranks the last is {count - 1}; {_LAUNCH}")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if cards:
+        torch.cuda.set_device(local % cards)
     try:
-        ranks = Ranks(int(os.environ[LAUNCHED]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
-        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if cards:
-            torch.cuda.set_device(ranks.local % cards)
         if not distributed.is_initialized():
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", timeout=PATIENCE)
-    except (KeyError, ValueError, RuntimeError) as error:
+            store, _, _ = next(rendezvous("env://", number, count, timeout=MEETING))
+            store.set_timeout(PATIENCE)
+            backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
+            distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SodError(
-            f"cannot meet the other ranks ({said:.200}); start them with torchrun, or without RANK"
-        ) from error
-    return ranks
+        raise SodError(f"cannot meet the other ranks ({said:.200}); {_LAUNCH}") from error
+    return Ranks(number, count, local)
+
+
+def _from_launcher(name: str) -> int:
+    """A number that a launcher has set. Raises SodError where it has not."""
+    text = os.environ.get(name, "0" if name == "LOCAL_RANK" else "")
+    if not text.isdecimal():
+        raise SodError(f"{LAUNCHED} is set, and {name} is {repr(text) if text else 'not'}; {_LAUNCH}")
+    return int(text)
 
 
 def prove_cards(ranks: Ranks) -> None:
@@ -145,9 +162,11 @@ def shard(model: Any, ranks: Ranks) -> None:
     """Leave a piece of each of the model's weights here, in place; all ranks call it with the same weights.
 
     What is trained becomes float32. `model` is a Hugging Face causal LM on this rank's device; its layers may already
-    be set to recompute, or be compiled. Raises SodError for an architecture whose layers transformers does not mark.
+    be set to recompute, or be compiled. Raises SodError for an architecture whose layers transformers does not mark,
+    and where ranks have read other weights.
     """
     computing = model.dtype
+    refuse_other_weights(model, ranks, "student")
     packs(model)  # proven while the weights are whole
     cut_rows(model, ranks, "student")
     mesh = init_device_mesh(model.device.type, (ranks.count,))

@@ -184,6 +184,14 @@ class Ranks:
 ALONE = Ranks()
 
 
+def refuse_other_weights(model: Any, ranks: Ranks, role: str) -> None:
+    """Raises SodError where not all ranks have read the same weights: each reads `role`'s path on its own machine."""
+    if ranks.count > 1:
+        from sod.models.lora import fingerprint  # slow: it brings transformers
+
+        ranks.refuse_difference(fingerprint(model), f"model at {role}.path")
+
+
 def launched() -> bool:
     """Whether a launcher has started this process as one of several, or alone in the same way."""
     return LAUNCHED in os.environ

@@ -49,6 +49,10 @@ def _explain(problem: Any, where: str, root: type[BaseModel] | None, at: str) ->
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "model_type":  # pydantic would name one of our classes
         message = "input should be a mapping of keys"
+    if problem["type"] == "list_type":
+        message = "input should be a list"
+        if isinstance(problem["input"], str | int):
+            message += f"; write [{problem['input']}]"
     if problem["type"] == "value_error":
         named = not at or message.startswith(f"{at}.")
         return f"{_prefix(where)}{message if named else f'{at}: {message}'}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from sod.models.device import moved
 from sod.models.lora import own_weights
 from sod.models.meter import Cost, Meter
-from sod.models.ranks import ALONE, Ranks
+from sod.models.ranks import ALONE, Ranks, refuse_other_weights
 from sod.models.score import teacher_scores
 from sod.models.sequence import cut_rows
 from sod.models.sharded import whole_tensor
@@ -46,6 +46,7 @@ class LocalTeacher:
         them shares its rows. Raises SodError where those of this model cannot be cut.
         """
         self.model = model.requires_grad_(False).eval()
+        refuse_other_weights(self.model, ranks, "teacher")
         cut_rows(self.model, ranks, "teacher")
         self.micro_batch_tokens = micro_batch_tokens
         self.temperature = temperature

@@ -72,8 +72,8 @@ def run_steps(
 ) -> None:
     """Run the steps after `done` up to `plan.steps`.
 
-    With several ranks all run it, and rank 0 logs, evaluates and writes. Raises InterruptedRunError after Ctrl-C or
-    SIGTERM, on all ranks after the same step though one alone was asked, with a checkpoint of it.
+    With several ranks all run it, and rank 0 logs, evaluates and writes. Raises InterruptedRunError after Ctrl-C,
+    SIGTERM or SIGHUP, on all ranks after the same step though one alone was asked, with a checkpoint of it.
     """
     requests: list[int] = []
     ranks = trainee.ranks

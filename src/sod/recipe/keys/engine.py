@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sod.recipe.keys.address import bare_address, same_place
+from sod.recipe.keys.options import HIDING, refuse_options
 from sod.recipe.keys.section import Section
 
 KEY_VARIABLE = "SOD_ENGINE_API_KEY"
@@ -50,29 +52,18 @@ class EngineSpec(Section):
     def _addresses(cls, urls: list[str] | None) -> list[str] | None:
         if urls is None:
             return None
-        for url in urls:
-            if any(mark in url for mark in "@?#"):
-                raise ValueError(
-                    "engine.urls: a url with a user name, password, query or fragment is refused, recipes are kept "
-                    f"and shown; put the key into the environment variable {KEY_VARIABLE}, leave the bare address here"
-                )
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"engine.urls: {url!r} is not a url; name it like http://127.0.0.1:8000")
-        plain = [url.rstrip("/") for url in urls]
-        if len(set(plain)) < len(plain):
+        secret = f"the environment variable {KEY_VARIABLE}"
+        plain = [bare_address(url, "engine.urls", secret, "http://127.0.0.1:8000").removesuffix("/v1") for url in urls]
+        if len(set(map(same_place, plain))) < len(plain):
             raise ValueError("engine.urls: names a server twice; leave one of them out")
         return plain
 
     @model_validator(mode="after")
     def _ours_to_say(self) -> EngineSpec:
-        for option in self.options:
-            if option.partition("=")[0] in RESERVED:
-                raise ValueError(f"engine.options: {option} is ours to set; leave it out")
+        refuse_options(self.options, RESERVED, "engine.options")
         return self
 
 
-RESERVED = frozenset(
-    {"--model", "--host", "--port", "--dtype", "--logprobs-mode", "--enable-scale-out", "--served-model-name"}
-    | {"--max-model-len", "--weight-transfer-config"}
-)
+RESERVED = HIDING | {"--model", "--dtype", "--logprobs-mode", "--enable-scale-out", "--served-model-name"}
+RESERVED |= {"--max-model-len", "--weight-transfer-config"}
 """Options of `vllm serve` that a run sets itself."""

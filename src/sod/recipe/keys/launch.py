@@ -6,12 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from sod.recipe.keys.options import HIDING, refuse_options
 from sod.recipe.keys.section import Section
 
-OURS = frozenset(
-    {"--host", "--port", "--uds", "--gpu-memory-utilization", "--model", "--dtype", "--served-model-name"}
-    | {"--max-model-len", "--max-logprobs", "--api-key", "--ssl-keyfile", "--ssl-certfile", "--root-path"}
-)
+OURS = HIDING | {"--gpu-memory-utilization", "--model", "--dtype", "--served-model-name", "--max-model-len"}
+OURS |= {"--max-logprobs"}
 """Options of `vllm serve` that a run sets itself, or by keys of its own, and those that hide a server from it."""
 
 
@@ -44,9 +43,7 @@ class TeacherServerSpec(ServersSpec):
 
     @model_validator(mode="after")
     def _ours_to_say(self) -> TeacherServerSpec:
-        for option in self.options:
-            if option.partition("=")[0] in OURS:
-                raise ValueError(f"launch.teacher.options: {option} is the run's to set; leave it out")
+        refuse_options(self.options, OURS, "launch.teacher.options")
         return self
 
 
