@@ -96,9 +96,7 @@ def main() -> None:
     prepare = prepare_sft if kind == "sft" else prepare_train
     asked = read_recipe(file, (), print)
     ranks = joined(asked)
-    with closing(
-        prepare(asked, Path(directory), False, lambda text: None, ranks=ranks)
-    ) as job:
+    with closing(prepare(asked, Path(directory), False, lambda text: None, ranks=ranks)) as job:
         if limit:
             most = status("VmSize") + int(limit[0]) * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
