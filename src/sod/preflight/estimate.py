@@ -38,7 +38,16 @@ from sod.preflight.models import (
     with_own_key_heads,
 )
 from sod.preflight.parts import PHASES, SAMPLING, SCORING, UPDATE, Estimate, Part
-from sod.preflight.pieces import ALONE, Spread, cut, is_stored, spread_of, student_in_pieces, update_in_pieces
+from sod.preflight.pieces import (
+    ALONE,
+    Spread,
+    cut,
+    is_stored,
+    spread_of,
+    student_in_pieces,
+    update_in_pieces,
+    with_exchange,
+)
 from sod.preflight.servers import server_sizes
 from sod.recipe import ModelSpec, Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
@@ -208,7 +217,10 @@ def _of_micro(
         sizes = update_of(student, micro, several, pull)
         gradients = counts.trained * FLOAT if several or student.size != FLOAT else 0
     else:
-        sizes = update_in_pieces(laps_of(student, micro, False, pull), student, spread, several)
+        laps = laps_of(student, micro, False, pull)
+        if spread.sequence > 1:
+            laps = with_exchange(laps, student, micro)
+        sizes = update_in_pieces(laps, student, spread, several)
         gradients, copied = (counts.trained * FLOAT // spread.ranks if several else 0), 0
     if device != CPU:
         compiled = counts.all >= WORTH_IT if compiling is None else compiling

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from sod.build.servers import ranks_here
+from sod.models.architecture import head_sizes
 from sod.models.cut import tokens_of_rank
 from sod.preflight.devices import CPU
 from sod.preflight.models import FLOAT, Micro, Planned
@@ -86,6 +87,25 @@ def student_in_pieces(student: Planned, device: str, spread: Spread, whole_on: s
     if spread.first:
         parts.append(Part("student: whole copy", whole_on, counts.all * student.size))
     return parts
+
+
+def with_exchange(laps: Laps, student: Planned, micro: Micro) -> Laps:
+    """With what attention says in a team a second time: as computed, all tokens of some heads, and as it comes back.
+
+    See `models.spread`. A layer that is recomputed has it for a moment.
+    """
+    heads, _, head_dim = head_sizes(student.config)
+    layer = micro.tokens * heads * head_dim * student.size
+    grown = 0 if student.recompute else layer
+    kept = student.layers * grown
+    return replace(
+        laps,
+        kept=laps.kept + kept,
+        head=laps.head + kept,
+        last=laps.last + max(kept, layer),
+        left=laps.left + kept - grown,
+        layer=laps.layer + grown,
+    )
 
 
 def update_in_pieces(laps: Laps, student: Planned, spread: Spread, several: bool) -> Sizes:
