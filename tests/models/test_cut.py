@@ -17,7 +17,7 @@ from sod.models.cut import (
     whole_heads,
     whole_rows,
 )
-from sod.models.spread import repeated_heads
+from sod.models.fused import repeated_heads
 from sod.models.team import SOLO, known_to_all, to_all
 
 

@@ -23,6 +23,7 @@ from sod.build.recipe import read_recipe
 from sod.build.supervised import prepare_sft
 from sod.build.training import prepare_train
 from sod.models.ranks import ALONE, Ranks, launched
+from sod.recipe import Recipe
 from sod.records import SodError
 
 
@@ -77,26 +78,25 @@ class Watch(threading.Thread):
             self.most = max(self.most, allocated())
 
 
-def joined() -> Ranks:
-    """The other ranks, where a launcher has started any."""
+def joined(recipe: Recipe) -> Ranks:
+    """The other ranks, where a launcher has started any, in the recipe's teams."""
     if not launched():
         return ALONE
-    from sod.models.parallel import join
+    from sod.models.parallel import join, teamed
 
-    return join()
+    return teamed(join(), recipe.parallel.sequence)
 
 
 def main() -> None:
     """See above."""
-    recipe, directory, kind, *limit = sys.argv[1:]
+    file, directory, kind, *limit = sys.argv[1:]
     torch.ones(64, 64) @ torch.ones(64, 64)  # threads and libraries that every program has
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
     before, had, watch = status("VmRSS"), allocated(), Watch()
     prepare = prepare_sft if kind == "sft" else prepare_train
-    ranks = joined()
-    with closing(
-        prepare(read_recipe(recipe, (), print), Path(directory), False, lambda text: None, ranks=ranks)
-    ) as job:
+    asked = read_recipe(file, (), print)
+    ranks = joined(asked)
+    with closing(prepare(asked, Path(directory), False, lambda text: None, ranks=ranks)) as job:
         if limit:
             most = status("VmSize") + int(limit[0]) * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -10,7 +10,7 @@ Legend: B rows, H query heads, G key heads, N new tokens, D head size.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from torch import Tensor
 from transformers import AttentionInterface
@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sod.models.architecture import UnknownArchitectureError
+from sod.models.fused import fit_for_kernel
 from sod.models.packed import PACKED, attend_packed
 
 NAME = "sod"
@@ -52,6 +53,16 @@ class Cut(Protocol):
     def attend(self, query_BHND: Tensor, key_BGND: Tensor, value_BGND: Tensor, scale: float) -> Tensor:
         """Attend within the whole rows. Shape B x N x H x D, of this rank's tokens."""
         ...
+
+
+@final
+class _Repeated:
+    """What transformers reads of an attention module whose key heads have been repeated: nothing of shared ones."""
+
+    is_causal = True
+
+
+_REPEATED = _Repeated()
 
 
 def attend(
@@ -89,6 +100,11 @@ def attend(
         return shared.attend(query_BHND, key_BGND, value_BGND, scaling), None
     if spread is not None:
         return spread.attend(query_BHND, key_BGND, value_BGND, scaling), None
+    if attention_mask is None and query_BHND.shape[2] > 1 and getattr(module, "is_causal", True):
+        groups = key_BGND.shape[1]
+        key_BGND, value_BGND = fit_for_kernel(query_BHND, key_BGND, value_BGND)
+        if key_BGND.shape[1] != groups:
+            module = _REPEATED
     return sdpa_attention_forward(module, query_BHND, key_BGND, value_BGND, attention_mask, scaling=scaling, **kwargs)
 
 

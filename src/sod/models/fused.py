@@ -7,11 +7,14 @@ N action tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from sod.models.packed import HALF
 
 # Plain products beat PyTorch's own attention on rows up to so long, and may hold so many scores of one layer at once.
 MOST_TOKENS, MOST_SCORES = 512, 2**24
@@ -24,10 +27,31 @@ def causal_attention(query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, s
             query_BHTD, key_BGTD, value_BGTD, scale
         )
         return mixed_BHTD
+    key_BGTD, value_BGTD = fit_for_kernel(query_BHTD, key_BGTD, value_BGTD)
     grouped = query_BHTD.shape[1] != key_BGTD.shape[1]
     return scaled_dot_product_attention(
         query_BHTD, key_BGTD, value_BGTD, is_causal=True, scale=scale, enable_gqa=grouped
     )
+
+
+def fit_for_kernel(query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values as a fast kernel of PyTorch takes them: as they are, on CUDA in float32 with a head for each of
+    the queries'.
+
+    There only the memory-efficient kernel computes in float32, and it knows of no shared key heads: PyTorch would hold
+    the scores of all pairs of tokens, for the backward pass of every layer. Repeated heads are the same numbers.
+    """
+    heads = query_BHTD.shape[1]
+    if not query_BHTD.is_cuda or query_BHTD.dtype in HALF or key_BGTD.shape[1] == heads:
+        return key_BGTD, value_BGTD
+    return repeated_heads(key_BGTD, heads), repeated_heads(value_BGTD, heads)
+
+
+def repeated_heads(x_BGTD: Tensor, size: int) -> Tensor:
+    """Each key head as often as makes their number one that `size` divides."""
+    heads = x_BGTD.shape[1]
+    times = math.lcm(heads, size) // heads
+    return x_BGTD if times == 1 else x_BGTD.repeat_interleave(times, dim=1)
 
 
 def _products_are_faster(query_BHTD: Tensor) -> bool:

@@ -13,7 +13,6 @@ heads, D head size or hidden size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from sod.models.cut import in_columns, in_heads, own_columns, passing, whole_heads, whole_rows
 from sod.models.device import moved
-from sod.models.fused import causal_attention
-from sod.models.packed import HALF, PackedRows, attend_packed
+from sod.models.fused import causal_attention, repeated_heads
+from sod.models.packed import PackedRows, attend_packed
 from sod.models.team import Team, exchange, team_of
 
 Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -62,13 +61,6 @@ class Spread:
         return exchange(x, even, even, self._team)
 
 
-def repeated_heads(x_BGsD: Tensor, size: int) -> Tensor:
-    """Each key head as often as makes their number one that `size` divides."""
-    heads = x_BGsD.shape[1]
-    times = math.lcm(heads, size) // heads
-    return x_BGsD if times == 1 else x_BGsD.repeat_interleave(times, dim=1)
-
-
 @final
 @dataclass(frozen=True)
 class Rows:
@@ -91,10 +83,6 @@ def as_packed(rows: PackedRows, device: torch.device) -> Rows:
 
 
 def _attend_padded(query_BHSD: Tensor, key_BGSD: Tensor, value_BGSD: Tensor, scale: float) -> Tensor:
-    if query_BHSD.is_cuda and query_BHSD.dtype not in HALF:
-        # No fast kernel knows of shared key heads in float32: PyTorch would hold the scores of all pairs of tokens.
-        heads = query_BHSD.shape[1]
-        key_BGSD, value_BGSD = (repeated_heads(x_BGSD, heads) for x_BGSD in (key_BGSD, value_BGSD))
     return causal_attention(query_BHSD, key_BGSD, value_BGSD, scale).transpose(1, 2)
 
 

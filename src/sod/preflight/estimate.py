@@ -30,13 +30,24 @@ from sod.preflight.models import (
     cuda_forward,
     decoding_of,
     fixed_cache_of,
+    laps_of,
     on_cuda,
     plain_decoding_of,
     scoring_of,
     update_of,
+    with_own_key_heads,
 )
 from sod.preflight.parts import PHASES, SAMPLING, SCORING, UPDATE, Estimate, Part
-from sod.preflight.pieces import ALONE, Spread, cut, gradients_in_pieces, is_stored, spread_of, student_in_pieces
+from sod.preflight.pieces import (
+    ALONE,
+    Spread,
+    cut,
+    is_stored,
+    spread_of,
+    student_in_pieces,
+    update_in_pieces,
+    with_exchange,
+)
 from sod.preflight.servers import server_sizes
 from sod.recipe import ModelSpec, Notice, OptimSpec, Recipe
 from sod.recipe.makers import refuse_unmade
@@ -101,9 +112,9 @@ def _kernels(recipe: Recipe) -> list[Part]:
 def _supervised(recipe: Recipe, optim: OptimSpec, rows: int, spread: Spread) -> Sequence[Part]:
     student, device = _student(recipe, optim), str(devices_of(recipe).student)
     rows = spread.rows(rows)
-    micro = Micro.of(optim.micro_batch_tokens, recipe.sft.max_tokens, rows)
+    micros = [Micro.of(optim.micro_batch_tokens, recipe.sft.max_tokens, rows)]
     parts = _trained(student, device, spread, CPU)
-    return [*parts, *_updated(student, device, micro, rows > micro.rows, optim.compile, spread)]
+    return [*parts, *_updated(student, device, micros, rows, optim.compile, spread)]
 
 
 def _distilled(recipe: Recipe, method: Method, spread: Spread) -> list[Part]:
@@ -111,8 +122,16 @@ def _distilled(recipe: Recipe, method: Method, spread: Spread) -> list[Part]:
     device = str(devices_of(recipe).student)
     whole, longest = rollout.prompts * rollout.samples, rollout.max_prompt_tokens + rollout.max_response_tokens
     rows = spread.rows(whole)
-    of_update = spread.rows(min((recipe.optim.mini_batch_prompts or rollout.prompts) * rollout.samples, whole))
-    micro = Micro.of(recipe.optim.micro_batch_tokens, longest, of_update)
+    prompts = min(recipe.optim.mini_batch_prompts or rollout.prompts, rollout.prompts)
+    of_update = spread.rows(prompts * rollout.samples)
+    micros = Micro.played(
+        recipe.optim.micro_batch_tokens,
+        rollout.max_prompt_tokens,
+        rollout.max_response_tokens,
+        of_update,
+        # On a CPU what rows begin with alike is run once (`sod.models.shared`); of episodes in a file nobody knows.
+        prompts if device == CPU and not is_stored(recipe) else None,
+    )
     teachers, crossing = _teachers(recipe, method), crossing_of(recipe, method)
     parts = _trained(student, device, spread, device)
     if recipe.engine.kind == "torch" and spread.first and not is_stored(recipe):
@@ -128,7 +147,7 @@ def _distilled(recipe: Recipe, method: Method, spread: Spread) -> list[Part]:
     # Of several teachers, and of one that is served, the update reads their scores.
     alone = len(teachers) == 1 and len(recipe.teaching) <= 1
     pull = _pull(teachers[0][0], method, crossing) if alone else None
-    return [*parts, *_updated(student, device, micro, of_update > micro.rows, recipe.optim.compile, spread, pull)]
+    return [*parts, *_updated(student, device, micros, of_update, recipe.optim.compile, spread, pull)]
 
 
 def _pull(teacher: Planned, method: Method, crossing: Crossing | None) -> Pull | None:
@@ -169,23 +188,43 @@ def _trained(student: Planned, device: str, spread: Spread, whole_on: str) -> li
 def _updated(
     student: Planned,
     device: str,
-    micro: Micro,
-    several: bool,
+    micros: Sequence[Micro],
+    rows: int,
     compiling: bool | None,
     spread: Spread,
     pull: Pull | None = None,
 ) -> list[Part]:
-    """Gradients and activations; `several` micro-batches add up their gradients. `compiling` is `optim.compile`."""
+    """Gradients and activations of the micro-batch that takes most; several of the update's `rows` add up their
+    gradients. `compiling` is `optim.compile`.
+    """
+    found = [_of_micro(student, device, micro, rows > micro.rows, compiling, spread, pull) for micro in micros]
+    return max(found, key=lambda parts: sum(part.bytes for part in parts))
+
+
+def _of_micro(
+    student: Planned,
+    device: str,
+    micro: Micro,
+    several: bool,
+    compiling: bool | None,
+    spread: Spread,
+    pull: Pull | None,
+) -> list[Part]:
     counts, micro = student.counts, cut(micro, spread)
-    sizes = update_of(student, micro, several or spread.ranks > 1, pull)
-    if device != CPU:
-        compiled = counts.all >= WORTH_IT if compiling is None else compiling
-        sizes = on_cuda(sizes, student, compiled, pull)
-    gradients = counts.trained * FLOAT if several or student.size != FLOAT else 0
     # A bfloat16 gradient is made float32 matrix by matrix before it is added up.
     copied = 0 if student.size == FLOAT else counts.largest * FLOAT
-    if spread.ranks > 1:
-        gradients, copied = gradients_in_pieces(student, spread)
+    if spread.ranks == 1:
+        sizes = update_of(student, micro, several, pull)
+        gradients = counts.trained * FLOAT if several or student.size != FLOAT else 0
+    else:
+        laps = laps_of(student, micro, False, pull)
+        if spread.sequence > 1:
+            laps = with_exchange(laps, student, micro)
+        sizes = update_in_pieces(laps, student, spread, several)
+        gradients, copied = (counts.trained * FLOAT // spread.ranks if several else 0), 0
+    if device != CPU:
+        compiled = counts.all >= WORTH_IT if compiling is None else compiling
+        sizes = on_cuda(with_own_key_heads(sizes, student, micro), student, compiled, pull)
     shape = f"{micro.rows} x {micro.length:,} tokens"
     parts = [
         Part("gradients", device, gradients, (UPDATE,)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, final
 
@@ -23,7 +23,7 @@ from sod.objective.batch import TokenBatch, supervised_batch
 from sod.objective.divergence import Divergence, divergence
 from sod.objective.scores import ScoreNeed
 from sod.preflight.crossing import Crossing, rendered
-from sod.preflight.rehearsal import Counts, Sizes, counted, fake_model, forward_size, update_sizes
+from sod.preflight.rehearsal import Counts, Laps, Sizes, counted, fake_model, forward_size, update_laps
 from sod.recipe import LoraSpec, ModelSpec
 from sod.training.spans import span_terms
 
@@ -38,10 +38,15 @@ COMPILED_KEEPS = 23.2 / 37.5  # of what plain layers keep for the backward pass
 @final
 @dataclass(frozen=True)
 class Micro:
-    """A micro-batch: so many rows of so many tokens each, of which all but the first may be the model's own."""
+    """A micro-batch: so many rows of so many tokens each, of which all but the first `context` may be the model's own.
+
+    Rows begin alike, with their context, where they are of one of `prompts`; None: they have nothing in common.
+    """
 
     rows: int
     length: int
+    context: int = 1
+    prompts: int | None = None
 
     @classmethod
     def of(cls, budget: int, longest: int, rows: int) -> Micro:
@@ -50,6 +55,25 @@ class Micro:
         tokens = min(max(budget, longest), rows * longest)
         return cls(together, -(-tokens // together))
 
+    @classmethod
+    def played(cls, budget: int, prompt: int, response: int, rows: int, prompts: int | None) -> list[Micro]:
+        """Those of episodes that may be the largest, for prompts and responses of at most so many tokens.
+
+        Longest prompts, which rows share and where nothing is projected; or, where not all rows then fit into the
+        budget, prompts so short that they do.
+        """
+        shortest = min(prompt, max(1, budget // rows - response))
+        found = []
+        for context in dict.fromkeys((prompt, shortest)):
+            micro = cls.of(budget, context + response, rows)
+            found.append(cls(micro.rows, micro.length, context, prompts))
+        return found
+
+    @property
+    def actions(self) -> int:
+        """Tokens that are the model's own."""
+        return self.rows * (self.length - self.context)
+
     @property
     def tokens(self) -> int:
         """All of them."""
@@ -57,10 +81,13 @@ class Micro:
 
     def batch(self, actions: int) -> TokenBatch:
         """As a batch with about so many action tokens, spread over the rows."""
-        each = min(self.length - 1, -(-actions // self.rows))
-        turns = [0] + [1] * each + [0] * (self.length - 1 - each)
-        # Rows that have nothing in common, as of those that begin alike less is kept.
-        return supervised_batch([([row] * self.length, turns) for row in range(self.rows)])
+        own = self.length - self.context
+        each = min(own, -(-actions // self.rows))
+        turns = [0] * self.context + [1] * each + [0] * (own - each)
+        prompts = self.rows if self.prompts is None else min(self.rows, self.prompts)
+        return supervised_batch(
+            [([row % prompts] * self.context + [prompts + row] * own, turns) for row in range(self.rows)]
+        )
 
 
 @final
@@ -137,7 +164,7 @@ class Pull:
 
 
 @cache
-def update_of(student: Planned, micro: Micro, accumulated: bool, pull: Pull | None = None) -> Sizes:
+def laps_of(student: Planned, micro: Micro, accumulated: bool, pull: Pull | None = None) -> Laps:
     """What a forward and backward of a micro-batch take, with a dense loss by a teacher where there is one."""
 
     def loss(model: Any) -> Tensor:
@@ -148,10 +175,10 @@ def update_of(student: Planned, micro: Micro, accumulated: bool, pull: Pull | No
         return logp_BT.sum() + value_BT.sum()
 
     with in_one_line(student.config, student.spec.path, "cannot be planned"):
-        sizes = update_sizes(student.fake, student.layers, loss, accumulated)
+        laps = update_laps(student.fake, student.layers, loss, accumulated)
     if pull is not None and pull.crossing is not None:
-        return _with_all_spans(sizes, student, micro, pull.teacher, pull.crossing)
-    return _with_all_actions(sizes, student, micro, 1 if pull is None else 2)
+        return _with_all_spans(laps, student, micro, pull.teacher, pull.crossing)
+    return _with_all_actions(laps, student, micro, 1 if pull is None else 2)
 
 
 def _dense(model: Any, batch: TokenBatch, pull: Pull) -> tuple[Tensor, Tensor]:
@@ -163,19 +190,42 @@ def _dense(model: Any, batch: TokenBatch, pull: Pull) -> tuple[Tensor, Tensor]:
     return dense_terms(model, teacher, batch, batch, partial(divergence, spec=pull.divergence, temperature=1.0))
 
 
-def _with_all_spans(sizes: Sizes, student: Planned, micro: Micro, teacher: Planned, crossing: Crossing) -> Sizes:
+def update_of(student: Planned, micro: Micro, accumulated: bool, pull: Pull | None = None) -> Sizes:
+    """The same of a model whose weights and gradients are whole and stay."""
+    return laps_of(student, micro, accumulated, pull).sizes
+
+
+def _with_all_spans(laps: Laps, student: Planned, micro: Micro, teacher: Planned, crossing: Crossing) -> Laps:
     """As `_with_all_actions`, where each chunk of spans also keeps its own tokens' hidden states, of both models."""
-    left_out = max(0, micro.tokens - CHUNKS * chunk_rows(student.fake(1)))
+    left_out = max(0, micro.actions - CHUNKS * chunk_rows(student.fake(1)))
     own = left_out * student.config.hidden_size * student.size
     theirs = crossing.tokens(left_out) * teacher.config.hidden_size * teacher.size
-    return Sizes(sizes.kept + 2 * (own + theirs), sizes.most + 3 * own + 2 * theirs)
+    return _with_more(laps, 2 * (own + theirs), 3 * own + 2 * theirs)
 
 
-def _with_all_actions(sizes: Sizes, student: Planned, micro: Micro, models: int) -> Sizes:
+def _with_all_actions(laps: Laps, student: Planned, micro: Micro, models: int) -> Laps:
     """With the hidden states of the action tokens that the rehearsal left out: as many more, and a gradient of each."""
-    left_out = max(0, micro.tokens - CHUNKS * chunk_rows(student.fake(1)))
+    left_out = max(0, micro.actions - CHUNKS * chunk_rows(student.fake(1)))
     more = left_out * student.config.hidden_size * student.size
-    return Sizes(sizes.kept + models * more, sizes.most + (models + 1) * more)
+    return _with_more(laps, models * more, (models + 1) * more)
+
+
+def _with_more(laps: Laps, kept: int, most: int) -> Laps:
+    """With so much more that is there until the gradient comes down to the decoder."""
+    return replace(laps, kept=laps.kept + kept, head=laps.head + most)
+
+
+def with_own_key_heads(sizes: Sizes, student: Planned, micro: Micro) -> Sizes:
+    """With keys and values of as many heads as queries have, as attention in float32 takes them on CUDA.
+
+    See `models.fused.fit_for_kernel`; a layer keeps them, one that is recomputed for a moment.
+    """
+    heads, key_heads, head_dim = head_sizes(student.config)
+    if student.size != FLOAT or heads == key_heads:
+        return sizes
+    layer = 2 * micro.tokens * (heads - key_heads) * head_dim * FLOAT
+    kept = 0 if student.recompute else student.layers * layer
+    return Sizes(sizes.kept + kept, sizes.most + max(kept, layer))
 
 
 def on_cuda(sizes: Sizes, student: Planned, compiled: bool, pull: Pull | None) -> Sizes:

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM
 
 from sod.models.architecture import in_one_line, unusual_attention
 from sod.models.attention import NAME as ATTENTION
+from sod.models.forward import take_as_proven
 from sod.models.lora import new_adapter
 from sod.models.recompute import recompute_layers
 from sod.recipe import LoraSpec
@@ -36,7 +37,10 @@ FEW, MORE = 2, 3  # layers
 
 @final
 class Tally(TorchDispatchMode):
-    """Counts the bytes of tensors that are made inside and still alive: now, and at most since `lap`."""
+    """Counts the bytes of tensors that are made inside and still alive: now, and at most since `lap`.
+
+    A view of what was there before, as of a weight that a product takes transposed, is nothing new.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -52,17 +56,20 @@ class Tally(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.index.Tensor:
             args = (args[0], _as_numbers(args[1]))
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage(), new=False)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
+                self._count(tensor.untyped_storage(), new=True)
         return result
 
-    def _count(self, storage: Any) -> None:
+    def _count(self, storage: Any, new: bool) -> None:
         key = storage._cdata
         if key not in self._sizes:
-            self._sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
+            self._sizes[key] = storage.nbytes() if new else 0
+            self.now += self._sizes[key]
             self.most = max(self.most, self.now)
             weakref.finalize(storage, self._gone, key)
 
@@ -123,6 +130,7 @@ def fake_model(
                 for name, value in kind.items():
                     if value is not None:
                         kind[name] = made.setdefault(id(value), _fake(value))
+    take_as_proven(model)
     if recompute:
         recompute_layers(model)
     return model
@@ -166,45 +174,87 @@ def _counts(model: Any) -> dict[str, int]:
     }
 
 
-def update_sizes(make: Callable[[int], Any], layers: int, loss: Callable[[Any], Tensor], accumulated: bool) -> Sizes:
-    """What a forward and backward of `loss(model)` take. `accumulated`: gradients of a micro-batch before are there.
+@final
+@dataclass(frozen=True)
+class Laps:
+    """A whole model's forward and backward in stretches, each with the most that it takes; bytes as in `Sizes`.
 
-    A backward pass is at its peak where its last layer's begins (activations of all) or where its first one's ends
-    (gradients of all), so that both are followed over the number of layers by themselves.
+    kept   what autograd holds when the loss is known
+    head   most of it until the gradient has come down to the decoder: what makes logits
+    last   from there until it has left the decoder's last layer
+    below  from there to the end
+    left   what there is as it leaves the last layer
+    layer  what one layer more adds to `kept`
     """
+
+    kept: int
+    head: int
+    last: int
+    below: int
+    left: int
+    layer: int
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of a model whose weights and gradients stay where they are.
+
+        A backward pass is at its peak where its last layer's begins (activations of all) or where its first one's ends
+        (gradients of all).
+        """
+        return Sizes(self.kept, max(self.head, self.last, self.below))
+
+
+def update_sizes(make: Callable[[int], Any], layers: int, loss: Callable[[Any], Tensor], accumulated: bool) -> Sizes:
+    """What a forward and backward of `loss(model)` take. `accumulated`: gradients of a micro-batch before are there."""
+    return update_laps(make, layers, loss, accumulated).sizes
+
+
+def update_laps(make: Callable[[int], Any], layers: int, loss: Callable[[Any], Tensor], accumulated: bool) -> Laps:
+    """As `update_sizes`, by stretches, each of which is followed over the number of layers by itself."""
     few, more = (_update(make(number), loss, accumulated) for number in (FEW, MORE))
     whole = {name: value + (layers - FEW) * (more[name] - value) for name, value in few.items()}
-    return Sizes(whole["kept"], max(whole["above"], whole["below"]))
+    return Laps(**whole, layer=more["kept"] - few["kept"])
 
 
 def _update(model: Any, loss: Callable[[Any], Tensor], accumulated: bool) -> Mapping[str, int]:
     there = accumulated and model.dtype == torch.float32
     for weight in model.parameters():
         weight.grad = torch.empty_like(weight) if there and weight.requires_grad else None
-    laps: list[int] = []
+    laps: list[tuple[int, int]] = []
     with Tally() as tally:
-        with _at_input_of_last_layer(model, lambda: laps.append(tally.lap())):
+        with _at_last_layer(model, lambda: laps.append((tally.lap(), tally.now))):
             value = loss(model)
             kept = tally.now
             value.backward()
-        laps.append(tally.lap())
-    return {"kept": kept, "above": laps[0], "below": laps[-1]}
+        below = tally.lap()
+    (head, _), (last, left) = laps
+    return {"kept": kept, "head": head, "last": last, "below": below, "left": left}
 
 
 @contextmanager
-def _at_input_of_last_layer(model: Any, call: Callable[[], object]) -> Iterator[None]:
-    """Calls when the backward pass has left the last layer of the decoder."""
+def _at_last_layer(model: Any, call: Callable[[], object]) -> Iterator[None]:
+    """Calls when the backward pass comes to the last layer of the decoder, and when it has left it."""
 
-    def watch(_module: Any, args: Any, kwargs: Any) -> None:
+    def watch_input(_module: Any, args: Any, kwargs: Any) -> None:
         hidden_BTD = args[0] if args else kwargs["hidden_states"]
         if hidden_BTD.requires_grad:
             hidden_BTD.register_hook(lambda _grad: call())
 
-    handle = model.get_decoder().layers[-1].register_forward_pre_hook(watch, with_kwargs=True)
+    def watch_output(_module: Any, _args: Any, output: Any) -> None:
+        hidden_BTD = output[0] if isinstance(output, tuple) else output
+        if hidden_BTD.requires_grad:
+            hidden_BTD.register_hook(lambda _grad: call())
+
+    layer = model.get_decoder().layers[-1]
+    handles = [
+        layer.register_forward_pre_hook(watch_input, with_kwargs=True),
+        layer.register_forward_hook(watch_output),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def forward_size(model: Any, forward: Callable[[Any], object]) -> int:
