@@ -65,7 +65,8 @@ class Run:
     gathers and reports, and all learn. Of the others no `rollout` is ever asked to play.
     `deaths` says how often servers that the student is sampled with have failed, `deaths_told` how many steps tell of.
     `hints` looks at the episodes of every step, `tool_use` at its figures. `teacher_health` stops the run where the
-    teacher too often cannot score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
+    teacher too often cannot score. `settle` waits for the devices, so that phases hold their own work
+    (`sod.models.settle`).
     """
 
     recipe: Recipe
