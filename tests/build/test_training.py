@@ -268,7 +268,7 @@ class TestPrepare:
         write_tasks(tmp_path / "train.parquet", tasks)
         recipe, notes = make_recipe(reward={"verifier": "code"}), []
         with closing(prepare_train(recipe, tmp_path / "run", False, notes.append)) as job:
-            assert dict(job.facts)["data"].endswith(": 1 tasks")
+            assert dict(job.facts)["data"].endswith(": 1 task")
             job.start([])
         (note,) = [note for note in notes if "at fault" in note]
         assert all(task.id in note for task in tasks[1:])
