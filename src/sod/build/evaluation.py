@@ -44,8 +44,8 @@ class Prepared:
     """What an evaluation plays, read and checked: no weights yet.
 
     `path` is the model's own directory or hub id, `chat` renders for it with the tools of the world (`theirs`) among
-    them. `tasks` are some `of` those that there are. `by` are the keys that figures are broken down by. `make_reward` makes what judges the episodes, `load` gives
-    the student, and `said` is what the result says beside its figures.
+    them. `tasks` are some `of` those that there are. `by` are the keys that figures are broken down by. `make_reward`
+    makes what judges the episodes, `load` gives the student, and `said` is what the result says beside its figures.
     """
 
     recipe: Recipe
