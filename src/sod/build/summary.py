@@ -54,7 +54,9 @@ def server_facts(places: Sequence[Placed], logs: Path) -> Facts:
 
 def data_facts(tasks: int, held_out: Mapping[str, int], recipe: Recipe) -> Facts:
     """The data of a run of `sod train`; `held_out` are the tasks of each set of validation tasks by name."""
-    facts = [("data", f"{_source(recipe.data.train)}: {counted(tasks, 'task')}")]
+    scores = None if recipe.teacher is None else recipe.teacher.scores
+    source = _source(recipe.data.train) if scores is None else f"{scores}, stored episodes"
+    facts = [("data", f"{source}: {counted(tasks, 'task')}")]
     for name, count in held_out.items():
         named = f"{name}, " if name else ""
         source = _source(recipe.data.validation_sets.get(name))
