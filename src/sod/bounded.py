@@ -70,10 +70,18 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"nested deeper than {YAML_DEPTH} levels") from None
     except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError) as error:
         # The last two are YAML's own for a value under the wrong tag, e.g. `!!timestamp x`.
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_in_one_line(error)) from None
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _in_one_line(error: Exception) -> str:
+    """What is wrong with a YAML text, and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
 
 
 def _refuse_large(root: yaml.Node) -> None:

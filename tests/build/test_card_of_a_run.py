@@ -62,12 +62,14 @@ def test_what_the_hub_reads_is_there_and_the_licence_is_left_open(run: Path) -> 
 
 def test_training_data_and_figures_are_told(run: Path) -> None:
     evaluated(run, "tasks-all-k4-step2", "/somebody/here/tasks.jsonl")
+    metrics = run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"tool_calls": 2.0', '"tool_calls": 3.0', 1))
     text = card_of(run, "mine")
     assert "| steps | 3 of 4 |" in text
     assert "| learning rate | 0.001, cosine, 1 steps of warm-up |" in text
     assert "| method | name=sod |" in text
     assert "| tasks | 2 | 8 | 4 | 12.5 [0.0, 40.0] | 50.0 [20.0, 80.0] | 25.0 [0.0, 60.0] | 1.50 |" in text
-    assert "| tool calls an episode, last step | 2 |" in text
+    assert "| tool calls an episode, first and last step | 3, 2 |" in text
     assert "/somebody/here" not in text
 
 

@@ -138,6 +138,15 @@ def test_a_function_that_always_fails_stops_the_run_with_its_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_judge_that_is_not_there_has_cost_nothing(make_recipe: Any, tmp_path: Path) -> None:
+    """The error is all that is said."""
+    told: list[str] = []
+    judge = {"url": "http://127.0.0.1:9/v1", "model": "m", "cache": str(tmp_path / "cache")}
+    with pytest.raises(SodError, match="cannot be reached"):
+        prepare_train(make_recipe({"judge": judge}), tmp_path / "run", False, told.append)
+    assert [line for line in told if "requests" in line] == []
+
+
 def test_a_judge_grades_the_episodes_of_a_run(make_recipe: Any, tmp_path: Path) -> None:
     told: list[str] = []
     with JudgeServer(lambda number, body: completion("Score: 5")) as server:

@@ -113,6 +113,7 @@ def test_a_run_distils_from_the_file_alone(place: Path, tmp_path: Path) -> None:
             prepare_train(stored(place, out, method=DENSE, train=train), tmp_path / name, False, print)
         ) as job:
             assert ("teacher", str(out)) in job.facts
+            assert dict(job.facts)["data"].startswith(f"{out}, stored episodes: ")
             assert set(job.models) == {"student"}
             job.start([])
     start = load_file(place / "student" / "model.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -83,6 +84,33 @@ def test_a_run_tells_what_its_episodes_say_about_the_recipe(make_recipe: Any, tm
         job.start([])
     assert [note.split(" episodes")[0] for note in notes if "cut off" in note] == ["100% of 16"]
     assert [note[:23] for note in notes if "flat" in note] == ["100% of groups are flat"]
+
+
+def test_vanishing_tool_calls_are_told_once(
+    make_recipe: Any, tmp_path: Path, chat: Any, acting_model: Any, random_model: Any
+) -> None:
+    """A student that calls tools, a teacher that knows nothing, a huge learning rate; not again where it goes on."""
+    save_model(random_model(seed=7, sharpness=4.0), chat.tokenizer, chat.template, chat.end_id, tmp_path / "other")
+    rollout = {"prompts": 8, "samples": 4}
+    sections = {"teacher": {"path": str(tmp_path / "other")}, "method": "opd", "optim": {"lr": 0.05}}
+    recipe = make_recipe(**sections, rollout=rollout, train={"steps": 3, "checkpoint_every": 1})
+    notes: list[str] = []
+
+    def run(resume: bool) -> None:
+        with closing(prepare_train(recipe, tmp_path / "run", resume, notes.append)) as job:
+            job.start([])
+
+    run(resume=False)
+    (line,) = [note for note in notes if "stops calling" in note]
+    rows = RunLog.open(tmp_path / "run").metrics()
+    began, told = rows[0], next(row for row in rows if line.startswith(f"step {row['step']}: "))
+    assert began["tool_use"] > 0.5
+    assert told["tool_use"] <= began["tool_use"] / 10 or told["turns"] - 1 <= (began["turns"] - 1) / 10
+    assert f"{told['tool_use']:.0%} of the episodes called one, with {told['turns']:.1f} turns" in line
+    assert f"in its first step {began['tool_use']:.0%}, {began['turns']:.1f} and {began['reward']:+.2f}" in line
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000003")
+    run(resume=True)
+    assert sum("stops calling" in note for note in notes) == 1
 
 
 class TestTasks:
@@ -240,7 +268,7 @@ class TestPrepare:
         write_tasks(tmp_path / "train.parquet", tasks)
         recipe, notes = make_recipe(reward={"verifier": "code"}), []
         with closing(prepare_train(recipe, tmp_path / "run", False, notes.append)) as job:
-            assert dict(job.facts)["data"].endswith(": 1 tasks")
+            assert dict(job.facts)["data"].endswith(": 1 task")
             job.start([])
         (note,) = [note for note in notes if "at fault" in note]
         assert all(task.id in note for task in tasks[1:])

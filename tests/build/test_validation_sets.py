@@ -113,7 +113,7 @@ def test_tasks_at_fault_are_left_out_of_their_own_set(make_recipe: Any, sets: di
     with closing(prepare_train(recipe, tmp_path / "run", False, notes.append)) as job:
         job.make()
         assert [text for name, text in job.facts if name == "held out"] == [
-            f"code, {named['code']}: 1 tasks, every 2 steps",
+            f"code, {named['code']}: 1 task, every 2 steps",
             f"good, {named['good']}: 2 tasks, every 2 steps",
         ]
     left_out = json.loads((tmp_path / "run" / "left_out.json").read_text())

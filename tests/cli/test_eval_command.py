@@ -209,14 +209,16 @@ def test_subset_of_tasks(evaluated: tuple[Path, str], world: Any, data: str, sod
 
 
 def test_samples_and_tasks_of_the_recipe(world: Any, data: str, sod: Any, tmp_path: Path) -> None:
-    """Without -k and --tasks they are those of the recipe, which is told where that may not be all tasks."""
+    """Without -k and --tasks they are those of the recipe, which is told where that is not all of the ten tasks."""
     recipe = ("--recipe", str(world.recipe(tmp_path)), "rollout.max_turns=1")
-    for name, more in (("one", ["evaluation.tasks=3", "evaluation.k=1"]), ("all", ["--tasks", "0", "-k", "1"])):
+    limited = {"one": ["evaluation.tasks=3"], "many": ["evaluation.tasks=64"], "all": ["--tasks", "0"]}
+    for name, more in ((name, [*tasks, "-k", "1"]) for name, tasks in limited.items()):
         ended = sod("eval", world.student, "--data", data, "--out", tmp_path / name, *recipe, *more)
         assert ended.code == 0, ended.err
-        assert ("evaluation.tasks=3: so many tasks at most are evaluated" in ended.err) == (name == "one")
+        assert ("evaluation.tasks=3: so many of the 10 tasks are evaluated" in ended.err) == (name == "one")
+        assert ("--tasks 0 takes all" in ended.err) == (name == "one")
     assert (figures(tmp_path / "one")["tasks"], figures(tmp_path / "one")["k"]) == (3, 1)
-    assert figures(tmp_path / "all")["tasks"] == 10
+    assert [figures(tmp_path / name)["tasks"] for name in ("many", "all")] == [10, 10]
     kept = yaml.safe_load(Path(recipe[1]).read_text()) | {"evaluation": {"k": 3, "tasks": 2}}
     Path(recipe[1]).write_text(yaml.safe_dump(kept))
     assert sod("eval", world.student, "--data", data, "--out", tmp_path / "own", *recipe).code == 0

@@ -77,3 +77,10 @@ def test_conversations_and_a_run_are_scored_and_distilled_from(recipe: Path, tmp
     assert "method.divergence.top_k=4: teacher.scores=" in ended.err
     ended = sod("teacher", "score", tmp_path / "sft.parquet")
     assert "is no run with a recipe of its own; name one with --recipe" in ended.err
+
+
+def test_a_run_that_is_not_there_is_told_as_such(sod: Any) -> None:
+    """Naming a recipe would not help where the path has a typing error."""
+    ended = sod("teacher", "score", "runs/nope")
+    assert ended.code == 1
+    assert ended.err.startswith("error: runs/nope: no such run; correct the path")

@@ -154,3 +154,13 @@ def test_rows_are_read_without_weights(saved: Path, tokenizer: Any) -> None:
     cut(saved / "config.json", 0.5)
     with pytest.raises(SodError, match=rf"{saved}/config.json: cut short or not JSON"):
         vocabulary_rows(str(saved))
+
+
+def test_no_space_is_tidied_away(saved: Path) -> None:
+    """Llama 3's files ask for it, which transformers does or warns of."""
+    file = saved / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"clean_up_tokenization_spaces": True}))
+    tokenizer = load_tokenizer(str(saved))
+    text = "print(12 , 3) ."
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert not tokenizer.clean_up_tokenization_spaces

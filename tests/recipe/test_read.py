@@ -143,6 +143,16 @@ def test_single_values_are_refused_as_recipes_are(value: Any, said: str) -> None
     assert str(caught.value).startswith(said)
 
 
+def test_an_override_that_is_no_mapping_says_where(file: Path) -> None:
+    """A mark of YAML's in a text without quotes; a glob that begins with a bracket is a text."""
+    override = "reward={judge: {url: http://h/v1, model: m, rubric: ok?}}"
+    said = r"override reward: not valid YAML: .*got '\?' at line 1, column 48; put its texts in quotes"
+    with pytest.raises(SodError, match=said):
+        load_recipe(file, [override])
+    content = apply_overrides({}, ["data.train=[0-9]*.jsonl"], "run.yaml")
+    assert content == {"data": {"train": "[0-9]*.jsonl"}}
+
+
 def test_the_last_override_wins_and_the_input_is_left_alone() -> None:
     content = {"student": {"path": "s"}, "optim": {"lr": 1.0}}
     merged = apply_overrides(content, ["optim.lr=2", "optim.lr=3", "optim.warmup_steps=4"], "f")

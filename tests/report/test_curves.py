@@ -29,6 +29,7 @@ DISTILLATION = {
     "turn_gap_last": 1.3,
     "weight": 0.7,
     "tool_error_rate": 0.1,
+    "tool_use": 0.9,
     "turns": 2.5,
     "response_tokens": 180,
     "loss": 0.01,
@@ -43,7 +44,7 @@ TITLES = [
     "teacher gap (nats/token)",
     "turn gap (nats/token)",
     "mean turn weight",
-    "tool errors (share of calls)",
+    "tool use and errors (shares)",
     "turns per episode",
     "response length (tokens)",
     "loss",
@@ -177,10 +178,10 @@ def test_every_panel_spans_the_same_steps(picture: Picture) -> None:
 
 def test_rates_start_at_zero_and_signed_values_do_not(picture: Picture) -> None:
     panels = picture.draw(steps(3))
-    for title in ("tool errors (share of calls)", "mean turn weight", "gradient norm"):
+    for title in ("tool use and errors (shares)", "mean turn weight", "gradient norm"):
         assert panels[title].get_ylim()[0] == 0.0
     assert panels["teacher gap (nats/token)"].get_ylim()[1] < 0.0
-    zero = picture.draw(steps(3, {"tool_error_rate": 0.0}))["tool errors (share of calls)"]
+    zero = picture.draw(steps(3, {"tool_error_rate": 0.0}))["tool use and errors (shares)"]
     assert zero.get_ylim() == (0.0, 1.0)
 
 

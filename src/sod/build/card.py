@@ -130,7 +130,7 @@ def _training(recipe: Recipe, stage: str, log: RunLog) -> list[tuple[str, object
         ("tasks an update", recipe.optim.mini_batch_prompts or rollout.prompts),
         ("turns, prompt and response at most", _limits(recipe)),
         ("sampling", f"temperature {rollout.temperature:g}, top-p {rollout.top_p:g}"),
-        *_last_figures(rows),
+        *_figures_of_steps(rows),
     ]
 
 
@@ -139,11 +139,14 @@ def _limits(recipe: Recipe) -> str:
     return f"{rollout.max_turns}, {rollout.max_prompt_tokens} and {rollout.max_response_tokens} tokens"
 
 
-def _last_figures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, object]]:
-    """What the last step with episodes of the run's own gave."""
+def _figures_of_steps(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, object]]:
+    """What the first and the last step with episodes of the run's own gave; nothing where there are none."""
     played = [row for row in rows if "accuracy" in row]
+    if not played:
+        return []
+    first, last = played[0], played[-1]
     names = {"accuracy": "accuracy in training", "turns": "turns", "tool_calls": "tool calls an episode"}
-    return [(f"{name}, last step", f"{played[-1][key]:.3g}") for key, name in names.items() if played]
+    return [(f"{name}, first and last step", f"{first[key]:.3g}, {last[key]:.3g}") for key, name in names.items()]
 
 
 def _data(recipe: Recipe, stage: str) -> list[tuple[str, object]]:

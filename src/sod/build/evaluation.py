@@ -44,8 +44,8 @@ class Prepared:
     """What an evaluation plays, read and checked: no weights yet.
 
     `path` is the model's own directory or hub id, `chat` renders for it with the tools of the world (`theirs`) among
-    them. `by` are the keys that figures are broken down by. `make_reward` makes what judges the episodes, `load` gives
-    the student, and `said` is what the result says beside its figures.
+    them. `tasks` are some `of` those that there are. `by` are the keys that figures are broken down by. `make_reward`
+    makes what judges the episodes, `load` gives the student, and `said` is what the result says beside its figures.
     """
 
     recipe: Recipe
@@ -57,6 +57,7 @@ class Prepared:
     make_reward: MakeReward = make_reward_function
     load: LoadStudent = field(default_factory=lambda: load_student)
     said: Mapping[str, Any] = field(default_factory=dict)
+    of: int = 0
 
     @property
     def k(self) -> int:
@@ -145,8 +146,8 @@ def prepare_evaluation(
     refuse_unfit_world(recipe, tasks, began, chat)
     tasks = fitting_tasks(tasks, chat, recipe, notice)
     source = shown(data) if data else ENVIRONMENT_TASKS
-    tasks, _ = proven_tasks(chosen_tasks(recipe, tasks), source, recipe, notice)
-    return Prepared(recipe, path, tasks, chat, theirs, keys_to_break_down_by(tasks, by))
+    chosen, _ = proven_tasks(chosen_tasks(recipe, tasks), source, recipe, notice)
+    return Prepared(recipe, path, chosen, chat, theirs, keys_to_break_down_by(chosen, by), of=len(tasks))
 
 
 @contextmanager

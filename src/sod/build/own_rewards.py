@@ -46,6 +46,6 @@ def own_rewards(recipe: Recipe, opened: ExitStack, notice: Notice) -> list[OwnRe
 def _judging(spec: JudgeSpec, seed: int, opened: ExitStack, notice: Notice) -> OwnReward:
     judge = Judge(spec, seed)
     opened.callback(judge.close)
-    opened.callback(lambda: notice(f"reward.judge: {judge.spent}"))
     judge.refuse_unreachable()
+    opened.callback(lambda: notice(f"reward.judge: {judge.spent}"))
     return OwnReward("judge", judge, "reward.judge", spec.weight, False, judge.longest_seconds, spec.concurrency)

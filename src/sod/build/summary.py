@@ -37,7 +37,11 @@ def train_facts(
         ("chat", chat_text(chat)),
         *_world_facts(recipe, chat, tools),
         *([("reward", reward_text(recipe.reward))] if recipe.reward.call or recipe.reward.judge else []),
-        ("episodes", f"{rollout.prompts} tasks x {rollout.samples} samples a step, {rollout.max_turns} turns at most"),
+        (
+            "episodes",
+            f"{counted(rollout.prompts, 'task')} x {counted(rollout.samples, 'sample')} a step, "
+            f"{counted(rollout.max_turns, 'turn')} at most",
+        ),
         ("optimizer", optim_text(recipe.optim)),
     ]
 
@@ -50,12 +54,23 @@ def server_facts(places: Sequence[Placed], logs: Path) -> Facts:
 
 def data_facts(tasks: int, held_out: Mapping[str, int], recipe: Recipe) -> Facts:
     """The data of a run of `sod train`; `held_out` are the tasks of each set of validation tasks by name."""
-    facts = [("data", f"{_source(recipe.data.train)}: {tasks:,} tasks")]
+    scores = None if recipe.teacher is None else recipe.teacher.scores
+    source = _source(recipe.data.train) if scores is None else f"{scores}, stored episodes"
+    facts = [("data", f"{source}: {counted(tasks, 'task')}")]
     for name, count in held_out.items():
         named = f"{name}, " if name else ""
         source = _source(recipe.data.validation_sets.get(name))
-        facts.append(("held out", f"{named}{source}: {count:,} tasks, every {recipe.train.evaluate_every} steps"))
+        facts.append(("held out", f"{named}{source}: {counted(count, 'task')}, {_often(recipe.train.evaluate_every)}"))
     return facts
+
+
+def counted(number: int, what: str) -> str:
+    """`1 task`, `4,000 tasks`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _often(steps: int) -> str:
+    return "every step" if steps == 1 else f"every {steps:,} steps"
 
 
 def _source(named: Source | None) -> str:
@@ -75,9 +90,9 @@ def _world_facts(recipe: Recipe, chat: Chat, tools: Mapping[str, Tool]) -> Facts
 def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, examples: int, batch: int) -> Facts:
     """A supervised run."""
     return [
-        ("method", f"sft, {batch} conversations a step"),
+        ("method", f"sft, {counted(batch, 'conversation')} a step"),
         ("student", _student_text(recipe, student)),
-        ("data", f"{shown(recipe.data.sft or ())}: {examples:,} conversations"),
+        ("data", f"{shown(recipe.data.sft or ())}: {counted(examples, 'conversation')}"),
         ("chat", chat_text(chat)),
         ("optimizer", optim_text(optim)),
     ]
@@ -86,7 +101,7 @@ def sft_facts(recipe: Recipe, chat: Chat, student: Any, optim: OptimSpec, exampl
 def place_facts(plan: Plan, done: int, directory: Path) -> Facts:
     """How long a run is, and where it is written."""
     resumed = f", goes on after step {done}" if done else ""
-    kept = f"a checkpoint every {plan.checkpoint_every}"
+    kept = f"a checkpoint {_often(plan.checkpoint_every)}"
     return [("steps", f"{plan.steps}{resumed}, {kept}"), ("run directory", str(directory))]
 
 

@@ -75,6 +75,7 @@ from sod.teachers.translated import Translation
 from sod.training.checkpoint import State, restore
 from sod.training.loop import Plan, Trainee
 from sod.training.step import PrivilegedPrompt, Run, train_step
+from sod.training.tool_use import ToolUse, span_of
 
 
 @final
@@ -117,6 +118,8 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice,
         )
         run, trainee = opened(inputs, resources, notice, ranks)
         run.hints = Hints(recipe.reward, notice, compares=Need.GROUP in method.needs)
+        if run.stored is None:
+            run.tool_use = _tool_use(recipe, inputs.place, notice)
         kept = resources.pop_all()
     plan = Plan(
         steps=recipe.train.steps,
@@ -139,6 +142,14 @@ def prepare_train(recipe: Recipe, directory: Path, resume: bool, notice: Notice,
         resources=kept,
         facts=facts_of(inputs, run, plan) if ranks.first else (),
     )
+
+
+def _tool_use(recipe: Recipe, place: Place, notice: Notice) -> ToolUse:
+    """What tells of vanishing tool calls; it knows the steps that a resumed run goes on from."""
+    watched = ToolUse(span_of(recipe.rollout.prompts * recipe.rollout.samples), notice)
+    if place.log is not None:
+        watched.recall(row for row in place.log.metrics() if row["step"] <= place.done)
+    return watched
 
 
 def facts_of(inputs: Inputs, run: Run, plan: Plan) -> Facts:

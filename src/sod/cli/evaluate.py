@@ -192,9 +192,7 @@ def evaluate(
 
     about = find_evaluated(model, notice)
     spec = recipe_of(about, recipe, asked_changes(k, tasks, device, overrides or []), allow_code, notice)
-    if spec.evaluation.tasks and tasks is None:
-        notice(f"evaluation.tasks={spec.evaluation.tasks}: so many tasks at most are evaluated; --tasks 0 takes all")
-    request = Request(model, data, to, workers, by or ())
+    request = Request(model, data, to, workers, by or (), counted=tasks is not None)
     if every:
         _evaluate_every(spec, about, request, steps)
         return

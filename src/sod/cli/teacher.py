@@ -57,6 +57,8 @@ def score(
         spec = given_recipe(recipe, overrides or [], NOTHING, notice)
     else:
         about = find_evaluated(file, notice)
+        if about.run is None and not Path(file).exists():
+            raise SodError(f"{file}: no such run; correct the path, or name a recipe with --recipe")
         if about.run is None:
             raise SodError(f"{file}: is no run with a recipe of its own; name one with --recipe")
         spec = recipe_of(about, None, overrides or [], allow_code, notice)

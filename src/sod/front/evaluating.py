@@ -75,7 +75,7 @@ class Request:
     """What is evaluated, and how: `model` as it was named, `data` or else the environment's own tasks.
 
     `to` is the directory, None for one of its own. `workers` processes play; `by` are keys that figures are broken
-    down by.
+    down by. `counted` is whether a number of tasks was asked for.
     """
 
     model: str
@@ -83,6 +83,7 @@ class Request:
     to: Path | None = None
     workers: int = 1
     by: Sequence[str] = ()
+    counted: bool = False
 
     @property
     def named(self) -> str:
@@ -121,7 +122,16 @@ def evaluated(spec: Recipe, about: Evaluated, request: Request, notice: Notice) 
 
         about = pinned(about, request.model, request.named, spec.evaluation, like, notice)
         spec = of_model(spec, about.path)
-    return answered(prepare_evaluation(spec, request.data, notice, by=request.by), about, request, notice)
+    prepared = prepare_evaluation(spec, request.data, notice, by=request.by)
+    tell_subset(prepared, request, notice)
+    return answered(prepared, about, request, notice)
+
+
+def tell_subset(prepared: Prepared, request: Request, notice: Notice) -> None:
+    """Tell where the recipe's own number of tasks leaves some out."""
+    limit = prepared.recipe.evaluation.tasks
+    if limit and limit < prepared.of and not request.counted:
+        notice(f"evaluation.tasks={limit}: so many of the {prepared.of:,} tasks are evaluated; --tasks 0 takes all")
 
 
 def answered(prepared: Prepared, about: Evaluated, request: Request, notice: Notice, tracked: bool = True) -> Answer:

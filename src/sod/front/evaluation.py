@@ -56,7 +56,7 @@ def evaluate(
     spec = recipe_of(about, recipe, changes, allow_code, notice, Passed(tools, reward, environment))
     if not data and spec.environment is None:
         raise SodError("data is missing: name a file of RL tasks")
-    request = Request(named, str(data), None if to is None else Path(to), workers, by)
+    request = Request(named, str(data), None if to is None else Path(to), workers, by, tasks is not None)
     answer = evaluated(spec, about, request, notice)
     if progress:
         show_evaluation(answer.about.name, answer.result.as_dict(), request.named, answer.about.step)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from sod.front.evaluating import Answer, Request, answered, of_model, refuse_no_tasks
+from sod.front.evaluating import Answer, Request, answered, of_model, refuse_no_tasks, tell_subset
 from sod.front.tracking import trackers
 from sod.recipe import Notice, Recipe
 from sod.records import SodError
@@ -46,6 +47,7 @@ def evaluated_every(spec: Recipe, about: Evaluated, request: Request, every: int
     refuse_no_tasks(spec, request.data)
     run, found = checkpoints_of(about, request.model, every)
     prepared = prepare_evaluation(of_model(spec, found[0].path), request.data, notice, by=request.by)
+    tell_subset(prepared, request, notice)
     place = request.to or found[0].place(request.named, spec.evaluation).parent
     name = replace(about, step=None).place(request.named, spec.evaluation).name
     answers: list[Answer] = []
@@ -53,10 +55,15 @@ def evaluated_every(spec: Recipe, about: Evaluated, request: Request, every: int
         for one in still_there(found, notice):
             its_own = None if request.to is None else request.to / f"step{one.step}"
             mine = replace(prepared, recipe=of_model(spec, one.path), path=_model_of(one.path))
-            answers.append(answered(mine, one, replace(request, to=its_own), notice, tracked=False))
+            tell = partial(_told_of, one.step or 0, notice)
+            answers.append(answered(mine, one, replace(request, to=its_own), tell, tracked=False))
             for tracker in opened:
                 tracker.log(answers[-1].result.metrics(), one.step or 0)
     return written_curve(run, request.named, answers, place / f"{name}-{CURVE}.json")
+
+
+def _told_of(step: int, notice: Notice, text: str) -> None:
+    notice(f"step {step}: {text}")
 
 
 def still_there(found: Sequence[Evaluated], notice: Notice) -> Iterator[Evaluated]:

@@ -32,10 +32,16 @@ def torch_dtype(name: Dtype) -> torch.dtype:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a local directory or hub id. Raises SodError naming `path`."""
+    """The tokenizer of a local directory or hub id, which decodes what there is: no space is tidied away.
+
+    Raises SodError naming `path`.
+    """
     source = find_model(tokenizer_home(path), "tokenizer.json")
     with one_line(f"{path}: cannot load a tokenizer"):
-        return AutoTokenizer.from_pretrained(source.path, **source.options)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+    # Llama 3's files ask for it. Some versions of transformers do as they ask, others warn that they do not.
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
 
 
 def vocabulary_rows(path: str) -> int | None:

@@ -88,7 +88,7 @@ def apply_overrides(
         key = key_of(name)
         if names.setdefault(key, name) != name:
             raise twice(where, names[key], name)
-        _put(merged, key, _renamed(name, _value(text), where, told.setdefault))
+        _put(merged, key, _renamed(name, _value(name, text, where), where, told.setdefault))
     for text in told:
         notice(text)
     return placed(merged, Path.cwd())
@@ -122,10 +122,14 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str, where: str) -> Any:
+    """What an override gives: YAML, or else a plain text. Raises SodError for a mapping or list that is no YAML."""
     try:
         return parse_yaml(text)
-    except ValueError:
+    except ValueError as error:
+        value = text.strip()
+        if value.startswith("{") or (value.startswith("[") and value.endswith("]")):  # a glob may begin with [0-9]
+            raise SodError(f"{where}: override {name}: not valid YAML: {error}; put its texts in quotes") from None
         return text
 
 

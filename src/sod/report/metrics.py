@@ -29,7 +29,7 @@ REWARD = Panel("reward and accuracy")
 TEACHER_GAP = Panel("teacher gap (nats/token)")
 TURN_GAP = Panel("turn gap (nats/token)", from_zero=True)
 WEIGHT = Panel("mean turn weight", from_zero=True)
-TOOL_ERRORS = Panel("tool errors (share of calls)", from_zero=True)
+TOOLS = Panel("tool use and errors (shares)", from_zero=True)
 TURNS = Panel("turns per episode", from_zero=True)
 LENGTH = Panel("response length (tokens)", from_zero=True)
 LOSS = Panel("loss")
@@ -38,7 +38,7 @@ RATE = Panel("learning rate", from_zero=True, exact=True)
 SPEED = Panel("tokens per second", from_zero=True)
 SECONDS = Panel("seconds per step", from_zero=True, stacked=True)
 
-PANELS = (REWARD, TEACHER_GAP, TURN_GAP, WEIGHT, TOOL_ERRORS, TURNS, LENGTH, LOSS, GRADIENT, RATE, SPEED, SECONDS)
+PANELS = (REWARD, TEACHER_GAP, TURN_GAP, WEIGHT, TOOLS, TURNS, LENGTH, LOSS, GRADIENT, RATE, SPEED, SECONDS)
 """The panels in the order in which they are drawn."""
 
 
@@ -143,7 +143,15 @@ METRICS = (
     Metric("unread", "episodes", "", "{:.0f}", None, "episodes that its template cannot show, or too long for it"),
     Metric("weight", "", "w", "{:.2f}", WEIGHT, "mean turn weight w_k", "weight"),
     Metric("teacher_confidence", "share", "", "{:.3f}", None, "mean over turns of the teacher's top-1 probability"),
-    Metric("tool_error_rate", "share", "tool-err", "{:.3f}", TOOL_ERRORS, "share of tool calls that ended in an error"),
+    Metric(
+        "tool_error_rate",
+        "share",
+        "tool-err",
+        "{:.3f}",
+        TOOLS,
+        "share of tool calls that ended in an error",
+        "failed calls",
+    ),
     Metric("tool_errors/", "share", "", "{:.3f}", None, "share of tool calls that ended in the error of that name"),
     Metric("tool_calls", "calls", "", "{:.2f}", None, "mean tool calls of an episode"),
     Metric(
@@ -172,7 +180,15 @@ METRICS = (
     Metric(
         "unreadable", "share", "", "{:.3f}", None, "share of episodes that ended in a turn without a readable answer"
     ),
-    Metric("tool_use", "share", "", "{:.3f}", None, "share of episodes that called a tool"),
+    Metric(
+        "tool_use",
+        "share",
+        "",
+        "{:.3f}",
+        TOOLS,
+        "share of episodes that called a tool; a run tells where it falls to nearly nothing",
+        "episodes with a call",
+    ),
     Metric("teacher_accuracy", "share", "", "{:.3f}", None, "share of the teacher's own episodes that are right (b2f)"),
     Metric("replayed", "share", "", "{:.3f}", None, "share of tasks that begin after turns of the teacher's (b2f)"),
     Metric("flat_groups", "share", "", "{:.3f}", None, "share of groups whose rewards are all equal: nothing for GRPO"),

@@ -42,6 +42,7 @@ from sod.training.report import StepReport, describe
 from sod.training.spans import SpanMeasure
 from sod.training.stage import RolloutStage
 from sod.training.stored import StoredEpisodes
+from sod.training.tool_use import ToolUse
 from sod.training.update import Updater
 
 PrivilegedPrompt = Callable[[Task], Sequence[int]]
@@ -63,8 +64,9 @@ class Run:
     steps that the weights had behind them as the engine began with them. With several `ranks` each has a run: rank 0's
     gathers and reports, and all learn. Of the others no `rollout` is ever asked to play.
     `deaths` says how often servers that the student is sampled with have failed, `deaths_told` how many steps tell of.
-    `hints` looks at the episodes of every step. `teacher_health` stops the run where the teacher too often cannot
-    score. `settle` waits for the devices, so that phases hold their own work (`sod.models.settle`).
+    `hints` looks at the episodes of every step, `tool_use` at its figures. `teacher_health` stops the run where the
+    teacher too often cannot score. `settle` waits for the devices, so that phases hold their own work
+    (`sod.models.settle`).
     """
 
     recipe: Recipe
@@ -82,6 +84,7 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     tools: Sequence[Mapping[str, Any]] | None = None
     hints: Hints | None = None
+    tool_use: ToolUse | None = None
     span_measure: SpanMeasure | None = None
     teacher_models: Mapping[str, Any] = field(default_factory=dict)
     stored: StoredEpisodes | None = None
@@ -148,7 +151,7 @@ def train_step(run: Run, step: int) -> StepReport:
             learned = learn(run, batch, step)
     if gathered is None:
         return StepReport(step, learned.updates)
-    return describe(
+    report = describe(
         step=step,
         tasks=gathered.tasks,
         collected=gathered.collected,
@@ -162,6 +165,9 @@ def train_step(run: Run, step: int) -> StepReport:
         tools=run.tools,
         began=run.began,
     )
+    if run.tool_use is not None:
+        run.tool_use.look(step, report.metrics)
+    return report
 
 
 def died(run: Run) -> dict[str, float]:
