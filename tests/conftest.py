@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import tempfile
@@ -51,6 +52,19 @@ def own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setattr(tempfile, "tempdir", None)  # it is looked up anew
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_set_apart() -> Iterator[None]:
+    """What is there before the first test is not looked at by the garbage collector.
+
+    Each run in this process would collect it all before its first step (`long_lived_set_apart`), which took longer than
+    the rest of a small run.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,11 +12,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import ranks_study as study
+import stages
 
 from sod.runlog import RunLog
 from vllm_environment import make_environment
-
-SCRIPT = Path(study.__file__)
+from warm import run_warm
 
 
 def test_a_run_is_compared_by_the_deviation_of_the_seeds(tmp_path: Path) -> None:
@@ -32,18 +30,18 @@ def test_a_run_is_compared_by_the_deviation_of_the_seeds(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_all_stages_at_toy_size_and_none_of_them_twice(tmp_path: Path) -> None:
+def test_all_stages_at_toy_size_and_none_of_them_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_environment(tmp_path / "venv")
     out = tmp_path / "study"
-    command = [sys.executable, str(SCRIPT), "--size", "toy", "--steps", "2", "--seeds", "2", "--out", str(out)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "SOD_ALLOCATOR": "off"}
+    asked = ["--size", "toy", "--steps", "2", "--seeds", "2", "--out", str(out), "--vllm", str(tmp_path / "venv")]
+    monkeypatch.setattr(stages.subprocess, "run", lambda words: run_warm(words[1:]))
+    monkeypatch.setattr(sys, "argv", ["ranks_study.py", *asked])
 
     def run() -> str:
-        done = subprocess.run(
-            [*command, "--vllm", str(tmp_path / "venv")], env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode in (0, 1), done.stdout + done.stderr  # two steps of toys may be anywhere
-        return done.stdout
+        assert study.main() in (0, 1)  # two steps of toys may be anywhere
+        return capsys.readouterr().out
 
     first = run()
     assert [line.split(":")[0] for line in first.splitlines() if line.startswith("== ")] == [

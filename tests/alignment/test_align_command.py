@@ -14,6 +14,7 @@ from small_tokenizers import TELLS, saved
 
 from npm_tokenizers import fetched
 from sod.tasks.files import write_conversations
+from warm import run_warm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -25,8 +26,7 @@ pytestmark = pytest.mark.slow
 def align(*arguments: str | Path, color: bool = False) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"COLUMNS": "160", "SOD_ALLOCATOR": "off", "TERM": "xterm"}
     env |= {"FORCE_COLOR": "1"} if color else {"NO_COLOR": "1"}
-    command = [sys.executable, "-m", "sod", "align", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    return run_warm(["-m", "sod", "align", *arguments], env=env)
 
 
 @pytest.fixture(scope="module")

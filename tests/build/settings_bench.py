@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -306,6 +306,8 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
     state = manifest.git_state(Path.cwd())
     patch.setattr(manifest, "git_state", lambda directory: state)
     patch.setattr(os, "fsync", lambda descriptor: None)
+    # What lives long is set apart once, by the tests (`imported_set_apart`); even to count it takes a tenth of a run.
+    patch.setattr("sod.build.job.long_lived_set_apart", nullcontext)
     # What is proven of a model's forward, for the engine, the packing and the projection, is the same in every run.
     patch.setattr("sod.engines.torch_engine.prove", lambda *arguments: None, raising=False)
     patch.setattr("sod.models.forward._proves", lambda model: True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,15 @@ def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
         find_place(recipe(), tmp_path / "run", True, "train")
 
 
+@pytest.fixture
+def nothing_set_apart() -> Iterator[None]:
+    """As a program begins; the tests' own is set apart again after it."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_set_apart")
 def test_what_lives_as_long_as_a_run_is_not_collected_over_and_over() -> None:
     """Frozen while the steps run, also where they fail, and never left so."""
 
@@ -118,3 +128,12 @@ def test_what_lives_as_long_as_a_run_is_not_collected_over_and_over() -> None:
         step()
     assert int(str(failed.value)) > 10_000
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("nothing_set_apart")
+def test_what_the_program_around_a_run_has_set_apart_stays_so() -> None:
+    gc.freeze()
+    own = gc.get_freeze_count()
+    with long_lived_set_apart():
+        assert gc.get_freeze_count() == own
+    assert gc.get_freeze_count() == own

@@ -167,8 +167,9 @@ def small(name: str, qwen3: Path, data: Path) -> Mapping[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "qwen3-vanilla"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "qwen3-vanilla" and "-1.7b-" not in name])
 def test_two_steps_with_the_tokenizer_of_qwen3(name: str, qwen3: Path, data: Path, tmp_path: Path) -> None:
+    """Of one size: the other's would be the same runs here, as the two differ in the model and the steps alone."""
     run = tmp_path / "run"
     changed = [f"{key}={value}" for key, value in small(name, qwen3, data).items()]
     learn = sod.sft if name.endswith("-sft") else sod.train

@@ -47,12 +47,12 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "float32, sampling": (
         SAMPLING,
         {
-            "student": QWEN,
+            "student": {"family": "qwen3", "layers": 24, "hidden": 128, "ffn": 64},  # little to compute, much to keep
             "teacher": None,
-            "response": 400,
+            "response": 160,
             "method": "grpo",
-            "rollout": {"samples": 48},
-            "optim": {"micro_batch_tokens": 512},
+            "rollout": {"samples": 32},
+            "optim": {"micro_batch_tokens": 256},
         },
     ),
 }
@@ -93,5 +93,5 @@ def test_the_peak_of_a_run(
     measured, resident = map(int, ended.stdout.splitlines()[-1].split())
     print(f"{shape}: {peak.bytes >> 20} MiB in {peak.phase}, measured {measured >> 20}, resident {resident >> 20}")
     assert peak.phase == phase
-    assert measured > 2**29, "too small to tell"
+    assert measured > 2**28, "too small to tell"
     assert abs(peak.bytes - measured) <= WITHIN * measured

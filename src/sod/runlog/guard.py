@@ -148,4 +148,4 @@ def _differences(own: Mapping[str, Any], asked: Mapping[str, Any], prefix: str) 
 
 
 def _matches(key: str, patterns: Collection[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+    return key in patterns or any(fnmatchcase(key, pattern) for pattern in patterns if "*" in pattern)
