@@ -358,7 +358,7 @@ def launching(model: Any, chat: Chat, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize("key", OF_LAUNCH)
 def test_a_key_of_launch(key: str, launching: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr("sod.build.servers.version", lambda program: "0.32.0")
+    monkeypatch.setattr("sod.build.servers.version", lambda program, where: "0.32.0")
     monkeypatch.setattr(Fleet, "start", lambda self: None)
     own = {"name": "a"} if key == "teacher.name" else {}
     before, after = {"teacher": own}, {"teacher": dict(own)}

@@ -305,6 +305,9 @@ NOT_RUN = {
     "python benchmarks/alignment.py STUDENT TEACHER... [--rows FILE...] [--conversations 1000] [--out FILE]": (
         "takes real tokenizers; what it measures runs in tests/alignment/test_real_pairs.py"
     ),
+    "python benchmarks/staleness.py --out OUT [--vllm .venv-vllm] [--steps 10] [--rounds 2] [KEY=VALUE ...]": (
+        "takes vLLM's environment and two idle cores for minutes"
+    ),
     "python benchmarks/engine.py": PEERS,
     "python benchmarks/engine.py --json engine.json": PEERS,
     "python benchmarks/step.py": PEERS,

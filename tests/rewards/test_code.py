@@ -357,7 +357,7 @@ def test_a_candidate_finds_the_tests_nowhere(verifier: CodeVerifier) -> None:
                 if isinstance(found, (dict, list, tuple)) and len(found) < 99:
                     seen.append(("objects", repr(found)))
             names = glob.glob("**", recursive=True) + ["/proc/self/cmdline", "/proc/self/environ"]
-            for pid in {os.getppid(), *range(12)} - {os.getpid()}:
+            for pid in {os.getppid(), *range(12)} - {int(os.readlink("/proc/self"))}:
                 names += [f"/proc/{pid}/{name}" for name in ("cmdline", "environ", "fd/0", "fd/1", "fd/3", "mem")]
             for name in names:
                 try:

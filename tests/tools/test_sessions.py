@@ -174,7 +174,8 @@ def test_nothing_runs_on_between_cells(sandbox: LocalSandbox) -> None:
         "while len(ticks) < 5: time.sleep(.01)"
     )
     run(sandbox, leave)
-    _, _, interpreter = session_family(sandbox)  # after the session server and its monitor
+    assert eventually(lambda: len(session_family(sandbox)) == 3)  # session server and its monitor, and the interpreter
+    interpreter = session_family(sandbox)[-1]
     assert sleepers(marker) == []
     assert eventually(lambda: is_frozen(interpreter))
     frozen = time.monotonic()
