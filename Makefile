@@ -33,12 +33,12 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --di
 paper-0.6b paper-1.7b: paper-%: $(STAMP)
 	$(BIN)/python scripts/paper.py --size $* --out runs/paper-$* $(ARGS)
 
-# Every room's essence. The budget is 6 minutes on two idle cores; 5:35 on 2026-11-27.
+# Every room's essence. The budget is 6 minutes on two idle cores; 6:09 on 2026-11-28.
 test: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow" $(ARGS)
 
 # Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores, which it exceeds:
-# 28:28 on 2026-11-27, with other jobs beside it.
+# 37:00 on 2026-11-28, with other jobs beside it.
 test-slow: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "slow and not vllm" --durations 30 $(ARGS)
 

@@ -55,8 +55,6 @@ PATIENCE = timedelta(hours=12)
 MEETING = timedelta(minutes=15)
 """How long ranks wait for all others to be started."""
 _RUN = "sod_within"
-
-
 _LAUNCH = "start all ranks with torchrun, or one process without RANK"
 
 
