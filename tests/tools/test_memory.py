@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import PATIENT, children, eventually, mine
+from processes import PATIENT, children, eventually, gone, kill, mine
 
 from sod.records import Execution, Program
 from sod.tools.sandbox import cgroup, filters, local
@@ -198,7 +198,9 @@ def test_a_lost_worker_takes_its_cgroup_with_it() -> None:
     made = LocalSandbox(LIMITS, workers=1)
     directory = directory_of(made)
     (old,) = [path for path in directory.iterdir() if path.is_dir()]
-    os.kill(made.processes()[0], signal.SIGKILL)
+    worker = made.processes()[:2]  # its monitor and itself, which may answer once more after the monitor is gone
+    kill(worker)
+    assert gone(worker)
     assert run(made, "print(1)").stdout == "1\n"
     (new,) = [path for path in directory.iterdir() if path.is_dir()]
     made.close()
