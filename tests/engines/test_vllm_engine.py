@@ -18,6 +18,7 @@ import torch
 from pydantic import ValidationError
 
 from engines.vllm_bench import PROMPT, STOPS, Bench, asked, finished, played, sampled
+from sod.engines import vllm_server
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.vllm import vocabulary_of
 from sod.engines.vllm_device_push import meeting_place
@@ -333,6 +334,25 @@ def test_a_turn_that_takes_too_long_is_a_fault(model: Any, bench: Bench) -> None
     assert isinstance(fault, Fault)
     assert fault.kind == FaultKind.TIMEOUT
     assert time.monotonic() - started < 20.0
+
+
+def test_a_server_that_is_there_and_samples_nothing_is_started_again(
+    model: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it is well, as vLLM does whose engine hangs; one that is only slow samples a token meanwhile."""
+    monkeypatch.setattr(vllm_server, "SAMPLE_SECONDS", 0.3)
+    server = bench.server(model)
+    engine = bench.engine(model, [server], turn_seconds=0.3)
+    expected = played(engine, asked(2))
+    server.served.behaviour.seconds = 0.5
+    assert isinstance(played(engine, asked(1))["e0"], Fault)
+    server.served.behaviour.seconds = 0.0
+    assert played(engine, asked(2)) == expected
+    assert not bench.restarted
+    server.served.behaviour.stuck = True
+    assert isinstance(played(engine, asked(1))["e0"], Fault)
+    assert played(engine, asked(2)) == expected
+    assert bench.restarted == [server.url]
 
 
 @pytest.mark.slow

@@ -21,16 +21,31 @@ PROMPT = (20, 30, 40, 50, 60, 70)
 
 
 class Bench:
-    """Servers and engines of a test, closed after it. The servers at `given_up` are not started again."""
+    """Servers and engines of a test, closed after it, and the keeper of these servers.
+
+    Those at `given_up` are not started again.
+    """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack, self.said = folder, stack, list[str]()
         self.given_up: set[str] = set()
+        self.restarted: list[str] = []
+        self._servers: dict[str, tuple[StandIn, Any]] = {}
 
     def server(self, model: Any, port: int = 0, **behaviour: Any) -> StandIn:
         server = StandIn(copy.deepcopy(model), port, **behaviour)
         self._stack.callback(server.close)
+        self._servers[server.url] = server, model
         return server
+
+    def is_given_up(self, url: str) -> bool:
+        return url in self.given_up
+
+    def restart(self, url: str) -> None:
+        server, model = self._servers[url]
+        server.close()
+        self.restarted.append(url)
+        self.server(model, server.port)
 
     def engine(
         self, model: Any, servers: Sequence[StandIn | str], longest: int = 200, rows: int = 16, **keys: Any
@@ -38,8 +53,7 @@ class Bench:
         urls = [server if isinstance(server, str) else server.url for server in servers]
         spec = EngineSpec(kind="vllm", urls=urls, **keys)
         pusher = FilePusher(str(self.folder / "pushed"))
-        is_given_up = self.given_up.__contains__
-        engine = VllmEngine(model, STOPS, urls, spec, pusher, longest, rows, self.said.append, is_given_up)
+        engine = VllmEngine(model, STOPS, urls, spec, pusher, longest, rows, self.said.append, self)
         self._stack.callback(engine.close)
         return engine
 

@@ -38,6 +38,7 @@ class Behaviour:
     breaks: bool = False  # its connection, when it is sent weights
     busy: int = 0  # how often it says so when it is asked whether it samples
     seconds: float = 0.0  # what a turn takes
+    stuck: bool = False  # it is well by its own words, and samples nothing any more
     metrics: str = 'vllm:cache_config_info{block_size="32",enable_prefix_caching="True"} 1.0'
     failing: list[tuple[int, str]] = field(default_factory=list)  # what the next turns are answered with
 
@@ -79,6 +80,8 @@ class Served:
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and content of the answer to a POST."""
+        if path == "/inference/v1/generate" and self.behaviour.stuck:
+            time.sleep(60.0)
         with self.lock:
             if path == "/inference/v1/generate":
                 return self.generate(body)

@@ -1,8 +1,9 @@
 """A real HTTP server for tests: `python small_server.py PORT [what it does...]`.
 
 It answers /health, and each word makes it do something: `child` starts a process in a session of its own that ignores
-SIGTERM, `deaf` ignores SIGTERM itself, `silent` never listens, `ends` ends with code 3 before it listens. GET /end?N
-ends it with exit code N, GET /pids names its processes, GET /environment/NAME a variable of its own.
+SIGTERM, `deaf` ignores SIGTERM itself, `silent` never listens, `mute` listens and answers nothing, `ends` ends with
+code 3 before it listens. GET /end?N ends it with exit code N, GET /pids names its processes, GET /environment/NAME a
+variable of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +57,10 @@ def main() -> None:
         CHILDREN.append(subprocess.Popen([sys.executable, "-S", "-c", DEAF], start_new_session=True).pid)
     if "silent" in WORDS:
         time.sleep(600)
+    if "mute" in WORDS:
+        listener = socket.create_server(("127.0.0.1", PORT))
+        time.sleep(600)
+        listener.close()
     ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
 
 

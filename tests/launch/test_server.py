@@ -133,6 +133,31 @@ def test_one_that_does_no_good_is_ended_and_started_again(make: Starter) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("served", [True, False])
+def test_one_that_answers_nothing_any_more_is_ended_and_started_again(
+    make: Starter, told: list[str], monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    """One that does not answer yet is loading; its time is that of its start."""
+    monkeypatch.setattr(launched, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(launched, "GRACE_SECONDS", 0.3)
+    server = make("child", *([] if served else ["mute"]))
+    server.start()
+    until(lambda: bool(server.said()))
+    if not served:
+        time.sleep(0.3 * 2 * (launched.SILENT_LOOKS + 2))
+        assert (server.starts, told) == (1, [])
+        return
+    server.wait_ready()
+    before = asked(server, "/pids")
+    os.kill(before[0], signal.SIGSTOP)
+    until(lambda: server.starts == 2)
+    server.wait_ready()
+    assert not any(map(runs, before))
+    assert told[0].startswith("small runs, and did not answer 4 times in a row, each time for 0.3 s")
+    assert "1 of 2 times (launch.restarts)" in told[1]
+
+
+@pytest.mark.slow
 def test_a_killed_keeper_takes_its_server_along_and_both_come_back(make: Starter, told: list[str]) -> None:
     server = make()
     server.start()

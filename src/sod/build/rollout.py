@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sod.chat.render import Chat
 from sod.engines.base import Engine
 from sod.engines.choice import choose_engine
 from sod.engines.vllm import VllmEngine
+from sod.engines.vllm_fleet import NOBODY, Keeper
 from sod.engines.vllm_push import pusher_of
 from sod.models.meter import Meter
 from sod.models.settle import settle_of
@@ -26,12 +27,12 @@ def student_engine(
     model: Any,
     meter: Meter | None = None,
     notice: Notice = warnings.warn,
-    is_given_up: Callable[[str], bool] = lambda url: False,
+    keeper: Keeper = NOBODY,
 ) -> Engine:
     """What samples the turns of the student that is being trained, as `engine` in the recipe says.
 
-    `is_given_up` says of the url of a server that is gone whether nobody starts it again. Raises SodError for a model
-    that no engine samples with, and for servers that cannot.
+    `keeper` starts servers again that end. Raises SodError for a model that no engine samples with, and for servers
+    that cannot.
     """
     if recipe.engine.kind == "torch":
         return local_engine(recipe, chat, model, meter, notice)
@@ -39,9 +40,7 @@ def student_engine(
         raise SodError("engine.kind=vllm: no server is named; set engine.urls")
     pusher = pusher_of(recipe.engine)
     rows, longest = recipe.rollout.max_rows, longest_text(recipe)
-    return VllmEngine(
-        model, chat.stop_ids, recipe.engine.urls, recipe.engine, pusher, longest, rows, notice, is_given_up
-    )
+    return VllmEngine(model, chat.stop_ids, recipe.engine.urls, recipe.engine, pusher, longest, rows, notice, keeper)
 
 
 def local_engine(recipe: Recipe, chat: Chat, model: Any, meter: Meter | None, notice: Notice) -> Engine:

@@ -93,7 +93,7 @@ def make_rollout(
         return Playing(over_ranks(None, chat, recipe, learner.whole, ranks))
     # What is sampled beside the learning is not metered: a meter counts one phase at a time.
     metered = None if recipe.rollout.max_staleness else meter
-    inner = student_engine(recipe, chat, learner.sampled, metered, notice, stage.fleet.is_given_up)
+    inner = student_engine(recipe, chat, learner.sampled, metered, notice, stage.fleet)
     beside = BesideEngine(inner, learner.playing) if recipe.rollout.max_staleness else None
     engine: Engine = inner if beside is None else beside
     resources.callback(engine.close)

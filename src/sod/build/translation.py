@@ -23,6 +23,7 @@ from sod.models.adapters import base_source, tokenizer_home
 from sod.models.architecture import read_config
 from sod.models.length import context_bounds, rope_bounds
 from sod.models.load import load_tokenizer
+from sod.models.support import vocabulary
 from sod.objective.alignments import Alignment
 from sod.objective.methods import Method
 from sod.recipe import AlignmentSpec, Notice, Recipe
@@ -89,7 +90,7 @@ def is_translated(recipe: Recipe, method: Method, student: Any, teacher: Any) ->
     """
     if not can_align(method):
         return False
-    return recipe.method.alignment is not None or bool(student.get_vocab() != teacher.get_vocab())
+    return recipe.method.alignment is not None or vocabulary(student) != vocabulary(teacher)
 
 
 def span_measure(alignment: Alignment, translation: Translation, device: torch.device) -> SpanMeasure:

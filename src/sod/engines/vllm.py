@@ -17,7 +17,7 @@ from typing import Any, final
 from sod.asynchronous import LoopThread
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.vllm_check import default_tolerance, questions
-from sod.engines.vllm_fleet import Fleet, Weights
+from sod.engines.vllm_fleet import NOBODY, Fleet, Keeper, Weights
 from sod.engines.vllm_push import Pusher
 from sod.engines.vllm_server import Server, ServerFaultError, prefix_remark
 from sod.engines.vllm_wire import GENERATE, MOST_BANNED, Vocabulary, not_finite, read_turn, turn_body
@@ -33,10 +33,9 @@ SLICE_SECONDS = 0.2
 class VllmEngine:
     """Samples with the servers at `urls`, which get the weights of `model` now and at every `sync`.
 
-    `max_rows` turns are under way at a time at each server. `is_given_up` says of a url whether its server, once gone,
-    is not to come back. `prompt_tokens` and `cached_tokens` add up what servers tell of their prefix caches. Raises
-    SodError, in one line, for a server that is not there, is of another version, lacks a route, serves another model,
-    or is off the trainer's log-probabilities.
+    `max_rows` turns are under way at a time at each server. `keeper` starts those again that end. `prompt_tokens` and
+    `cached_tokens` add up what servers tell of their prefix caches. Raises SodError, in one line, for a server that is
+    not there, is of another version, lacks a route, serves another model, or is off the trainer's log-probabilities.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class VllmEngine:
         longest: int,
         max_rows: int,
         notice: Callable[[str], None],
-        is_given_up: Callable[[str], bool] = lambda url: False,
+        keeper: Keeper = NOBODY,
     ) -> None:
         self._spec = spec
         self._pusher = pusher
@@ -61,7 +60,7 @@ class VllmEngine:
         self._closed = False
         self.prompt_tokens = self.cached_tokens = 0
         self._loop = LoopThread()
-        self._fleet = self._loop.run(self._made(model, urls, longest, max_rows, notice, is_given_up))
+        self._fleet = self._loop.run(self._made(model, urls, longest, max_rows, notice, keeper))
         try:
             self._loop.run(self._fleet.open(self._weights(model)))
             for server in self._fleet.servers:
@@ -150,14 +149,14 @@ class VllmEngine:
         longest: int,
         max_rows: int,
         notice: Callable[[str], None],
-        is_given_up: Callable[[str], bool],
+        keeper: Keeper,
     ) -> Fleet:
         """The servers, in the event loop that their connections will live in."""
         spec = self._spec
         tolerance = default_tolerance(model) if spec.tolerance is None else spec.tolerance
         servers = [Server(url, max_rows) for url in urls]
         patience = spec.restart_seconds
-        return Fleet(servers, self._pusher, self._vocabulary, longest, tolerance, patience, notice, is_given_up)
+        return Fleet(servers, self._pusher, self._vocabulary, longest, tolerance, patience, notice, keeper)
 
     def _weights(self, model: Any) -> Weights:
         """Make the weights of `model` ready to be pushed, and what they are checked by."""

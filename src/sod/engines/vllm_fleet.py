@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final
 
 from sod.engines.vllm_check import Gaps, Question
 from sod.engines.vllm_push import Pusher
@@ -22,6 +22,36 @@ from sod.records import Fault, FaultKind, SodError
 
 PUSH_SECONDS = 1800.0
 """Time limit of a push."""
+
+
+class Keeper(Protocol):
+    """Who started servers, and starts those again that ended."""
+
+    def is_given_up(self, url: str) -> bool:
+        """Whether nobody starts the server at this url again."""
+        ...
+
+    def restart(self, url: str) -> None:
+        """End the server at this url, which is there and does no good, so that it is started again.
+
+        Nothing happens where it is not one of its servers. May take seconds.
+        """
+        ...
+
+
+@final
+class Nobody:
+    """The keeper of servers that somebody else has started."""
+
+    def is_given_up(self, url: str) -> bool:
+        """See `Keeper`: nobody knows."""
+        return False
+
+    def restart(self, url: str) -> None:
+        """See `Keeper`."""
+
+
+NOBODY = Nobody()
 
 
 @final
@@ -37,8 +67,8 @@ class Weights:
 class Fleet:
     """The servers of a run; `longest` is the longest text (tokens), `tolerance` that of the check (nats/token).
 
-    `is_given_up` says of a url whether nobody starts its server again: it is not waited for. `deaths` counts how often
-    a server that worked failed.
+    One that the `keeper` has given up is not waited for, and one that is there and does not answer is the keeper's to
+    start again. `deaths` counts how often a server that worked failed.
     """
 
     def __init__(
@@ -50,7 +80,7 @@ class Fleet:
         tolerance: float,
         restart_seconds: float,
         notice: Callable[[str], None],
-        is_given_up: Callable[[str], bool],
+        keeper: Keeper,
     ) -> None:
         self.servers = servers
         self._pusher = pusher
@@ -59,7 +89,7 @@ class Fleet:
         self._tolerance = tolerance
         self._restart_seconds = restart_seconds
         self._notice = notice
-        self._is_given_up = is_given_up
+        self._keeper = keeper
         self._live: set[Server] = set()
         self._reviving: dict[Server, asyncio.Task[None]] = {}
         self._homes: dict[str, Server] = {}
@@ -160,7 +190,7 @@ class Fleet:
         return min((server for server in self.servers if server in self._live), key=lambda one: episodes[one])
 
     def _refuse_all_given_up(self) -> None:
-        if all(self._is_given_up(server.url) for server in self.servers):
+        if all(self._keeper.is_given_up(server.url) for server in self.servers):
             raise SodError(
                 f"no server is left of {self._named()}, and none is started again (launch.restarts; its log is in the "
                 "run's logs); mend what ends it, and go on with --resume"
@@ -179,7 +209,7 @@ class Fleet:
         try:
             pause = 0.5
             while not await self._back(server):
-                if self._is_given_up(server.url):
+                if self._keeper.is_given_up(server.url):
                     break
                 await asyncio.sleep(pause)
                 pause = min(5.0, 2 * pause)  # one that fails at every push is not sent gigabytes all the time
@@ -199,6 +229,8 @@ class Fleet:
             await self._given(server)
         except ServerFaultError as error:
             self._failure = error.fault.detail
+            if error.fault.kind == FaultKind.TIMEOUT:  # though nothing else is asked of it
+                await asyncio.to_thread(self._keeper.restart, server.url)
             return False
         except SodError:
             if await server.healthy(0.0):  # it is there, and cannot do what it must

@@ -35,6 +35,12 @@ class Fleet:
         """Whether one of them was at `url`, and has ended for good."""
         return any(server.url == url and server.is_given_up for server in self.servers)
 
+    def restart(self, url: str) -> None:
+        """End the one at `url`, which lives and does no good; it is started again. Nothing where there is none."""
+        for server in self.servers:
+            if server.url == url:
+                server.restart()
+
     def close(self) -> None:
         """End all at the same time. Safe to call twice."""
         if not self.servers:

@@ -1,8 +1,9 @@
 """A server that a run starts, watches and ends: a process under a keeper, spoken to by HTTP.
 
 A server that ended by itself, with whatever exit code, is started again after a pause that doubles, up to a number of
-times. Who speaks to it sees a connection break, waits by `wait_ready`, and finds `starts` higher than before: whatever
-the server was told by then (weights above all) has to be told again.
+times; one that has served and answers nothing any more is ended first. Who speaks to it sees a connection break, waits
+by `wait_ready`, and finds `starts` higher than before: whatever the server was told by then (weights above all) has to
+be told again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ GRACE_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 0.25
 """Between two looks whether it answers."""
 ANSWER_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 15.0
+"""Between two looks whether one that has served still answers, and how long each waits for that."""
+SILENT_LOOKS: Final = 4
+"""So many in a row without an answer, about two minutes, and it is ended."""
 HEALTHY_SECONDS: Final = 600.0
 """A server that has run for so long has its restarts all back: only what dies again and again is given up."""
 READ_BYTES, SHOWN_LINES, SHOWN_CHARS = 1 << 16, 12, 2_000
@@ -103,7 +108,8 @@ class Server:
         self._log_began = 0
         self._failures = 0
         """Ends in a row, none of them after a long life."""
-        self._has_served = False
+        self._served_start = 0
+        """The last of its starts that served; 0 where none has."""
         self._given_up: str | None = None
         self._closing = threading.Event()
         self._supervisor: threading.Thread | None = None
@@ -124,6 +130,7 @@ class Server:
         self._spawn()
         self._supervisor = threading.Thread(target=self._supervise, name=f"watches {self.name}", daemon=True)
         self._supervisor.start()
+        threading.Thread(target=self._look_after, name=f"looks after {self.name}", daemon=True).start()
 
     def alive(self) -> bool:
         """Whether its process runs."""
@@ -132,15 +139,10 @@ class Server:
 
     def ready(self) -> bool:
         """Whether it answers that it serves."""
-        if not self.alive():
-            return False
         try:
-            with httpx.Client(trust_env=False, timeout=ANSWER_SECONDS) as client:
-                well = client.get(self.url + self.plan.health).status_code == httpx.codes.OK
-        except (httpx.HTTPError, OSError):
+            return self._answers(ANSWER_SECONDS)
+        except TimeoutError:
             return False
-        self._has_served = self._has_served or well
-        return well
 
     def wait_ready(self, seconds: float | None = None) -> None:
         """Return once it serves. None: as long as its patience says.
@@ -220,6 +222,43 @@ class Server:
         self._began = time.monotonic()
         self.starts += 1
 
+    def _answers(self, seconds: float) -> bool:
+        """Whether it answers that it serves. Raises TimeoutError where it is there and does not answer in time."""
+        if not self.alive():
+            return False
+        start = self.starts
+        try:
+            with httpx.Client(trust_env=False, timeout=seconds) as client:
+                well = client.get(self.url + self.plan.health).status_code == httpx.codes.OK
+        except httpx.TimeoutException:
+            raise TimeoutError from None
+        except (httpx.HTTPError, OSError):
+            return False
+        if well:
+            self._served_start = start
+        return well
+
+    def _look_after(self) -> None:
+        """End one that has served and answers nothing any more, for which whoever asks it would wait for long.
+
+        A machine that sleeps, or a run that is stopped for a while, makes no look, and so no silence.
+        """
+        looks, start = 0, 0
+        while not self._closing.wait(LOOK_SECONDS) and not self.is_given_up:
+            if self.starts != start:
+                looks, start = 0, self.starts
+            try:
+                self._answers(LOOK_SECONDS)
+                looks = 0
+            except TimeoutError:
+                looks += self._served_start == start
+            if looks == SILENT_LOOKS and not self._closing.is_set():
+                self._notice(
+                    f"{self.name} runs, and did not answer {looks} times in a row, each time for {LOOK_SECONDS:g} s: "
+                    "it is ended"
+                )
+                self.restart()
+
     def _supervise(self) -> None:
         """Wait for its end, and start it again, until it is closed or given up."""
         while self._process is not None:
@@ -232,7 +271,7 @@ class Server:
             if time.monotonic() - self._began > HEALTHY_SECONDS:
                 self._failures = 0
             self._failures += 1
-            if not self._has_served or self._failures > self.patience.restarts:
+            if not self._served_start or self._failures > self.patience.restarts:
                 self._give_up(self._why_given_up(code))
                 return
             pause = min(60.0, self.patience.backoff_seconds * 2 ** (self._failures - 1))
@@ -257,11 +296,11 @@ class Server:
 
     def _give_up(self, why: str) -> None:
         self._given_up = why
-        if self._has_served:  # else it is waited for, and who waits is told
+        if self._served_start:  # else it is waited for, and who waits is told
             self._notice(why)
 
     def _why_given_up(self, code: int) -> str:
-        if not self._has_served:
+        if not self._served_start:
             return f"{self.name}: ended before it served ({_in_words(code)}); see {self.log}{self.said()}"
         return (
             f"{self.name}: ended for the {_nth(self._failures)} time in a row ({_in_words(code)}) and is given up; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from sod.models.lora import has_adapter, load_adapter, save_adapter
 from sod.models.memory import short_of_memory
 from sod.models.score import check_projection
 from sod.models.source import Source, find_model, first_line
-from sod.models.support import Support, limit_to
+from sod.models.support import Support, limit_to, vocabulary
 from sod.records import SodError
 
 transformers_logging.disable_progress_bar()  # our own progress display is enough
@@ -120,8 +120,7 @@ def check_compatible(student: Any, teacher: Any, student_path: str, teacher_path
     model and its instruct version end in different EOS tokens, and turns end in the chat's (`Chat.end_id`), which both
     have. Raises SodError.
     """
-    ours: Mapping[str, int] = student.get_vocab()
-    theirs: Mapping[str, int] = teacher.get_vocab()
+    ours, theirs = vocabulary(student), vocabulary(teacher)
     if ours != theirs:
         different = [t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)]
         example = min(different, key=lambda t: (ours.get(t, 1 << 40), t))

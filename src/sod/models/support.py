@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -28,6 +30,18 @@ class Vocabulary(Protocol):
     def get_vocab(self) -> Mapping[str, int]: ...
 
 
+_listed: WeakKeyDictionary[Vocabulary, tuple[int, Mapping[str, int]]] = WeakKeyDictionary()
+
+
+def vocabulary(tokenizer: Vocabulary) -> Mapping[str, int]:
+    """Id by token, of a tokenizer and what was added to it; listed once, as large ones take a fifth of a second."""
+    added = len(getattr(tokenizer, "added_tokens_decoder", ()))
+    known = _listed.get(tokenizer)
+    if known is None or known[0] != added:
+        known = _listed[tokenizer] = added, MappingProxyType(dict(tokenizer.get_vocab()))
+    return known[1]
+
+
 @final
 @dataclass(frozen=True)
 class Support:
@@ -39,7 +53,7 @@ class Support:
     @classmethod
     def of(cls, tokenizer: Vocabulary) -> Support:
         """The ids of a tokenizer, its added tokens among them."""
-        ids = set(tokenizer.get_vocab().values())
+        ids = set(vocabulary(tokenizer).values())
         size = max(ids) + 1
         return cls(size, tuple(number for number in range(size) if number not in ids))
 
@@ -51,7 +65,7 @@ class Support:
 
 def refuse_tokens_without_rows(tokenizer: Vocabulary, rows: int, path: str) -> None:
     """Raises SodError where a token's id is beyond the `rows` of the model in `path`, naming the first such token."""
-    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    beyond = sorted((number, token) for token, number in vocabulary(tokenizer).items() if number >= rows)
     if beyond:
         number, token = beyond[0]
         more = f" and {len(beyond) - 1} more tokens have none either" if len(beyond) > 1 else ""

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from sod.models.support import vocabulary
 from sod.objective.batch import TokenBatch
 from sod.objective.scores import Level, ScoreNeed, TeacherScores
 from sod.records import Episode, Fault, FaultKind, Message, SodError, Task
@@ -67,7 +68,7 @@ class Scored:
 
 def vocabulary_hash(tokenizer: Any) -> str:
     """SHA-256 (hex) of a tokenizer's tokens and their ids."""
-    canonical = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    canonical = json.dumps(sorted(vocabulary(tokenizer).items(), key=lambda item: item[1]))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
