@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 
 from engines.vllm_bench import PROMPT, STOPS, Bench, asked, finished, played, sampled
-from sod.engines import vllm_server
+from sod.engines import vllm_push, vllm_server
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.vllm import vocabulary_of
 from sod.engines.vllm_device_push import meeting_place
@@ -311,6 +311,52 @@ def test_a_server_that_was_started_again_unseen_is_seen_by_its_weights(model: An
     assert isinstance(fault, Fault)
     assert fault.detail == f"{server.url}: sampled with other weights than sent"
     assert played(engine, asked(1)) == expected
+
+
+@pytest.mark.parametrize("when", ["as others are written", "as they are replaced"])
+def test_weights_are_not_changed_under_a_server_that_takes_them(
+    model: Any,
+    random_model: Callable[..., Any],
+    bench: Bench,
+    full_logps: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    """One that comes back just as the next ones are made ready; of a large model either takes long."""
+    servers = [bench.server(model), bench.server(model)]
+    engine, behaviour = bench.engine(model, servers), servers[0].served.behaviour
+    write = vllm_push.write_weights
+
+    def written(*arguments: Any) -> None:
+        if when == "as others are written":
+            behaviour.busy = 0  # from now on it can come back
+            time.sleep(1.5)
+        write(*arguments)
+
+    monkeypatch.setattr(vllm_push, "write_weights", written)
+    behaviour.failing.append((500, "out of memory"))
+    if when == "as others are written":
+        behaviour.busy = 1_000
+    else:
+        behaviour.loading = 0.5
+    played(engine, asked(4))
+    if when == "as they are replaced":
+        until(lambda: servers[0].served.paused)
+    other = random_model(seed=7, sharpness=8.0)
+    engine.sync(other)
+    until(lambda: bench.said[-1] == f"{servers[0].url}: back, with the current weights")
+    turns = played(engine, asked(4))
+    assert worst_gap(full_logps, other, turns, 1.0) < 1e-5
+    assert servers[0].served.missed == 0
+    assert engine.deaths == 1
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something to be so."""
+    limit = time.monotonic() + 30.0
+    while not true():
+        assert time.monotonic() < limit, "not so"
+        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ class Behaviour:
     takes_weights: bool = True
     refuses_weights: bool = False
     breaks: bool = False  # its connection, when it is sent weights
+    loading: float = 0.0  # seconds before it reads weights that it is sent
     busy: int = 0  # how often it says so when it is asked whether it samples
     seconds: float = 0.0  # what a turn takes
     stuck: bool = False  # it is well by its own words, and samples nothing any more
@@ -51,6 +52,7 @@ class Served:
     behaviour: Behaviour
     label: str = "default"
     paused: bool = False
+    missed: int = 0  # how often weights that it was sent were not there
     asked: list[dict[str, Any]] = field(default_factory=list)  # the bodies of turns, those of checks left out
     keys: set[str | None] = field(default_factory=set)  # that requests came with
     lock: Any = field(default_factory=threading.Lock)
@@ -103,7 +105,11 @@ class Served:
         """Take the weights in a directory, as vLLM does: the output embedding of tied ones by its own name alone."""
         if self.behaviour.refuses_weights:
             return 500, {"error": {"message": "no module named model.layers.7"}}
+        time.sleep(self.behaviour.loading)
         found: dict[str, Any] = {}
+        if not Path(weights_path).is_dir():
+            self.missed += 1
+            return 500, {"error": {"message": f"Cannot find any model weights with {weights_path}"}}
         for file in sorted(Path(weights_path).glob("*.safetensors")):
             found |= load_file(file)
         if self.behaviour.takes_weights:
