@@ -22,7 +22,7 @@ from sod.engines import vllm_push, vllm_server
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.vllm import vocabulary_of
 from sod.engines.vllm_device_push import meeting_place
-from sod.engines.vllm_push import FilePusher, forget_orphans, pusher_of
+from sod.engines.vllm_push import LOCK, FilePusher, forget_orphans, pusher_of
 from sod.engines.vllm_server import refuse_other_version
 from sod.engines.vllm_wire import read_turn
 from sod.models.lora import merged, merged_state, new_adapter
@@ -521,13 +521,17 @@ def test_where_a_server_meets_the_trainer() -> None:
 
 
 def test_weights_of_killed_runs_are_removed(tmp_path: Path, model: Any) -> None:
+    """Also of one that pushed just before: a run that goes on with it at once needs the room, and looks only once."""
     living, killed, young = FilePusher(str(tmp_path)), tmp_path / "sod-weights-killed", tmp_path / "sod-weights-young"
     living.prepare(model, "w-0")
     (mine,) = tmp_path.iterdir()
-    for folder in (killed, young):
+    pushed = tmp_path / "sod-weights-pushed"
+    for folder in (killed, young, pushed):
         folder.mkdir()
-    for folder in (killed, mine):
-        os.utime(folder, (1.0, 1.0))
+    (pushed / LOCK).touch()
+    for old in (killed, mine, mine / LOCK, pushed / LOCK):
+        os.utime(old, (1.0, 1.0))
+    forget_orphans(tmp_path)
     forget_orphans(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([mine, young])
     living.close()

@@ -117,9 +117,10 @@ def forget_orphans(folder: Path) -> None:
     """Remove the weights of runs that were killed. Those of runs that live, here or elsewhere, are locked by them."""
     for root in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if time.time() - root.stat().st_mtime < YOUNG_SECONDS:
+            known = root / LOCK if (root / LOCK).exists() else root  # that of the folder changes with every push
+            if time.time() - known.stat().st_mtime < YOUNG_SECONDS:
                 continue
-            with (root / LOCK).open("wb") as lock:
+            with (root / LOCK).open("ab") as lock:  # which leaves its time alone
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(root, ignore_errors=True)
 
