@@ -114,6 +114,18 @@ def test_sync_brings_the_trainers_weights(
     assert list((bench.folder / "pushed").iterdir()) == []
 
 
+def test_a_server_without_an_output_embedding_gets_none(
+    model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]
+) -> None:
+    """vLLM's Gemma 2 has none, and refuses weights with one."""
+    servers = [bench.server(model, headless=True), bench.server(model, headless=True)]
+    engine = bench.engine(model, servers)
+    other = random_model(seed=7, sharpness=8.0)
+    engine.sync(other)
+    assert worst_gap(full_logps, other, played(engine, asked(4)), 1.0) < 1e-5
+    assert (engine.deaths, bench.said) == (0, [])
+
+
 @pytest.mark.slow
 def test_a_server_with_other_weights_gets_the_trainers(
     model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]

@@ -35,6 +35,7 @@ class Behaviour:
     idle_seconds: float | None = None  # after which a connection is closed; None: after each answer
     takes_weights: bool = True
     refuses_weights: bool = False
+    headless: bool = False  # as vLLM's Gemma 2: the input embeddings project too
     breaks: bool = False  # its connection, when it is sent weights
     loading: float = 0.0  # seconds before it reads weights that it is sent
     busy: int = 0  # how often it says so when it is asked whether it samples
@@ -114,6 +115,11 @@ class Served:
             found |= load_file(file)
         if self.behaviour.takes_weights:
             mine = self.model.state_dict()
+            if self.behaviour.headless:
+                if "lm_head.weight" in found:
+                    said = "There is no module or parameter named 'lm_head' in Gemma2ForCausalLM."
+                    return 500, {"error": {"message": f"Call to collective_rpc method failed: {said}"}}
+                found["lm_head.weight"] = found["model.embed_tokens.weight"]
             assert set(found) == set(mine), set(found) ^ set(mine)
             for name, weight in found.items():
                 mine[name].copy_(weight)
