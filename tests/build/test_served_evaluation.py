@@ -11,9 +11,12 @@ import pytest
 
 import sod
 from engines.serving import Serving, stand_in
+from sod.build.servers import refuse_unsampled
+from sod.build.training import prepare_train
 from sod.chat.render import Chat
 from sod.models.load import save_model
 from sod.models.scratch import new_qwen3
+from sod.recipe import Recipe
 from sod.records import SodError
 from sod.tasks import chain
 from sod.tasks.files import write_tasks
@@ -72,6 +75,29 @@ def test_servers_play_what_this_process_would(place: Path, server: Serving, tmp_
     assert not (tmp_path / "gone").exists()
     kept = evaluated(place, tmp_path / "there", served(place, "http://127.0.0.1:9"))
     assert kept == there, "finished is finished, wherever the servers are"
+
+
+@pytest.mark.parametrize("temperature", [0.005, 2.5])
+def test_a_temperature_that_servers_do_not_sample_at_is_refused(place: Path, tmp_path: Path, temperature: float) -> None:
+    """vLLM takes a hundredth for what is lower, and its log-probabilities are then of another distribution."""
+    message = rf"temperature: vLLM samples at temperatures from 0.01 to 2, and this is {temperature:g}; set one of these"
+    student, tasks = str(place / "model"), str(place / "test.parquet")
+    recipe: dict[str, Any] = {
+        "student": {"path": student},
+        "data": {"train": tasks, "validation": tasks},
+        "engine": {"kind": "vllm", "urls": ["http://127.0.0.1:9"]},
+        "evaluation": {"temperature": temperature},
+        "method": "grpo",
+    }
+    with pytest.raises(SodError, match=f"^evaluation.{message}, or 0 .greedy., or engine.kind=torch"):
+        sod.evaluate(student, tasks, recipe=recipe, to=tmp_path / "out", progress=False)
+    for keys in ({"train": {"evaluate_every": 1}}, {"evaluation": {}, "rollout": {"temperature": temperature}}):
+        key = "rollout." if "rollout" in keys else "evaluation."
+        with pytest.raises(SodError, match=f"^{key}{message}"):
+            prepare_train(Recipe.model_validate({**recipe, **keys}), tmp_path / "run", False, str)
+    for good in (0.0, 0.01, 2.0):
+        refuse_unsampled(Recipe.model_validate({**recipe, "evaluation": {"temperature": good}}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_processes_and_servers_do_not_go_together(place: Path, tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ import torch
 from pydantic import ValidationError
 
 from engines.vllm_bench import PROMPT, STOPS, Bench, asked, finished, played, sampled
-from sod.engines import vllm_server
+from sod.engines import vllm_push, vllm_server
 from sod.engines.base import Sampled, SampleRequest, Sampling
 from sod.engines.vllm import vocabulary_of
 from sod.engines.vllm_device_push import meeting_place
-from sod.engines.vllm_push import FilePusher, forget_orphans, pusher_of
+from sod.engines.vllm_push import LOCK, FilePusher, forget_orphans, pusher_of
 from sod.engines.vllm_server import refuse_other_version
 from sod.engines.vllm_wire import read_turn
 from sod.models.lora import merged, merged_state, new_adapter
@@ -112,6 +112,18 @@ def test_sync_brings_the_trainers_weights(
     engine.close()
     engine.close()
     assert list((bench.folder / "pushed").iterdir()) == []
+
+
+def test_a_server_without_an_output_embedding_gets_none(
+    model: Any, random_model: Callable[..., Any], bench: Bench, full_logps: Callable[..., list[float]]
+) -> None:
+    """vLLM's Gemma 2 has none, and refuses weights with one."""
+    servers = [bench.server(model, headless=True), bench.server(model, headless=True)]
+    engine = bench.engine(model, servers)
+    other = random_model(seed=7, sharpness=8.0)
+    engine.sync(other)
+    assert worst_gap(full_logps, other, played(engine, asked(4)), 1.0) < 1e-5
+    assert (engine.deaths, bench.said) == (0, [])
 
 
 @pytest.mark.slow
@@ -313,6 +325,52 @@ def test_a_server_that_was_started_again_unseen_is_seen_by_its_weights(model: An
     assert played(engine, asked(1)) == expected
 
 
+@pytest.mark.parametrize("when", ["as others are written", "as they are replaced"])
+def test_weights_are_not_changed_under_a_server_that_takes_them(
+    model: Any,
+    random_model: Callable[..., Any],
+    bench: Bench,
+    full_logps: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    """One that comes back just as the next ones are made ready; of a large model either takes long."""
+    servers = [bench.server(model), bench.server(model)]
+    engine, behaviour = bench.engine(model, servers), servers[0].served.behaviour
+    write = vllm_push.write_weights
+
+    def written(*arguments: Any) -> None:
+        if when == "as others are written":
+            behaviour.busy = 0  # from now on it can come back
+            time.sleep(1.5)
+        write(*arguments)
+
+    monkeypatch.setattr(vllm_push, "write_weights", written)
+    behaviour.failing.append((500, "out of memory"))
+    if when == "as others are written":
+        behaviour.busy = 1_000
+    else:
+        behaviour.loading = 0.5
+    played(engine, asked(4))
+    if when == "as they are replaced":
+        until(lambda: servers[0].served.paused)
+    other = random_model(seed=7, sharpness=8.0)
+    engine.sync(other)
+    until(lambda: bench.said[-1] == f"{servers[0].url}: back, with the current weights")
+    turns = played(engine, asked(4))
+    assert worst_gap(full_logps, other, turns, 1.0) < 1e-5
+    assert servers[0].served.missed == 0
+    assert engine.deaths == 1
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something to be so."""
+    limit = time.monotonic() + 30.0
+    while not true():
+        assert time.monotonic() < limit, "not so"
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_no_server_is_waited_for_for_ever(model: Any, bench: Bench) -> None:
     server = bench.server(model)
@@ -475,13 +533,17 @@ def test_where_a_server_meets_the_trainer() -> None:
 
 
 def test_weights_of_killed_runs_are_removed(tmp_path: Path, model: Any) -> None:
+    """Also of one that pushed just before: a run that goes on with it at once needs the room, and looks only once."""
     living, killed, young = FilePusher(str(tmp_path)), tmp_path / "sod-weights-killed", tmp_path / "sod-weights-young"
     living.prepare(model, "w-0")
     (mine,) = tmp_path.iterdir()
-    for folder in (killed, young):
+    pushed = tmp_path / "sod-weights-pushed"
+    for folder in (killed, young, pushed):
         folder.mkdir()
-    for folder in (killed, mine):
-        os.utime(folder, (1.0, 1.0))
+    (pushed / LOCK).touch()
+    for old in (killed, mine, mine / LOCK, pushed / LOCK):
+        os.utime(old, (1.0, 1.0))
+    forget_orphans(tmp_path)
     forget_orphans(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([mine, young])
     living.close()

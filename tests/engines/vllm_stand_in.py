@@ -35,7 +35,9 @@ class Behaviour:
     idle_seconds: float | None = None  # after which a connection is closed; None: after each answer
     takes_weights: bool = True
     refuses_weights: bool = False
+    headless: bool = False  # as vLLM's Gemma 2: the input embeddings project too
     breaks: bool = False  # its connection, when it is sent weights
+    loading: float = 0.0  # seconds before it reads weights that it is sent
     busy: int = 0  # how often it says so when it is asked whether it samples
     seconds: float = 0.0  # what a turn takes
     stuck: bool = False  # it is well by its own words, and samples nothing any more
@@ -51,6 +53,7 @@ class Served:
     behaviour: Behaviour
     label: str = "default"
     paused: bool = False
+    missed: int = 0  # how often weights that it was sent were not there
     asked: list[dict[str, Any]] = field(default_factory=list)  # the bodies of turns, those of checks left out
     keys: set[str | None] = field(default_factory=set)  # that requests came with
     lock: Any = field(default_factory=threading.Lock)
@@ -103,11 +106,20 @@ class Served:
         """Take the weights in a directory, as vLLM does: the output embedding of tied ones by its own name alone."""
         if self.behaviour.refuses_weights:
             return 500, {"error": {"message": "no module named model.layers.7"}}
+        time.sleep(self.behaviour.loading)
         found: dict[str, Any] = {}
+        if not Path(weights_path).is_dir():
+            self.missed += 1
+            return 500, {"error": {"message": f"Cannot find any model weights with {weights_path}"}}
         for file in sorted(Path(weights_path).glob("*.safetensors")):
             found |= load_file(file)
         if self.behaviour.takes_weights:
             mine = self.model.state_dict()
+            if self.behaviour.headless:
+                if "lm_head.weight" in found:
+                    said = "There is no module or parameter named 'lm_head' in Gemma2ForCausalLM."
+                    return 500, {"error": {"message": f"Call to collective_rpc method failed: {said}"}}
+                found["lm_head.weight"] = found["model.embed_tokens.weight"]
             assert set(found) == set(mine), set(found) ^ set(mine)
             for name, weight in found.items():
                 mine[name].copy_(weight)

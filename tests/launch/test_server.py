@@ -121,7 +121,7 @@ def test_a_long_life_gives_the_restarts_back(make: Starter, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_one_that_does_no_good_is_ended_and_started_again(make: Starter) -> None:
+def test_one_that_does_no_good_is_ended_and_started_again(make: Starter, told: list[str]) -> None:
     server = make()
     server.start()
     server.wait_ready()
@@ -130,6 +130,8 @@ def test_one_that_does_no_good_is_ended_and_started_again(make: Starter) -> None
     assert not any(map(runs, before))
     until(lambda: server.starts == 2)
     server.wait_ready()
+    assert told[0] == "small says that it is well, and does nothing that it is asked: it is ended"
+    assert told[1].startswith("small ended (by us) and is started again"), "not by a signal of somebody else's"
 
 
 @pytest.mark.slow
@@ -154,6 +156,7 @@ def test_one_that_answers_nothing_any_more_is_ended_and_started_again(
     server.wait_ready()
     assert not any(map(runs, before))
     assert told[0].startswith("small runs, and did not answer 4 times in a row, each time for 0.3 s")
+    assert told[1].startswith("small ended (by us) and is started again")
     assert "1 of 2 times (launch.restarts)" in told[1]
 
 

@@ -19,6 +19,7 @@ from sod.build.tools import make_reward_function, make_tools
 from sod.build.vocabulary import chat_of
 from sod.chat.render import Chat
 from sod.engines.base import Sampling
+from sod.engines.vllm_wire import refuse_other_temperature
 from sod.evaluation.breakdown import keys_to_break_down_by
 from sod.evaluation.hints import Hints
 from sod.evaluation.runner import Evaluation, evaluate
@@ -136,6 +137,8 @@ def prepare_evaluation(
     find_devices(recipe.without_teachers(), notice)
     if recipe.engine.kind == "vllm" and not is_served(recipe):
         notice("engine.kind=vllm: this process samples, as engine.urls names no servers and an evaluation starts none")
+    if is_served(recipe):
+        refuse_other_temperature(recipe.evaluation.temperature, "evaluation.temperature")
     path = final_model(recipe.student.path, notice)
     tasks = loaded_tasks(data or None, key, recipe, notice)
     keys_to_break_down_by(tasks, by)

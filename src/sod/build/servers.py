@@ -19,6 +19,7 @@ from sod.build.job import final_model
 from sod.build.teachers import wanted_k
 from sod.engines.vllm_options import WHOLE_PROMPTS, serve_environment, serve_options
 from sod.engines.vllm_server import refuse_other_version
+from sod.engines.vllm_wire import refuse_other_temperature
 from sod.launch.fleet import Fleet
 from sod.launch.placement import Placed, Wanted, placed
 from sod.launch.server import Patience, Server, ServerPlan
@@ -88,6 +89,15 @@ def find_servers(recipe: Recipe, method: Method, devices: Devices, notice: Notic
     refuse_other_version(version(found, where), where)
     teacher = teacher_to_serve(recipe, method, notice)
     return Servers(_with_urls(recipe, places, teacher), places, found, teacher, wanted_k(method))
+
+
+def refuse_unsampled(recipe: Recipe) -> None:
+    """Raises SodError for a temperature of the run's episodes that vLLM servers do not sample at."""
+    if recipe.engine.kind != "vllm":
+        return
+    refuse_other_temperature(recipe.rollout.temperature, "rollout.temperature")
+    if recipe.train.evaluate_every:
+        refuse_other_temperature(recipe.evaluation.temperature, "evaluation.temperature")
 
 
 def server_places(recipe: Recipe, method: Method, devices: Devices) -> tuple[Placed, ...]:

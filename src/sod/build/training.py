@@ -35,7 +35,7 @@ from sod.build.own_rewards import refuse_absent_functions
 from sod.build.proving import Proof
 from sod.build.ranks import Brief, heard, own_card, refuse_one_process, unheard
 from sod.build.rollout import make_collector
-from sod.build.servers import LOGS, Servers, find_servers
+from sod.build.servers import LOGS, Servers, find_servers, refuse_unsampled
 from sod.build.stage import Stage, make_rollout, make_stage
 from sod.build.summary import Facts, data_facts, place_facts, server_facts, train_facts
 from sod.build.supervised import prepare_supervised
@@ -214,6 +214,7 @@ def checked(
     if recipe.environment is not None and method.context is not None:
         raise SodError(f"method {method.name} adds to the prompts of rows, and environments have prompts of their own")
     refuse_absent_functions(recipe)
+    refuse_unsampled(recipe)
     devices = find_devices(own_card(recipe, ranks), notice)
     servers = find_servers(recipe, method, devices, notice)
     stored = stored_episodes(recipe, method, notice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -89,8 +90,7 @@ def main() -> None:
         tell(error)
         sys.exit(getattr(error, "exit_code", 1))
     except KeyboardInterrupt:
-        err.print("stopped at once; the newest checkpoint is kept", markup=False)
-        sys.exit(130)
+        code = 128 + signal.SIGINT
     except typer.Abort:
         sys.exit(130)
     except NoArgsIsHelpError as error:
@@ -102,6 +102,8 @@ def main() -> None:
     except OSError as error:
         err.print(f"error: {error.filename or 'system'}: {error.strerror or error}", markup=False)
         sys.exit(1)
+    if code == 128 + signal.SIGINT:  # which is what typer makes of a KeyboardInterrupt
+        err.print("stopped at once; what was written before is kept", markup=False)
     if isinstance(code, int) and code:
         sys.exit(code)
 

@@ -124,6 +124,7 @@ class VllmEngine:
         if self._turns:
             raise ValueError("the weights changed while turns were being sampled")
         self._version += 1
+        self._loop.run(self._fleet.hold())
         self._loop.run(self._fleet.place(self._weights(model)))
 
     def close(self) -> None:

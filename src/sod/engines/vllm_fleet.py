@@ -22,6 +22,8 @@ from sod.records import Fault, FaultKind, SodError
 
 PUSH_SECONDS = 1800.0
 """Time limit of a push."""
+HELD_SECONDS = 300.0
+"""How long other weights wait for a server that is just being sent the current ones."""
 
 
 class Keeper(Protocol):
@@ -92,6 +94,7 @@ class Fleet:
         self._keeper = keeper
         self._live: set[Server] = set()
         self._reviving: dict[Server, asyncio.Task[None]] = {}
+        self._taking: dict[Server, asyncio.Task[None]] = {}
         self._homes: dict[str, Server] = {}
         self._weights: Weights | None = None
         self._fatal: SodError | None = None
@@ -115,13 +118,21 @@ class Fleet:
         for failure in (await self._all_given(self.servers)).values():
             raise SodError(f"{failure}; it was sent its first weights: see its log") from failure
 
+    async def hold(self) -> None:
+        """Have no server read the current weights any more, so that others can be made ready in their place.
+
+        One that came back and is just taking them may end that: with half of them it would fail, and stop the run.
+        """
+        if self._taking:
+            await asyncio.wait(self._taking.values(), timeout=HELD_SECONDS)
+        await self._stop_reviving()
+
     async def place(self, weights: Weights) -> None:
-        """Give the servers new weights; those that are down get them when they are back.
+        """Give the servers new weights, after `hold`; those that are down get them when they are back.
 
         Raises SodError where a server fails their check, and where none is left.
         """
         self._refuse_unfit()
-        await self._stop_reviving()
         self._weights = weights
         down = [server for server in self.servers if server not in self._live]
         for server in down:
@@ -226,7 +237,11 @@ class Fleet:
             return False
         try:
             await refuse_unable(server, self._longest)
-            await self._given(server)
+            taking = self._taking[server] = asyncio.create_task(self._given(server))
+            try:
+                await taking
+            finally:
+                del self._taking[server]
         except ServerFaultError as error:
             self._failure = error.fault.detail
             if error.fault.kind == FaultKind.TIMEOUT:  # though nothing else is asked of it

@@ -1,7 +1,8 @@
 """Weights from the trainer to vLLM servers, by a file that both can read.
 
 vLLM loads weights anew out of a directory by itself (`reload_weights`), so nothing of ours runs on its side. Embeddings
-that are tied are written as output embedding too: a server that is not sent one keeps what it made of the old one.
+that are tied are written as output embedding too: a server that is not sent one keeps what it made of the old one. But some
+models of vLLM have none (Gemma 2, which projects by its embeddings themselves), and refuse it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sod.engines.vllm_server import Server
+from sod.engines.vllm_server import Server, ServerFaultError
 from sod.models.lora import merged_state
 from sod.models.source import first_line
 from sod.recipe import EngineSpec
@@ -26,6 +27,8 @@ from sod.records import SodError
 
 SHARED_MEMORY = Path("/dev/shm")
 HEAD = "lm_head.weight"
+NO_HEAD = "parameter named 'lm_head'"  # that there is none is how vLLM refuses it
+WITH_HEAD = "with-head"  # the folder, in that of weights, which has their output embedding too
 PREFIX = "sod-weights-"
 LOCK = "lock"  # the file in a folder of weights that its run holds locked for as long as it lives
 YOUNG_SECONDS = 60.0  # a folder that was made just now may not be locked yet
@@ -65,6 +68,7 @@ class FilePusher:
         self._folder = None if folder is None else Path(folder)
         self._root: Path | None = None
         self._current: Path | None = None
+        self._takes_head = True
         self._lock: IO[bytes] | None = None
 
     def prepare(self, model: Any, label: str) -> None:
@@ -87,7 +91,20 @@ class FilePusher:
 
     async def push(self, server: Server, seconds: float) -> None:
         """See `Pusher.push`."""
-        asked = {"method": "reload_weights", "kwargs": {"weights_path": str(self._current)}}
+        assert self._current is not None
+        whole = self._current / WITH_HEAD
+        if self._takes_head and whole.is_dir():
+            try:
+                await self._read(server, whole, seconds)
+                return
+            except ServerFaultError as error:
+                if NO_HEAD not in error.fault.detail:
+                    raise
+                self._takes_head = False
+        await self._read(server, self._current, seconds)
+
+    async def _read(self, server: Server, path: Path, seconds: float) -> None:
+        asked = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
         await server.post("/collective_rpc", asked, seconds)
 
     def close(self) -> None:
@@ -117,16 +134,22 @@ def forget_orphans(folder: Path) -> None:
     """Remove the weights of runs that were killed. Those of runs that live, here or elsewhere, are locked by them."""
     for root in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if time.time() - root.stat().st_mtime < YOUNG_SECONDS:
+            known = root / LOCK if (root / LOCK).exists() else root  # that of the folder changes with every push
+            if time.time() - known.stat().st_mtime < YOUNG_SECONDS:
                 continue
-            with (root / LOCK).open("wb") as lock:
+            with (root / LOCK).open("ab") as lock:  # which leaves its time alone
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(root, ignore_errors=True)
 
 
 def write_weights(model: Any, weights: dict[str, Tensor], directory: Path) -> None:
-    """Write a model directory with these weights of `model`, its output embedding among them. May raise OSError."""
+    """Write a model directory with these weights of `model`; where embeddings are tied, with a folder in it that has
+    the output embedding too. May raise OSError.
+    """
     model.save_pretrained(directory, state_dict=dict(weights), max_shard_size=ONE_FILE)
     head = weights.get(HEAD)
     if head is not None and model.config.get_text_config().tie_word_embeddings:
-        save_file({HEAD: head.detach().cpu().contiguous().clone()}, directory / "head.safetensors", {"format": "pt"})
+        whole = directory / WITH_HEAD
+        whole.mkdir()
+        (whole / "model.safetensors").symlink_to("../model.safetensors")
+        save_file({HEAD: head.detach().cpu().contiguous().clone()}, whole / "head.safetensors", {"format": "pt"})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sod.engines.base import SampleRequest, Sampling
-from sod.records import Fault, FaultKind
+from sod.records import Fault, FaultKind, SodError
 from sod.seeds import derive
 
 GENERATE = "/inference/v1/generate"
@@ -21,6 +21,8 @@ MOST_BANNED = 1024
 """Tokens that a request can rule out: vLLM's limit of a `logit_bias`."""
 BANNED = -100.0  # what is added to the logit of a row without a token; vLLM allows no more
 TOP_OF_CHECK = 8  # tokens whose log-probabilities are asked for after a text
+TEMPERATURES = 0.01, 2.0
+"""Least and highest temperature besides 0: vLLM samples below as if it were the least, and refuses what is above."""
 NOT_FINITE = -9000.0  # vLLM writes -9999 where a log-probability is no number
 
 
@@ -47,6 +49,16 @@ class Reply:
     label: str
     prompt_tokens: int = 0
     cached_tokens: int = 0
+
+
+def refuse_other_temperature(temperature: float, key: str) -> None:
+    """Raises SodError, naming the recipe's `key`, for a temperature that vLLM does not sample at."""
+    least, highest = TEMPERATURES
+    if temperature and not least <= temperature <= highest:
+        raise SodError(
+            f"{key}: vLLM samples at temperatures from {least:g} to {highest:g}, and this is {temperature:g}; set "
+            f"one of these{', or 0 (greedy)' if key.startswith('evaluation') else ''}, or engine.kind=torch"
+        )
 
 
 def turn_body(request: SampleRequest, sampling: Sampling, vocabulary: Vocabulary, label: str) -> dict[str, Any]:

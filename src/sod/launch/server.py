@@ -110,6 +110,8 @@ class Server:
         """Ends in a row, none of them after a long life."""
         self._served_start = 0
         """The last of its starts that served; 0 where none has."""
+        self._ended_by_us: subprocess.Popen[bytes] | None = None
+        """The last of its processes that was ended because it did no good."""
         self._given_up: str | None = None
         self._closing = threading.Event()
         self._supervisor: threading.Thread | None = None
@@ -175,8 +177,14 @@ class Server:
 
         Returns when its process is gone.
         """
+        if self.alive() and not self._closing.is_set():
+            self._notice(f"{self.name} says that it is well, and does nothing that it is asked: it is ended")
+            self._end()
+
+    def _end(self) -> None:
         process = self._process
         if process is not None:
+            self._ended_by_us = process
             _ended(process)
 
     def close(self) -> None:
@@ -257,7 +265,7 @@ class Server:
                     f"{self.name} runs, and did not answer {looks} times in a row, each time for {LOOK_SECONDS:g} s: "
                     "it is ended"
                 )
-                self.restart()
+                self._end()
 
     def _supervise(self) -> None:
         """Wait for its end, and start it again, until it is closed or given up."""
@@ -271,12 +279,13 @@ class Server:
             if time.monotonic() - self._began > HEALTHY_SECONDS:
                 self._failures = 0
             self._failures += 1
+            how = "by us" if self._process is self._ended_by_us else _in_words(code)
             if not self._served_start or self._failures > self.patience.restarts:
-                self._give_up(self._why_given_up(code))
+                self._give_up(self._why_given_up(how))
                 return
             pause = min(60.0, self.patience.backoff_seconds * 2 ** (self._failures - 1))
             self._notice(
-                f"{self.name} ended ({_in_words(code)}) and is started again in {pause:g} s, "
+                f"{self.name} ended ({how}) and is started again in {pause:g} s, "
                 f"{self._failures} of {self.patience.restarts} times (launch.restarts); see {self.log}"
             )
             if self._closing.wait(pause):
@@ -299,11 +308,11 @@ class Server:
         if self._served_start:  # else it is waited for, and who waits is told
             self._notice(why)
 
-    def _why_given_up(self, code: int) -> str:
+    def _why_given_up(self, how: str) -> str:
         if not self._served_start:
-            return f"{self.name}: ended before it served ({_in_words(code)}); see {self.log}{self.said()}"
+            return f"{self.name}: ended before it served ({how}); see {self.log}{self.said()}"
         return (
-            f"{self.name}: ended for the {_nth(self._failures)} time in a row ({_in_words(code)}) and is given up; "
+            f"{self.name}: ended for the {_nth(self._failures)} time in a row ({how}) and is given up; "
             f"mend what ends it, or set launch.restarts higher; see {self.log}{self.said()}"
         )
 
