@@ -78,9 +78,11 @@ def test_servers_play_what_this_process_would(place: Path, server: Serving, tmp_
 
 
 @pytest.mark.parametrize("temperature", [0.005, 2.5])
-def test_a_temperature_that_servers_do_not_sample_at_is_refused(place: Path, tmp_path: Path, temperature: float) -> None:
+def test_a_temperature_that_servers_do_not_sample_at_is_refused(
+    place: Path, tmp_path: Path, temperature: float
+) -> None:
     """vLLM takes a hundredth for what is lower, and its log-probabilities are then of another distribution."""
-    message = rf"temperature: vLLM samples at temperatures from 0.01 to 2, and this is {temperature:g}; set one of these"
+    message = rf"temperature: vLLM samples at temperatures from 0.01 to 2, and this is {temperature:g}; set one of th"
     student, tasks = str(place / "model"), str(place / "test.parquet")
     recipe: dict[str, Any] = {
         "student": {"path": student},
@@ -89,7 +91,7 @@ def test_a_temperature_that_servers_do_not_sample_at_is_refused(place: Path, tmp
         "evaluation": {"temperature": temperature},
         "method": "grpo",
     }
-    with pytest.raises(SodError, match=f"^evaluation.{message}, or 0 .greedy., or engine.kind=torch"):
+    with pytest.raises(SodError, match=f"^evaluation.{message}ese, or 0 .greedy., or engine.kind=torch"):
         sod.evaluate(student, tasks, recipe=recipe, to=tmp_path / "out", progress=False)
     for keys in ({"train": {"evaluate_every": 1}}, {"evaluation": {}, "rollout": {"temperature": temperature}}):
         key = "rollout." if "rollout" in keys else "evaluation."

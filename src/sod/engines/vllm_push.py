@@ -1,8 +1,8 @@
 """Weights from the trainer to vLLM servers, by a file that both can read.
 
 vLLM loads weights anew out of a directory by itself (`reload_weights`), so nothing of ours runs on its side. Embeddings
-that are tied are written as output embedding too: a server that is not sent one keeps what it made of the old one. But some
-models of vLLM have none (Gemma 2, which projects by its embeddings themselves), and refuse it.
+that are tied are written as output embedding too: a server that is not sent one keeps what it made of the old one. But
+some models of vLLM have none (Gemma 2, which projects by its embeddings themselves), and refuse it.
 """
 
 from __future__ import annotations
