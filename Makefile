@@ -38,7 +38,7 @@ test: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow" $(ARGS)
 
 # Whole commands, servers and processes that are killed. Its budget is 12 minutes on two idle cores, which it exceeds:
-# 37:00 on 2026-11-28, with other jobs beside it.
+# 21:59 on 2026-11-28.
 test-slow: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "slow and not vllm" --durations 30 $(ARGS)
 
@@ -46,7 +46,8 @@ test-slow: $(STAMP)
 vllm-env:
 	PYTHON=$(PYTHON) scripts/vllm_env.sh .venv-vllm
 
-# Runs over several processes, on gloo, and with real vLLM servers, one test at a time. Its budget is 10 minutes.
+# Runs over several processes, on gloo, and with real vLLM servers, one test at a time. Its budget is 10 minutes
+# once vLLM's environment stands; 7:32 on 2026-11-28.
 test-distributed: $(STAMP) vllm-env
 	$(PYTEST) -n 0 -m vllm tests
 	$(PYTEST) -n 0 -m slow tests/distributed tests/cli/test_ranks_command.py

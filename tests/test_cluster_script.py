@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +17,43 @@ from commands import ROOT
 from sod.recipe import load_recipe
 
 CLUSTER = """
+trap wait EXIT
 scontrol() { printf 'n%d\\n' 0 1 2 3; }
 srun() { printf '%s\\0' "$@" END >> "calls-$BASHPID"; }
 """
 
 
-def calls(directory: Path) -> list[list[str]]:
-    """The arguments of each `srun` of the script, as bash expands them in a directory."""
+STEPS = """
+scontrol() { printf 'n%d\\n' 0 1 2 3; }
+srun() {
+  local kind=server
+  [[ "$*" == *torchrun* ]] && kind=ranks
+  trap 'touch told-$kind; sleep 0.2; exit 7' TERM
+  touch up-$BASHPID
+  for _ in {1..600}; do sleep 0.1; done
+}
+"""
+"""As `CLUSTER`, but what is started runs on, tells of SIGTERM, and takes a moment to end."""
+
+
+def started(directory: Path, cluster: str) -> subprocess.Popen[bytes]:
+    """The script, in a session of its own."""
     page = (ROOT / "docs" / "scale.md").read_text("utf-8")
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, re.DOTALL)
     set_by_slurm = {
         "SLURM_JOB_NODELIST": "n[0-3]",
         "SLURM_JOB_NAME": "sod",
         "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "64",
         "PATH": "/usr/bin:/bin",
     }
-    text = CLUSTER + script.replace("/shared", str(directory)) + "\nwait\n"
-    subprocess.run(["bash", "-c", text], cwd=directory, env=set_by_slurm, check=True, timeout=60)
+    text = cluster + script.replace("/shared", str(directory))
+    return subprocess.Popen(["bash", "-c", text], cwd=directory, env=set_by_slurm, start_new_session=True)
+
+
+def calls(directory: Path) -> list[list[str]]:
+    """The arguments of each `srun` of the script, as bash expands them in a directory."""
+    assert started(directory, CLUSTER).wait(60) == 0
     return [file.read_text("utf-8").split("\0")[:-2] for file in sorted(directory.glob("calls-*"))]
 
 
@@ -78,3 +101,18 @@ def test_servers_start_beside_the_ranks(host: str, tmp_path: Path) -> None:
     (call,) = [call for call in calls(tmp_path) if call[call.index("-w") + 1] == host]
     assert any("vllm serve" in word or word == "serve" for word in call)
     assert "24576" in " ".join(call)
+
+
+def test_a_signal_of_the_scheduler_reaches_the_ranks_alone(tmp_path: Path) -> None:
+    """They finish a step, for which they need the servers, and the job ends with their exit code."""
+    script = started(tmp_path, STEPS)
+    try:
+        limit = time.monotonic() + 60.0
+        while len(list(tmp_path.glob("up-*"))) < 3:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        script.terminate()
+        assert script.wait(60) == 7
+        assert [file.name for file in tmp_path.glob("told-*")] == ["told-ranks"]
+    finally:
+        os.killpg(script.pid, signal.SIGKILL)

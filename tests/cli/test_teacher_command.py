@@ -61,6 +61,10 @@ def test_conversations_and_a_run_are_scored_and_distilled_from(recipe: Path, tmp
     assert row["loss"] > 0.0
     played = tmp_path / "played"
     assert sod("train", recipe, "--run", played).code == 0
+    own_recipe = played / "recipe.yaml"  # as of a run whose student was sampled by servers
+    content = yaml.safe_load(own_recipe.read_text())
+    content["engine"] |= {"kind": "vllm", "urls": ["http://127.0.0.1:9"]}
+    own_recipe.write_text(yaml.safe_dump(content))
     directory = str(tmp_path / "teacher")
     with ScoringServer(load_model(directory, "float32"), load_tokenizer(directory)) as server:
         own = [

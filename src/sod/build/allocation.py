@@ -71,14 +71,10 @@ def sees_cuda(devices: Path, libraries: Path | None) -> bool:
 @cache
 def warn_of_slow_allocation() -> None:
     """Warn, once in a process, where training and evaluation would be several times slower than they need to be."""
-    command = shlex.join(sys.orig_argv)
-    if "\n" in command:  # a program given with -c
-        command = f"{shlex.quote(sys.executable)} ..."
     if lacks_tunables():
         warnings.warn(
             "PyTorch on a CPU is several times slower with glibc's own settings, which only the start of a program can "
-            f"change; start it as\n    GLIBC_TUNABLES={TUNABLES} {command}\n(the `sod` command, or `python -m sod`, "
-            f"does this by itself; {MARK}=off silences this warning)",
+            f"change; {_better_start()}; {MARK}=off silences this warning)",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -90,3 +86,18 @@ def warn_of_slow_allocation() -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _better_start() -> str:
+    """How this process is to be started, up to a bracket that is left open."""
+    if "RANK" in os.environ:  # by a launcher of the user's; what it is given, its ranks have
+        start, by_itself = (
+            f"the launcher, as torchrun, with\n    GLIBC_TUNABLES={TUNABLES}",
+            "a run by `parallel.shards`",
+        )
+    else:
+        command = shlex.join(sys.orig_argv)
+        if "\n" in command:  # a program given with -c
+            command = f"{shlex.quote(sys.executable)} ..."
+        start, by_itself = f"it as\n    GLIBC_TUNABLES={TUNABLES} {command}", "the `sod` command, or `python -m sod`,"
+    return f"start {start}\n({by_itself} does this by itself"

@@ -11,11 +11,13 @@ from sod.cli.options import AllowCodeOption, Overrides
 from sod.front.evaluating import recipe_of
 from sod.front.passed import NOTHING
 from sod.front.recipes import given_recipe
-from sod.recipe import refuse_reaching
 from sod.records import SodError
 from sod.report.console import facts, notice, progress
 
 teacher_app = typer.Typer(no_args_is_help=True, help="What a teacher does apart from a run.")
+
+SAMPLING = ("engine", "launch")
+"""Sections of a run's recipe that scoring has no use for."""
 
 SCORE_EXAMPLES = """Examples:
 
@@ -61,9 +63,7 @@ def score(
             raise SodError(f"{file}: no such run; correct the path, or name a recipe with --recipe")
         if about.run is None:
             raise SodError(f"{file}: is no run with a recipe of its own; name one with --recipe")
-        spec = recipe_of(about, None, overrides or [], allow_code, notice)
-        if not allow_code:
-            refuse_reaching(spec, str(about.run / "recipe.yaml"), overrides or [])
+        spec = recipe_of(about, None, overrides or [], allow_code, notice, unread=SAMPLING)
     with progress("scoring", total=0, unit="episodes") as bar:
         task = bar.task_ids[0]
         written = score_file(

@@ -128,7 +128,8 @@ class Server:
             raise self._failed(FaultKind.TIMEOUT, f"{path}: no complete answer within {seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             kind = FaultKind.BAD_REPLY if answered else FaultKind.UNREACHABLE
-            raise self._failed(kind, f"{path}: {type(error).__name__}: {self._shown(str(error))}") from error
+            said = f": {self._shown(str(error))}" if str(error) else ""
+            raise self._failed(kind, f"{path}: {type(error).__name__}{said}") from error
         if response.status_code != httpx.codes.OK:
             code = response.status_code
             transient = code >= 500 or code in TRANSIENT_CODES

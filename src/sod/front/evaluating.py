@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,8 +50,12 @@ def recipe_of(
     allow_code: bool,
     notice: Notice,
     passed: Passed = NOTHING,
+    unread: Collection[str] = TEACHERS,
 ) -> Recipe:
-    """The recipe that a model is evaluated as: the one given, its run's, or a plain one."""
+    """The recipe that a model is evaluated as: the one given, its run's, or a plain one.
+
+    Of a run's own, sections in `unread` are of no use to the command, so that nobody has to allow them.
+    """
     changes = [f"student.path={json.dumps(about.path)}", *changes]  # quoted: a path is not YAML
     if recipe is not None:
         given = recipe.model_dump(exclude_unset=True) if isinstance(recipe, Recipe) else recipe
@@ -61,7 +65,7 @@ def recipe_of(
 
         kept = str(about.run / "recipe.yaml")
         again = f'sod.evaluate("{about.path}", data, {{}})'
-        spec = runs_own(read_yaml(kept), changes, kept, allow_code, notice, again, passed, TEACHERS)
+        spec = runs_own(read_yaml(kept), changes, kept, allow_code, notice, again, passed, unread)
         if list(code_in(spec)):
             tell_changed(RunLog.open(about.run).manifest(), spec, about.run, notice)
         return spec
