@@ -17,6 +17,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sod.build.method import make_method
+from sod.cli.ranks import end_rank
 from sod.models.lora import new_adapter
 from sod.models.ranks import ALONE, Ranks, launched
 from sod.models.recompute import recompute_layers
@@ -371,3 +372,4 @@ def main(cases: Mapping[str, Callable[..., dict[str, Any]]], case: str, director
 
 if __name__ == "__main__":
     main(CASES, *sys.argv[1:])
+    end_rank(0)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from architectures import LINEAR, MOE, tiny_config, tiny_model
 from sod.alignment.estimators import Chunk
+from sod.cli.ranks import end_rank
 from sod.models import forward
 from sod.models.lora import new_adapter
 from sod.models.ranks import Ranks
@@ -250,3 +251,4 @@ def in_teams(ranks: Ranks, sequence: int) -> Ranks:
 
 if __name__ == "__main__":
     main({"everything": everything, "of_four": of_four}, *sys.argv[1:])
+    end_rank(0)

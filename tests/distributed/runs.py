@@ -17,6 +17,7 @@ import torch
 
 from sod.build.supervised import prepare_sft
 from sod.build.training import prepare_train
+from sod.cli.ranks import end_rank
 from sod.models.ranks import Ranks
 from sod.recipe import Recipe
 from sod.records import SodError
@@ -52,3 +53,4 @@ def main(file: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_rank(0)

@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -212,6 +213,26 @@ def test_an_environment_that_is_reached_by_a_link(tmp_path: Path) -> None:
         command = [linked / "bin" / "python", "-m", "sod", "sandbox", "run", "--code-file", program]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENT)
     assert '"status": "ok"' in ended.stdout, ended.stdout + ended.stderr
+
+
+@needs_layers
+@pytest.mark.slow
+def test_an_environment_in_a_private_folder_that_is_reached_by_a_link(tmp_path: Path) -> None:
+    """As one in a home of root's, which is opened for programs as far as its packages."""
+    program = tmp_path / "program.py"
+    program.write_text("import numpy, mine\nprint(mine.__name__)")
+    with tempfile.TemporaryDirectory(dir="/tmp") as private, tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", f"{private}/venv"], check=True)
+        (packages,) = Path(private).glob("venv/lib/python*/site-packages")
+        (packages / "mine.py").touch()
+        added = [sysconfig.get_path("purelib"), str(Path(TESTS).parents[1] / "src")]
+        (packages / "added.pth").write_text("\n".join(added))
+        linked = Path(folder) / "venv"
+        linked.symlink_to(f"{private}/venv")
+        command = [linked / "bin" / "python", "-m", "sod", "sandbox", "run", "--code-file", program]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENT)
+    assert '"stdout": "mine\\n"' in ended.stdout, ended.stdout + ended.stderr
 
 
 def test_reduced_is_named_and_logged_once() -> None:

@@ -26,7 +26,7 @@ from sod.cli.inspect import inspect
 from sod.cli.making import data_app, models_app
 from sod.cli.plan import EXAMPLES as PLAN_EXAMPLES
 from sod.cli.plan import plan
-from sod.cli.ranks import keep_quiet, tell
+from sod.cli.ranks import end_rank, keep_quiet, tell
 from sod.cli.recipe import recipe_app
 from sod.cli.running import QUICKSTART_EXAMPLES, SFT_EXAMPLES, TRAIN_EXAMPLES, quickstart, sft, train
 from sod.cli.sandbox import sandbox_app
@@ -80,6 +80,16 @@ app.command(rich_help_panel=LATER, epilog=INIT_EXAMPLES)(init)
 
 def main() -> None:
     """Entry point of the console script: one line for every expected error, exit codes 1, 130 and 143."""
+    try:
+        _run()
+    except SystemExit as end:
+        end_rank(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+    end_rank(0)
+
+
+def _run() -> None:
+    """The command; raises SystemExit where it ends otherwise than well."""
     if COMPLETION not in os.environ:
         reexecute_with_tunables()
     keep_quiet()

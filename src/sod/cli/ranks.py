@@ -7,13 +7,14 @@ machines the user starts it with torchrun; then the launcher's environment says 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -61,6 +62,21 @@ def tell(error: SodError) -> None:
     elif not common:
         err.quiet = False
         err.print(f"error: rank {os.environ[NUMBER]}: {error}", markup=False)
+
+
+def end_rank(code: int) -> None:
+    """End this process here, where it is a rank: with what is to be done at its end, and its output written.
+
+    A thread of torch's that outlives the group of ranks may want Python's lock just as Python takes itself down, which
+    ends the process by SIGABRT: the rank of a finished run would count as lost.
+    """
+    if NUMBER not in os.environ:
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def refuse_unfit_count(recipe: Recipe) -> None:

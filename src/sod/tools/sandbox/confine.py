@@ -120,7 +120,8 @@ def open_the_way(paths: Sequence[str] = ()) -> None:
     the needed directories and `paths` only. Raises OSError.
     """
     closed: dict[str, list[str]] = {}  # private directory: what is needed below it
-    for path in outermost([sys.prefix, sys.base_prefix, *filter(os.path.isdir, sys.path), *paths]):
+    wanted = [sys.prefix, sys.base_prefix, *filter(os.path.isdir, sys.path), *paths]
+    for path in outermost([*wanted, *map(os.path.realpath, wanted)]):  # a link may lead into a private one
         if (ancestor := closed_ancestor(path)) is not None:
             closed.setdefault(ancestor, []).append(path)
     if not closed:
@@ -161,7 +162,7 @@ def drop_root(paths: Sequence[str]) -> bool:
         return True
     with suppress(OSError):
         open_the_way(paths)
-    if any(closed_ancestor(path) for path in paths):
+    if any(closed_ancestor(path) for path in (*paths, *map(os.path.realpath, paths))):
         return False
     for uid in (FIRST_UID + os.getpid(), NOBODY):
         with suppress(OSError):
