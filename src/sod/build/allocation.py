@@ -90,14 +90,11 @@ def warn_of_slow_allocation() -> None:
 
 def _better_start() -> str:
     """How this process is to be started, up to a bracket that is left open."""
+    tunables = f"GLIBC_TUNABLES={TUNABLES}"
     if "RANK" in os.environ:  # by a launcher of the user's; what it is given, its ranks have
-        start, by_itself = (
-            f"the launcher, as torchrun, with\n    GLIBC_TUNABLES={TUNABLES}",
-            "a run by `parallel.shards`",
-        )
-    else:
-        command = shlex.join(sys.orig_argv)
-        if "\n" in command:  # a program given with -c
-            command = f"{shlex.quote(sys.executable)} ..."
-        start, by_itself = f"it as\n    GLIBC_TUNABLES={TUNABLES} {command}", "the `sod` command, or `python -m sod`,"
-    return f"start {start}\n({by_itself} does this by itself"
+        return f"start the launcher, as torchrun, with\n    {tunables}\n(a run by `parallel.shards` does this by itself"
+    command = shlex.join(sys.orig_argv)
+    if "\n" in command:  # a program given with -c
+        command = f"{shlex.quote(sys.executable)} ..."
+    by_itself = "the `sod` command, or `python -m sod`, does this by itself"
+    return f"start it as\n    {tunables} {command}\n({by_itself}"
